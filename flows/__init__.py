@@ -1,0 +1,1 @@
+"""What runs after what: the Prefect flows and the console command."""

