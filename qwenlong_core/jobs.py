@@ -1,0 +1,151 @@
+"""What each stage's process is told: one small schema a stage, and the command line all of them share.
+
+A job holds exactly the settings that can change the stage's output, so its digest is part of the
+stage's fingerprint: an edit to the rewards re-runs GRPO, an edit to storage re-runs nothing.
+Every stage is a module that a person can run by hand with the same command the pipeline uses::
+
+    python -m qwenlong_core.data.prepare --job job.json --input base=DIR --work DIR
+
+It reads its inputs, keeps whatever it needs for resuming under ``--work`` and leaves its finished
+output in ``WORK/output``. Schemas only: this module is left out of the code digests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field, ValidationError
+
+from qwenlong_core.config import (
+    Block,
+    CurriculumSettings,
+    DataSettings,
+    DynamicSamplingSettings,
+    EvaluationSettings,
+    LaunchSettings,
+    ModelSettings,
+    Phase,
+    PromotionSettings,
+    RewardSettings,
+    SFTSettings,
+)
+
+OUTPUT = "output"
+"""Folder under the work directory that holds a stage's finished output."""
+
+
+class BaseJob(Block):
+    """Import the base policy as a plain transformers folder: config, safetensors, tokenizer."""
+
+    model: ModelSettings
+    digest: str | None = None
+    """Digest of a local model folder, so that changed weights re-run the stage."""
+
+
+class PrepareJob(Block):
+    """Read, validate, measure, split and bucket the data. Input: ``base`` (its tokenizer)."""
+
+    data: DataSettings
+    file_digests: dict[str, str] = {}
+    """SHA-256 of every local source file by path, so that changed data re-runs the stage."""
+    sft_max_tokens: int
+    phase_limits: tuple[int, ...]
+    """``max_prompt_tokens`` of the phases, ascending; a row belongs to the first that holds it."""
+    eval_max_tokens: int
+    seed: int
+
+
+class SFTJob(Block):
+    """Fine-tune on worked solutions. Inputs: ``model`` (base), ``data``."""
+
+    sft: SFTSettings
+    model: ModelSettings
+    launch: LaunchSettings
+    seed: int
+
+
+class GRPOJob(Block):
+    """One GRPO phase. Inputs: ``model`` (SFT or the previous phase), ``data``."""
+
+    index: int = Field(ge=1)
+    """Phase number, counted from 1; its rows are those prepare put in bucket ``index``."""
+    phase: Phase
+    group_size: int
+    batch_size: int
+    mini_batch_size: int
+    micro_batch_size: int
+    learning_rate: float
+    temperature: float
+    top_p: float
+    clip_low: float
+    clip_high: float
+    kl_coefficient: float
+    max_grad_norm: float
+    engine: str
+    save_steps: int
+    dynamic_sampling: DynamicSamplingSettings
+    curriculum: CurriculumSettings
+    rewards: RewardSettings
+    model: ModelSettings
+    launch: LaunchSettings
+    seed: int
+
+
+class EvaluateJob(Block):
+    """Sample and score one checkpoint on the evaluation rows. Inputs: ``model``, ``data``."""
+
+    evaluation: EvaluationSettings
+    number_tolerance: float
+    model: ModelSettings
+    launch: LaunchSettings
+    seed: int
+
+
+class PromoteJob(Block):
+    """Decide whether the challenger may become champion. Inputs: ``challenger``, ``champion``
+    (evaluations; the base model's where there is no champion yet)."""
+
+    promotion: PromotionSettings
+    bootstrap_resamples: int
+    confidence: float
+    seed: int
+
+
+class ReportJob(Block):
+    """Write the HTML report. Inputs: the training artifacts, the evaluations and the decision."""
+
+    title: str
+    bootstrap_resamples: int
+    confidence: float
+    seed: int
+
+
+J = TypeVar("J", bound=Block)
+
+
+def stage_main(schema: type[J], run: Callable[[J, Mapping[str, Path], Path], None]) -> None:
+    """Run one stage from the command line and exit.
+
+    ``run(job, inputs, work)`` must leave its result in ``work / OUTPUT``. Exit status: 0 done,
+    1 failed in a way that a retry may mend, 2 bad job or data (a retry cannot help; the reason is
+    the last line on stderr).
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {run.__module__}", description=schema.__doc__)
+    parser.add_argument("--job", type=Path, required=True, help="JSON file of the job's settings")
+    parser.add_argument("--input", action="append", default=[], metavar="NAME=DIR", help="an input folder")
+    parser.add_argument("--work", type=Path, required=True, help="working folder; the result is in WORK/output")
+    args = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    try:
+        job = schema.model_validate_json(args.job.read_text())
+        inputs = {name: Path(path) for name, _, path in (item.partition("=") for item in args.input)}
+        (args.work / OUTPUT).mkdir(parents=True, exist_ok=True)
+        run(job, inputs, args.work)
+    except (ValueError, ValidationError, FileNotFoundError) as error:
+        logging.getLogger(run.__module__).error("%s", error)
+        raise SystemExit(2) from error

