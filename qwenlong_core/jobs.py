@@ -51,7 +51,7 @@ class PrepareJob(Block):
     """Read, validate, measure, split and bucket the data. Input: ``base`` (its tokenizer)."""
 
     data: DataSettings
-    file_digests: dict[str, str] = {}
+    file_digests: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of every local source file by path, so that changed data re-runs the stage."""
     sft_max_tokens: int
     phase_limits: tuple[int, ...]
