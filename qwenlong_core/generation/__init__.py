@@ -1,0 +1,1 @@
+"""Sampling completions: one interface (:mod:`engine`), several engines behind it."""

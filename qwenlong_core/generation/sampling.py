@@ -1,0 +1,57 @@
+"""Drawing tokens from logits: temperature, nucleus, inverse-CDF sampling from given uniforms."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_HEAD = 256
+"""Most likely tokens tried before a full sort: they nearly always hold the nucleus of a trained model."""
+
+
+def prompt_generator(seed: int, prompt: Sequence[int], occurrence: int) -> torch.Generator:
+    """A generator for one prompt that depends on nothing else in the call."""
+    text = f"{seed}/{occurrence}/" + ",".join(map(str, prompt))
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _nucleus(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Probabilities ``[B, K]`` in descending order, zero outside the nucleus, and their token ids."""
+    head, ids = probs.topk(min(_HEAD, probs.size(-1)), dim=-1)
+    if bool((head.sum(-1) < top_p).any()):
+        head, ids = probs.sort(dim=-1, descending=True)
+    before = head.cumsum(-1) - head
+    return head.masked_fill(before >= top_p, 0.0), ids
+
+
+def draw(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw one token per row.
+
+    Args:
+        logits: ``[B, V]``.
+        temperature: 0 takes the most likely token.
+        top_p: Nucleus mass.
+        uniform: ``[B]`` in [0, 1): a row's token is a function of its logits and this number.
+
+    Returns:
+        Token ids ``[B]`` and their log-probabilities ``[B]`` under the distribution drawn from
+        (tempered, cut to the nucleus, renormalised); for temperature 0 under the untempered softmax.
+    """
+    logits = logits.double()
+    if temperature == 0:
+        logprobs, tokens = logits.log_softmax(-1).max(-1)
+        return tokens, logprobs
+    probs = (logits / temperature).softmax(-1)
+    ids: Tensor | None = None
+    if top_p < 1:
+        probs, ids = _nucleus(probs, top_p)
+    cdf = probs.cumsum(-1)
+    cdf = cdf / cdf[:, -1:]
+    # right=True finds the first entry whose CDF exceeds u; such an entry never has probability zero.
+    index = torch.searchsorted(cdf, uniform.to(cdf).unsqueeze(-1), right=True)
+    logprobs = (probs.gather(-1, index) / probs.sum(-1, keepdim=True)).log().squeeze(-1)
+    return (index if ids is None else ids.gather(-1, index)).squeeze(-1), logprobs
