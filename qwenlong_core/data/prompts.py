@@ -1,0 +1,100 @@
+"""The one prompt of training and evaluation, its tokens, and cutting it to a length.
+
+The wording is QwenLong-L1's (paper table 1): an instruction, the document in ``<text>`` tags, the
+question with its options, and the form in which the answer is to be given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from qwenlong_core.records import Example
+
+_PROMPT = (
+    "Please read the following text and answer the question below.\n\n"
+    "<text>\n{context}\n</text>\n\n{question}\n\n"
+    'Format your response as follows: "{form}".'
+)
+_FORM = "Therefore, the answer is (insert answer here)"
+_CHOICE_FORM = "The correct answer is (insert answer here)"
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def answer_form(answer_type: str, answer: str) -> str:
+    """The sentence that commits to ``answer``, as the prompt asks for it."""
+    return f"The correct answer is ({answer})." if answer_type == "choice" else f"Therefore, the answer is {answer}."
+
+
+def user_message(example: Example) -> str:
+    """The text of the user's turn, before the chat template."""
+    question = example.question
+    if example.choices:
+        options = (f"({letter}) {text}" for letter, text in zip(_LETTERS, example.choices, strict=False))
+        question = "\n".join((question, *options))
+    form = _CHOICE_FORM if example.answer_type == "choice" else _FORM
+    return _PROMPT.format(context=example.context, question=question, form=form)
+
+
+def render_prompt(tokenizer: Any, example: Example) -> str:
+    """The whole prompt under the policy's chat template, up to where its answer begins."""
+    message = {"role": "user", "content": user_message(example)}
+    text: str = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a rendered prompt; nothing is added, since the template holds the BOS already."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
+    """Tokens of each text, tokenized as one batch (parallel inside the tokenizer)."""
+    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+
+
+def prompt_tokens(tokenizer: Any, example: Example) -> int:
+    """Tokens of the whole rendered prompt."""
+    return len(encode(tokenizer, render_prompt(tokenizer, example)))
+
+
+def opens_thinking(prompt: str) -> bool:
+    """Whether the template has opened the ``<think>`` block itself, as R1-distilled models' does."""
+    return prompt.rstrip().endswith("<think>")
+
+
+def truncate_middle(tokenizer: Any, example: Example, max_tokens: int) -> tuple[Example, int, int]:
+    """Cut the middle out of the document until the whole prompt has at most ``max_tokens`` tokens.
+
+    Instruction, question and options survive whole; of the document the first and the last part
+    are kept in equal shares (LongBench's rule, applied to the document alone).
+
+    Returns:
+        the example with the shortened context, the document tokens kept and the tokens lost.
+
+    Raises:
+        ValueError: the prompt without any document is longer than ``max_tokens`` already.
+    """
+    total = prompt_tokens(tokenizer, example)
+    encoded = tokenizer(example.context, add_special_tokens=False, return_offsets_mapping=True)
+    spans: list[tuple[int, int]] = encoded["offset_mapping"]
+    if total <= max_tokens:
+        return example, len(spans), 0
+    frame = prompt_tokens(tokenizer, replace(example, context=""))
+    # A cut may split what was one token, so the budget shrinks until the whole really fits.
+    keep = max_tokens - frame
+    while keep > 0:
+        head, tail = (keep + 1) // 2, keep // 2
+        left = example.context[: spans[head - 1][1]]
+        right = example.context[spans[-tail][0] :] if tail else ""
+        shorter = replace(example, context=left + right)
+        excess = prompt_tokens(tokenizer, shorter) - max_tokens
+        if excess <= 0:
+            return shorter, keep, len(spans) - keep
+        keep -= excess
+    raise ValueError(
+        f"row {example.id!r}: instruction and question alone take {frame} tokens, the limit is {max_tokens}: "
+        "raise the prompt limit"
+    )

@@ -1,0 +1,184 @@
+"""Linked articles about people, places and works (domain ``multihop``).
+
+A question follows links from article to article, or compares two of them. Articles about others
+look the same; an unanswerable question lacks one link and has a tempting fact in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from qwenlong_core.data.prompts import answer_form
+from qwenlong_core.data.synthesis.document import Block, Draft, Fact, Shape
+from qwenlong_core.data.synthesis.words import Names
+from qwenlong_core.records import AnswerType
+
+UNANSWERABLE = ("unanswerable", "Insufficient information.")
+_ASK = ' If the text does not say, answer "unanswerable".'
+
+_CLOSERS = (
+    "Further reading is listed elsewhere.", "This article is a summary.", "See also the index.", "Sources agree.",
+    "The archive is open to the public.", "Critics remain divided.", "Photographs exist.", "Much was written about it.",
+    "The story is often told in schools.", "A revised edition is planned.", "Letters survive.", "It is well known.",
+    "The records of those years are incomplete.", "Some details are disputed by historians of the period.",
+    "Visitors come mostly in summer.", "A plaque was put up later.", "Little else is known.",
+    "The matter has been studied at length.", "Older books give other spellings of some of the names.",
+    "An exhibition was held.", "The facts were checked.", "Opinions differ.", "Translations followed soon after.",
+    "This page was last reviewed by the editors in spring.", "None of this was reported at the time.",
+)  # fmt: skip
+
+
+class _World:
+    """Invented entities; every block states facts about one of them."""
+
+    def __init__(self, rng: Random, shape: Shape) -> None:
+        self.rng, self.shape, self.names = rng, shape, Names(rng)
+
+    def film(self, work: str, director: str) -> Block:
+        text = f"{work} is a film of {self.rng.randint(1930, 2019)}. It was directed by {director}."
+        return Block(text, (Fact(work, "director", director),))
+
+    def birth(self, person: str, city: str) -> Block:
+        return Block(f"{person} was born in {city}.", (Fact(person, "birthplace", city),))
+
+    def schooling(self, person: str, city: str) -> Block:
+        return Block(f"{person} went to school in {city}.", (Fact(person, "school town", city),))
+
+    def birth_year(self, person: str, year: int) -> Block:
+        return Block(f"{person} was born in {year}.", (Fact(person, "birth year", year),))
+
+    def place(self, city: str, country: str) -> Block:
+        return Block(f"{city} is a town in {country}.", (Fact(city, "country", country),))
+
+    def capital(self, country: str, city: str) -> Block:
+        return Block(f"The capital of {country} is {city}.", (Fact(country, "capital", city),))
+
+    def filler(self, rng: Random) -> Block:
+        kind = rng.randrange(3)
+        if kind == 0:
+            film = self.film(self.names.work(), self.names.person())
+            return Block(f"{film.text} {rng.choice(_FILM_REMARKS)}", film.facts)
+        if kind == 1:
+            person, city, other = self.names.person(), self.names.city(), self.names.city()
+            facts = (*self.birth(person, city).facts, *self.schooling(person, other).facts)
+            text = f"{person} was born in {city} and went to school in {other}. {rng.choice(_PERSON_REMARKS)}"
+            return Block(text, facts)
+        place = self.place(self.names.city(), self.names.country())
+        return Block(f"{place.text} {rng.choice(_PLACE_REMARKS).format(n=rng.randint(3, 90))}", place.facts)
+
+    def near_misses(self, *more: Block) -> list[Block]:
+        blocks = list(more)
+        while len(blocks) < self.shape.distractors:
+            person = self.names.person()
+            blocks.append(self.film(self.names.work(), person))
+            blocks.append(self.birth(person, self.names.city()))
+        return blocks[: self.shape.distractors]
+
+    def draft(
+        self, kind: str, answer_type: AnswerType, evidence: list[Block], question: str, answers: tuple[str, ...],
+        work: str, query: dict[str, Any], misses: list[Block],
+    ) -> Draft:  # fmt: skip
+        return Draft(
+            domain="multihop", answer_type=answer_type, kind=kind, steps=len(evidence), title="",
+            question=question + _ASK, answers=answers,
+            solution=f"<think>{work}</think>\n\n{answer_form(answer_type, answers[0])}",
+            query=query, evidence=tuple(evidence), distractors=tuple(misses), filler=self.filler, closers=_CLOSERS,
+        )  # fmt: skip
+
+
+_FILM_REMARKS = (
+    "It was shot in nine weeks with a small crew and found its audience only years later.",
+    "The music was recorded first, and the scenes were cut to fit it.",
+    "Two endings were filmed, and the studio chose the darker one after a trial showing.",
+)
+_PERSON_REMARKS = (
+    "The letters of those years show a patient and rather private person who liked long walks.",
+    "A first job in a print shop left a lasting interest in maps and in old books.",
+    "Friends remembered a dry humour and a habit of answering every letter on the same day.",
+)
+_PLACE_REMARKS = (
+    "It has about {n} thousand inhabitants, a weekly market and a bridge from the last century.",
+    "The river floods every few years, and {n} houses near the mill stand on raised ground.",
+    "Its railway station, {n} kilometres from the coast, was rebuilt after a fire.",
+)
+
+
+def _bridge(hops: int) -> Callable[[_World], Draft]:
+    def make(world: _World) -> Draft:
+        names = world.names
+        work, person, city, country, capital = names.work(), names.person(), names.city(), names.country(), names.city()
+        chain = [world.film(work, person), world.birth(person, city), world.place(city, country), world.capital(country, capital)]
+        asked = {
+            2: f"In which town was the director of {work} born?",
+            3: f"In which country was the director of {work} born?",
+            4: f"What is the capital of the country in which the director of {work} was born?",
+        }[hops]
+        answer = (city, country, capital)[hops - 2]
+        said = [f"{work} was directed by {person}.", f"{person} was born in {city}.", f"{city} is in {country}.",
+                f"Its capital is {capital}."]  # fmt: skip
+        path = ["director", "birthplace", "country", "capital"][:hops]
+        misses = world.near_misses(world.schooling(person, names.city()))
+        return world.draft(f"bridge_{hops}", "span", chain[:hops], asked, (answer,), " ".join(said[:hops]),
+                           {"op": "path", "start": work, "path": path}, misses)  # fmt: skip
+
+    return make
+
+
+def _unanswerable(world: _World) -> Draft:
+    names = world.names
+    work, person = names.work(), names.person()
+    evidence = [world.film(work, person), world.schooling(person, names.city())]
+    return world.draft(
+        "unanswerable", "unanswerable", evidence, f"In which town was the director of {work} born?", UNANSWERABLE,
+        f"{work} was directed by {person}. The text gives a school, not the birthplace, of {person}.",
+        {"op": "path", "start": work, "path": ["director", "birthplace"]}, world.near_misses(),
+    )  # fmt: skip
+
+
+def _same_country(world: _World) -> Draft:
+    names, same = world.names, world.rng.random() < 0.5
+    a, b, home = names.city(), names.city(), names.country()
+    other = home if same else names.country()
+    evidence = [world.place(a, home), world.place(b, other)]
+    answer = "yes" if same else "no"
+    return world.draft(
+        "same_country", "yes_no", evidence, f"Are the towns {a} and {b} in the same country?", (answer,),
+        f"{a} is in {home}. {b} is in {other}.",
+        {"op": "same", "of": [[a, "country"], [b, "country"]]}, world.near_misses(world.place(names.city(), home)),
+    )  # fmt: skip
+
+
+def _older(world: _World) -> Draft:
+    names = world.names
+    a, b = names.person(), names.person()
+    years = world.rng.sample(range(1900, 1990), 2)
+    answer = "yes" if years[0] < years[1] else "no"
+    evidence = [world.birth_year(a, years[0]), world.birth_year(b, years[1])]
+    return world.draft(
+        "older", "yes_no", evidence, f"Was {a} born before {b}?", (answer,),
+        f"{a} was born in {years[0]}, {b} in {years[1]}.",
+        {"op": "before", "of": [[a, "birth year"], [b, "birth year"]]},
+        world.near_misses(world.birth_year(names.person(), world.rng.randint(1900, 1989))),
+    )  # fmt: skip
+
+
+KINDS: dict[str, Callable[[_World], Draft]] = {
+    "bridge_2": _bridge(2),
+    "bridge_3": _bridge(3),
+    "bridge_4": _bridge(4),
+    "same_country": _same_country,
+    "older": _older,
+    "unanswerable": _unanswerable,
+}
+
+
+def draft(rng: Random, shape: Shape) -> Draft:
+    """Linked articles with their question."""
+    # Four links do not fit the shortest prompts.
+    kinds = [kind for kind in KINDS if shape.tokens >= 224 or kind not in ("bridge_3", "bridge_4")]
+    kind = shape.kind or rng.choice(kinds)
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} is no form of question of linked articles: use one of {', '.join(KINDS)}")
+    return KINDS[kind](_World(rng, shape))

@@ -1,0 +1,88 @@
+"""Invented names. Lists of one kind share no word with lists of another, so that no answer can
+stand inside a name that the question has to mention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+COMPANY_FIRST = (
+    "Nord Delta Atlas Orion Vega Summit Harbor Cedar Falcon Granite Beacon Pioneer Meridian Quartz Sterling "
+    "Crown Aurora Boreal Castor Draco Ember Fjord Garnet Helios Indigo Jasper Kestrel Lumen Magnet Nimbus Onyx "
+    "Pallas Quill Raven Sable Tundra Umber Vertex Willow Xenon Yarrow Zephyr Anchor Basalt Copper Dynamo Echo "
+    "Flint Glacier Hazel Iris Juniper Kelvin Lotus Maple Noble Osprey Prairie Radiant"
+).split()
+COMPANY_SECOND = (
+    "Foods Steel Energy Paper Motors Glass Textiles Chemicals Shipping Media Bank Cement Health Optics Pharma "
+    "Retail Rail Airlines Timber Mining Software Telecom Plastics Tools Water Packaging Dairy Brewing Toys "
+    "Furniture Apparel Robotics Sensors Logistics Fisheries Batteries Bearings Cables Pumps Turbines"
+).split()
+FIRST_NAMES = (
+    "Anna Boris Clara David Elena Felix Greta Hugo Ines Jonas Karin Leo Maria Nils Olga Peter Rosa Simon Tara "
+    "Viktor Wanda Yusuf Zoe Adam Bella Carl Dora Emil Fiona Georg Helen Ivan Julia Kurt Lena Martin Nora Oscar "
+    "Paula Ralf Sara Tom Ursula Vera Walter Alma Bruno Cora Dirk Edith Frank Gina Hans Irma Jan Klara Lukas"
+).split()
+LAST_NAMES = (
+    "Albers Brandt Conti Duval Eklund Farrow Garcia Hansen Ivers Jansen Keller Lindt Moreau Novak Ortega Petrov "
+    "Quinn Rossi Sandoval Tanaka Ulrich Varga Weber Yilmaz Zeman Abbott Becker Carver Dalton Engel Fischer Gruber "
+    "Hoffman Ibsen Jarvis Kovac Larsen Mercer Nolan Olsen Palmer Quist Ritter Schmidt Torres Unger Vogel Winter "
+    "Xavier York Zimmer Archer Bishop Cooper Draper Ellis Fowler Gibson Hubbard Irving Jensen Knight"
+).split()
+CITY_FIRST = (
+    "Al Bren Cal Dor El Fen Gar Hol Ister Jor Kal Lor Mar Nor Ost Pel Quen Ros Sel Tor Ul Ver Wes Yar Zel Ash "
+    "Bel Cor Dun Em Far Gol Hel Il Kor Lan Mor Nev Or Par Ran Sol Tal Und Val Win"
+).split()
+CITY_LAST = "burg mouth dale grad ford holm wick stadt haven mere field bridge port minster stead".split()
+COUNTRIES_FIRST = "Ar Bal Cast Dan Est Flor Gal Hib Ill Jut Kar Lat Mold Nav Ol Pom Rut Sax Trans Urb Val Wal Zet".split()
+COUNTRIES_LAST = ["ovia", "aria", "onia", "istan", "ania", "edia"]
+WORK_FIRST = (
+    "Silent Golden Broken Hidden Distant Crimson Frozen Gentle Hollow Ivory Jagged Lonely Midnight Narrow Open "
+    "Pale Quiet Restless Scarlet Twisted Uncertain Velvet Wandering Yellow Burning Careless Dusty Empty Fading "
+    "Green Humble Icy Last Modern Nameless Old Patient Rising Second Tender"
+).split()
+WORK_LAST = (
+    "Lantern Mirror Orchard Voyage Shadow Garden Letter Clock Island Promise Season Window Thief Violin Desert "
+    "Kingdom Summer Signal Portrait Whisper Carnival Echoes Feather Horizon Journey Key Ladder Museum Needle "
+    "Ocean Puzzle Queen Refuge Stairway Tide Umbrella Valley Wedding Arrow Bell"
+).split()
+DEVICE_FIRST = "AX BR CT DM EV FK GL HP KR LS MT NV PX QR RS TL VK WX ZT".split()
+DEVICE_KINDS = (
+    "pump valve compressor boiler conveyor mixer chiller dryer press lathe generator filter"
+).split()
+
+
+class Names:
+    """Draws names without ever giving one twice."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._used: set[str] = set()
+
+    def _draw(self, first: Sequence[str], last: Sequence[str], pattern: str) -> str:
+        # Once half the combinations are gone a number keeps names unique in very long documents.
+        for attempt in range(1_000_000):
+            name = pattern.format(self._rng.choice(first), self._rng.choice(last))
+            if attempt >= 16:
+                name = f"{name} {self._rng.randint(2, 9 + attempt)}"
+            if name not in self._used:
+                self._used.add(name)
+                return name
+        raise RuntimeError(f"no unused name of the form {pattern!r} is left")
+
+    def company(self) -> str:
+        return self._draw(COMPANY_FIRST, COMPANY_SECOND, "{} {}")
+
+    def person(self) -> str:
+        return self._draw(FIRST_NAMES, LAST_NAMES, "{} {}")
+
+    def city(self) -> str:
+        return self._draw(CITY_FIRST, CITY_LAST, "{}{}")
+
+    def country(self) -> str:
+        return self._draw(COUNTRIES_FIRST, COUNTRIES_LAST, "{}{}")
+
+    def work(self) -> str:
+        return self._draw(WORK_FIRST, WORK_LAST, "The {} {}")
+
+    def device(self) -> str:
+        return self._draw(DEVICE_FIRST, [str(n) for n in range(10, 100)], "{}-{}")
