@@ -81,8 +81,9 @@ class DataSettings(Block):
     generate_train: tuple[LengthBucket, ...] = ()
     generate_eval: tuple[LengthBucket, ...] = ()
     """Generated rows by length, used where ``generated`` is among the sources."""
-    max_refused_share: Share = 0.05
-    """Over this share of unreadable rows the prepare stage fails instead of going on."""
+    max_refused_share: Share = 0.0
+    """Over this share of unreadable rows the prepare stage fails instead of going on. The default
+    accepts none, so that a broken file is seen before anything is trained."""
 
 
 class SFTSettings(Block):
@@ -276,7 +277,7 @@ class ExecutionSettings(Block):
     """For failures that can pass: network, storage, server errors, a killed worker."""
     retry_delay_seconds: float = Field(10.0, ge=0)
     deployments: dict[str, str] = {}
-    """Stage name (``sft``, ``grpo``, ``evaluate`` ...) to the Prefect deployment that runs it on
+    """First word of a stage (``sft``, ``grpo``, ``evaluate`` ...) to the Prefect deployment that runs it on
     its own work pool, for example ``{grpo = "stage/gpu"}``. Stages not named run in-process."""
 
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from qwenlong_core.config import (
     Block,
@@ -127,13 +128,18 @@ class ReportJob(Block):
 
 J = TypeVar("J", bound=Block)
 
+REFUSED = "refused.txt"
+"""In the work directory: why the stage refused its settings or data. It tells the pipeline, through
+any launcher's exit status, that a retry cannot help."""
+
 
 def stage_main(schema: type[J], run: Callable[[J, Mapping[str, Path], Path], None]) -> None:
-    """Run one stage from the command line and exit.
+    """Run one stage from the command line.
 
-    ``run(job, inputs, work)`` must leave its result in ``work / OUTPUT``. Exit status: 0 done,
-    1 failed in a way that a retry may mend, 2 bad job or data (a retry cannot help; the reason is
-    the last line on stderr).
+    ``run(job, inputs, work)`` must leave its result in ``work / OUTPUT``. Exit status 2: it refused
+    its settings or data (a ``ValueError`` or ``FileNotFoundError`` raised by this project's own
+    code), and the reason is the last line on stderr and in ``work / REFUSED``. Any other exception
+    ends the process with its traceback.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {run.__module__}", description=schema.__doc__)
     parser.add_argument("--job", type=Path, required=True, help="JSON file of the job's settings")
@@ -141,11 +147,23 @@ def stage_main(schema: type[J], run: Callable[[J, Mapping[str, Path], Path], Non
     parser.add_argument("--work", type=Path, required=True, help="working folder; the result is in WORK/output")
     args = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    for noisy in ("httpx", "filelock", "fsspec", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    (args.work / REFUSED).unlink(missing_ok=True)
+    (args.work / OUTPUT).mkdir(parents=True, exist_ok=True)
     try:
         job = schema.model_validate_json(args.job.read_text())
         inputs = {name: Path(path) for name, _, path in (item.partition("=") for item in args.input)}
-        (args.work / OUTPUT).mkdir(parents=True, exist_ok=True)
         run(job, inputs, args.work)
-    except (ValueError, ValidationError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
+        if not _raised_here(error):
+            raise
+        (args.work / REFUSED).write_text(str(error))
         logging.getLogger(run.__module__).error("%s", error)
-        raise SystemExit(2) from error
+        raise SystemExit(2) from None
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether our own code raised it; the same types from inside a library are faults, not refusals."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)

@@ -1,0 +1,109 @@
+"""Run a stage's process: its lines go to the log as they come, and it never outlives its task."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+_GRACE_SECONDS = 60
+"""Time a training process has to save at its step boundary after SIGTERM."""
+
+_TAIL = 15
+
+_QUIET = {
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+class ProcessFailed(RuntimeError):
+    """A stage's process ended with an error that a retry may mend."""
+
+
+class StageRefused(ValueError):
+    """A stage refused its settings or data; a retry cannot help."""
+
+
+def stage_command(
+    module: str, launch_options: Sequence[str] | None, job: Path, inputs: dict[str, Path], work: Path
+) -> list[str]:
+    """The command of a stage: ``python -m MODULE ...`` or ``accelerate launch -m MODULE ...``.
+
+    ``launch_options`` are the options of ``accelerate launch``; ``None`` starts plain Python.
+    """
+    if launch_options is None:
+        start = [sys.executable, "-m", module]
+    else:
+        start = [sys.executable, "-m", "accelerate.commands.launch", *launch_options, "-m", module]
+    given = [f"--input={name}={path}" for name, path in inputs.items()]
+    return [*start, "--job", str(job), *given, "--work", str(work)]
+
+
+def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_open: int) -> None:
+    """Run ``command`` to its end, handing over every line it writes.
+
+    Args:
+        keep_open: descriptor of a held lock, which the process inherits.
+
+    Raises:
+        ProcessFailed: it ended with a non-zero status; the message holds its last lines.
+    """
+    tail: collections.deque[str] = collections.deque(maxlen=_TAIL)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=os.environ | _QUIET,
+        pass_fds=(keep_open,),
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if line := line.rstrip():
+                tail.append(line)
+                on_line(line)
+        status = process.wait()
+    finally:
+        # Reached with the process alive when this task is cancelled or interrupted.
+        if process.poll() is None:
+            _end_tree(process.pid)
+        process.stdout.close()
+    if status:
+        shown = "\n  ".join(tail)
+        raise ProcessFailed(f"`{' '.join(command[1:4])} ...` ended with status {status}; its last lines:\n  {shown}")
+
+
+def _end_tree(pid: int) -> None:
+    """SIGTERM a process and all below it, and SIGKILL what is left after the grace time.
+
+    The children are signalled by themselves because a launcher does not always pass signals on.
+    """
+    try:
+        parent = psutil.Process(pid)
+        processes = [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        return
+    for process in processes:
+        _signal(process.terminate)
+    _, alive = psutil.wait_procs(processes, timeout=_GRACE_SECONDS)
+    for process in alive:
+        _signal(process.kill)
+
+
+def _signal(send: Callable[[], None]) -> None:
+    # It may have ended by itself in between, which is what was wanted.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        send()

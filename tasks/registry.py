@@ -1,0 +1,146 @@
+"""The MLflow model registry: versions that point at artifacts, and the aliases on them.
+
+Aliases: ``champion`` is what should be served, ``challenger`` the newest registered candidate,
+``previous`` the champion before the last promotion. A version holds no second copy of the weights;
+its tags carry the artifact's reference and its evaluation's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.tracking import MlflowClient
+
+from qwenlong_core.artifacts import ArtifactRef
+from qwenlong_core.config import Block, TrackingSettings
+from tasks.tracking import client_for
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+PREVIOUS = "previous"
+
+_MODEL_TAG = "artifact.model"
+_EVALUATION_TAG = "artifact.evaluation"
+_DIGEST_TAG = "artifact.sha256"
+
+
+class RegisteredVersion(Block):
+    """One registry version and the artifacts it stands for."""
+
+    name: str
+    version: str
+    model: ArtifactRef
+    evaluation: ArtifactRef
+
+
+def _missing(error: MlflowException) -> bool:
+    return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
+
+
+def _from_tags(name: str, version: str, tags: Mapping[str, str]) -> RegisteredVersion:
+    return RegisteredVersion(
+        name=name,
+        version=version,
+        model=ArtifactRef.model_validate_json(tags[_MODEL_TAG]),
+        evaluation=ArtifactRef.model_validate_json(tags[_EVALUATION_TAG]),
+    )
+
+
+def by_alias(settings: TrackingSettings, alias: str) -> RegisteredVersion | None:
+    """The version an alias points at, or ``None``."""
+    try:
+        found = client_for(settings).get_model_version_by_alias(settings.registered_model, alias)
+    except MlflowException as error:
+        # An alias that is not set is reported as a bad parameter, not as missing.
+        if _missing(error) or "alias" in str(error).lower():
+            return None
+        raise
+    return _from_tags(found.name, str(found.version), found.tags)
+
+
+def find_version(settings: TrackingSettings, model: ArtifactRef, evaluation: ArtifactRef) -> RegisteredVersion | None:
+    """The newest version that stands for exactly these artifacts, or ``None``."""
+    query = f"name = '{settings.registered_model}'"
+    versions = client_for(settings).search_model_versions(query)
+    for found in sorted(versions, key=lambda item: -int(item.version)):
+        if found.tags.get(_DIGEST_TAG) == model.sha256:
+            version = _from_tags(found.name, str(found.version), found.tags)
+            if version.evaluation.sha256 == evaluation.sha256:
+                return version
+    return None
+
+
+def _ensure_model(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name, description="Long-context reasoning policies trained by qwenlong.")
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+
+
+def register(
+    settings: TrackingSettings, inputs: Mapping[str, ArtifactRef], run_id: str | None, output: Path
+) -> RegisteredVersion:
+    """Make a registry version of ``inputs["model"]``, or adopt the one that is there, and give it the
+    alias ``challenger``. Writes ``registration.json`` to ``output``."""
+    model, evaluation = inputs["model"], inputs["evaluation"]
+    client = client_for(settings)
+    _ensure_model(client, settings.registered_model)
+    version = find_version(settings, model, evaluation)
+    if version is None:
+        tags = {
+            _MODEL_TAG: model.model_dump_json(),
+            _EVALUATION_TAG: evaluation.model_dump_json(),
+            _DIGEST_TAG: model.sha256,
+        }
+        made = client.create_model_version(settings.registered_model, source=model.uri, run_id=run_id, tags=tags)
+        version = _from_tags(made.name, str(made.version), tags)
+    client.set_registered_model_alias(version.name, CHALLENGER, version.version)
+    (output / "registration.json").write_text(version.model_dump_json(indent=2))
+    return version
+
+
+def read_registration(folder: Path) -> RegisteredVersion:
+    """The version a register stage wrote down."""
+    return RegisteredVersion.model_validate_json((folder / "registration.json").read_text())
+
+
+def still_registered(settings: TrackingSettings, version: RegisteredVersion) -> bool:
+    """Whether the registry really has the version; a wiped registry must not read as registered."""
+    found = find_version(settings, version.model, version.evaluation)
+    return found is not None and found.version == version.version
+
+
+def baseline_for(settings: TrackingSettings, challenger: RegisteredVersion) -> RegisteredVersion | None:
+    """The version the challenger must beat: the champion, or the one before if the challenger has
+    been promoted already (so that asking again gives the same answer). ``None``: there is none yet.
+    """
+    champion = by_alias(settings, CHAMPION)
+    if champion is not None and champion.version == challenger.version:
+        return by_alias(settings, PREVIOUS)
+    return champion
+
+
+def apply_decision(settings: TrackingSettings, version: RegisteredVersion, decision_file: Path) -> str:
+    """Carry out a promotion decision on the aliases and say in words what was done.
+
+    Moves ``champion`` to the version only if the decision says so; the old champion becomes
+    ``previous``. Doing it again changes nothing.
+    """
+    decision = json.loads(decision_file.read_text())
+    client = client_for(settings)
+    client.set_model_version_tag(version.name, version.version, "promotion.reason", decision["reason"])
+    champion = by_alias(settings, CHAMPION)
+    if champion is not None and champion.version == version.version:
+        return f"version {version.version} is champion"
+    if not decision["promote"]:
+        kept = f"champion stays version {champion.version}" if champion else "there is no champion"
+        return f"version {version.version} not promoted, {kept}: {decision['reason']}"
+    if champion is not None:
+        client.set_registered_model_alias(version.name, PREVIOUS, champion.version)
+    client.set_registered_model_alias(version.name, CHAMPION, version.version)
+    return f"version {version.version} promoted to champion: {decision['reason']}"

@@ -1,0 +1,151 @@
+"""The stages of the pipeline: settings in, one :class:`StageSpec` a stage out.
+
+A spec says what runs (a module, started as a process), with which job, and what code its result
+depends on. Names are what a user types after ``--refresh`` and ``--from`` and sees in Prefect.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from qwenlong_core.data.sources import local_files
+
+from qwenlong_core.artifacts import digest_file, digest_json, files_below
+from qwenlong_core.config import Block, Settings
+from qwenlong_core.jobs import (
+    BaseJob,
+    EvaluateJob,
+    GRPOJob,
+    PrepareJob,
+    PromoteJob,
+    ReportJob,
+    SFTJob,
+)
+
+
+class StageSpec(Block):
+    """One stage: what to run and what its result depends on besides its inputs."""
+
+    name: str
+    """Unique in a pipeline run: ``evaluate-sft``."""
+    family: str
+    """What it does: ``evaluate``. Fingerprints and records go by family, so that two checkpoints
+    with the same weights are evaluated once."""
+    kind: str
+    """Kind of the artifact it makes."""
+    module: str
+    """Module that is run, and where the code closure starts."""
+    launcher: Literal["python", "accelerate", "inline"] = "python"
+    """``inline`` runs in this process: the registry, which no core module may touch."""
+    job: dict[str, Any]
+
+
+def stage_names(settings: Settings) -> list[str]:
+    """Names of all stages in the order they run."""
+    checkpoints = ["base", "sft", *(f"grpo-{k}" for k in range(1, len(settings.grpo.phases) + 1))]
+    return ["base", "prepare", *checkpoints[1:], *(f"evaluate-{name}" for name in checkpoints), "register", "promote", "report"]
+
+
+def _spec(name: str, kind: str, module: str, job: Block, family: str | None = None, **options: Any) -> StageSpec:
+    return StageSpec(
+        name=name, family=family or name, kind=kind, module=module, job=job.model_dump(mode="json"), **options
+    )
+
+
+def base_stage(settings: Settings) -> StageSpec:
+    """Import the base policy."""
+    folder = Path(settings.model.name)
+    digest = digest_json([[p.name, digest_file(p)] for p in files_below(folder)]) if folder.is_dir() else None
+    return _spec("base", "model", "qwenlong_core.models", BaseJob(model=settings.model, digest=digest))
+
+
+def prepare_stage(settings: Settings) -> StageSpec:
+    """Prepare the data. Input: ``base``.
+
+    Raises:
+        ValueError: a source names a file that is not there.
+    """
+    data = settings.data
+    specs = dict.fromkeys((*data.sft, *data.train, *data.eval))
+    files = {str(path): digest_file(path) for spec in specs for path in local_files(spec)}
+    job = PrepareJob(
+        data=data,
+        file_digests=files,
+        sft_max_tokens=settings.sft.max_tokens,
+        phase_limits=tuple(phase.max_prompt_tokens for phase in settings.grpo.phases),
+        eval_max_tokens=settings.evaluation.max_prompt_tokens,
+        seed=settings.seed,
+    )
+    return _spec("prepare", "data", "qwenlong_core.data.prepare", job)
+
+
+def sft_stage(settings: Settings) -> StageSpec:
+    """Short-context SFT. Inputs: ``model``, ``data``."""
+    job = SFTJob(sft=settings.sft, model=settings.model, launch=settings.launch, seed=settings.seed)
+    return _spec("sft", "model", "qwenlong_core.training.sft", job, launcher="accelerate")
+
+
+def grpo_stage(settings: Settings, index: int) -> StageSpec:
+    """GRPO phase ``index``, counted from 1. Inputs: ``model``, ``data``."""
+    grpo = settings.grpo
+    shared = grpo.model_dump(exclude={"phases"})
+    job = GRPOJob(
+        index=index,
+        phase=grpo.phases[index - 1],
+        rewards=settings.rewards,
+        model=settings.model,
+        launch=settings.launch,
+        seed=settings.seed + index,
+        **shared,
+    )
+    return _spec(f"grpo-{index}", "model", "qwenlong_core.training.grpo", job, launcher="accelerate")
+
+
+def evaluate_stage(settings: Settings, checkpoint: str) -> StageSpec:
+    """Evaluate one checkpoint. Inputs: ``model``, ``data``."""
+    job = EvaluateJob(
+        evaluation=settings.evaluation,
+        number_tolerance=settings.rewards.number_tolerance,
+        model=settings.model,
+        launch=settings.launch,
+        seed=settings.seed,
+    )
+    module = "qwenlong_core.evaluation.runner"
+    return _spec(f"evaluate-{checkpoint}", "evaluation", module, job, family="evaluate")
+
+
+class RegisterJob(Block):
+    """Make a registry version of a model. Inputs: ``model``, ``evaluation``."""
+
+    registered_model: str
+    tracking_uri: str
+
+
+def register_stage(settings: Settings) -> StageSpec:
+    """Register the final checkpoint. Inputs: ``model``, ``evaluation``."""
+    tracking = settings.tracking
+    job = RegisterJob(registered_model=tracking.registered_model, tracking_uri=tracking.uri)
+    return _spec("register", "registration", "tasks.registry", job, launcher="inline")
+
+
+def promote_stage(settings: Settings) -> StageSpec:
+    """Decide on promotion. Inputs: ``challenger``, ``champion`` (evaluations)."""
+    job = PromoteJob(
+        promotion=settings.promotion,
+        bootstrap_resamples=settings.evaluation.bootstrap_resamples,
+        confidence=settings.evaluation.confidence,
+        seed=settings.seed,
+    )
+    return _spec("promote", "decision", "qwenlong_core.evaluation.promotion", job)
+
+
+def report_stage(settings: Settings) -> StageSpec:
+    """Write the HTML report. Inputs: everything it shows."""
+    job = ReportJob(
+        title=f"qwenlong: profile {settings.profile}",
+        bootstrap_resamples=settings.evaluation.bootstrap_resamples,
+        confidence=settings.evaluation.confidence,
+        seed=settings.seed,
+    )
+    return _spec("report", "report", "qwenlong_core.evaluation.report", job)

@@ -1,0 +1,256 @@
+"""What every stage does: fetch inputs, run its process, publish the output, remember the result.
+
+:func:`execute_stage` needs no Prefect; :func:`run_stage` is the Prefect task around it. Only a small
+:class:`StageOutcome` travels through Prefect, never data or weights.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.deployments import run_deployment
+
+from qwenlong_core.artifacts import ArtifactRef, LocalStore, StageRecord, Store, describe, digest_json, now
+from qwenlong_core.config import Block, Settings
+from qwenlong_core.fingerprint import code_digest, fingerprint
+from qwenlong_core.jobs import OUTPUT, REFUSED
+from tasks.process import ProcessFailed, StageRefused, run_process, stage_command
+from tasks.registry import register
+from tasks.specs import StageSpec
+from tasks.tracking import MetricsForwarder, Tracker, to_metrics
+
+Log = Callable[[str], None]
+
+
+class StageOutcome(Block):
+    """What a stage leaves behind in Prefect: the reference and how it came about."""
+
+    ref: ArtifactRef
+    how: Literal["ran", "adopted"]
+    seconds: float
+    mlflow_run_id: str | None = None
+
+
+class RunContext(Block):
+    """What every stage of one pipeline run shares."""
+
+    settings: Settings
+    run_id: str
+    """The pipeline run: names the scratch space of forced stages."""
+    parent_run_id: str | None = None
+    """MLflow run of the pipeline."""
+
+
+def open_store(settings: Settings) -> Store:
+    """The artifact store of the settings."""
+    return LocalStore(Path(settings.storage.uri))
+
+
+def stage_fingerprint(spec: StageSpec, inputs: Mapping[str, ArtifactRef]) -> str:
+    """The digest that decides whether the stage's result is already there."""
+    parents = {name: ref.sha256 for name, ref in inputs.items()}
+    return fingerprint(spec.family, spec.job, parents, code_digest((spec.module,)))
+
+
+def launch_options(spec: StageSpec, context: RunContext) -> list[str] | None:
+    """Options of ``accelerate launch`` for a training stage, ``None`` for a plain one."""
+    if spec.launcher != "accelerate":
+        return None
+    launch = context.settings.launch
+    if launch.accelerate_config:
+        return ["--config_file", launch.accelerate_config]
+    options = ["--num_processes", str(launch.num_processes), "--num_machines", str(launch.num_machines)]
+    options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    return options + (["--multi_gpu"] if launch.num_processes > 1 and _has_gpu() else [])
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@contextmanager
+def _work_lock(work: Path, log: Log) -> Iterator[int]:
+    """Hold a work folder alone. The stage's process inherits the lock, so that a training whose
+    pipeline was killed is never joined by a second one on the same checkpoints."""
+    work.parent.mkdir(parents=True, exist_ok=True)
+    with work.with_suffix(".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log(f"another run is at work in {work}: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+def execute_stage(
+    spec: StageSpec,
+    inputs: Mapping[str, ArtifactRef],
+    context: RunContext,
+    *,
+    forced: bool,
+    log: Log,
+    progress: Callable[[dict[str, Any]], None],
+) -> StageOutcome:
+    """Run one stage unless its result is already in the store.
+
+    Args:
+        forced: run it even if the result is there, from scratch.
+        log: takes every line the stage's process writes.
+        progress: takes every line of the stage's ``metrics.jsonl`` as it comes.
+
+    Raises:
+        StageRefused: bad settings or data; a retry cannot help.
+        ProcessFailed: the process ended with an error that may pass.
+    """
+    started = time.monotonic()
+    store = open_store(context.settings)
+    key = stage_fingerprint(spec, inputs)
+    name = f"{spec.name}-{context.run_id}" if forced else f"{spec.family}-{key[:16]}"
+    work = Path(context.settings.storage.work_dir).absolute() / name
+    with _work_lock(work, log) as lock:
+        record = None if forced else store.lookup(spec.family, key)
+        if record is not None:
+            return StageOutcome(ref=record.ref, how="adopted", seconds=0.0, mlflow_run_id=record.mlflow_run_id)
+        tracker = Tracker(context.settings.tracking)
+        tags = {"stage": spec.name, "fingerprint": key, "profile": context.settings.profile}
+        run_id = tracker.start_run(spec.name, spec.job, tags, context.parent_run_id)
+        tracker.log_inputs(run_id, inputs)
+        try:
+            output = work / OUTPUT
+            output.mkdir(parents=True, exist_ok=True)
+            (output / "job.json").write_text(json.dumps(spec.job, indent=2))
+            if spec.launcher == "inline":
+                register(context.settings.tracking, inputs, run_id, output)
+            else:
+                folders = {name: store.fetch(ref) for name, ref in inputs.items()}
+                command = stage_command(spec.module, launch_options(spec, context), output / "job.json", folders, work)
+                with MetricsForwarder(output / "metrics.jsonl", _forward_to(tracker, run_id, progress)):
+                    _run_or_refuse(spec, command, work, lock, log)
+            ref = _publish(spec, inputs, store, work / OUTPUT)
+        except BaseException as error:
+            tracker.end_run(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        tracker.log_output(run_id, spec.name, ref)
+        tracker.end_run(run_id, "FINISHED")
+        _remember(store, spec, key, ref, context, run_id)
+        shutil.rmtree(work)
+    return StageOutcome(ref=ref, how="ran", seconds=time.monotonic() - started, mlflow_run_id=run_id)
+
+
+def _run_or_refuse(spec: StageSpec, command: list[str], work: Path, lock: int, log: Log) -> None:
+    try:
+        run_process(command, log, keep_open=lock)
+    except ProcessFailed:
+        if (work / REFUSED).is_file():
+            raise StageRefused(f"{spec.name}: {(work / REFUSED).read_text()}") from None
+        raise
+
+
+def _forward_to(
+    tracker: Tracker, run_id: str | None, progress: Callable[[dict[str, Any]], None]
+) -> Callable[[dict[str, Any]], bool]:
+    def on_line(line: dict[str, Any]) -> bool:
+        progress(line)
+        if run_id is None:
+            return True
+        return bool(tracker.log_metrics(run_id, to_metrics(line, int(time.time() * 1000))))
+
+    return on_line
+
+
+def _publish(spec: StageSpec, inputs: Mapping[str, ArtifactRef], store: Store, output: Path) -> ArtifactRef:
+    parents = {name: ref.sha256 for name, ref in inputs.items()}
+    manifest = describe(
+        output,
+        spec.kind,
+        parents=parents,
+        settings_digest=digest_json(spec.job),
+        code_digest=code_digest((spec.module,)),
+    )
+    return store.publish(output, manifest)
+
+
+def _remember(
+    store: Store, spec: StageSpec, key: str, ref: ArtifactRef, context: RunContext, run_id: str | None
+) -> None:
+    for stage in dict.fromkeys((spec.family, spec.name)):
+        # The family's record answers the cache, the name's record answers `--from`.
+        store.record(
+            StageRecord(
+                stage=stage,
+                fingerprint=key,
+                ref=ref,
+                profile=context.settings.profile,
+                settings=spec.job,
+                created_at=now(),
+                mlflow_run_id=run_id,
+            )
+        )
+
+
+def _can_pass(task: Any, run: TaskRun, state: State[Any]) -> bool:
+    """Retry what can pass; a refused setting or bad data fails at once."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, ValueError | TypeError | AssertionError)
+
+
+def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    spec: StageSpec = parameters["spec"]
+    return f"{spec.name}-{stage_fingerprint(spec, parameters['inputs'])}"
+
+
+def _progress_artifact(stage: str) -> Callable[[dict[str, Any]], None]:
+    """Shows a stage's share done in Prefect, updated from its metrics lines."""
+    artifact_id = create_progress_artifact(progress=0.0, key=f"progress-{stage}", description=f"{stage}: share done")
+
+    def update(line: dict[str, Any]) -> None:
+        if line.get("total_steps"):
+            share = 100.0 * line["step"] / line["total_steps"]
+            update_progress_artifact(artifact_id=cast(Any, artifact_id), progress=min(share, 100.0))
+
+    return update
+
+
+@task(persist_result=True, result_serializer="json", cache_key_fn=_cache_key, retry_condition_fn=_can_pass)
+def run_stage(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunContext, forced: bool) -> StageOutcome:
+    """Run one stage here, or on the deployment that the settings name for it."""
+    logger = get_run_logger()
+    deployment = context.settings.execution.deployments.get(spec.name.partition("-")[0])
+    if deployment is None:
+        update = _progress_artifact(spec.name)
+        outcome = execute_stage(spec, inputs, context, forced=forced, log=logger.info, progress=update)
+        update({"step": 1, "total_steps": 1})
+        return outcome
+    logger.info("%s runs on deployment %s", spec.name, deployment)
+    parameters = {
+        "spec": spec.model_dump(mode="json"),
+        "inputs": {name: ref.model_dump() for name, ref in inputs.items()},
+        "context": context.model_dump(mode="json"),
+        "forced": forced,
+    }
+    started = time.monotonic()
+    flow_run = cast(Any, run_deployment(deployment, parameters=parameters))
+    if not flow_run.state.is_completed():
+        raise ProcessFailed(f"{spec.name}: flow run {flow_run.name!r} of {deployment} ended {flow_run.state.name}")
+    record = open_store(context.settings).lookup(spec.family, stage_fingerprint(spec, inputs))
+    if record is None:
+        raise ProcessFailed(
+            f"{spec.name}: {deployment} completed but its artifact is not in storage.uri={context.settings.storage.uri!r}: "
+            "both sides must share the store and the code"
+        )
+    return StageOutcome(
+        ref=record.ref, how="ran", seconds=time.monotonic() - started, mlflow_run_id=record.mlflow_run_id
+    )
