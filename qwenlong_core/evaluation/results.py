@@ -1,0 +1,63 @@
+"""A finished evaluation on disk: its scores computed from its log, and reading it back whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwenlong_core.artifacts import digest_file
+from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES, Plan
+from qwenlong_core.evaluation.samples import Sample, read_samples
+from qwenlong_core.evaluation.scores import Bootstrap, Scores, compute_scores
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """A finished evaluation as it is read back: its plan, its samples and its computed scores."""
+
+    plan: Plan
+    samples: tuple[Sample, ...]
+    scores: Scores
+
+
+def write_scores(output: Path, bootstrap: Bootstrap) -> None:
+    """Compute ``scores.json`` from the plan and the log in ``output``; needs no model and no data.
+
+    Raises:
+        ValueError: the log does not hold exactly the planned samples.
+    """
+    plan = Plan.model_validate_json((output / PLAN).read_text())
+    samples = read_samples(output / SAMPLES)
+    if differing := plan.expected ^ {sample.key for sample in samples}:
+        raise ValueError(f"{output / SAMPLES}: {len(differing)} samples are missing or unknown, such as {min(differing)}")
+    content = {
+        "model_digest": plan.model_digest,
+        "dataset_digest": plan.dataset_digest,
+        "samples_sha256": digest_file(output / SAMPLES),
+        "bootstrap": bootstrap.model_dump(),
+        "seconds": sum(sample.seconds for sample in samples),
+        "scores": compute_scores(samples, bootstrap).model_dump(),
+    }
+    staging = output / f"{SCORES}.tmp"
+    staging.write_text(json.dumps(content, indent=1))
+    staging.replace(output / SCORES)
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read a finished evaluation back, checking that its log is the one the scores were computed from.
+
+    Raises:
+        ValueError: a file is missing, unreadable or damaged; it says which.
+    """
+    for name in (PLAN, SAMPLES, SCORES):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}: the evaluation is not finished, run it again")
+    content = json.loads((folder / SCORES).read_text())
+    if content.get("samples_sha256") != digest_file(folder / SAMPLES):
+        raise ValueError(f"{folder / SAMPLES} is damaged: it is not the log its scores were computed from")
+    return Evaluation(
+        plan=Plan.model_validate_json((folder / PLAN).read_text()),
+        samples=tuple(read_samples(folder / SAMPLES)),
+        scores=Scores.model_validate(content["scores"]),
+    )

@@ -1,0 +1,107 @@
+"""One line per sampled answer: the log that every number of an evaluation is computed from.
+
+Invariant: a line is appended only when its answer is generated and scored, and each
+``(example_id, sample)`` stands in the log once. A killed writer can leave at most one cut line at
+the end, which the next one drops; so an interrupted evaluation goes on where it stopped, and all
+metrics can be recomputed from the log with no model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from qwenlong_core.records import FinishReason, Score
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One sampled answer of one example, with its score."""
+
+    example_id: str
+    document_id: str
+    """Never empty: an example without a document id is its own document."""
+    domain: str
+    source: str
+    sample: int
+    """Number of the sample within its example, from 0."""
+    prompt_digest: str
+    """SHA-256 of the prompt's token ids as the model saw them."""
+    prompt_tokens: int
+    """Tokens the model saw."""
+    lost_tokens: int
+    """Tokens of the document's middle that were cut so that the prompt fits; 0 when it fitted."""
+    depth: float | None
+    """Where the evidence stands in the document, 0 at its start and 1 at its end, where known."""
+    completion: str
+    num_tokens: int
+    """Tokens of the completion."""
+    finish_reason: FinishReason
+    score: Score
+    seconds: float
+    """Time of the engine call and scoring, shared evenly among the samples it gave."""
+
+    @property
+    def accuracy(self) -> float:
+        """1.0 or 0.0; an unscored answer counts 0, so that a denominator never shrinks."""
+        return self.score.accuracy or 0.0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What identifies the sample within an evaluation."""
+        return self.example_id, self.sample
+
+
+_SAMPLE = TypeAdapter(Sample)
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """All samples of a log, in the order they were written.
+
+    Raises:
+        ValueError: a line is not a sample or repeats one; it names the file and the line.
+    """
+    samples: list[Sample] = []
+    seen: set[tuple[str, int]] = set()
+    # Not str.splitlines: a completion may hold U+2028 and other characters it would split at.
+    with path.open(newline="\n") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                sample = _SAMPLE.validate_json(line)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"]
+                raise ValueError(f"{path}:{number} is not a sample ({reason}): restore the log or start anew") from error
+            if sample.key in seen:
+                raise ValueError(f"{path}:{number} repeats sample {sample.key}: each may stand in the log once")
+            seen.add(sample.key)
+            samples.append(sample)
+    return samples
+
+
+def drop_cut_line(path: Path) -> None:
+    """Shorten a log to its last whole line, in place; a missing log becomes an empty one."""
+    path.touch()
+    with path.open("rb+") as stream:
+        content = stream.read()
+        stream.truncate(content.rfind(b"\n") + 1)
+
+
+def append_samples(path: Path, samples: Iterable[Sample]) -> None:
+    """Append each sample as one line of JSON, flushed before this returns."""
+    with path.open("a", newline="\n") as stream:
+        for sample in samples:
+            stream.write(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
+            stream.flush()
+
+
+def by_example(samples: Iterable[Sample]) -> Iterator[tuple[str, list[Sample]]]:
+    """The samples grouped by example, examples in order of id, samples in order of number."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.example_id, []).append(sample)
+    for example_id in sorted(groups):
+        yield example_id, sorted(groups[example_id], key=lambda sample: sample.sample)

@@ -1,0 +1,170 @@
+"""From samples to numbers: accuracy with intervals, by domain, source, length and depth.
+
+The denominator is fixed by the items that the evaluation set out to answer. Wrong, truncated, no
+answer and unscored are counted apart; ``accuracy`` counts an unscored sample as 0, and
+``accuracy_without_unscored`` leaves it out, so a judge that was down shows as a gap between the two.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import get_args
+
+import numpy as np
+
+from qwenlong_core.config import Block
+from qwenlong_core.evaluation import statistics
+from qwenlong_core.evaluation.samples import Sample, by_example
+from qwenlong_core.records import DOMAINS, Status
+
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+_LENGTHS = (0, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536, 131_072, 1 << 40)
+_DEPTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+class Bootstrap(Block):
+    """How intervals are drawn."""
+
+    resamples: int
+    confidence: float
+    seed: int
+
+
+class Slice(Block):
+    """The numbers of one group of items."""
+
+    accuracy: statistics.Estimate
+    """Mean over items of the mean over their samples; an unscored sample counts 0."""
+    accuracy_without_unscored: statistics.Estimate | None
+    """The same over scored samples alone; ``None`` when there is none."""
+    minimum_detectable_effect: float | None
+    """Gain that an *unpaired* look at this slice would find with 80% power, as if the other model
+    had the same error; pairing usually does better. ``None`` without a standard error."""
+    pass_at_k: dict[int, float]
+    """k = 1, 2, 4 ... up to the samples every item has."""
+    items: int
+    documents: int
+    samples: int
+    statuses: dict[str, int]
+    truncated_prompts: int
+    """Samples whose document lost its middle."""
+    mean_completion_tokens: float
+
+
+class Scores(Block):
+    """All numbers of an evaluation."""
+
+    overall: Slice
+    domains: dict[str, Slice]
+    sources: dict[str, Slice]
+    lengths: dict[str, Slice]
+    """By tokens of the whole prompt before any truncation; the label is the range."""
+    depths: dict[str, Slice]
+    """By place of the evidence, items where it is known."""
+
+
+def _item_means(groups: Sequence[list[Sample]]) -> list[float]:
+    return [float(np.mean([sample.accuracy for sample in group])) for group in groups]
+
+
+def _documents(groups: Sequence[list[Sample]]) -> list[str]:
+    return [group[0].document_id for group in groups]
+
+
+def _pass_at_k(groups: Sequence[list[Sample]]) -> dict[int, float]:
+    counts = [len(group) for group in groups]
+    correct = [sum(sample.accuracy == 1 for sample in group) for group in groups]
+    ks = [1 << power for power in range(min(counts).bit_length())]
+    return {k: float(statistics.pass_at_k(counts, correct, k).mean()) for k in ks}
+
+
+def _scored(groups: Sequence[list[Sample]]) -> list[list[Sample]]:
+    kept = ([sample for sample in group if sample.score.status != "unscored"] for group in groups)
+    return [group for group in kept if group]
+
+
+def _effect(estimate: statistics.Estimate, confidence: float) -> float | None:
+    if not estimate.standard_error:
+        return None
+    error = estimate.standard_error * 2**0.5
+    return statistics.minimum_detectable_effect(error, estimate.documents, confidence=confidence)
+
+
+def summarise(samples: Iterable[Sample], bootstrap: Bootstrap) -> Slice:
+    """The numbers of one group of samples, at least one."""
+    groups = [group for _, group in by_example(samples)]
+    settings = bootstrap.model_dump()
+    accuracy = statistics.clustered_accuracy(_item_means(groups), _documents(groups), **settings)
+    scored = _scored(groups)
+    without = statistics.clustered_accuracy(_item_means(scored), _documents(scored), **settings) if scored else None
+    flat = [sample for group in groups for sample in group]
+    counted = Counter(sample.score.status for sample in flat)
+    return Slice(
+        accuracy=accuracy,
+        accuracy_without_unscored=without,
+        minimum_detectable_effect=_effect(accuracy, bootstrap.confidence),
+        pass_at_k=_pass_at_k(groups),
+        items=accuracy.items,
+        documents=accuracy.documents,
+        samples=len(flat),
+        statuses={status: counted[status] for status in STATUSES},
+        truncated_prompts=sum(sample.lost_tokens > 0 for sample in flat),
+        mean_completion_tokens=float(np.mean([sample.num_tokens for sample in flat])),
+    )
+
+
+def _grouped(
+    samples: Iterable[Sample], label: Callable[[Sample], str | None], order: Iterable[str], bootstrap: Bootstrap
+) -> dict[str, Slice]:
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        name = label(sample)
+        if name is not None:
+            groups.setdefault(name, []).append(sample)
+    return {name: summarise(groups[name], bootstrap) for name in order if name in groups}
+
+
+def _tokens(count: int) -> str:
+    return f"{count // 1024}K" if count >= 1024 else str(count)
+
+
+def _length_labels() -> Mapping[tuple[int, int], str]:
+    ranges = list(pairwise(_LENGTHS))
+    labels = [f"{_tokens(low)}–{_tokens(high)}" for low, high in ranges[:-1]]
+    return dict(zip(ranges, [*labels, f"over {_tokens(_LENGTHS[-2])}"], strict=True))
+
+
+_LENGTH_LABELS = _length_labels()
+_DEPTH_LABELS = {(low, high): f"{low:.0%}–{high:.0%}" for low, high in pairwise(_DEPTHS)}
+
+
+def _length_label(sample: Sample) -> str:
+    total = sample.prompt_tokens + sample.lost_tokens
+    return next(label for (low, high), label in _LENGTH_LABELS.items() if low < total <= high)
+
+
+def _depth_label(sample: Sample) -> str | None:
+    depth = sample.depth
+    if depth is None:
+        return None
+    return next(label for (low, high), label in _DEPTH_LABELS.items() if low <= depth < high or depth == high == 1)
+
+
+def compute_scores(samples: Sequence[Sample], bootstrap: Bootstrap) -> Scores:
+    """All numbers of a complete evaluation.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    if not samples:
+        raise ValueError("an evaluation without samples has no scores: give it evaluation rows")
+    return Scores(
+        overall=summarise(samples, bootstrap),
+        domains=_grouped(samples, lambda sample: sample.domain, DOMAINS, bootstrap),
+        sources=_grouped(samples, lambda s: s.source, sorted({s.source for s in samples}), bootstrap),
+        lengths=_grouped(samples, _length_label, _LENGTH_LABELS.values(), bootstrap),
+        depths=_grouped(samples, _depth_label, _DEPTH_LABELS.values(), bootstrap),
+    )
