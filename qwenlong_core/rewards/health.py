@@ -1,0 +1,72 @@
+"""Is the judge there, and does it judge? Asked before a run starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwenlong_core.rewards.judge import Judge, JudgeQuestion
+
+_PAIRS: tuple[tuple[str, str, str, bool], ...] = (
+    ("Who discovered radium?", "Marie Curie", "Madame Marie Skłodowska Curie", True),
+    ("Which city hosts the Louvre?", "Paris", "The French capital, Paris", True),
+    ("Who wrote Hamlet?", "William Shakespeare", "Shakespeare", True),
+    ("Where is the headquarters?", "New York City", "NYC", True),
+    ("How long is the lease?", "twelve months", "one year", True),
+    ("When does the agreement end?", "31 December 2021", "December 31st, 2021", True),
+    ("Who discovered radium?", "Marie Curie", "Pierre Curie", False),
+    ("Which city hosts the Louvre?", "Paris", "London", False),
+    ("Who wrote Hamlet?", "William Shakespeare", "Christopher Marlowe", False),
+    ("When does the agreement end?", "31 December 2021", "31 December 2012", False),
+    ("How long is the lease?", "twelve months", "twelve years", False),
+    ("Which party may terminate?", "the Lessee", "the Lessor", False),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeHealth:
+    """How a judge did on the fixed pairs."""
+
+    reachable: bool
+    """Whether at least one verdict came."""
+    agreement: float
+    """Share of the pairs judged as a person would; a missing verdict agrees with nobody."""
+    disagreements: tuple[str, ...]
+    """Pairs judged otherwise or not at all, in words."""
+    pairs: int = len(_PAIRS)
+
+
+async def check_judge(judge: Judge) -> JudgeHealth:
+    """Ask the judge a dozen fixed pairs, six equal and six not."""
+    questions = [JudgeQuestion(question=q, golds=(gold,), answer=answer) for q, gold, answer, _ in _PAIRS]
+    verdicts = await judge.verdicts(questions)
+    disagreements = tuple(
+        f"{gold!r} against {answer!r}: "
+        + (verdict.error if verdict.equal is None else f"said {'equal' if verdict.equal else 'different'}")
+        for (_, gold, answer, equal), verdict in zip(_PAIRS, verdicts)
+        if verdict.equal is not equal
+    )
+    return JudgeHealth(
+        reachable=any(verdict.equal is not None for verdict in verdicts),
+        agreement=1 - len(disagreements) / len(_PAIRS),
+        disagreements=disagreements,
+    )
+
+
+async def require_judge(judge: Judge, min_agreement: float = 0.75) -> JudgeHealth:
+    """:func:`check_judge`, refusing a judge that a run cannot rest on.
+
+    Raises:
+        RuntimeError: if the endpoint gives no verdict, or agrees on less than ``min_agreement``.
+    """
+    health = await check_judge(judge)
+    if not health.reachable:
+        raise RuntimeError(
+            f"judge {judge.settings.model!r} at {judge.settings.base_url} gave no verdict: {judge.last_error}. "
+            "Start it or correct rewards.judge before the run"
+        )
+    if health.agreement < min_agreement:
+        raise RuntimeError(
+            f"judge {judge.settings.model!r} agrees on {health.agreement:.0%} of {health.pairs} fixed pairs < "
+            f"{min_agreement:.0%}: {'; '.join(health.disagreements)}. Use a better judge"
+        )
+    return health

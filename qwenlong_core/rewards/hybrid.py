@@ -1,0 +1,118 @@
+"""Scores of completions: ``max(rule, judge) + length_penalty``, with the reason in words.
+
+In: examples with one completion each. Out: one :class:`~qwenlong_core.records.Score` each, in order.
+The judge is asked only where the rule failed without deciding the matter; a judge that gives no
+verdict makes the score ``unscored``, never 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from qwenlong_core.config import RewardSettings
+from qwenlong_core.records import Completion, Example, Score, Status
+from qwenlong_core.rewards.extract import extract_answer
+from qwenlong_core.rewards.judge import Judge, JudgeQuestion, Verdict
+from qwenlong_core.rewards.judge_prompt import not_judgeable
+from qwenlong_core.rewards.length import LengthLimits, length_penalty
+from qwenlong_core.rewards.rules import rule_score
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuleStage:
+    """A score by rule alone, and the question that is left for a judge, if any."""
+
+    score: Score
+    question: JudgeQuestion | None = None
+
+
+def score_by_rule(
+    example: Example, completion: Completion, settings: RewardSettings, limits: LengthLimits | None = None
+) -> RuleStage:
+    """Everything that needs no judge: extraction, rule and length penalty.
+
+    Raises:
+        ValueError: if the example's gold answers are unusable (:func:`~.rules.check_gold`).
+    """
+    penalty = 0.0
+    if limits is not None:
+        penalty = length_penalty(len(completion.token_ids), limits.max_tokens, limits.cache_tokens)
+    cut = completion.finish_reason == "length"
+    extraction = extract_answer(completion.text, example.answer_type, len(example.choices), cut)
+    if extraction.answer is None:
+        status: Status = "truncated" if cut else "no_answer"
+        return RuleStage(score=Score(value=penalty, length_penalty=penalty, status=status, reason=extraction.reason))
+    rule = rule_score(extraction.answer, example, settings.number_tolerance)
+    score = Score(
+        value=rule.value + penalty,
+        rule=rule.value,
+        length_penalty=penalty,
+        extracted=extraction.answer,
+        reason=rule.reason,
+    )
+    if rule.value >= 1.0 or rule.decided:
+        return RuleStage(score=score)
+    if refusal := not_judgeable(extraction.answer, example.answers):
+        return RuleStage(score=replace(score, reason=f"{rule.reason}; {refusal}"))
+    question = JudgeQuestion(question=example.question, golds=example.answers, answer=extraction.answer)
+    return RuleStage(score=score, question=question)
+
+
+async def judged(stages: Sequence[RuleStage], judge: Judge | None) -> list[Score]:
+    """Final scores: the open questions are put to the judge, all at once."""
+    if judge is None:
+        return [stage.score for stage in stages]
+    verdicts = iter(await judge.verdicts([stage.question for stage in stages if stage.question]))
+    return [with_verdict(stage.score, next(verdicts)) if stage.question else stage.score for stage in stages]
+
+
+def with_verdict(score: Score, verdict: Verdict) -> Score:
+    """A score whose rule failed, completed by what the judge said."""
+    if verdict.equal is None:
+        return replace(score, value=None, status="unscored", reason=f"the judge gave no verdict: {verdict.error}")
+    value = 1.0 if verdict.equal else 0.0
+    said = "the judge finds it equal" if verdict.equal else "the judge finds it different"
+    return replace(score, value=value + score.length_penalty, judge=value, reason=f"{score.reason}; {said}")
+
+
+async def score_completions(
+    examples: Sequence[Example],
+    completions: Sequence[Completion],
+    settings: RewardSettings,
+    limits: LengthLimits | None = None,
+    judge: Judge | None = None,
+) -> list[Score]:
+    """Score ``completions[i]`` against ``examples[i]``.
+
+    Args:
+        limits: the phase's ``L_max`` and ``L_cache``; ``None`` (evaluation) gives no length penalty.
+        judge: ``None`` scores by rule alone.
+
+    Raises:
+        ValueError: on unusable gold answers, or if the two sequences differ in length.
+    """
+    if len(examples) != len(completions):
+        raise ValueError(f"{len(examples)} examples for {len(completions)} completions; repeat the example per completion")
+    stages = [score_by_rule(example, completion, settings, limits) for example, completion in zip(examples, completions)]
+    return await judged(stages, judge)
+
+
+def score_completions_sync(
+    examples: Sequence[Example],
+    completions: Sequence[Completion],
+    settings: RewardSettings,
+    limits: LengthLimits | None = None,
+    judge: Judge | None = None,
+) -> list[Score]:
+    """:func:`score_completions` for callers without an event loop."""
+
+    async def scored() -> list[Score]:
+        try:
+            return await score_completions(examples, completions, settings, limits, judge)
+        finally:
+            if judge is not None:
+                await judge.close()
+
+    return asyncio.run(scored())

@@ -1,0 +1,289 @@
+"""The judge: any OpenAI-compatible endpoint that says whether two answers mean the same.
+
+In: questions with gold and extracted answers. Out: one :class:`Verdict` each, true, false, or none
+with the endpoint's error. An endpoint that fails never yields a "no". Concurrency, time per request
+and retries are bounded by :class:`~qwenlong_core.config.JudgeSettings`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from qwenlong_core.config import JudgeSettings
+from qwenlong_core.rewards.judge_prompt import PROMPT_VERSION, REMINDER, judge_messages, read_verdict
+from qwenlong_core.rewards.verdicts import VerdictCache, cache_key
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.chat import ChatCompletion
+
+logger = logging.getLogger(__name__)
+
+MAX_REPLY_TOKENS = 256
+"""Room for two sentences and the verdict."""
+_FIRST_BACKOFF_SECONDS = 0.5
+_LONGEST_BACKOFF_SECONDS = 30.0
+_RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeQuestion:
+    """One comparison."""
+
+    question: str
+    golds: tuple[str, ...]
+    answer: str
+    """The extracted answer, never the whole completion."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What the judge said."""
+
+    equal: bool | None
+    """``None``: no verdict, see ``error``."""
+    error: str = ""
+
+
+@dataclass(kw_only=True, slots=True)
+class JudgeCounts:
+    """Running totals since the judge was built."""
+
+    questions: int = 0
+    requests: int = 0
+    retries: int = 0
+    cache_hits: int = 0
+    """Questions answered from disk or by an equal question of the same batch."""
+    asked_again: int = 0
+    """Replies without the strict verdict form that were asked once more."""
+    failures: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    """In the currency of the settings' prices."""
+
+
+@dataclass(slots=True)
+class _Session:
+    client: AsyncOpenAI
+    slots: asyncio.Semaphore
+
+
+class JudgeError(Exception):
+    """The endpoint gave no usable reply; the message says what it did."""
+
+
+@dataclass
+class Judge:
+    """A client of one endpoint; usable from any event loop, one at a time.
+
+    Raises:
+        ValueError: if ``settings.api_key_variable`` names a variable that is not set.
+    """
+
+    settings: JudgeSettings
+    counts: JudgeCounts = field(default_factory=JudgeCounts)
+    last_error: str = ""
+
+    def __post_init__(self) -> None:
+        self._key = _api_key(self.settings)
+        self._cache = VerdictCache(self.settings.cache_dir) if self.settings.cache_dir else None
+        self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
+
+    async def verdicts(self, questions: Sequence[JudgeQuestion]) -> list[Verdict]:
+        """One verdict per question, in order; equal questions are asked once."""
+        keys = [self._key_of(question) for question in questions]
+        unique = dict(zip(keys, questions))
+        known = {key: Verdict(equal=equal) for key, equal in self._cached(list(unique)).items()}
+        asked = [key for key in unique if key not in known]
+        answers = await asyncio.gather(*(self._ask(key, unique[key]) for key in asked))
+        known.update(zip(asked, answers))
+        self.counts.questions += len(questions)
+        self.counts.cache_hits += len(questions) - len(asked)
+        return [known[key] for key in keys]
+
+    async def close(self) -> None:
+        """Close the running loop's connections; the judge itself stays usable."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session:
+            await session.client.close()
+
+    def _cached(self, keys: list[str]) -> dict[str, bool]:
+        return self._cache.get(keys) if self._cache else {}
+
+    def _key_of(self, question: JudgeQuestion) -> str:
+        settings = self.settings
+        return cache_key(
+            settings.model, settings.temperature, settings.seed, PROMPT_VERSION,
+            question.question, *question.golds, "answer:", question.answer,
+        )  # fmt: skip
+
+    async def _ask(self, key: str, question: JudgeQuestion) -> Verdict:
+        session = self._session()
+        messages = judge_messages(question.question, question.golds, question.answer)
+        async with session.slots:
+            try:
+                reply = await self._complete(session.client, messages)
+                equal = read_verdict(reply)
+                if equal is None:
+                    self.counts.asked_again += 1
+                    again = [*messages, {"role": "assistant", "content": reply[:2_000]}, {"role": "user", "content": REMINDER}]
+                    reply = await self._complete(session.client, again)
+                    equal = read_verdict(reply)
+            except JudgeError as error:
+                return self._failed(str(error))
+        if equal is None:
+            return self._failed(f"no strict verdict in {reply[-120:]!r}, asked twice")
+        if self._cache:
+            self._cache.put(key, equal, reply)
+        return Verdict(equal=equal)
+
+    def _failed(self, error: str) -> Verdict:
+        self.counts.failures += 1
+        self.last_error = error
+        return Verdict(equal=None, error=error)
+
+    async def _complete(self, client: AsyncOpenAI, messages: list[dict[str, str]]) -> str:
+        """The reply's text, after as many tries as the settings allow."""
+        for attempt in range(self.settings.max_retries + 1):
+            try:
+                return await self._request(client, messages)
+            except Exception as error:
+                fault = _fault(error, self.settings.timeout_seconds)
+                if fault is None:
+                    raise
+                if not fault.passing or attempt == self.settings.max_retries:
+                    raise JudgeError(f"{self.settings.base_url}: {fault.text} (try {attempt + 1})") from error
+                self.counts.retries += 1
+                logger.debug("judge: %s; trying again", fault.text)
+                await asyncio.sleep(_pause(attempt, fault.retry_after))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _request(self, client: AsyncOpenAI, messages: list[dict[str, str]]) -> str:
+        self.counts.requests += 1
+        # The client's own timeout restarts with every byte; a trickling server must end too.
+        async with asyncio.timeout(self.settings.timeout_seconds):
+            completion = await client.chat.completions.create(
+                model=self.settings.model,
+                messages=messages,  # type: ignore[arg-type]
+                temperature=self.settings.temperature,
+                seed=self.settings.seed,
+                max_tokens=MAX_REPLY_TOKENS,
+            )
+        self._count_tokens(completion)
+        choices = getattr(completion, "choices", None)
+        content = choices[0].message.content if choices and choices[0].message else None
+        if not isinstance(content, str) or not content.strip():
+            raise _EmptyReply("the reply holds no text")
+        return content
+
+    def _count_tokens(self, completion: ChatCompletion) -> None:
+        usage = getattr(completion, "usage", None)
+        if usage is None:
+            return
+        prompt, reply = usage.prompt_tokens or 0, usage.completion_tokens or 0
+        self.counts.prompt_tokens += prompt
+        self.counts.completion_tokens += reply
+        prices = self.settings.price_per_million_prompt_tokens, self.settings.price_per_million_completion_tokens
+        self.counts.cost += (prompt * prices[0] + reply * prices[1]) / 1e6
+
+    def _session(self) -> _Session:
+        """Connections belong to the event loop that opened them, so each loop has its own."""
+        from openai import AsyncOpenAI  # a second of import that only a judge needs
+
+        loop = asyncio.get_running_loop()
+        self._sessions = {other: session for other, session in self._sessions.items() if not other.is_closed()}
+        if loop not in self._sessions:
+            client = AsyncOpenAI(
+                base_url=self.settings.base_url, api_key=self._key, max_retries=0, timeout=self.settings.timeout_seconds
+            )
+            self._sessions[loop] = _Session(client, asyncio.Semaphore(self.settings.concurrency))
+        return self._sessions[loop]
+
+
+class _EmptyReply(Exception):
+    """A well-formed response without text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fault:
+    text: str
+    passing: bool = True
+    """Whether another try can help."""
+    retry_after: float | None = None
+    """Seconds the server asked to wait."""
+
+
+def _fault(error: Exception, timeout_seconds: float) -> _Fault | None:
+    """What went wrong at the endpoint; ``None`` for an error that is not the endpoint's."""
+    import httpx
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        text = f"HTTP {error.status_code}: {str(error.message)[:200]}"
+        return _Fault(
+            text=text, passing=error.status_code in _RETRIED_STATUS, retry_after=_retry_after(error.response.headers.get("retry-after"))
+        )
+    if isinstance(error, TimeoutError | openai.APITimeoutError):
+        return _Fault(text=f"no complete reply in timeout_seconds={timeout_seconds:g}")
+    if isinstance(error, openai.APIError | httpx.HTTPError):
+        return _Fault(text=f"{type(error).__name__}: {str(error)[:200]}{_cause(error)}")
+    if isinstance(error, _EmptyReply | ValueError | AttributeError | TypeError):  # a body that is no chat completion
+        return _Fault(text=f"unusable reply, {type(error).__name__}: {str(error)[:200]}")
+    return None
+
+
+def _cause(error: Exception) -> str:
+    return f" ({str(error.__cause__)[:200]})" if error.__cause__ else ""
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds from a ``Retry-After`` header: a number or an HTTP date (RFC 9110 section 10.2.3)."""
+    if not header:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _pause(attempt: int, retry_after: float | None) -> float:
+    """Seconds before the next try: exponential with jitter, at least what the server asked for, bounded."""
+    backoff = _FIRST_BACKOFF_SECONDS * 2.0**attempt * random.uniform(0.5, 1.0)
+    return min(_LONGEST_BACKOFF_SECONDS, max(backoff, (retry_after or 0.0) * random.uniform(1.0, 1.1)))
+
+
+def _api_key(settings: JudgeSettings) -> str:
+    if settings.api_key_variable is None:
+        return "none"  # the client insists on a key, local servers ignore it
+    key = os.environ.get(settings.api_key_variable)
+    if not key:
+        raise ValueError(
+            f"judge.api_key_variable={settings.api_key_variable!r} is not set in the environment; "
+            "export it, or leave the setting out for an endpoint without a key"
+        )
+    return key
+
+
+def training_judge(base_url: str) -> JudgeSettings:
+    """The training preset: Qwen2.5-1.5B-Instruct, T 0, on a local server (vLLM)."""
+    return JudgeSettings(base_url=base_url, model="Qwen/Qwen2.5-1.5B-Instruct", temperature=0.0)
+
+
+def evaluation_judge(base_url: str = "https://api.deepseek.com") -> JudgeSettings:
+    """The evaluation preset: DeepSeek-V3, T 0, seed 42; its key stands in ``DEEPSEEK_API_KEY``."""
+    return JudgeSettings(
+        base_url=base_url, model="deepseek-chat", api_key_variable="DEEPSEEK_API_KEY", temperature=0.0, seed=42
+    )

@@ -1,0 +1,108 @@
+"""Reading a choice letter or yes/no from a committed answer, strictly: one and only one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from qwenlong_core.rewards.text import canonical, strip_wrappers
+
+_LETTER = re.compile(
+    r"""[\s"']*(?:(?:option|choice|answer|letter)\s*|选项?\s*)?[\s"'(\[【]*
+        (?P<letter>[A-Za-z])
+        (?:(?P<delimiter>\s*[)\]】.:：,、;"']|\s+-\s) | (?P<end>\s*$) | (?=\s+(?:because|since|as|which|is|for|given)\b))
+        (?P<rest>.*)""",
+    re.VERBOSE | re.DOTALL,
+)
+_ANOTHER_LETTER = re.compile(
+    r"""(?:^|(?<![\w'])) (?: \(\s?(?P<bracketed>[A-Z])\s?\)
+        | (?<![A-Za-z]\s) (?P<bare>[A-Z]) (?=\s*(?:$|[,;/.&)]|\b(?:and|or)\b)) )""",
+    re.VERBOSE,
+)
+_CONNECTOR = re.compile(r"\b(?:and|or|nor|both|also|either|maybe|perhaps|possibly)\b|[/&,+、]|[和或与]", re.IGNORECASE)
+_NEGATION = re.compile(r"\W*(?:not|neither|none|isn't|nor)\b|\W*不", re.IGNORECASE)
+_LISTED = re.compile(
+    r"\W*(?:(?:both|either|all|any|options?|choices?)\b\W*)?(?:\b)([A-Za-z])\b\)?\s*(?:[,/&+、;|\s]|\band\b|\bor\b|[和或与])"
+    r"\s*(?:(?:and|or|option)\b\s*)*\(?([A-Z])\)?(?![\w'])"
+)
+_GLUED = re.compile(r"\W*([A-Z]{2,26})\W*")
+
+_YES_NO = re.compile(
+    r"\W*(?:(?P<yes>yes|是的?|oui|sí|ja)|(?P<no>no|不是|否|non|nein))(?![\w'])(?P<rest>.*)", re.IGNORECASE | re.DOTALL
+)
+_BOTH_WORDS = re.compile(r"\W*(?:(?:and|or|but(?:\s+also)?|maybe|perhaps|和|或)\W*)?\b(?:yes|no)\b(?:\W*$|\W*[,.;])", re.IGNORECASE)
+_CONNECTED_WORD = re.compile(r"\W*(?:/|and|or|but\s+also|和|或)\W*(?:yes|no|maybe|是|否)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What a text says as a choice."""
+
+    letter: str | None = None
+    """Upper-case letter, or ``None`` if the text names no letter (it may be an option's text)."""
+    rest: str = ""
+    """Text after the letter: ``Paris`` in ``B) Paris``."""
+    problem: str = ""
+    """Why the text commits to no single option."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class YesNo:
+    """What a text says as yes or no."""
+
+    word: str | None = None
+    """``yes`` or ``no``; ``None`` if the text says neither."""
+    problem: str = ""
+
+
+def read_choice(text: str, num_choices: int = 0) -> Choice:
+    """The one letter that ``text`` names; ``num_choices`` of 0 leaves the last letter open."""
+    text = strip_wrappers(canonical(text)).strip()
+    if _NEGATION.match(text):
+        return Choice(problem="the commitment negates an option instead of naming one")
+    if _lists_options(text, num_choices):
+        return Choice(problem="several options are named")
+    match = _LETTER.fullmatch(text)
+    if match is None:
+        return Choice()
+    letter = match["letter"].upper()
+    rest = match["rest"].strip(" )]】.:：,、;\"'-")
+    if not _is_option(letter, num_choices):
+        return Choice(problem=f"option {letter} does not exist: there are {num_choices}")
+    if _names_another(letter, match["rest"], num_choices):
+        return Choice(problem="several options are named")
+    return Choice(letter=letter, rest=rest)
+
+
+def read_yes_no(text: str) -> YesNo:
+    """``yes`` or ``no`` if the text begins with one of them and does not take it back."""
+    match = _YES_NO.match(strip_wrappers(canonical(text)))
+    if match is None:
+        return YesNo()
+    if _CONNECTED_WORD.match(match["rest"]) or _BOTH_WORDS.match(match["rest"]):
+        return YesNo(problem="both yes and no are named")
+    return YesNo(word="yes" if match["yes"] else "no")
+
+
+def _lists_options(text: str, num_choices: int) -> bool:
+    """``A, B``, ``both (A) and (C)`` and, where the number of options is known, ``ABCD``."""
+    listed = _LISTED.match(text)
+    if listed and listed[1] != listed[2]:
+        return all(letter.isupper() and _is_option(letter, num_choices) for letter in listed.groups())
+    glued = _GLUED.fullmatch(text)
+    letters = set(glued[1]) if glued and num_choices else set()
+    return len(letters) > 1 and all(_is_option(letter, num_choices) for letter in letters)
+
+
+def _is_option(letter: str, num_choices: int) -> bool:
+    return not num_choices or ord(letter.upper()) - ord("A") < num_choices
+
+
+def _names_another(letter: str, rest: str, num_choices: int) -> bool:
+    """Another option's letter right after a connector, or in brackets anywhere behind one."""
+    for match in _ANOTHER_LETTER.finditer(rest):
+        other = match["bracketed"] or match["bare"]
+        before = rest[max(0, match.start() - 24) : match.start()] or ","
+        if other != letter and _is_option(other, num_choices) and _CONNECTOR.search(before):
+            return True
+    return False

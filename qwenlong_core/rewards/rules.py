@@ -1,0 +1,184 @@
+"""The rule of each answer type: does the committed answer equal a gold answer?
+
+In: an extracted answer and its example. Out: a :class:`RuleResult` of 1.0 or 0.0 with the reason,
+and whether the rule has decided the matter or a judge may still be asked. Containment, in either
+direction, is never equality.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from qwenlong_core.records import Example
+from qwenlong_core.rewards.numbers import Quantity, known_scale, read_quantity, same_quantity, scales_asked
+from qwenlong_core.rewards.options import read_choice, read_yes_no
+from qwenlong_core.rewards.text import normalize_span
+
+SHOWN_CHARS = 80
+"""How much of an answer a reason quotes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuleResult:
+    """What the rule says."""
+
+    value: float
+    """1.0 or 0.0."""
+    reason: str
+    decided: bool = True
+    """False: the answer may still mean the same in other words, so a judge may be asked."""
+
+
+def rule_score(answer: str, example: Example, number_tolerance: float = 0.0015) -> RuleResult:
+    """Compare an extracted answer with the gold answers of its example.
+
+    Raises:
+        ValueError: if the gold answers themselves cannot be read as the example's type: bad data
+            must stop the run, not score 0.
+    """
+    if not example.answers:
+        raise ValueError(f"example {example.id!r} has no gold answers; give at least one")
+    return _RULES[example.answer_type](answer, example, number_tolerance)
+
+
+def check_gold(example: Example) -> None:
+    """Check that the rule can read an example's gold answers, before anything is trained on it.
+
+    Raises:
+        ValueError: naming the example, the gold and what the type expects.
+    """
+    rule_score("", example)
+
+
+def _number(answer: str, example: Example, tolerance: float) -> RuleResult:
+    scale = known_scale(example.metadata.get("answer_scale"))
+    golds = _gold_quantities(example.id, example.answers)
+    reading = read_quantity(answer)
+    if reading.quantity is None:
+        return RuleResult(value=0.0, reason=f"{_shown(answer)}: {reading.reason}", decided=reading.decided)
+    asked = scales_asked(example.question)
+    for text, gold in golds:
+        if same_quantity(reading.quantity, gold, tolerance, scale, asked):
+            return _equal(answer, text)
+    unit = reading.quantity.unit
+    other_unit = bool(unit) and any(gold.unit and gold.unit != unit for _, gold in golds)
+    return _differs(answer, example, decided=not other_unit)
+
+
+@lru_cache(maxsize=4096)
+def _gold_quantities(example_id: str, answers: tuple[str, ...]) -> tuple[tuple[str, Quantity], ...]:
+    readings = [(text, read_quantity(text)) for text in answers]
+    golds = tuple((text, reading.quantity) for text, reading in readings if reading.quantity is not None)
+    if not golds:
+        raise ValueError(
+            f"example {example_id!r}: gold {answers[0][:SHOWN_CHARS]!r} is no number ({readings[0][1].reason}); "
+            "correct it or give it answer_type 'span'"
+        )
+    return golds
+
+
+def _choice(answer: str, example: Example, _tolerance: float) -> RuleResult:
+    count = len(example.choices)
+    gold = _gold_letter(example)
+    choice = read_choice(answer, count)
+    if choice.problem:
+        return RuleResult(value=0.0, reason=f"{_shown(answer)}: {choice.problem}")
+    named = _letters_of_text(answer if choice.letter is None else choice.rest, example.choices)
+    if choice.letter is None:
+        if len(named) != 1:
+            return RuleResult(value=0.0, reason=f"{_shown(answer)} is neither a letter nor the text of exactly one option")
+        return _equal(answer, gold) if named == {gold} else _differs(answer, example)
+    if named and choice.letter not in named:
+        return RuleResult(value=0.0, reason=f"{_shown(answer)}: letter {choice.letter} with the text of another option")
+    return _equal(answer, gold) if choice.letter == gold else _differs(answer, example)
+
+
+def _gold_letter(example: Example) -> str:
+    gold = example.answers[0].strip().upper()
+    last = chr(ord("A") + len(example.choices) - 1) if example.choices else "Z"
+    if len(example.answers) != 1 or not re.fullmatch(f"[A-{last}]", gold):
+        raise ValueError(
+            f"example {example.id!r}: gold {list(example.answers)!r} of a choice must be one letter in A..{last}; "
+            "correct answers or choices"
+        )
+    return gold
+
+
+def _letters_of_text(text: str, choices: tuple[str, ...]) -> set[str]:
+    wanted = normalize_span(text)
+    return {chr(ord("A") + i) for i, option in enumerate(choices) if wanted and normalize_span(option) == wanted}
+
+
+def _span(answer: str, example: Example, _tolerance: float) -> RuleResult:
+    wanted = normalize_span(answer)
+    for gold in example.answers:
+        if wanted and wanted == _normalized_gold(gold):
+            return _equal(answer, gold)
+    if _ALTERNATIVES.search(answer):
+        return RuleResult(value=0.0, reason=f"{_shown(answer)} names alternatives and equals no gold")
+    return _differs(answer, example, decided=False)
+
+
+@lru_cache(maxsize=4096)
+def _normalized_gold(gold: str) -> str:
+    return normalize_span(gold)
+
+
+_ALTERNATIVES = re.compile(r"\b(?:or|either|and/or|alternatively|maybe|perhaps|possibly)\b|\s[/|]\s|[或/|](?=\S{2})|;", re.IGNORECASE)
+
+
+def _yes_no(answer: str, example: Example, _tolerance: float) -> RuleResult:
+    gold = read_yes_no(example.answers[0])
+    if gold.word is None:
+        raise ValueError(f"example {example.id!r}: gold {example.answers[0]!r} of type yes_no must be yes or no; correct it")
+    said = read_yes_no(answer)
+    if said.word is None:
+        return RuleResult(value=0.0, reason=f"{_shown(answer)} does not say yes or no{said.problem and ': ' + said.problem}")
+    return _equal(answer, gold.word) if said.word == gold.word else _differs(answer, example)
+
+
+_WHERE = r"(?: (?:in|from|by|with|on|given|based on|using|within|according to)(?: the)?(?: (?:given|provided|above|available))? \w+(?: \w+)?| here)?"
+_UNANSWERABLE = re.compile(
+    rf"""(?: (?:the\ )?(?:question\ )? (?:(?:is|it\ is)\ )? (?:unanswerable|not\ answerable|indeterminable|unknown)
+    | (?:the\ )?(?:question\ |this\ question\ |it\ |this\ |answer\ )?
+      (?:cannot|can\ not|cant|could\ not|cannot\ possibly)\ be\ (?:answered|determined|known|inferred|found|established)
+    | (?:there\ is\ )?(?:insufficient|not\ enough|no\ sufficient)\ (?:information|evidence|data|context)(?:\ (?:to\ answer|is\ (?:given|provided|available)))?(?:\ question)?
+    | (?:it\ is\ )?not\ (?:mentioned|stated|given|provided|specified|available|disclosed|reported|said|answerable|known|found|in\ (?:document|text|context|passage))
+    | (?:there\ is\ )?no\ answer(?:\ is\ (?:given|available|possible))? | none\ of\ (?:documents|passages)\ (?:say|says)
+    | (?:document|text|context|passage|article|it)\ (?:does\ not|doesnt|do\ not)\ (?:say|mention|state|specify|tell|provide\ (?:this|enough)\ information)
+    | 无法(?:回答|确定) | 信息不足 | (?:文中)?(?:未|没有)(?:提及|说明|提到)
+    ){_WHERE.replace(" ", chr(92) + " ")}""",
+    re.VERBOSE,
+)
+
+
+def _unanswerable(answer: str, example: Example, _tolerance: float) -> RuleResult:
+    said = normalize_span(answer)
+    if _UNANSWERABLE.fullmatch(said) or any(said and said == _normalized_gold(gold) for gold in example.answers):
+        return RuleResult(value=1.0, reason=f"{_shown(answer)} says that the document does not answer")
+    return _differs(answer, example, decided=False)
+
+
+_RULES: dict[str, Callable[[str, Example, float], RuleResult]] = {
+    "number": _number,
+    "choice": _choice,
+    "span": _span,
+    "yes_no": _yes_no,
+    "unanswerable": _unanswerable,
+}
+
+
+def _equal(answer: str, gold: str) -> RuleResult:
+    return RuleResult(value=1.0, reason=f"{_shown(answer)} equals gold {_shown(gold)}")
+
+
+def _differs(answer: str, example: Example, decided: bool = True) -> RuleResult:
+    more = f" and {len(example.answers) - 1} more" if len(example.answers) > 1 else ""
+    return RuleResult(value=0.0, reason=f"{_shown(answer)} is not gold {_shown(example.answers[0])}{more}", decided=decided)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…")

@@ -1,0 +1,107 @@
+"""Text normalisation for comparing answers: unicode, LaTeX and markdown wrappers, SQuAD-style spans.
+
+In: any text. Out: text in which two spellings of the same thing are equal and two different things
+stay different. Every function is linear in its input and executes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+
+_BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+_VARIATION_SELECTORS = "".join(chr(c) for c in [*range(0xFE00, 0xFE10), *range(0x180B, 0x180E)])
+_FORMAT_CHARACTERS = (chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) == "Cf")
+_INVISIBLE = dict.fromkeys(map(ord, [*_BLANK_LETTERS, *_VARIATION_SELECTORS, *_FORMAT_CHARACTERS]))
+"""Characters that draw nothing (zero-width, bidi marks, tags, fillers)."""
+
+_SCRIPTS = {
+    # NFKC would turn 10² into 102 and 3½ into 31/2, so exponents and fractions are spelled out first.
+    **{ord(c): f"^{d}" for d, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+    **{ord(c): f"_{d}" for d, c in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+    **{
+        ord(c): " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/")
+        for c in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
+    },
+    ord("⁻"): "^-",
+    ord("\u2044"): "/",
+}
+_DASHES = dict.fromkeys(map(ord, "‐‑‒–—―−﹘﹣－"), "-")
+_QUOTES = {**dict.fromkeys(map(ord, "‘’‚‛′＇"), "'"), **dict.fromkeys(map(ord, "“”„‟″＂«»"), '"')}
+_CHARACTERS = {**_INVISIBLE, **_SCRIPTS, **_DASHES, **_QUOTES}
+
+_LATEX_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|tt|sf)?|math(?:rm|bf|it|sf|tt)|mbox|bm|operatorname)\s*\{([^{}]*)\}")
+_LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|left\b|right\b|displaystyle\b|big\b|Big\b)")
+_LATEX_DELIMITER = re.compile(r"\\[()\[\]]")
+_MATH_DOLLARS = re.compile(r"\$\$?(?!\$)([^$]*)\$\$?(?!\d)")
+_EMPHASIS = re.compile(r"(?<!\w)(?:\*\*|__|~~|`)|(?:\*\*|__|~~|`)(?!\w)")
+"""Not inside a word: ``9**9`` is no emphasis and must not become 99."""
+
+
+def strip_invisible(text: str) -> str:
+    """Text without characters that draw nothing; ``"Pa\\u200bris"`` becomes ``"Paris"``."""
+    return text if text.isascii() else text.translate(_INVISIBLE)
+
+
+def canonical(text: str) -> str:
+    """One spelling for look-alike notations: NFKC, ASCII digits, dashes and quotes, ``10²`` as ``10^2``.
+
+    Letters of different scripts stay different: a Cyrillic ``а`` never equals a Latin ``a``.
+    """
+    if text.isascii():
+        return text
+    text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
+    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+
+
+def strip_wrappers(text: str) -> str:
+    """Text without markdown emphasis, LaTeX text commands and math delimiters.
+
+    A dollar sign is a delimiter only where it has a partner that no digit follows; ``\\$`` and
+    ``$5`` stay dollars.
+    """
+    if "\\" in text:
+        text = text.replace("\\$", "\x00").replace("\\%", "%").replace("{,}", ",").replace("\\&", "&")
+        text = _LATEX_SPACE.sub(" ", _LATEX_DELIMITER.sub(" ", text))
+        for _ in range(3):  # \text{\textbf{...}}: deeper nesting is no way to write an answer
+            text = _LATEX_TEXT.sub(r"\1", text)
+    text = _MATH_DOLLARS.sub(r"\1", text).replace("\x00", "$")
+    text = _EMPHASIS.sub("", text).strip()
+    return text.strip("*_ \t") if text[:1] in "*_" or text[-1:] in "*_" else text
+
+
+_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_SYMBOL = re.compile(
+    r"""( (?<=[0-9]) [./:\-] (?=[0-9])           # 3.5, 1/2, 10:30, 1914-1918 are not 35, 12, 1030, 19141918
+        | (?<![\w.)]) (?:-\.?|\.) (?=[0-9])    # -5 is not 5, .5 is not 5
+        | - (?=[$€£¥₹₩][0-9])
+        | (?<=[0-9]) \s? %
+        | (?<=\w) [+#]+                          # C++, C#
+        | [$€£¥₹₩] (?=\s?-?\.?[0-9])
+        | (?<=\w) \^ (?=[\w-])
+        ) | [^\w\s] | _""",
+    re.VERBOSE,
+)
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b(?=\s+\S)")
+"""Unlike SQuAD's, an article at the end stays: ``Vitamin A`` is not ``Vitamin``."""
+
+
+def _drop_symbol(match: re.Match[str]) -> str:
+    if match[1] is not None:
+        return match[1].strip()
+    # Combining vowel signs are not \w, yet they are letters to the reader: only P* and S* go.
+    return "" if match[0] == "_" or unicodedata.category(match[0])[0] in "PS" else match[0]
+
+
+def normalize_span(text: str) -> str:
+    """SQuAD v1.1 normalisation (lower case, no punctuation, no articles, single spaces) made strict.
+
+    Differences, each of which closes a hole: unicode is normalised first; punctuation that carries
+    meaning next to digits (decimal point, sign, percent, currency) stays; an article is dropped
+    only before another word; and text that would vanish altogether is returned as it was.
+    """
+    folded = canonical(text).casefold()
+    plain = " ".join(_SYMBOL.sub(_drop_symbol, _THOUSANDS.sub("", folded)).split())
+    without_articles = " ".join(_ARTICLE.sub(" ", plain).split())
+    return without_articles or plain or " ".join(folded.split())
