@@ -6,49 +6,54 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-COMPANY_FIRST = (
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+COMPANY_FIRST = _words(
     "Nord Delta Atlas Orion Vega Summit Harbor Cedar Falcon Granite Beacon Pioneer Meridian Quartz Sterling "
     "Crown Aurora Boreal Castor Draco Ember Fjord Garnet Helios Indigo Jasper Kestrel Lumen Magnet Nimbus Onyx "
     "Pallas Quill Raven Sable Tundra Umber Vertex Willow Xenon Yarrow Zephyr Anchor Basalt Copper Dynamo Echo "
     "Flint Glacier Hazel Iris Juniper Kelvin Lotus Maple Noble Osprey Prairie Radiant"
-).split()
-COMPANY_SECOND = (
+)
+COMPANY_SECOND = _words(
     "Foods Steel Energy Paper Motors Glass Textiles Chemicals Shipping Media Bank Cement Health Optics Pharma "
     "Retail Rail Airlines Timber Mining Software Telecom Plastics Tools Water Packaging Dairy Brewing Toys "
     "Furniture Apparel Robotics Sensors Logistics Fisheries Batteries Bearings Cables Pumps Turbines"
-).split()
-FIRST_NAMES = (
+)
+FIRST_NAMES = _words(
     "Anna Boris Clara David Elena Felix Greta Hugo Ines Jonas Karin Leo Maria Nils Olga Peter Rosa Simon Tara "
     "Viktor Wanda Yusuf Zoe Adam Bella Carl Dora Emil Fiona Georg Helen Ivan Julia Kurt Lena Martin Nora Oscar "
     "Paula Ralf Sara Tom Ursula Vera Walter Alma Bruno Cora Dirk Edith Frank Gina Hans Irma Jan Klara Lukas"
-).split()
-LAST_NAMES = (
+)
+LAST_NAMES = _words(
     "Albers Brandt Conti Duval Eklund Farrow Garcia Hansen Ivers Jansen Keller Lindt Moreau Novak Ortega Petrov "
     "Quinn Rossi Sandoval Tanaka Ulrich Varga Weber Yilmaz Zeman Abbott Becker Carver Dalton Engel Fischer Gruber "
     "Hoffman Ibsen Jarvis Kovac Larsen Mercer Nolan Olsen Palmer Quist Ritter Schmidt Torres Unger Vogel Winter "
     "Xavier York Zimmer Archer Bishop Cooper Draper Ellis Fowler Gibson Hubbard Irving Jensen Knight"
-).split()
-CITY_FIRST = (
+)
+CITY_FIRST = _words(
     "Al Bren Cal Dor El Fen Gar Hol Ister Jor Kal Lor Mar Nor Ost Pel Quen Ros Sel Tor Ul Ver Wes Yar Zel Ash "
     "Bel Cor Dun Em Far Gol Hel Il Kor Lan Mor Nev Or Par Ran Sol Tal Und Val Win"
-).split()
-CITY_LAST = "burg mouth dale grad ford holm wick stadt haven mere field bridge port minster stead".split()
-COUNTRIES_FIRST = "Ar Bal Cast Dan Est Flor Gal Hib Ill Jut Kar Lat Mold Nav Ol Pom Rut Sax Trans Urb Val Wal Zet".split()
+)
+CITY_LAST = _words("burg mouth dale grad ford holm wick stadt haven mere field bridge port minster stead")
+COUNTRIES_FIRST = _words("Ar Bal Cast Dan Est Flor Gal Hib Ill Jut Kar Lat Mold Nav Ol Pom Rut Sax Trans Urb Val Wal Zet")
 COUNTRIES_LAST = ["ovia", "aria", "onia", "istan", "ania", "edia"]
-WORK_FIRST = (
+WORK_FIRST = _words(
     "Silent Golden Broken Hidden Distant Crimson Frozen Gentle Hollow Ivory Jagged Lonely Midnight Narrow Open "
     "Pale Quiet Restless Scarlet Twisted Uncertain Velvet Wandering Yellow Burning Careless Dusty Empty Fading "
     "Green Humble Icy Last Modern Nameless Old Patient Rising Second Tender"
-).split()
-WORK_LAST = (
+)
+WORK_LAST = _words(
     "Lantern Mirror Orchard Voyage Shadow Garden Letter Clock Island Promise Season Window Thief Violin Desert "
     "Kingdom Summer Signal Portrait Whisper Carnival Echoes Feather Horizon Journey Key Ladder Museum Needle "
     "Ocean Puzzle Queen Refuge Stairway Tide Umbrella Valley Wedding Arrow Bell"
-).split()
-DEVICE_FIRST = "AX BR CT DM EV FK GL HP KR LS MT NV PX QR RS TL VK WX ZT".split()
-DEVICE_KINDS = (
+)
+DEVICE_FIRST = _words("AX BR CT DM EV FK GL HP KR LS MT NV PX QR RS TL VK WX ZT")
+DEVICE_KINDS = _words(
     "pump valve compressor boiler conveyor mixer chiller dryer press lathe generator filter"
-).split()
+)
 
 
 class Names:

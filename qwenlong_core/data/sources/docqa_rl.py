@@ -1,0 +1,136 @@
+"""DocQA-RL-1.6K: a parquet file in verl's layout, one prompt a row.
+
+``data_source`` tells domain and answer form (``long_toc_choices_*`` multiple choice, ``docmath_*``
+numbers, ``musique_*`` and ``multihoprag_*`` multi-hop); document, question and options stand in the
+prompt's user turn, the gold answer inside its phrase in ``reward_model.ground_truth``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qwenlong_core.data.sources.validation import (
+    BadRow,
+    Refused,
+    check_choice,
+    check_text,
+    checked,
+    infer_answer_type,
+    texts,
+)
+from qwenlong_core.records import Domain, Example
+
+_COLUMNS = ("data_source", "prompt", "reward_model")
+_DOMAINS: dict[str, Domain] = {
+    "long_toc_choices": "logical",
+    "docmath": "math",
+    "multihoprag": "multihop",
+    "musique": "multihop",
+}
+_FORMAT = re.compile(r"\n*\s*Format your (response|answer) as follows.*$", re.DOTALL)
+_PHRASE = re.compile(r"^.*?\b(?:the correct answer is|the answer is)\s*:?\s*", re.IGNORECASE | re.DOTALL)
+_OPTION = re.compile(r"^\s*\(?([A-H])[).:、．]\s*(.+?)\s*$", re.MULTILINE)
+_CHOICES_HEADING = re.compile(r"\n\s*(choices|options)\s*:?\s*$", re.IGNORECASE)
+_BATCH_ROWS = 64
+
+
+def read_docqa_rl(path: Path, name: str) -> Iterator[Example | Refused]:
+    """The rows of the parquet file, in order."""
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        yield Refused(name, 1, f"not a readable parquet file: {error}")
+        return
+    missing = [column for column in _COLUMNS if column not in file.schema_arrow.names]
+    if missing:
+        yield Refused(name, 1, f"no column {', '.join(missing)}; found {', '.join(file.schema_arrow.names)}")
+        return
+    columns = [column for column in (*_COLUMNS, "extra_info") if column in file.schema_arrow.names]
+    number = 0
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+        for row in batch.to_pylist():
+            number += 1
+            try:
+                yield from_row(row, number)
+            except BadRow as error:
+                yield Refused(name, number, str(error))
+
+
+def from_row(row: dict[str, Any], number: int) -> Example:
+    """One verl row as an example.
+
+    Raises:
+        BadRow: with the reason.
+    """
+    data_source = str(row["data_source"])
+    domain = next((d for key, d in _DOMAINS.items() if key in data_source), None)
+    if domain is None:
+        raise BadRow(f"'data_source' is {data_source!r}: none of {', '.join(_DOMAINS)}")
+    context, question = _document_and_question(row["prompt"])
+    choices: tuple[str, ...] = ()
+    answers = tuple(_bare(answer) for answer in texts(_ground_truth(row["reward_model"]), "ground_truth"))
+    if domain == "logical":
+        question, choices = _options(question)
+        answers = check_choice(tuple(answer.rstrip(".").strip("() ") for answer in answers), choices)
+    if not all(answers):
+        raise BadRow("'ground_truth' is empty")
+    index = (row.get("extra_info") or {}).get("index")
+    return checked(
+        Example(
+            id=f"docqa-rl-{number if index is None else index}", source="docqa-rl", domain=domain,
+            answer_type=infer_answer_type(domain, answers, choices), context=context, question=question,
+            answers=answers, choices=choices, metadata={"data_source": data_source, "licence": "Apache-2.0"},
+        )
+    )  # fmt: skip
+
+
+def _document_and_question(prompt: Any) -> tuple[str, str]:
+    turns = [turn for turn in prompt or [] if turn.get("role") == "user"] if isinstance(prompt, list) else []
+    if not turns or not isinstance(turns[-1].get("content"), str):
+        raise BadRow("'prompt' has no user turn with text")
+    content: str = turns[-1]["content"]
+    check_text(content, "prompt")
+    start, end = content.find("<text>"), content.rfind("</text>")
+    if start < 0 or end < start:
+        raise BadRow("'prompt' has no <text>...</text>")
+    context = content[start + len("<text>") : end].strip("\n")
+    question = _FORMAT.sub("", content[end + len("</text>") :]).strip()
+    if not context.strip() or not question:
+        raise BadRow("'prompt' has an empty document or question")
+    return context, question
+
+
+def _ground_truth(reward_model: Any) -> Any:
+    if not isinstance(reward_model, dict) or reward_model.get("ground_truth") is None:
+        raise BadRow("'reward_model' has no ground_truth")
+    return reward_model["ground_truth"]
+
+
+def _bare(answer: str) -> str:
+    """The answer without the phrase around it: ``Therefore, the answer is 5.`` is ``5``."""
+    match = _PHRASE.match(answer)
+    if not match:
+        return answer.strip()
+    return answer[match.end() :].strip().removesuffix(".").strip()
+
+
+def _options(question: str) -> tuple[str, tuple[str, ...]]:
+    """The question alone and its options A, B, C, ..., the last such run in the text."""
+    found = list(_OPTION.finditer(question))
+    starts = [i for i, match in enumerate(found) if match[1] == "A"]
+    run = found[starts[-1] :] if starts else []
+    letters = "".join(match[1] for match in run)
+    if len(run) < 2 or not "ABCDEFGH".startswith(letters):
+        raise BadRow("no options A, B, ... found after the document")
+    stem = _CHOICES_HEADING.sub("", question[: run[0].start()].rstrip()).rstrip()
+    if not stem:
+        raise BadRow("no question before the options")
+    ends = [*(match.start() for match in run[1:]), len(question)]
+    options = (question[match.start(2) : end].strip() for match, end in zip(run, ends, strict=True))
+    return stem, tuple(options)

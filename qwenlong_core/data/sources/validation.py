@@ -1,0 +1,127 @@
+"""Checks that every row of every source passes before it becomes an example."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qwenlong_core.records import DOMAINS, AnswerType, Example
+
+_MAX_CHARACTERS = 20_000_000
+"""Longest document read: about forty times the largest phase; more is a broken file, not a document."""
+
+_NUMBER = re.compile(
+    r"^\(?[-+−–]?\s*[$€£¥]?\s*[-+−–]?\d[\d,]*(\.\d+)?\)?\s*(%|percent|thousand|million|billion|trillion)?\.?$", re.IGNORECASE
+)
+_UNANSWERABLE = {"unanswerable", "insufficient information", "not answerable", "no answer", "not enough information"}
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that could not be read."""
+
+    file: str
+    line: int
+    """Line or row number, counted from 1."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class BadRow(ValueError):
+    """The reason why a row is refused."""
+
+
+def text_field(row: dict[str, Any], key: str) -> str:
+    """A text that is there, is a string, is not blank and can be stored."""
+    value = row.get(key)
+    if key not in row:
+        raise BadRow(f"no {key!r}")
+    if not isinstance(value, str):
+        raise BadRow(f"{key!r} is {type(value).__name__}, not a string")
+    if not value.strip():
+        raise BadRow(f"{key!r} is empty")
+    check_text(value, key)
+    return value
+
+
+def check_text(value: str, key: str) -> None:
+    """Refuse NUL bytes, lone surrogates and absurd lengths."""
+    if "\x00" in value:
+        raise BadRow(f"{key!r} holds a NUL byte")
+    if len(value) > _MAX_CHARACTERS:
+        raise BadRow(f"{key!r} has {len(value):,} characters, more than {_MAX_CHARACTERS:,}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow(f"{key!r} is not valid Unicode: {error.reason}") from error
+
+
+def texts(value: Any, key: str) -> tuple[str, ...]:
+    """A non-empty list of answers or options; numbers are written out, blanks and NaN refused."""
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, (list, tuple)) or not value:
+        raise BadRow(f"{key!r} is not a non-empty list of texts")
+    out = []
+    for item in value:
+        if isinstance(item, float) and not math.isfinite(item):
+            raise BadRow(f"{key!r} holds {item}")
+        if isinstance(item, bool) or not isinstance(item, (str, int, float)):
+            raise BadRow(f"{key!r} holds {type(item).__name__}, not a text")
+        text = str(item).strip()
+        if not text or text.lower() == "nan":
+            raise BadRow(f"{key!r} holds an empty or NaN answer")
+        check_text(text, key)
+        out.append(text)
+    return tuple(out)
+
+
+def domain_field(row: dict[str, Any]) -> Any:
+    """The row's domain, one of the four."""
+    domain = text_field(row, "domain")
+    if domain not in DOMAINS:
+        raise BadRow(f"'domain' is {domain!r}, not one of {', '.join(DOMAINS)}")
+    return domain
+
+
+def infer_answer_type(domain: str, answers: tuple[str, ...], choices: tuple[str, ...]) -> AnswerType:
+    """What rule compares the answers, for rows that do not say it."""
+    if choices:
+        return "choice"
+    plain = {answer.strip().rstrip(".").lower() for answer in answers}
+    if plain & _UNANSWERABLE:
+        return "unanswerable"
+    if plain <= {"yes", "no"}:
+        return "yes_no"
+    if domain == "math" and all(_NUMBER.match(answer.strip()) for answer in answers):
+        return "number"
+    return "span"
+
+
+def check_choice(answers: tuple[str, ...], choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The gold letter of a multiple-choice row, checked against its options."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]
+    answer = answers[0].strip("() .")
+    if len(answers) != 1 or answer not in tuple(letters):
+        raise BadRow(f"gold {list(answers)} is not one letter of the {len(choices)} choices ({', '.join(letters)})")
+    return (answer,)
+
+
+def checked(example: Example) -> Example:
+    """The example, if its gold fits its answer type.
+
+    Raises:
+        BadRow: more than one yes/no answer, or options that are no options.
+    """
+    if example.answer_type == "choice" and len(example.choices) < 2:
+        raise BadRow(f"a choice row needs at least two 'choices', got {len(example.choices)}")
+    if example.answer_type == "yes_no" and len({a.strip(" .").lower() for a in example.answers}) != 1:
+        raise BadRow(f"gold {list(example.answers)} says both yes and no")
+    return example
