@@ -1,0 +1,209 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwenlong_core.config import DataSettings
+from qwenlong_core.data.prepare import document_key, phase_of, prepare, rows_per_phase
+from qwenlong_core.data.prompts import prompt_tokens
+from qwenlong_core.data.rows import read_examples, read_phase
+from qwenlong_core.jobs import PrepareJob
+from qwenlong_core.records import Example
+
+BUCKETS = {
+    "generate_sft": ({"min_tokens": 170, "max_tokens": 256, "rows": 8},),
+    "generate_train": (
+        {"min_tokens": 170, "max_tokens": 256, "rows": 8},
+        {"min_tokens": 257, "max_tokens": 400, "rows": 8},
+    ),
+    "generate_eval": ({"min_tokens": 170, "max_tokens": 400, "rows": 8},),
+}
+
+
+def job(phase_limits: tuple[int, ...] = (256, 400), eval_max_tokens: int = 400, **data: Any) -> PrepareJob:
+    settings = DataSettings.model_validate({**BUCKETS, **data})
+    return PrepareJob(
+        data=settings, sft_max_tokens=400, phase_limits=phase_limits, eval_max_tokens=eval_max_tokens, seed=3
+    )
+
+
+def record(index: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": f"r{index}", "domain": "multihop", "context": f"Town {index} has {index} wells. " * 8,
+        "question": f"How many wells has town {index}?", "answers": [f"about {index}"], **changes,
+    }  # fmt: skip
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def reasons(output: Path) -> dict[str, str]:
+    return {row["id"]: row["reason"] for row in map(json.loads, (output / "dropped.jsonl").read_text().splitlines())}
+
+
+def summary(output: Path) -> Any:
+    return json.loads((output / "summary.json").read_text())
+
+
+def test_same_inputs_same_bytes(tokenizer: Any, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        prepare(job(), tokenizer, tmp_path / name)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["dropped.jsonl", "eval.parquet", "refused.jsonl", "sft.parquet", "summary.json", "train.parquet"]
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_rows_survive_the_file_and_stand_in_their_phase(tokenizer: Any, tmp_path: Path) -> None:
+    prepare(job(), tokenizer, tmp_path)
+    phases = [read_phase(tmp_path / "train.parquet", index) for index in (1, 2)]
+    assert [len(rows) for rows in phases] == [8, 8]
+    assert rows_per_phase(job().data, (256, 400), 3) == {1: 8, 2: 8}
+    for rows, (low, high) in zip(phases, ((0, 256), (256, 400)), strict=True):
+        for row in rows:
+            assert low < prompt_tokens(tokenizer, row) == row.num_tokens <= high
+            assert row.solution is not None
+            assert row.metadata["evidence"]
+    assert [row.domain for row in read_examples(tmp_path / "sft.parquet")].count("multihop") == 2
+    with pytest.raises(ValueError, match="no row of phase 3"):
+        read_phase(tmp_path / "train.parquet", 3)
+
+
+def test_training_rows_that_stand_in_evaluation_are_dropped(tokenizer: Any, tmp_path: Path) -> None:
+    evaluation = [record(i) for i in range(5)]
+    train = [
+        record(0, id="same-row"),
+        record(1, id="same-document", question="Another question?"),
+        record(2, id="same-document-other-spaces", context="\n".join(record(2)["context"].split(" "))),
+        record(30, id="same-question", question=record(3)["question"].upper(), answers=record(3)["answers"]),
+        record(31, id="same-question-other-answer", question=record(4)["question"], answers=["none"]),
+        *(record(i) for i in range(40, 46)),
+        record(40, id="twice"),
+    ]
+    prepare(
+        job((400,), train=write(tmp_path / "t.jsonl", train), eval=write(tmp_path / "e.jsonl", evaluation)), tokenizer,
+        tmp_path / "out",
+    )  # fmt: skip
+    assert reasons(tmp_path / "out") == {
+        "same-row": "document_in_evaluation",
+        "same-document": "document_in_evaluation",
+        "same-document-other-spaces": "document_in_evaluation",
+        "same-question": "question_in_evaluation",
+        "twice": "duplicate",
+    }
+    assert len(read_examples(tmp_path / "out" / "train.parquet")) == 7
+
+
+def test_questions_asked_of_many_documents_are_not_leaks(tokenizer: Any, tmp_path: Path) -> None:
+    templated = {"question": "Is it secret?", "answers": ["yes"]}
+    evaluation, train = [record(0, **templated)], [record(i, **templated) for i in range(1, 5)]
+    prepare(
+        job((400,), train=write(tmp_path / "t.jsonl", train), eval=write(tmp_path / "e.jsonl", evaluation)), tokenizer,
+        tmp_path / "out",
+    )  # fmt: skip
+    assert reasons(tmp_path / "out") == {}
+
+
+def test_a_file_named_for_both_sides_is_split_by_document(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [record(i // 2, id=f"q{i}", question=f"Question {i}?") for i in range(80)]
+    path = write(tmp_path / "both.jsonl", rows)
+    prepare(job((400,), train=path, eval=path), tokenizer, tmp_path / "out")
+    train, evaluation = (read_examples(tmp_path / "out" / f"{name}.parquet") for name in ("train", "eval"))
+    assert len(train) + len(evaluation) == 80
+    assert {document_key(row) for row in train}.isdisjoint(document_key(row) for row in evaluation)
+    assert 4 <= len(evaluation) <= 32
+
+
+def test_long_rows_are_dropped_from_training_and_shortened_for_evaluation(tokenizer: Any, tmp_path: Path) -> None:
+    long = record(99, id="long", context="A long tale. " * 400)
+    train = [*(record(i) for i in range(4)), long]
+    evaluation = [record(50), record(51, id="long-eval", context="Another tale. " * 400)]
+    prepare(
+        job((400,), 300, train=write(tmp_path / "t.jsonl", train), eval=write(tmp_path / "e.jsonl", evaluation)),
+        tokenizer, tmp_path / "out",
+    )  # fmt: skip
+    assert reasons(tmp_path / "out") == {"long": "over_length (more than 400 tokens)"}
+    cut = next(row for row in read_examples(tmp_path / "out" / "eval.parquet") if row.id == "long-eval")
+    assert cut.num_tokens == prompt_tokens(tokenizer, cut) <= 300
+    assert cut.metadata["lost_tokens"] > 900
+    assert summary(tmp_path / "out")["splits"]["eval"]["truncated"] == 1
+
+
+def test_sft_rows_need_a_solution(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [record(0, id="with", solution="<think>x</think> Therefore, the answer is about 0."), record(1, id="without")]
+    prepare(job(sft=write(tmp_path / "s.jsonl", rows)), tokenizer, tmp_path / "out")
+    assert [row.id for row in read_examples(tmp_path / "out" / "sft.parquet")] == ["with"]
+    assert reasons(tmp_path / "out") == {"without": "no_solution"}
+
+
+def test_repeated_ids_are_told_apart(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [record(i, id="same") for i in range(3)]
+    prepare(job((400,), train=write(tmp_path / "t.jsonl", rows)), tokenizer, tmp_path / "out")
+    assert [row.id for row in read_examples(tmp_path / "out" / "train.parquet")] == ["same", "same#2", "same#3"]
+
+
+def test_one_unreadable_row_fails_by_default_and_is_counted_where_allowed(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    write(path, [record(i) for i in range(9)])
+    path.write_text(path.read_text() + '{"id": "cut')
+    with pytest.raises(ValueError, match=r"1 of 26 rows.*t\.jsonl:10: not valid JSON.*--set data\.max_refused_share=0\.039"):
+        prepare(job((400,), train=str(path)), tokenizer, tmp_path / "out")
+    prepare(job((400,), train=str(path), max_refused_share=0.039), tokenizer, tmp_path / "out")
+    (refused,) = map(json.loads, (tmp_path / "out" / "refused.jsonl").read_text().splitlines())
+    assert (refused["file"], refused["line"]) == (str(path), 10)
+    assert summary(tmp_path / "out")["splits"]["train"]["refused"] == 1
+
+
+def test_an_empty_phase_names_limits_and_counts(tokenizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'phase 1 \(<= 150 tokens\)': 0, 'phase 2 \(<= 400 tokens\)': 16"):
+        prepare(job((150, 400)), tokenizer, tmp_path)
+
+
+def test_an_empty_split_and_a_missing_bucket_name_the_setting(tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match=r"no row is left in the eval split: 0 rows read"):
+        prepare(job(eval=str(tmp_path / "empty.jsonl")), tokenizer, tmp_path)
+    with pytest.raises(ValueError, match=r"data\.generate_eval holds no length bucket"):
+        prepare(job(generate_eval=()), tokenizer, tmp_path)
+
+
+def test_phase_of() -> None:
+    assert [phase_of(n, (256, 512)) for n in (1, 256, 257, 512, 513)] == [1, 1, 2, 2, None]
+
+
+def test_stage_command(policy_folder: Path, tmp_path: Path) -> None:
+    def stage(work: str, settings: PrepareJob) -> "subprocess.CompletedProcess[str]":
+        (tmp_path / "job.json").write_text(settings.model_dump_json())
+        command = [sys.executable, "-m", "qwenlong_core.data.prepare", "--job", str(tmp_path / "job.json")]
+        command += ["--input", f"base={policy_folder}", "--work", str(tmp_path / work)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = stage("good", job())
+    assert done.returncode == 0, done.stderr
+    assert len(read_phase(tmp_path / "good" / "output" / "train.parquet", 2)) == 8
+    failed = stage("bad", job(train="/nowhere/*.jsonl"))
+    assert failed.returncode == 2
+    assert "no file matches '/nowhere/*.jsonl'" in failed.stderr.splitlines()[-1]
+
+
+def test_data_loads_without_torch() -> None:
+    code = "import sys, qwenlong_core.data.prepare, qwenlong_core.data.sources; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_examples_read_back_equal(tmp_path: Path) -> None:
+    from qwenlong_core.data.rows import write_examples
+
+    rows = [
+        Example(id="a", source="s", domain="logical", answer_type="choice", context="合同\n…", question="?", answers=("A",),
+                choices=("x", "y"), metadata={"b": [1, {"c": None}]}),
+        Example(id="b", source="s", domain="math", answer_type="number", context="c", question="?", answers=("1", "2"),
+                num_tokens=5, solution="s", document_id="d"),
+    ]  # fmt: skip
+    write_examples(tmp_path / "rows.parquet", rows)
+    assert read_examples(tmp_path / "rows.parquet") == rows
