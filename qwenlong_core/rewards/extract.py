@@ -50,7 +50,7 @@ _PHRASE = re.compile(
     r"""(?: \b(?:the|my|our)\s{1,3}(?:(?:final|correct|right|best|most|suitable|appropriate|overall|short)\s{1,3}){0,3}
             (?:answer|choice|option)
             (?:\s{1,3}(?:to|for)\b[^.\n?!:]{1,100}?)?
-            (?:\s{1,3}(?:is|would\s+be|should\s+be|must\s+be)\b(?!\s+not\s+(?:clear|given|stated)) | \s{0,3}[:：=])
+            (?:\s{1,3}(?:is|would\s+be|should\s+be|must\s+be)\b | \s{0,3}[:：=])
         | (?:^|(?<=[\n.!?>])) [ \t>*_\#-]{0,12} (?:final\s+|correct\s+)?answer [*_]{0,3} \s{0,2} [:：]
         | (?:正确|最终|最后的?)?(?:答案|选项)(?:应该|应当)?(?:是|为|[:：]) | (?:正解|答え)は | (?:정답|답)[은:]
         | \bla\s+(?:bonne\s+)?réponse\s+(?:correcte\s+|finale\s+)?est\b | \bla\s+respuesta\s+(?:correcta\s+|final\s+)?es\b
@@ -89,7 +89,7 @@ _PLACEHOLDER = re.compile(
     option\s+letter|letter|placeholder|your\s+choice|x{2,}|\?+)[\s"'`)\]>}*_.]*""",
     re.IGNORECASE | re.VERBOSE,
 )
-_BULLET = re.compile(r"\s*(?:[-*•]|[0-9]{1,2}[.)])\s+\S")
+_BULLET = re.compile(r"\s*(?:[-*•]|[0-9]{1,2}[.)])[ \t]+(?=\S)")
 _LIST = re.compile(r"\s*(?:[-*•]|[0-9]{1,2}[.)])\s+[^\n]*\n\s*(?:[-*•]|[0-9]{1,2}[.)])\s")
 _CLOSING = re.compile(r"""[\s.。,，;；:：!！*_`]+$""")
 
@@ -155,7 +155,7 @@ def _last_commitment(visible: str, cut: bool) -> _Commitment | str | None:
     for commitment in _commitments_from_the_end(visible):
         if cut and not commitment.closed:
             continue
-        if not commitment.text or _PLACEHOLDER.fullmatch(commitment.text):
+        if not any(c.isalnum() for c in commitment.text) or _PLACEHOLDER.fullmatch(commitment.text):
             continue
         if _SECOND_THOUGHT.match(visible[commitment.end : commitment.end + 200]):
             return "an alternative follows the committed answer"
@@ -188,14 +188,17 @@ def _commitments_from_the_end(visible: str) -> Iterator[_Commitment]:
 def _phrase_commitment(visible: str, start: int, end: int) -> _Commitment:
     """The rest of the phrase's sentence, or the next line with something in it after a colon."""
     line_end = _line_end(visible, end)
+    bullet = None
     for _ in range(6):
         if not _EMPTY_LINE_REST.fullmatch(visible, end, line_end) or line_end >= len(visible):
             break
         end, line_end = line_end + 1, _line_end(visible, line_end + 1)
-    stop, closed = _sentence_end(visible, end, line_end)
-    if _BULLET.match(visible, end, stop) and _BULLET.match(visible, min(line_end + 1, len(visible))):
+        bullet = _BULLET.match(visible, end, line_end)
+    if bullet and _BULLET.match(visible, line_end + 1):
         stop = _line_end(visible, line_end + 1)
-    return _Commitment(start=start, end=stop, text=_clean(visible[end:stop]), closed=closed)
+        return _Commitment(start=start, end=stop, text=visible[end:stop], closed=True)
+    stop, closed = _sentence_end(visible, bullet.end() if bullet else end, line_end)
+    return _Commitment(start=start, end=stop, text=_clean(visible[bullet.end() if bullet else end : stop]), closed=closed)
 
 
 def _line_end(text: str, start: int) -> int:
@@ -243,7 +246,7 @@ def _box_commitment(visible: str, box: _Box) -> _Commitment:
     """The box's content with a unit or an alternative that follows it directly."""
     after = re.match(
         r"\s?\}?\$?\s?(?:\\?%|\\text\{[^{}\n]{1,30}\}|(?:thousand|million|billion|trillion|percent|bn)\b"
-        r"|[\s$,(]*(?:or|and|to|/|-)\s.{1,80})?",
+        r"|[\s$,(]*(?:(?:or\b|/).{1,80}|(?:and|to|-)\s?[$\\(]*(?:[0-9]|boxed).{0,80}|and\s(?-i:[A-Z]).{0,80}))?",
         visible[box.end + 1 : box.end + 120],
         re.IGNORECASE,
     )
@@ -260,7 +263,7 @@ def _clean(text: str) -> str:
     for box in reversed(_boxes(text)):
         text = text[: box.start] + text[box.inner : box.end].strip() + text[box.end + 1 :]
         text = re.sub(r"^\s*\\f?boxed\s*\{(.*)\}\s*$", r"\1", text, flags=re.DOTALL)
-    text = re.sub(r"^[\s*_:：=`>]*(?:that\b)?[\s*_:：`]*", "", text)
+    text = re.sub(r"^[\s*_:：=`]*(?:that\b)?[\s*_:：`]*", "", text)
     text = _CLOSING.sub("", strip_wrappers(text))
     quoted = len(text) > 1 and text[0] + text[-1] in ('""', "''", "“”", "‘’", "「」", "«»", "$$")
     return _CLOSING.sub("", text[1:-1].strip() if quoted else text)

@@ -37,7 +37,8 @@ _SPEAKS_TO_JUDGE = re.compile(
     r"|\b(?:you|judge|grader|verifier)\b.{0,30}\b(?:must|should|shall|have\s+to|need\s+to|please)\b"
     r"|\b(?:say|output|reply|respond|answer|return|print|write|mark|grade|score|rate)\b.{0,30}\b(?:yes|correct|equivalent|true|full)\b"
     r"|\b(?:reference|gold|candidate|ground[\s-]truth|expected|correct|above|same|other|first|second)\s+answer|\banswer\s+[12]\b"
-    r"|\b(?:same|identical|equivalent)\s+(?:as|to)\s+(?:the\s+)?(?:reference|gold|answer|expected)|\bverdict\b|\bequivalent\b",
+    r"|\b(?:same|identical|equivalent)\s+(?:as|to)\s+(?:the\s+)?(?:reference|gold|answer|expected)|\bverdict\b|\bequivalent\b"
+    r"|candidate_answer|reference_answers",
     re.IGNORECASE | re.DOTALL,
 )
 

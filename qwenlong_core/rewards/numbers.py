@@ -107,10 +107,11 @@ _SEVERAL = re.compile(
     re.IGNORECASE,
 )
 _BOUND = re.compile(
-    r"\b(?:not|no|than|least|most|over|under|above|below|less|more|greater|fewer|up\s+to|except|never|isn't|exceeds?"
-    r"|within)\b|[<>≤≥≠?^\\*]|不|非|以上|以下|超过|不足",
+    r"\b(?:not|no|than|least|most|over|under|above|below|less|more|greater|fewer|up\s+to|except|excluding|without|but|never|"
+    r"anything|isn't|exceeds?|within)\b|不|非|以上|以下|超过|不足|\w\(|\(\)|\$\(|[^\w\s~≈()\[\]{}:.,!'\"$=#°%/&。，：-]",
     re.IGNORECASE,
 )
+"""Words, calls and symbols beside a number that make it something else than that number."""
 _HEDGED_LEFT = re.compile(r"\b(?:or|either|not|neither)\b|[≠<>]|或|不", re.IGNORECASE)
 """What may not stand left of an equals sign; operators may."""
 _DIRECTION = re.compile(

@@ -62,11 +62,11 @@ def strip_wrappers(text: str) -> str:
     ``$5`` stay dollars.
     """
     if "\\" in text:
-        text = text.replace("\\$", "\x00").replace("\\%", "%").replace("{,}", ",").replace("\\&", "&")
+        text = text.replace("\\$", "\x00").replace("\\%", "%").replace("\\&", "&")
         text = _LATEX_SPACE.sub(" ", _LATEX_DELIMITER.sub(" ", text))
         for _ in range(3):  # \text{\textbf{...}}: deeper nesting is no way to write an answer
             text = _LATEX_TEXT.sub(r"\1", text)
-    text = _MATH_DOLLARS.sub(r"\1", text).replace("\x00", "$")
+    text = _MATH_DOLLARS.sub(r"\1", text.replace("{,}", ",")).replace("\x00", "$")
     text = _EMPHASIS.sub("", text).strip()
     return text.strip("*_ \t") if text[:1] in "*_" or text[-1:] in "*_" else text
 
@@ -99,9 +99,11 @@ def normalize_span(text: str) -> str:
 
     Differences, each of which closes a hole: unicode is normalised first; punctuation that carries
     meaning next to digits (decimal point, sign, percent, currency) stays; an article is dropped
-    only before another word; and text that would vanish altogether is returned as it was.
+    only before another word; and text that would vanish or be left a bare article stays as it was.
     """
     folded = canonical(text).casefold()
     plain = " ".join(_SYMBOL.sub(_drop_symbol, _THOUSANDS.sub("", folded)).split())
     without_articles = " ".join(_ARTICLE.sub(" ", plain).split())
-    return without_articles or plain or " ".join(folded.split())
+    if not without_articles or without_articles in ("a", "an", "the"):
+        return plain or " ".join(folded.split())
+    return without_articles

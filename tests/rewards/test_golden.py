@@ -1,0 +1,32 @@
+"""Every row of ``tests/golden/rewards.jsonl`` through the whole rule path."""
+
+from typing import Any
+
+import pytest
+from reward_cases import cases, completion_of, example_of, lazy_scorer_pays
+
+from qwenlong_core.config import RewardSettings
+from qwenlong_core.rewards import score_by_rule
+
+CASES = cases()
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+def test_golden(case: dict[str, Any]) -> None:
+    stage = score_by_rule(example_of(case), completion_of(case), RewardSettings())
+    assert stage.score.rule == case["rule"], stage.score.reason
+    assert stage.score.value == (case["rule"] or 0.0)
+    if "judge" in case:
+        assert (stage.question is not None) == case["judge"], stage.score.reason
+
+
+def test_the_table_is_large_and_at_least_half_of_it_would_fool_a_lazy_scorer() -> None:
+    fooling = [case for case in CASES if case["rule"] != 1.0 and lazy_scorer_pays(case)]
+    assert len(CASES) >= 300
+    assert len(fooling) >= len(CASES) / 2, f"{len(fooling)} of {len(CASES)}"
+
+
+def test_ids_are_unique_and_every_wrong_answer_says_why() -> None:
+    assert len({case["id"] for case in CASES}) == len(CASES)
+    for case in CASES:
+        assert score_by_rule(example_of(case), completion_of(case), RewardSettings()).score.reason
