@@ -1,0 +1,12 @@
+"""Training stages: supervised fine-tuning and GRPO over length phases.
+
+Read :mod:`grpo` for what happens in a phase, then the pieces it composes: :mod:`curriculum` (which
+rows), :mod:`dynamic_sampling` (which groups), :mod:`rollout` (how they are drawn and scored),
+:mod:`trainer` (how they become gradients), :mod:`checkpoints` and :mod:`metrics`.
+"""
+
+import os
+
+# Read by the libraries when they are imported, so it stands before any of them.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,269 @@
+"""One GRPO phase: the rows of one length bucket and hard rows of earlier ones, batch after batch.
+
+Stage command::
+
+    accelerate launch -m qwenlong_core.training.grpo --job job.json --input model=DIR --input data=DIR --work DIR
+
+Output: the policy folder with ``metrics.jsonl`` (a line a step), ``samples.jsonl`` (best and worst
+completion of each group) and ``difficulty.json`` (what later phases choose by) in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trl import GRPOConfig
+
+from qwenlong_core.data.rows import read_phase
+from qwenlong_core.generation.engine import Engine, Sampling
+from qwenlong_core.generation.transformers_engine import TransformersEngine
+from qwenlong_core.jobs import OUTPUT, GRPOJob, stage_main
+from qwenlong_core.models import load_policy, load_tokenizer
+from qwenlong_core.records import Completion, Example, Score
+from qwenlong_core.rewards import Judge, LengthLimits, check_rewards, require_judge, score_completions_sync
+from qwenlong_core.training import curriculum, step_metrics
+from qwenlong_core.training.checkpoints import delete_partial, newest_complete, read_state, write_json
+from qwenlong_core.training.dynamic_sampling import PromptStream
+from qwenlong_core.training.logprobs import use_compact_head
+from qwenlong_core.training.metrics import JsonLines, MetricsCallback
+from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
+from qwenlong_core.training.runtime import (
+    StepBoundary,
+    quiet,
+    save_policy,
+    set_up_process,
+    trainer_arguments,
+    training_weights,
+)
+from qwenlong_core.training.trainer import LongContextGRPOTrainer, TrainerEngine
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a rollout batch is cut. A group lives on one process, so all counts are in groups."""
+
+    forwards_per_update: int
+    forwards_per_batch: int
+    updates_per_batch: int
+
+
+def layout(job: GRPOJob, processes: int) -> Layout:
+    """Cut the batch over processes and forwards.
+
+    Raises:
+        ValueError: the settings would split a group or a batch; the message has numbers that fit.
+    """
+    at_once = job.micro_batch_size * processes
+    if job.mini_batch_size % at_once:
+        fit = max(at_once, job.mini_batch_size // at_once * at_once)
+        raise ValueError(
+            f"grpo.mini_batch_size={job.mini_batch_size} prompts cannot be spread over {processes} process(es) with "
+            f"grpo.micro_batch_size={job.micro_batch_size}: a group lives on one process, so it must be a multiple of "
+            f"{at_once}, such as {fit}; or set micro_batch_size={math.gcd(job.mini_batch_size, processes) // processes or 1}"
+            f" and a number of processes that divides it"
+        )
+    if job.batch_size % job.mini_batch_size:
+        fit = max(1, job.batch_size // job.mini_batch_size) * job.mini_batch_size
+        raise ValueError(
+            f"grpo.batch_size={job.batch_size} is not a multiple of mini_batch_size={job.mini_batch_size}: use {fit}"
+        )
+    return Layout(
+        forwards_per_update=job.mini_batch_size // at_once,
+        forwards_per_batch=job.batch_size // at_once,
+        updates_per_batch=job.batch_size // job.mini_batch_size,
+    )
+
+
+def phase_examples(job: GRPOJob, data: Path, difficulties: curriculum.Difficulties) -> list[Example]:
+    """The phase's own rows, then its retrospective ones.
+
+    Raises:
+        ValueError: the phase has fewer rows than a batch takes.
+    """
+    path = data / "train.parquet"
+    own = read_phase(path, job.index)
+    earlier: list[Example] = []
+    if difficulties and job.index > 1:
+        earlier = [example for i in range(1, job.index) for example in read_phase(path, i)]
+    limit = curriculum.retrospective_limit(len(own), job.curriculum.retrospective_share)
+    back = curriculum.choose_retrospective(earlier, difficulties, limit, job.group_size, job.seed)
+    logger.info(
+        "grpo-%d: %d rows of its own length, %d hard ones of earlier phases", job.index, len(own), len(back)
+    )
+    if len(own) + len(back) < job.batch_size:
+        raise ValueError(
+            f"phase {job.index} has {len(own) + len(back)} rows, fewer than grpo.batch_size={job.batch_size}: "
+            "add rows of its length or lower batch_size"
+        )
+    return own + back
+
+
+def reward_scorer(job: GRPOJob) -> Scorer:
+    """``max(rule, judge)`` plus the phase's length penalty."""
+    limits = LengthLimits(max_tokens=job.phase.max_completion_tokens, cache_tokens=job.phase.cache_tokens)
+    judge = Judge(job.rewards.judge) if job.rewards.judge else None
+    if judge is not None:
+        asyncio.run(require_judge(judge))
+
+    def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+        return score_completions_sync(examples, completions, job.rewards, limits, judge)
+
+    return score
+
+
+def grpo_config(job: GRPOJob, cut: Layout, longest_prompt: int, work: Path) -> GRPOConfig:
+    """The job as TRL's arguments."""
+    return GRPOConfig(
+        **trainer_arguments(job.model, job.launch, job.seed, work / "checkpoints"),
+        per_device_train_batch_size=job.micro_batch_size * job.group_size,
+        gradient_accumulation_steps=cut.forwards_per_update,
+        steps_per_generation=cut.forwards_per_batch,
+        max_steps=job.phase.steps * cut.updates_per_batch,
+        num_generations=job.group_size,
+        max_completion_length=job.phase.max_completion_tokens,
+        temperature=job.temperature,
+        top_p=job.top_p,
+        top_k=0,
+        learning_rate=job.learning_rate,
+        lr_scheduler_type="constant",
+        max_grad_norm=job.max_grad_norm,
+        epsilon=job.clip_low,
+        epsilon_high=job.clip_high,
+        beta=job.kl_coefficient,
+        loss_type="dapo",
+        scale_rewards="group",
+        use_vllm=job.engine.startswith("vllm"),
+        vllm_mode=job.engine.removeprefix("vllm-") if job.engine.startswith("vllm") else "colocate",
+        vllm_max_model_length=longest_prompt + job.phase.max_completion_tokens,
+        # A ratio over a whole sequence is the product of thousands of token ratios and masks most long rows.
+        vllm_importance_sampling_mode="token_truncate",
+    )
+
+
+class GRPOPhaseTrainer(LongContextGRPOTrainer):
+    """Adds the step's report to the trainer."""
+
+    job: GRPOJob
+    sample_lines: JsonLines
+
+    def _next_batch(self) -> dict[str, Any]:
+        output = super()._next_batch()
+        scores = [score for group in self.batch.groups for score in group.scores]
+        check_rewards(scores, self.job.rewards)
+        missing = step_metrics.shortfall(self.batch, self.prompts_per_batch)
+        if missing:
+            logger.info("grpo-%d: %s", self.job.index, missing)
+        if self.accelerator.is_main_process:
+            step = self._step // self.args.steps_per_generation + 1
+            for sample in step_metrics.samples(self.batch, step):
+                self.sample_lines.append(sample)
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's log with the batch's metrics beside it."""
+        prompt_tokens = sum(len(self._prompt_ids[group.example.id]) for group in self.batch.groups)
+        super().log(logs | {"batch": step_metrics.batch_metrics(self.batch, prompt_tokens)}, start_time)
+
+
+def build_trainer(
+    job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Scorer, processes: int, rank: int
+) -> GRPOPhaseTrainer:
+    """The phase's trainer with its rows, engine and prompt stream.
+
+    Raises:
+        ValueError: settings or rows that cannot be trained on.
+    """
+    cut = layout(job, processes)
+    difficulties = curriculum.read_difficulties(inputs["model"])
+    examples = phase_examples(job, inputs["data"], difficulties)
+    tokenizer = load_tokenizer(inputs["model"])
+    model = load_policy(inputs["model"], training_weights(job.model))
+    context = model.config.max_position_embeddings
+    prompts = Prompts(tokenizer, examples, job.phase.max_completion_tokens, context)
+    arguments = grpo_config(job, cut, max(map(len, prompts.token_ids)), work)
+    trainer = GRPOPhaseTrainer(model, arguments, tokenizer, job.dynamic_sampling, difficulties)
+    trainer.job = job
+    for scored in filter(None, (trainer.model, trainer.ref_model)):
+        use_compact_head(scored, job.temperature)
+    quiet(trainer)
+    sampling = Sampling(
+        job.temperature, job.top_p, job.phase.max_completion_tokens, job.seed * 1000 + job.index
+    )
+    engine = rollout_engine(job, trainer, tokenizer)
+    rollouts = Rollouts(prompts, engine, scorer, job.group_size, sampling, rank, processes)
+    trainer.draw_from(rollouts, PromptStream(len(examples), job.seed))
+    return trainer
+
+
+def rollout_engine(job: GRPOJob, trainer: GRPOPhaseTrainer, tokenizer: Any) -> Engine:
+    """The engine of the settings.
+
+    Raises:
+        ValueError: the transformers engine with sharded weights, whose processes would wait for each
+            other at every token.
+    """
+    if job.engine.startswith("vllm"):
+        return TrainerEngine(trainer)
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ValueError(
+            f"grpo.engine='transformers' samples on each process alone, but {job.launch.accelerate_config} shards the "
+            "weights: set grpo.engine='vllm-colocate', or launch.accelerate_config to none"
+        )
+    return TransformersEngine(trainer.model, tokenizer, batch_size=job.micro_batch_size)
+
+
+def run(job: GRPOJob, inputs: Mapping[str, Path], work: Path) -> None:
+    """The GRPO stage: inputs ``model`` and ``data``, output a policy folder.
+
+    Raises:
+        ValueError: settings that cannot be laid out, or rows that cannot be trained on.
+        RewardAlarm: rewards over the ceilings of ``rewards``.
+        SystemExit: 143 after SIGTERM, with a checkpoint to go on from.
+    """
+    train_phase(job, inputs, work, reward_scorer(job))
+
+
+def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Scorer) -> None:
+    """:func:`run` with a scorer of one's own."""
+    state = set_up_process(job.launch)
+    trainer = build_trainer(job, inputs, work, scorer, state.num_processes, state.process_index)
+    updates = layout(job, state.num_processes).updates_per_batch
+    output = work / OUTPUT
+    lines, trainer.sample_lines = JsonLines(output / "metrics.jsonl"), JsonLines(output / "samples.jsonl")
+    boundary = StepBoundary(updates, job.phase.steps, job.save_steps)
+    trainer.add_callback(boundary)
+    trainer.add_callback(
+        MetricsCallback(lines, f"grpo-{job.index}", updates, step_metrics.row, step_metrics.sentence)
+    )
+    checkpoint = newest_complete(work / "checkpoints")
+    state.wait_for_everyone()
+    if checkpoint is not None:
+        trainer.restore(read_state(checkpoint))
+    if state.is_main_process:
+        delete_partial(work / "checkpoints")
+        done = trainer._step // trainer.args.steps_per_generation
+        lines.cut_back(done)
+        trainer.sample_lines.cut_back(done)
+    logger.info(
+        "grpo-%d: %d steps of %d prompts x %d, engine %s, attention %s%s",
+        job.index, job.phase.steps, job.batch_size, job.group_size, job.engine,
+        trainer.model.config._attn_implementation, f", from {checkpoint.name}" if checkpoint else "",
+    )  # fmt: skip
+    state.wait_for_everyone()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    boundary.exit_if_stopped()
+    save_policy(trainer, trainer._tokenizer, job.model.dtype, output)
+    if state.is_main_process:
+        write_json(output / curriculum.FILE, curriculum.to_json(trainer.difficulties))
+
+
+if __name__ == "__main__":
+    stage_main(GRPOJob, run)

@@ -1,0 +1,116 @@
+"""From drawn prompts to scored groups, the same on every process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt
+from qwenlong_core.generation.engine import Engine, Sampling
+from qwenlong_core.records import Completion, Example, Group, Score
+from qwenlong_core.training.dynamic_sampling import Draw
+
+Scorer = Callable[[Sequence[Example], Sequence[Completion]], list[Score]]
+"""Scores ``completions[i]`` against ``examples[i]``."""
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of an epoch's draws. Within an epoch no prompt comes twice, and the engine mixes the prompt
+    in, so every group has randomness of its own on however many processes it is drawn."""
+    digest = hashlib.sha256(f"rollout/{seed}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+class Prompts:
+    """The rows of a phase as prompts; each is rendered and tokenized once.
+
+    Raises:
+        ValueError: a prompt and its completion do not fit the model's context.
+    """
+
+    def __init__(
+        self, tokenizer: Any, examples: Sequence[Example], max_completion: int, context: int
+    ) -> None:
+        self.examples = examples
+        texts = [render_prompt(tokenizer, example) for example in examples]
+        self.token_ids = [encode(tokenizer, text) for text in texts]
+        self.opens_thinking = [opens_thinking(text) for text in texts]
+        longest = max(range(len(examples)), key=lambda i: len(self.token_ids[i]))
+        tokens = len(self.token_ids[longest])
+        if tokens + max_completion > context:
+            raise ValueError(
+                f"prompt {examples[longest].id!r} has {tokens} tokens; with max_completion_tokens={max_completion} that "
+                f"is over the model's context of {context}: lower the phase's limits, or raise model.yarn_factor"
+            )
+
+
+class Rollouts:
+    """Samples and scores draws.
+
+    Each process takes a contiguous share and all receive every group: completions travel as token
+    ids, prompts as row numbers.
+
+    Args:
+        prompts: The phase's rows.
+        engine: Samples completions; on a process of its own or in step with the others.
+        scorer: Called once a round with all of the process's completions.
+        group_size: G.
+        sampling: How to draw; its seed is the run's.
+        rank: Of this process, of ``processes``.
+    """
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        engine: Engine,
+        scorer: Scorer,
+        group_size: int,
+        sampling: Sampling,
+        rank: int,
+        processes: int,
+    ) -> None:
+        self.prompts, self.engine, self.scorer = prompts, engine, scorer
+        self.group_size, self.sampling = group_size, sampling
+        self.rank, self.processes = rank, processes
+
+    def __call__(self, draws: list[Draw]) -> list[Group]:
+        """One group per draw, in order. The number of draws is a multiple of the processes."""
+        share = len(draws) // self.processes
+        local = self._local(draws[self.rank * share : (self.rank + 1) * share])
+        return [
+            Group(example=self.prompts.examples[row], completions=completions, scores=scores)
+            for row, completions, scores in gather_object(local)
+        ]
+
+    def _local(self, draws: list[Draw]) -> list[tuple[int, tuple[Completion, ...], tuple[Score, ...]]]:
+        groups = [
+            group
+            for epoch, part in groupby(draws, key=lambda d: d.epoch)
+            for group in self._sample(epoch, part)
+        ]
+        examples = [self.prompts.examples[draw.row] for draw in draws for _ in range(self.group_size)]
+        visible = [
+            self._with_opened_thought(draw.row, c) for draw, group in zip(draws, groups) for c in group
+        ]
+        scores = self.scorer(examples, visible)
+        g = self.group_size
+        return [
+            (draw.row, tuple(group), tuple(scores[i * g : (i + 1) * g]))
+            for i, (draw, group) in enumerate(zip(draws, groups))
+        ]
+
+    def _sample(self, epoch: int, draws: Any) -> list[list[Completion]]:
+        assert self.sampling.seed is not None
+        sampling = replace(self.sampling, seed=epoch_seed(self.sampling.seed, epoch))
+        return self.engine.generate([self.prompts.token_ids[d.row] for d in draws], self.group_size, sampling)
+
+    def _with_opened_thought(self, row: int, completion: Completion) -> Completion:
+        """What the scorer reads: a thinking block that the template opened belongs to the answer."""
+        if not self.prompts.opens_thinking[row]:
+            return completion
+        return replace(completion, text="<think>\n" + completion.text)

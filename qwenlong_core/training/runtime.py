@@ -1,0 +1,133 @@
+"""What SFT and GRPO share: the process's set-up, the trainer's arguments, saving the policy."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import PrinterCallback, TrainerCallback
+
+from qwenlong_core.config import LaunchSettings, ModelSettings
+
+logger = logging.getLogger(__name__)
+
+STOPPED = 143
+"""Exit status after SIGTERM: 128 + 15, as a shell reports it."""
+
+
+def set_up_process(launch: LaunchSettings) -> PartialState:
+    """Threads, quiet libraries, and one process that speaks.
+
+    Raises:
+        ValueError: the number of processes is not the one the job was made for.
+    """
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if state.num_processes != launch.num_processes:
+        raise ValueError(
+            f"launch.num_processes={launch.num_processes}, but {state.num_processes} process(es) are running: "
+            f"start with `accelerate launch --num_processes {launch.num_processes} -m ...`, or change the setting"
+        )
+    if launch.cpu_threads is not None:
+        torch.set_num_threads(launch.cpu_threads)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    # The pinned TRL still uses names that the pinned transformers has renamed.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    if not state.is_main_process:
+        logging.getLogger().setLevel(logging.WARNING)
+    return state
+
+
+def trainer_arguments(
+    model: ModelSettings, launch: LaunchSettings, seed: int, checkpoints: Path
+) -> dict[str, Any]:
+    """Arguments that both trainers take the same way.
+
+    When logs and checkpoints are due is decided by :class:`StepBoundary`, so both strategies are off.
+    """
+    on_cpu = not torch.cuda.is_available()
+    return {
+        "output_dir": str(checkpoints),
+        "seed": seed,
+        "use_cpu": on_cpu,
+        "ddp_backend": "gloo" if on_cpu and launch.num_processes > 1 else None,
+        "bf16": model.dtype == "bfloat16",
+        "gradient_checkpointing": launch.gradient_checkpointing,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": not on_cpu,
+    }
+
+
+def training_weights(model: ModelSettings) -> ModelSettings:
+    """How weights are held while they are trained: float32, with bfloat16 only in the arithmetic.
+
+    An update of size 1e-6 is lost when it is added to a bfloat16 weight.
+    """
+    return model.model_copy(update={"dtype": "float32"})
+
+
+def quiet(trainer: Any) -> None:
+    """Keep the trainer from printing its log dictionaries to stdout."""
+    trainer.remove_callback(PrinterCallback)
+
+
+def save_policy(trainer: Any, tokenizer: Any, dtype: str, folder: Path) -> None:
+    """Gather the weights and let the main process write them as an imported policy."""
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.accelerator.is_main_process:
+        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        target = getattr(torch, dtype)
+        model.config.dtype = target
+        weights = {name: tensor.to("cpu", target) for name, tensor in weights.items()}
+        model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
+    trainer.accelerator.wait_for_everyone()
+
+
+class StepBoundary(TrainerCallback):  # type: ignore[misc]
+    """Logs, saves and stops at step boundaries only, where no rollouts are buffered.
+
+    Args:
+        updates: Optimizer steps per step.
+        steps: Steps in all.
+        save_steps: Steps between checkpoints; the last step is always saved.
+    """
+
+    def __init__(self, updates: int, steps: int, save_steps: int) -> None:
+        self.updates, self.steps, self.save_steps = updates, steps, save_steps
+        self.stop_requested = False
+        self.stopped = False
+        signal.signal(signal.SIGTERM, self._request_stop)
+
+    def _request_stop(self, *_: Any) -> None:
+        self.stop_requested = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Decide, on all processes alike, what is due after this optimizer step."""
+        if state.global_step % self.updates:
+            return
+        step = state.global_step // self.updates
+        self.stopped = any(gather_object([self.stop_requested])) and step < self.steps
+        control.should_log = True
+        control.should_save = self.stopped or step == self.steps or step % self.save_steps == 0
+        control.should_training_stop = control.should_training_stop or self.stopped
+
+    def exit_if_stopped(self) -> None:
+        """Leave with 143 if training ended early on SIGTERM, its checkpoint written."""
+        if self.stopped:
+            logger.warning(
+                "stopped by SIGTERM at a step boundary; the same command goes on from the checkpoint"
+            )
+            raise SystemExit(STOPPED)

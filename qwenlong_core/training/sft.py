@@ -1,0 +1,189 @@
+"""Supervised fine-tuning on worked solutions: TRL's ``SFTTrainer``, loss on the solution only.
+
+Stage command::
+
+    accelerate launch -m qwenlong_core.training.sft --job job.json --input model=DIR --input data=DIR --work DIR
+
+Output: the policy folder with ``metrics.jsonl`` in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import set_seed
+from trl import SFTConfig, SFTTrainer
+
+from qwenlong_core.config import SFTSettings
+from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt
+from qwenlong_core.data.rows import read_examples
+from qwenlong_core.jobs import OUTPUT, SFTJob, stage_main
+from qwenlong_core.models import load_policy, load_tokenizer
+from qwenlong_core.records import Example
+from qwenlong_core.training.checkpoints import SealedCheckpoints, delete_partial, newest_complete
+from qwenlong_core.training.logprobs import use_compact_head
+from qwenlong_core.training.metrics import JsonLines, MetricsCallback
+from qwenlong_core.training.runtime import (
+    StepBoundary,
+    quiet,
+    save_policy,
+    set_up_process,
+    trainer_arguments,
+    training_weights,
+)
+
+logger = logging.getLogger(__name__)
+
+IGNORED = -100
+"""Label of a position without loss."""
+
+_THINK = "<think>\n"
+
+
+def solution_row(tokenizer: Any, example: Example) -> dict[str, list[int]]:
+    """``input_ids`` and ``labels`` of prompt, solution and end of sequence; labels cover the solution.
+
+    Raises:
+        ValueError: the example has no solution.
+    """
+    if not example.solution:
+        raise ValueError(
+            f"SFT row {example.id!r} has no solution to imitate: drop the row or add the solution"
+        )
+    prompt = render_prompt(tokenizer, example)
+    # A template that opens the thinking block has written the first tag already.
+    solution = example.solution.removeprefix(_THINK) if opens_thinking(prompt) else example.solution
+    prompt_ids = encode(tokenizer, prompt)
+    solution_ids = [*encode(tokenizer, solution), tokenizer.eos_token_id]
+    return {"input_ids": prompt_ids + solution_ids, "labels": [IGNORED] * len(prompt_ids) + solution_ids}
+
+
+def tokenized(tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> list[dict[str, list[int]]]:
+    """Rows that fit; longer ones are dropped and counted.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    rows = [solution_row(tokenizer, example) for example in examples]
+    fitting = [row for row in rows if len(row["input_ids"]) <= max_tokens]
+    logger.info(
+        "sft rows: %d, over %d tokens and dropped: %d", len(fitting), max_tokens, len(rows) - len(fitting)
+    )
+    if not fitting:
+        raise ValueError(
+            f"no SFT row fits sft.max_tokens={max_tokens} ({len(rows)} rows given): raise it or add shorter rows"
+        )
+    return fitting
+
+
+def training_order(rows: int, epochs: float, batch_size: int, seed: int) -> list[int]:
+    """Row numbers in the order they are trained on, in whole batches: one shuffle after another.
+
+    Written out beforehand, so that a resumed run skips to its place and no sampler state is needed.
+    """
+    wanted = max(1, round(epochs * rows / batch_size)) * batch_size
+    generator = random.Random(seed)
+    order: list[int] = []
+    while len(order) < wanted:
+        order += generator.sample(range(rows), rows)
+    return order[:wanted]
+
+
+def accumulation(settings: SFTSettings, processes: int) -> int:
+    """Forwards per optimizer step on one process.
+
+    Raises:
+        ValueError: the batch cannot be cut evenly.
+    """
+    at_once = settings.micro_batch_size * processes
+    if settings.batch_size % at_once:
+        fit = max(at_once, settings.batch_size // at_once * at_once)
+        raise ValueError(
+            f"sft.batch_size={settings.batch_size} cannot be cut evenly over {processes} process(es) with "
+            f"sft.micro_batch_size={settings.micro_batch_size}: use a multiple of {at_once}, such as {fit}"
+        )
+    return settings.batch_size // at_once
+
+
+class ResumableSFTTrainer(SealedCheckpoints, SFTTrainer):  # type: ignore[misc]
+    """``SFTTrainer`` whose checkpoints are sealed."""
+
+
+def _row(logs: dict[str, Any]) -> dict[str, Any]:
+    names = ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy")
+    return {name: logs.get(name) for name in names}
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    return f"loss {row['loss']:.3f} | token accuracy {row['mean_token_accuracy']:.2f} | grad {row['grad_norm']:.2f}"
+
+
+def build_trainer(
+    job: SFTJob, model_dir: Path, rows: list[dict[str, list[int]]], work: Path
+) -> ResumableSFTTrainer:
+    """The trainer over the written-out order of rows; each optimizer step is one step."""
+    tokenizer = load_tokenizer(model_dir)
+    order = training_order(len(rows), job.sft.epochs, job.sft.batch_size, job.seed)
+    set_seed(job.seed)
+    arguments = SFTConfig(
+        **trainer_arguments(job.model, job.launch, job.seed, work / "checkpoints"),
+        per_device_train_batch_size=job.sft.micro_batch_size,
+        gradient_accumulation_steps=accumulation(job.sft, job.launch.num_processes),
+        max_steps=len(order) // job.sft.batch_size,
+        learning_rate=job.sft.learning_rate,
+        lr_scheduler_type="linear",
+        train_sampling_strategy="sequential",
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    trainer = ResumableSFTTrainer(
+        model=load_policy(model_dir, training_weights(job.model)),
+        args=arguments,
+        train_dataset=Dataset.from_list([rows[i] for i in order]),
+        processing_class=tokenizer,
+    )
+    use_compact_head(trainer.model)
+    quiet(trainer)
+    return trainer
+
+
+def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
+    """The SFT stage: inputs ``model`` and ``data``, output a policy folder.
+
+    Raises:
+        ValueError: settings that cannot be laid out, or rows that cannot be trained on.
+        SystemExit: 143 after SIGTERM, with a checkpoint to go on from.
+    """
+    state = set_up_process(job.launch)
+    tokenizer = load_tokenizer(inputs["model"])
+    rows = tokenized(tokenizer, read_examples(inputs["data"] / "sft.parquet"), job.sft.max_tokens)
+    trainer = build_trainer(job, inputs["model"], rows, work)
+    steps = trainer.args.max_steps
+    lines = JsonLines(work / OUTPUT / "metrics.jsonl")
+    boundary = StepBoundary(updates=1, steps=steps, save_steps=job.sft.save_steps)
+    trainer.add_callback(boundary)
+    trainer.add_callback(MetricsCallback(lines, "sft", 1, _row, _sentence))
+    checkpoint = newest_complete(work / "checkpoints")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        delete_partial(work / "checkpoints")
+        lines.cut_back(int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0)
+    logger.info(
+        "sft: %d steps of %d rows%s",
+        steps,
+        job.sft.batch_size,
+        f", from {checkpoint.name}" if checkpoint else "",
+    )
+    state.wait_for_everyone()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    boundary.exit_if_stopped()
+    save_policy(trainer, tokenizer, job.model.dtype, work / OUTPUT)
+
+
+if __name__ == "__main__":
+    stage_main(SFTJob, run)

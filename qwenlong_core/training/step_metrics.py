@@ -1,0 +1,124 @@
+"""What one GRPO step reports: its ``metrics.jsonl`` row, its log line and its sample completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from qwenlong_core.records import Group, Score
+from qwenlong_core.rewards.monitor import reward_metrics
+from qwenlong_core.training.dynamic_sampling import RolloutBatch
+
+_TRAINER_FIELDS = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "entropy": "entropy",
+    "kl": "kl",
+    "clip_ratio": "clip_ratio/region_mean",
+    "engine_logprob_difference": "sampling/sampling_logp_difference/mean",
+}
+
+
+def _percentile(values: Sequence[int], share: float) -> int:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0
+
+
+def _accuracy(groups: Sequence[Group]) -> float | None:
+    """Mean accuracy of all scored completions; ``None`` without any."""
+    known = [score.accuracy for group in groups for score in group.scores if score.accuracy is not None]
+    return fmean(known) if known else None
+
+
+def _by_domain(groups: Sequence[Group]) -> dict[str, float | None]:
+    domains = sorted({group.example.domain for group in groups})
+    return {f"accuracy_{d}": _accuracy([g for g in groups if g.example.domain == d]) for d in domains}
+
+
+def batch_metrics(batch: RolloutBatch, prompt_tokens: int) -> dict[str, Any]:
+    """Metrics of everything drawn in a step, dropped groups included unless a name says otherwise.
+
+    Args:
+        batch: The step's groups.
+        prompt_tokens: Tokens of the prompts drawn, each group's prompt counted once.
+    """
+    groups = batch.groups
+    scores = [score for group in groups for score in group.scores]
+    lengths = [len(c.token_ids) for group in groups for c in group.completions]
+    rewards = reward_metrics(scores)
+    kept = [score.value for group in batch.kept for score in group.scores if score.value is not None]
+    return {
+        "reward": rewards.get("reward/mean"),
+        "reward_kept": fmean(kept) if kept else None,
+        "accuracy": _accuracy(groups),
+        **_by_domain(groups),
+        **batch.counts(),
+        "unscored_share": rewards.get("reward/unscored_share", 0.0),
+        "judge_only_share": rewards.get("reward/judge_only_share", 0.0),
+        "no_answer_share": rewards.get("reward/no_answer_share", 0.0),
+        "penalties": sum(score.length_penalty < 0 for score in scores),
+        "penalty_mean": rewards.get("reward/length_penalty_mean", 0.0),
+        "length_mean": fmean(lengths) if lengths else 0.0,
+        "length_p50": _percentile(lengths, 0.5),
+        "length_p95": _percentile(lengths, 0.95),
+        "truncated_share": fmean(c.finish_reason == "length" for g in groups for c in g.completions)
+        if lengths
+        else 0.0,
+        "tokens": prompt_tokens + sum(lengths),
+    }
+
+
+def row(logs: dict[str, Any]) -> dict[str, Any]:
+    """The row of a step from the trainer's log dictionary, which carries ``batch`` beside TRL's own."""
+    trained = {name: logs[key] for name, key in _TRAINER_FIELDS.items() if logs.get(key) is not None}
+    drawn: dict[str, Any] = logs["batch"]
+    return drawn | trained
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def sentence(row: dict[str, Any]) -> str:
+    """The middle of the log line."""
+    kept, drawn = row["groups_kept"], row["groups_drawn"]
+    return (
+        f"reward {_number(row['reward'])} | acc {_number(row['accuracy'])} | kept {kept}/{drawn} groups"
+        f" in {row['rounds']} round(s) | entropy {_number(row.get('entropy'))} | length {row['length_mean']:.0f}"
+        f" | grad {_number(row.get('grad_norm'), 3)}"
+    )
+
+
+def shortfall(batch: RolloutBatch, wanted: int) -> str | None:
+    """What to say when a batch could not be filled, or ``None``."""
+    kept = len(batch.kept)
+    if kept == wanted:
+        return None
+    reasons = ", ".join(f"{count} {name.removeprefix('groups_').replace('_', ' ')}" for name, count in batch.counts().items()
+                        if name.startswith("groups_") and name not in ("groups_drawn", "groups_kept") and count)  # fmt: skip
+    effect = f"training on {kept}" if kept else "no group to learn from: the weights stay as they are"
+    return f"{kept} of {wanted} informative groups after {batch.rounds} round(s) ({reasons}); {effect}"
+
+
+def _value(score: Score) -> float:
+    return score.value if score.value is not None else float("-inf")
+
+
+def samples(batch: RolloutBatch, step: int) -> Iterator[dict[str, Any]]:
+    """Best and worst completion of every kept group, or of the first dropped one if none was kept."""
+    shown = batch.kept or [group for group, _ in batch.dropped[:1]]
+    for group in shown:
+        order = sorted(range(len(group.scores)), key=lambda i: _value(group.scores[i]))
+        for rank, i in (("best", order[-1]), ("worst", order[0])):
+            yield {
+                "step": step,
+                "rank": rank,
+                "kept": bool(batch.kept),
+                "id": group.example.id,
+                "question": group.example.question,
+                "answers": list(group.example.answers),
+                "completion": group.completions[i].text,
+                "score": asdict(group.scores[i]),
+            }

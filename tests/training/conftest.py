@@ -1,0 +1,91 @@
+"""A real tiny policy, a few real rows, and jobs over them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qwenlong_core.config import ModelSettings
+from qwenlong_core.data.rows import write_examples
+from qwenlong_core.jobs import GRPOJob, SFTJob
+from qwenlong_core.models import import_base
+from qwenlong_core.records import Example
+
+DOMAINS = ("math", "logical", "multihop")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 3 million parameters with SmolLM2's tokenizer."""
+    folder = tmp_path_factory.mktemp("policy")
+    import_base(ModelSettings(name="tiny"), folder)
+    return folder
+
+
+def example(i: int, phase: int = 1) -> Example:
+    return Example(
+        id=f"p{phase}-{i}",
+        source="test",
+        domain=DOMAINS[i % 3],
+        answer_type="number",
+        context=f"Store {i} sold {i + 3} apples. " * phase,
+        question=f"How many apples did store {i} sell?",
+        answers=(str(i + 3),),
+        solution=f"Therefore, the answer is {i + 3}.",
+    )
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten SFT rows, and training rows of two phases."""
+    folder = tmp_path_factory.mktemp("data")
+    write_examples(folder / "sft.parquet", [example(i) for i in range(10)])
+    rows = [(example(i, phase), phase) for phase in (1, 2) for i in range(8)]
+    write_examples(folder / "train.parquet", [row for row, _ in rows], [phase for _, phase in rows])
+    return folder
+
+
+LAUNCH = {"cpu_threads": 1}
+
+
+def sft_job(**sft: Any) -> SFTJob:
+    settings = {
+        "max_tokens": 256,
+        "learning_rate": 1e-3,
+        "epochs": 2.0,
+        "batch_size": 4,
+        "micro_batch_size": 2,
+        "save_steps": 1,
+    }
+    return SFTJob.model_validate(
+        {"sft": settings | sft, "model": {"name": "tiny"}, "launch": LAUNCH, "seed": 3}
+    )
+
+
+def grpo_job(**changes: Any) -> GRPOJob:
+    job = {
+        "index": 1,
+        "phase": {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": 3},
+        "group_size": 4, "batch_size": 4, "mini_batch_size": 2, "micro_batch_size": 1,
+        "learning_rate": 1e-3, "temperature": 1.0, "top_p": 1.0, "clip_low": 0.2, "clip_high": 0.28,
+        "kl_coefficient": 0.0, "max_grad_norm": 1.0, "engine": "transformers", "save_steps": 1,
+        "dynamic_sampling": {"max_rounds": 4}, "curriculum": {}, "rewards": {}, "model": {"name": "tiny"},
+        "launch": LAUNCH, "seed": 5,
+    }  # fmt: skip
+    return GRPOJob.model_validate(job | changes)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,31 @@
+"""The GRPO stage with a reward that a random model can earn: an even sum of token ids.
+
+Run as the real stage is: ``python tests/training/parity_stage.py --job ... --input ... --work ...``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from qwenlong_core.jobs import GRPOJob, stage_main
+from qwenlong_core.records import Completion, Example, Score
+from qwenlong_core.rewards import length_penalty
+from qwenlong_core.training.grpo import train_phase
+
+
+def score_parity(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+    scores = []
+    for completion in completions:
+        rule = float(sum(completion.token_ids) % 2 == 0)
+        penalty = length_penalty(len(completion.token_ids), 8, 2)
+        scores.append(Score(value=rule + penalty, rule=rule, length_penalty=penalty, reason="parity"))
+    return scores
+
+
+def run(job: GRPOJob, inputs: Mapping[str, Path], work: Path) -> None:
+    train_phase(job, inputs, work, score_parity)
+
+
+if __name__ == "__main__":
+    stage_main(GRPOJob, run)
