@@ -3,7 +3,7 @@
 Required: ``id``, ``domain``, ``context``, ``question``, ``answers``. Optional: ``source``,
 ``choices`` (then ``answers`` is one letter), ``answer_type``, ``answer_scale`` (``percent``,
 ``thousand``, ``million``, ``billion``: the gold is a bare number in that scale), ``solution``,
-``document_id``. Every other field is kept in the metadata.
+``document_id``. Every other field is kept in the metadata, where the reward's rule finds the scale.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from qwenlong_core.data.sources.validation import (
 from qwenlong_core.records import AnswerType, Example
 
 _KNOWN = {"id", "source", "domain", "context", "question", "answers", "choices", "solution", "document_id", "num_tokens"}
-_SCALES = {"percent": "{}%", "thousand": "{} thousand", "million": "{} million", "billion": "{} billion"}
 _MAX_LINE_BYTES = 64 * 2**20
 """Longest line read; a longer one is skipped without holding it in memory."""
 
@@ -110,8 +109,6 @@ def from_record(row: dict[str, Any], default_source: str) -> Example:
         answer_type = cast(AnswerType, row["answer_type"])
     if answer_type == "choice" and choices:
         answers = check_choice(answers, choices)
-    if answer_type == "number" and row.get("answer_scale"):
-        answers = tuple(_scaled(answer, row["answer_scale"]) for answer in answers)
     solution = row.get("solution")
     if solution is not None:
         solution = text_field(row, "solution")
@@ -125,9 +122,3 @@ def from_record(row: dict[str, Any], default_source: str) -> Example:
             solution=solution, metadata=metadata,
         )
     )  # fmt: skip
-
-
-def _scaled(answer: str, scale: Any) -> str:
-    if scale not in _SCALES:
-        raise BadRow(f"'answer_scale' is {scale!r}, not one of {', '.join(_SCALES)}")
-    return answer if any(mark in answer.lower() for mark in ("%", str(scale))) else _SCALES[scale].format(answer)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qwenlong_core.records import DOMAINS, AnswerType, Example
+from qwenlong_core.rewards.rules import check_gold
 
 _MAX_CHARACTERS = 20_000_000
 """Longest document read: about forty times the largest phase; more is a broken file, not a document."""
@@ -115,13 +116,17 @@ def check_choice(answers: tuple[str, ...], choices: tuple[str, ...]) -> tuple[st
 
 
 def checked(example: Example) -> Example:
-    """The example, if its gold fits its answer type.
+    """The example, if its gold fits its answer type and the reward's rule can read it.
 
     Raises:
-        BadRow: more than one yes/no answer, or options that are no options.
+        BadRow: more than one yes/no answer, options that are no options, a number that is none.
     """
     if example.answer_type == "choice" and len(example.choices) < 2:
         raise BadRow(f"a choice row needs at least two 'choices', got {len(example.choices)}")
     if example.answer_type == "yes_no" and len({a.strip(" .").lower() for a in example.answers}) != 1:
         raise BadRow(f"gold {list(example.answers)} says both yes and no")
+    try:
+        check_gold(example)
+    except ValueError as error:
+        raise BadRow(f"unusable gold: {error}") from error
     return example
