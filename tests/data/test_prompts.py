@@ -1,5 +1,5 @@
 from dataclasses import replace
-from os.path import commonpath
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -64,6 +64,11 @@ def test_opens_thinking(prompt: str, opened: bool) -> None:
     assert opens_thinking(prompt) is opened
 
 
+def shared(a: str, b: str) -> int:
+    """Characters in which two texts begin alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
 @pytest.mark.parametrize("limit", [150, 151, 500])
 def test_truncation_loses_the_middle_of_the_document_only(tokenizer: Any, limit: int) -> None:
     document_tokens = len(encode(tokenizer, NUMBER.context))
@@ -72,8 +77,8 @@ def test_truncation_loses_the_middle_of_the_document_only(tokenizer: Any, limit:
     assert kept + lost == document_tokens
     assert short.question == NUMBER.question
     assert abs(len(encode(tokenizer, short.context)) - kept) <= 2
-    head = len(commonpath([short.context, NUMBER.context]))
-    tail = len(commonpath([short.context[::-1], NUMBER.context[::-1]]))
+    head = shared(short.context, NUMBER.context)
+    tail = shared(short.context[::-1], NUMBER.context[::-1])
     assert head + tail >= len(short.context)
     assert 0.8 < head / tail < 1.25
 
