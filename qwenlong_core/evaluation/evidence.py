@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from statistics import fmean
 
 from qwenlong_core.records import Example
 
@@ -33,11 +34,16 @@ def marked_texts(example: Example) -> tuple[str, ...]:
     return () if example.answer_type in ("yes_no", "unanswerable") else example.answers
 
 
+def evidence_spans(example: Example) -> list[tuple[int, int]]:
+    """Character spans of the passages that the answer rests on, where the source names them."""
+    return [(start, end) for start, end in example.metadata.get("evidence", [])]
+
+
 def evidence_depth(example: Example) -> float | None:
-    """Depth of the evidence in [0, 1]: the source's own ``evidence_depth`` if it gave one, else the
-    place of the only occurrence of the answer; ``None`` where that is not known."""
+    """Depth of the evidence in [0, 1]: the mean of the source's own ``evidence_depth`` if it gave
+    one, else the place of the only occurrence of the answer; ``None`` where that is not known."""
     given = example.metadata.get("evidence_depth")
-    if isinstance(given, int | float):
-        return float(given)
+    if given:
+        return fmean(given)
     found = occurrences(example.context, marked_texts(example))
     return found[0][0] / len(example.context) if len(found) == 1 else None

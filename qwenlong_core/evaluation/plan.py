@@ -69,6 +69,15 @@ def choose_items(examples: Iterable[Example], limit: int | None) -> list[Example
     return sorted(chosen, key=lambda row: (len(row.context), row.document_id, row.context, row.id))
 
 
+def scoring_protocol(job: EvaluateJob) -> dict[str, Any]:
+    """The part of the protocol that scores a completion; the rest is how it was sampled."""
+    judge = job.evaluation.judge
+    return {
+        "judge": judge.model_dump(include={"model", "temperature", "seed"}) if judge else None,
+        "number_tolerance": job.number_tolerance,
+    }
+
+
 def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
     """The plan of evaluating ``model`` on the chosen rows.
 
@@ -83,14 +92,12 @@ def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
         raise ValueError(f"evaluation row id {repeated!r} occurs twice: ids must be unique, run prepare again")
     settings = job.evaluation
     protocol = settings.model_dump(exclude={"samples", "limit", "judge", "bootstrap_resamples", "confidence"})
-    judge = settings.judge.model_dump(include={"model", "temperature", "seed"}) if settings.judge else None
     return Plan(
         model_digest=folder_digest(model),
         dataset_digest=dataset_digest(examples),
         items=items,
         samples=settings.samples,
-        protocol=protocol
-        | {"judge": judge, "number_tolerance": job.number_tolerance, "dtype": job.model.dtype},
+        protocol=protocol | scoring_protocol(job) | {"dtype": job.model.dtype},
         seed=job.seed,
     )
 

@@ -1,33 +1,17 @@
-"""Evaluations made from plain tables of right and wrong, for tests that need no model."""
+"""Fixtures of the evaluation tests."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from evaluation_tables import BOOTSTRAP, make_sample
 
+from qwenlong_core.data.rows import write_examples
 from qwenlong_core.evaluation.plan import PLAN, SAMPLES, Plan
 from qwenlong_core.evaluation.results import Evaluation, write_scores
-from qwenlong_core.evaluation.samples import Sample, append_samples
-from qwenlong_core.evaluation.scores import Bootstrap, compute_scores
-from qwenlong_core.records import Score
-
-SCORES = {
-    1: Score(value=1.0, rule=1.0, extracted="7", reason="equals gold '7'"),
-    0: Score(value=0.0, rule=0.0, extracted="8", reason="differs from gold '7'"),
-    None: Score(value=None, rule=0.0, extracted="8", status="unscored", reason="the judge could not be reached"),
-}
-
-BOOTSTRAP = Bootstrap(resamples=200, confidence=0.95, seed=1)
-
-
-def make_sample(example_id: str = "q0", value: int | None = 1, **changes) -> Sample:
-    fields = dict(
-        example_id=example_id, document_id=f"doc-{example_id}", domain="math", source="generated", sample=0,
-        prompt_digest="00", prompt_tokens=300, lost_tokens=0, depth=None,
-        completion="Therefore, the answer is 7.", num_tokens=7, finish_reason="stop",
-        score=SCORES[value], seconds=0.5,
-    )  # fmt: skip
-    return Sample(**fields | changes)
+from qwenlong_core.evaluation.samples import append_samples
+from qwenlong_core.evaluation.scores import compute_scores
+from qwenlong_core.records import Example
 
 
 @pytest.fixture
@@ -69,3 +53,37 @@ def write_evaluation() -> Callable[[Evaluation, Path], Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tmp_path_factory) -> Path:
+    """The small random Llama as an imported policy folder."""
+    from qwenlong_core.config import ModelSettings
+    from qwenlong_core.models import import_base
+
+    folder = tmp_path_factory.mktemp("tiny")
+    import_base(ModelSettings(name="tiny"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[Example]:
+    """Ten rows of two domains on six documents; the last is too long for a 200-token prompt."""
+    return [
+        Example(
+            id=f"r{i}", source="made", domain="math" if i % 2 else "reading",
+            answer_type="number" if i % 2 else "span", question=f"What is number {i}?", answers=(str(i),),
+            context=" ".join(f"Entry {n} is {n * 7}." for n in range(60 if i == 9 else i // 2)) + f" It is {i}.",
+            document_id=f"d{i // 2}" if i < 8 else "",
+        )
+        for i in range(10)
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def data_folder(tmp_path, rows) -> Path:
+    """A data artifact as the evaluate stage reads it."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_examples(folder / "eval.parquet", rows)
+    return folder

@@ -1,0 +1,197 @@
+"""The runner on a real (tiny, random) model: resumable, exact, and honest about what it cut."""
+
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from qwenlong_core.config import EvaluationSettings, JudgeSettings, LaunchSettings, ModelSettings
+from qwenlong_core.data.rows import read_examples, write_examples
+from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES, Plan, choose_items, dataset_digest
+from qwenlong_core.evaluation.results import read_evaluation
+from qwenlong_core.evaluation.runner import rescore, run
+from qwenlong_core.evaluation.samples import append_samples, read_samples
+from qwenlong_core.jobs import OUTPUT, EvaluateJob
+from qwenlong_core.records import Example
+
+
+def make_job(seed=7, **changes) -> EvaluateJob:
+    settings = dict(
+        max_prompt_tokens=200, max_completion_tokens=12, temperature=0.7, samples=2, batch_size=3,
+        bootstrap_resamples=200,
+    )  # fmt: skip
+    return EvaluateJob(
+        evaluation=EvaluationSettings(**settings | changes), number_tolerance=0.0015,
+        model=ModelSettings(name="tiny"), launch=LaunchSettings(), seed=seed,
+    )  # fmt: skip
+
+
+def evaluate(job, model, data, work):
+    (work / OUTPUT).mkdir(parents=True, exist_ok=True)
+    run(job, {"model": model, "data": data}, work)
+    return work / OUTPUT
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_policy, rows):
+    """A finished work folder of ``make_job()``; tests copy it."""
+    root = tmp_path_factory.mktemp("finished")
+    write_examples(root / "eval.parquet", rows)
+    evaluate(make_job(), tiny_policy, root, root / "w")
+    return root / "w"
+
+
+@pytest.fixture
+def work(tmp_path, finished):
+    return shutil.copytree(finished, tmp_path / "w")
+
+
+def timeless(samples):
+    return sorted((replace(sample, seconds=0) for sample in samples), key=lambda sample: sample.key)
+
+
+def test_every_item_is_answered_once_and_written_down(tmp_path, tiny_policy, data_folder, rows, caplog):
+    caplog.set_level(logging.INFO)
+    output = evaluate(make_job(), tiny_policy, data_folder, tmp_path / "w")
+    evaluation = read_evaluation(output)
+    assert {s.key for s in evaluation.samples} == {(row.id, n) for row in rows for n in (0, 1)}
+    by_id = {sample.example_id: sample for sample in evaluation.samples}
+    assert by_id["r9"].lost_tokens > 0 and by_id["r9"].prompt_tokens <= 200
+    assert by_id["r0"].lost_tokens == 0 and by_id["r0"].document_id == "d0"
+    assert by_id["r8"].document_id == "r8"
+    assert all(s.num_tokens <= 12 and s.finish_reason in ("stop", "length") for s in evaluation.samples)
+    assert evaluation.scores.overall.truncated_prompts == 2
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["done"] for line in lines] == [6, 12, 18, 20]
+    assert lines[-1]["accuracy"] == pytest.approx(evaluation.scores.overall.accuracy.mean)
+    assert any(record.message.startswith("evaluate 20/20 | acc 0.") for record in caplog.records)
+
+
+def test_a_finished_evaluation_is_a_no_op(work, tiny_policy, data_folder):
+    output = work / OUTPUT
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in output.iterdir()}
+    evaluate(make_job(), tiny_policy, data_folder, work)
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in output.iterdir()} == before
+
+
+@pytest.mark.parametrize("kept", [0.13, 0.77, 0.999])
+def test_cut_anywhere_it_goes_on_to_the_same_samples(work, finished, tiny_policy, data_folder, kept):
+    output = work / OUTPUT
+    log = (output / SAMPLES).read_bytes()
+    (output / SAMPLES).write_bytes(log[: int(len(log) * kept)])
+    (output / SCORES).unlink()
+    evaluate(make_job(), tiny_policy, data_folder, work)
+    assert timeless(read_samples(output / SAMPLES)) == timeless(read_samples(finished / OUTPUT / SAMPLES))
+    assert read_evaluation(output).scores == read_evaluation(finished / OUTPUT).scores
+
+
+def test_another_seed_samples_otherwise(tmp_path, tiny_policy, data_folder):
+    logs = [
+        timeless(read_samples(evaluate(make_job(seed), tiny_policy, data_folder, tmp_path / str(seed)) / SAMPLES))
+        for seed in (1, 2)
+    ]
+    assert [s.prompt_digest for s in logs[0]] == [s.prompt_digest for s in logs[1]]
+    assert [s.completion for s in logs[0]] != [s.completion for s in logs[1]]
+
+
+def test_a_log_is_not_continued_by_another_evaluation(work, tiny_policy, data_folder):
+    with pytest.raises(ValueError, match=r"another evaluation \(other seed\)"):
+        evaluate(make_job(seed=8), tiny_policy, data_folder, work)
+    with pytest.raises(ValueError, match="other protocol"):
+        evaluate(make_job(temperature=0.0), tiny_policy, data_folder, work)
+
+
+def test_rows_that_changed_are_another_evaluation(work, tiny_policy, data_folder, rows):
+    write_examples(data_folder / "eval.parquet", [replace(rows[0], answers=("changed",)), *rows[1:]])
+    with pytest.raises(ValueError, match="other dataset_digest"):
+        evaluate(make_job(), tiny_policy, data_folder, work)
+
+
+def test_limit_takes_the_same_rows_of_each_domain_and_more(rows):
+    few = {row.id for row in choose_items(rows, 2)}
+    more = {row.id for row in choose_items(list(reversed(rows)), 3)}
+    assert few < more
+    assert sum(row.domain == "math" for row in rows if row.id in few) == 2 == len(few) // 2
+    assert choose_items(rows, None) == choose_items(list(reversed(rows)), None)
+
+
+def test_questions_on_one_document_stand_together():
+    rows = [
+        Example(id=f"q{i}", source="s", domain="math", answer_type="span", context=f"text {i % 3}", question="?", answers=("a",), document_id=f"d{i % 3}")
+        for i in range(9)
+    ]  # fmt: skip
+    documents = [row.document_id for row in choose_items(rows, None)]
+    assert documents == sorted(documents)
+
+
+def test_digest_sees_every_field_but_not_the_order(rows):
+    digest = dataset_digest(rows)
+    assert dataset_digest(reversed(rows)) == digest
+    assert dataset_digest([*rows[:-1], replace(rows[-1], question="Other?")]) != digest
+    assert dataset_digest(rows[:-1]) != digest
+
+
+def test_rescore_needs_no_model(tmp_path, work, data_folder):
+    output = work / OUTPUT
+    right = [replace(s, completion=f"The answer is {s.example_id[1:]}.") for s in read_samples(output / SAMPLES)]
+    (output / SAMPLES).unlink()
+    append_samples(output / SAMPLES, right)
+    rescore(make_job(), output, data_folder, tmp_path / "again")
+    evaluation = read_evaluation(tmp_path / "again")
+    assert evaluation.scores.overall.accuracy.mean == 1.0
+    assert evaluation.plan == Plan.model_validate_json((output / PLAN).read_text())
+
+
+def test_rescore_refuses_other_rows(tmp_path, work, data_folder):
+    output = work / OUTPUT
+    write_examples(data_folder / "eval.parquet", read_examples(data_folder / "eval.parquet")[1:])
+    with pytest.raises(ValueError, match="is not the data that"):
+        rescore(make_job(), output, data_folder, tmp_path / "again")
+
+
+def test_a_judge_that_is_down_stops_before_the_first_answer(tmp_path, tiny_policy, data_folder):
+    judge = JudgeSettings(base_url="http://127.0.0.1:9/v1", model="judge", max_retries=0, timeout_seconds=2)
+    with pytest.raises(RuntimeError, match="gave no verdict"):
+        evaluate(make_job(judge=judge), tiny_policy, data_folder, tmp_path / "w")
+    assert not (tmp_path / "w" / OUTPUT / SAMPLES).read_bytes()
+
+
+def test_without_rows_it_says_so(tmp_path, tiny_policy):
+    write_examples(tmp_path / "eval.parquet", [])
+    with pytest.raises(ValueError, match="no evaluation rows"):
+        evaluate(make_job(), tiny_policy, tmp_path, tmp_path / "w")
+
+
+@pytest.mark.slow
+def test_killed_ten_times_at_random_it_answers_each_item_once(tmp_path, tiny_policy, rows):
+    many = [replace(row, id=f"{row.id}-{n}", question=f"{row.question} ({n})") for row in rows for n in range(4)]
+    write_examples(tmp_path / "eval.parquet", many)
+    job = make_job(temperature=0.0, samples=1, batch_size=1, max_completion_tokens=100)
+    whole = evaluate(job, tiny_policy, tmp_path, tmp_path / "whole")
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    command = [
+        sys.executable, "-m", "qwenlong_core.evaluation.runner", "--job", str(tmp_path / "job.json"),
+        "--input", f"model={tiny_policy}", "--input", f"data={tmp_path}", "--work", str(tmp_path / "killed"),
+    ]  # fmt: skip
+    log, rng = tmp_path / "killed" / OUTPUT / SAMPLES, random.Random(5)
+    for _ in range(10):
+        start = log.stat().st_size if log.exists() else 0
+        process = subprocess.Popen(command, start_new_session=True)
+        while process.poll() is None and (not log.exists() or log.stat().st_size <= start):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        assert process.poll() is None, "it finished before it could be killed: give it more rows"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert len(log.read_bytes().splitlines()) < len(many)
+    subprocess.run(command, check=True)
+    assert timeless(read_samples(log)) == timeless(read_samples(whole / SAMPLES))
+    assert read_evaluation(log.parent).scores == read_evaluation(whole).scores
