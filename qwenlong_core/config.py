@@ -44,6 +44,15 @@ class ModelSettings(Block):
     yarn_factor: float = Field(1.0, ge=1)
     """RoPE scaling for contexts past the model's own (YaRN); 1 leaves the model untouched.
     Written into the model's config once, so trainer, rollouts and evaluation agree."""
+    yarn_original_positions: int | None = Field(None, ge=1)
+    """Positions the model was trained on, which the factor multiplies; ``None`` takes the model's
+    ``max_position_embeddings`` (R1-Distill-Qwen states 131,072 there but was trained on 32,768)."""
+
+    @model_validator(mode="after")
+    def _positions_need_factor(self) -> ModelSettings:
+        if self.yarn_original_positions and self.yarn_factor == 1:
+            raise ValueError("model.yarn_original_positions does nothing without model.yarn_factor > 1: set both or none")
+        return self
 
     @model_validator(mode="after")
     def _revision_needs_hub_id(self) -> ModelSettings:
@@ -260,12 +269,16 @@ class StorageSettings(Block):
     """A local folder."""
     work_dir: str = ".qwenlong/work"
     """Scratch space for stages in progress; unfinished training resumes from here."""
+    runs_dir: str = ".qwenlong/runs"
+    """One folder per pipeline run: resolved settings, result, report."""
 
 
 class TrackingSettings(Block):
     """MLflow."""
 
     uri: str = "sqlite:///.qwenlong/mlflow.db"
+    ui_url: str = "http://127.0.0.1:5000"
+    """Where a person opens MLflow; links in Prefect and on the console start with it."""
     experiment: str = "qwenlong"
     registered_model: str = "qwenlong"
 

@@ -106,16 +106,18 @@ def _from_hub_or_folder(settings: ModelSettings) -> tuple[PreTrainedModel, Any]:
     return model, tokenizer
 
 
-def _scale_rope(model: PreTrainedModel, factor: float) -> None:
+def _scale_rope(model: PreTrainedModel, settings: ModelSettings) -> None:
     """Write YaRN scaling into the config, so that every later load of the folder uses it."""
-    if factor == 1:
+    if settings.yarn_factor == 1:
         return
-    original = model.config.max_position_embeddings
+    original = settings.yarn_original_positions or model.config.max_position_embeddings
     rope = dict(model.config.rope_parameters or {})
     model.config.rope_parameters = rope | {
-        "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original,
-    }  # fmt: skip
-    model.config.max_position_embeddings = int(original * factor)
+        "rope_type": "yarn",
+        "factor": settings.yarn_factor,
+        "original_max_position_embeddings": original,
+    }
+    model.config.max_position_embeddings = int(original * settings.yarn_factor)
 
 
 def import_base(settings: ModelSettings, folder: Path) -> None:
@@ -126,7 +128,7 @@ def import_base(settings: ModelSettings, folder: Path) -> None:
         model, tokenizer = _tiny()
     else:
         model, tokenizer = _from_hub_or_folder(settings)
-    _scale_rope(model, settings.yarn_factor)
+    _scale_rope(model, settings)
     model.to(getattr(torch, settings.dtype)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     logger.info("base model %s: %.1f million parameters", settings.name, model.num_parameters() / 1e6)

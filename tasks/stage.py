@@ -212,7 +212,7 @@ def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return f"{spec.name}-{stage_fingerprint(spec, parameters['inputs'])}"
 
 
-def _progress_artifact(stage: str) -> Callable[[dict[str, Any]], None]:
+def progress_artifact(stage: str) -> Callable[[dict[str, Any]], None]:
     """Shows a stage's share done in Prefect, updated from its metrics lines."""
     artifact_id = create_progress_artifact(progress=0.0, key=f"progress-{stage}", description=f"{stage}: share done")
 
@@ -230,7 +230,7 @@ def run_stage(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunConte
     logger = get_run_logger()
     deployment = context.settings.execution.deployments.get(spec.name.partition("-")[0])
     if deployment is None:
-        update = _progress_artifact(spec.name)
+        update = progress_artifact(spec.name)
         outcome = execute_stage(spec, inputs, context, forced=forced, log=logger.info, progress=update)
         update({"step": 1, "total_steps": 1})
         return outcome

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -190,6 +191,19 @@ def to_metrics(line: Mapping[str, Any], timestamp_ms: int) -> list[Metric]:
         for key, value in line.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and key not in ("step", "time")
     ]
+
+
+def log_scores(tracker: Tracker, run_id: str | None, scores: list[dict[str, Any]], step: int) -> None:
+    """Add the numbers of a score table to a run, one metric per row and column."""
+    timestamp = int(time.time() * 1000)
+    metrics = [
+        Metric(f"{row['stage']}/{column}", float(value), timestamp, step)
+        for row in scores
+        for column, value in row.items()
+        if isinstance(value, int | float)
+    ]
+    if run_id is not None:
+        tracker.log_metrics(run_id, metrics)
 
 
 class MetricsForwarder:

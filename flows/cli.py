@@ -1,0 +1,118 @@
+"""The console command ``qwenlong``.
+
+Results go to stdout (``--json`` for machines), logs to stderr. Exit codes: 0 done (a refused
+promotion is a normal end), 1 failed, 2 refused settings, data or folders, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from flows.environment import use_project_defaults
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train, evaluate and promote long-context reasoning models. Start with `qwenlong run`.",
+)
+
+Profile = Annotated[str, typer.Option(help="Profile in infra/profiles, or a path to a .toml file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. grpo.group_size=8. Repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")]
+
+
+@contextmanager
+def one_clear_message() -> Iterator[None]:
+    """Turn an expected error into its message and an exit code, without a traceback."""
+    from qwenlong_core.artifacts import ArtifactError
+    from tasks.process import ProcessFailed
+
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ArtifactError) as error:
+        _say(error)
+        raise typer.Exit(2) from error
+    except (ProcessFailed, ConnectionError) as error:
+        _say(error)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        typer.echo("interrupted: run the same command again to go on from the last checkpoint", err=True)
+        raise typer.Exit(130) from error
+
+
+def _say(error: Exception) -> None:
+    typer.echo(f"error: {error}", err=True)
+
+
+@app.command()
+def run(
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    refresh: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Run this stage again, and everything that depends on it.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Start at this stage, on what earlier stages have left."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole pipeline: data, SFT, GRPO phases, evaluation, registry, promotion, report.
+
+    Stages whose inputs, settings and code have not changed are taken from the store.
+    """
+    use_project_defaults()
+    with one_clear_message():
+        from flows.console import print_result, run_pipeline
+
+        result = run_pipeline(profile, overrides or [], refresh, start)
+        print_result(result, as_json=as_json)
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Prefect's port.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="MLflow's port.")] = 5000,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Start Prefect, MLflow and a worker on loopback and apply prefect.yaml. Ctrl-C stops them."""
+    use_project_defaults()
+    with one_clear_message():
+        from flows.serve import serve_all
+        from qwenlong_core.profiles import load_settings
+
+        serve_all(load_settings(profile, overrides or ()), port, mlflow_port, as_json=as_json)
+
+
+@app.command()
+def doctor(profile: Profile = "local", overrides: Overrides = None, as_json: Json = False) -> None:
+    """Say what is installed, which accelerator and engines will be used, what is reachable, and how
+    many rows each phase will see. Exit code 1 if the profile cannot run here."""
+    use_project_defaults()
+    with one_clear_message():
+        from flows.doctor import examine, print_findings
+        from qwenlong_core.profiles import load_settings
+
+        findings = examine(load_settings(profile, overrides or ()))
+        print_findings(findings, as_json=as_json)
+        if not all(finding.ok for finding in findings):
+            raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Project-local Prefect: its database and results live in ``.qwenlong/prefect``, and a run without a
+server brings its own for as long as it lasts.
+
+Imported before Prefect, whose settings are read from the environment on import.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+STATE = Path(".qwenlong")
+"""Everything a run leaves behind, below the working directory."""
+
+_DEFAULTS = {
+    "PREFECT_HOME": str((STATE / "prefect").absolute()),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+}
+
+_START_SECONDS = 120
+
+
+def use_project_defaults() -> None:
+    """Set the defaults for variables the user has not set."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+
+
+def is_up(url: str, timeout: float = 2.0) -> bool:
+    """Whether an HTTP address answers without an error."""
+    try:
+        return httpx.get(url, timeout=timeout).is_success
+    except httpx.HTTPError:
+        return False
+
+
+@contextmanager
+def prefect_api() -> Iterator[str]:
+    """The address of a Prefect API: the configured one if it is up, else a server of our own.
+
+    Raises:
+        ConnectionError: ``PREFECT_API_URL`` names a server that does not answer.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    configured = PREFECT_API_URL.value()
+    if configured and is_up(f"{configured}/health"):
+        yield configured
+        return
+    if os.environ.get("PREFECT_API_URL"):
+        raise ConnectionError(
+            f"PREFECT_API_URL={configured!r} does not answer: start that server, or unset the variable to run without one"
+        )
+    server = SubprocessASGIServer()
+    server.start(timeout=_START_SECONDS)
+    os.environ["PREFECT_API_URL"] = server.api_url
+    try:
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            yield server.api_url
+    finally:
+        del os.environ["PREFECT_API_URL"]
+        server.stop()

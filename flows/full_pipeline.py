@@ -1,0 +1,148 @@
+"""The flow ``qwenlong``: from a base model and documents to a promotion decision.
+
+    base -> prepare -> sft -> grpo-1 -> grpo-2 -> grpo-3 -> evaluate (every checkpoint)
+         -> register -> promote -> report
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
+from qwenlong_core.evaluation.report import markdown_table, scores_table
+
+from flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
+from qwenlong_core.config import Settings
+from qwenlong_core.profiles import load_settings
+from tasks.registry import (
+    RegisteredVersion,
+    apply_decision,
+    baseline_for,
+    read_registration,
+    still_registered,
+)
+from tasks.specs import (
+    base_stage,
+    evaluate_stage,
+    grpo_stage,
+    prepare_stage,
+    promote_stage,
+    register_stage,
+    report_stage,
+    sft_stage,
+)
+from tasks.stage import RunContext
+from tasks.tracking import Tracker
+
+
+@flow(name="qwenlong", flow_run_name="{profile}")
+def full_pipeline(
+    profile: str = "local",
+    overrides: list[str] | None = None,
+    refresh: str | None = None,
+    start: str | None = None,
+) -> dict[str, Any]:
+    """Train, evaluate, register and maybe promote, re-using every stage that is already there.
+
+    Args:
+        profile: a name in ``infra/profiles`` or a path to a TOML file.
+        overrides: settings as ``a.b=c``.
+        refresh: a stage to run again, with everything that depends on it.
+        start: a stage to start at, on whatever earlier stages have left.
+    """
+    settings = load_settings(profile, overrides or ())
+    preflight(settings, refresh, start)
+    run_id = new_run_id()
+    folder = Path(settings.storage.runs_dir).absolute() / run_id
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text(settings.model_dump_json(indent=2))
+    tracker = Tracker(settings.tracking)
+    tracker.close_orphans()
+    tags = {"profile": settings.profile, "pipeline": run_id, "prefect.flow_run_id": str(flow_run.id)}
+    parent = tracker.start_run(f"{settings.profile} {run_id}", settings.model_dump(mode="json"), tags)
+    context = RunContext(settings=settings, run_id=run_id, parent_run_id=parent)
+    try:
+        result = run_stages(PipelineRun(settings, context, refresh, start), folder)
+    except BaseException as error:
+        tracker.end_run(parent, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    (folder / "result.json").write_text(json.dumps(result, indent=2))
+    tracker.log_text(parent, (folder / "report.html").read_text(), "report.html")
+    tracker.end_run(parent, "FINISHED")
+    return result
+
+
+def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
+    """All stages in order; what a user is told at the end."""
+    settings = run.settings
+    base = run.stage(base_stage(settings), {})
+    data = run.stage(prepare_stage(settings), {"base": base})
+    checkpoints = {"base": base, "sft": run.stage(sft_stage(settings), {"model": base, "data": data})}
+    model = checkpoints["sft"]
+    for index in range(1, len(settings.grpo.phases) + 1):
+        model = run.stage(grpo_stage(settings, index), {"model": model, "data": data})
+        checkpoints[f"grpo-{index}"] = model
+    evaluations = {
+        name: run.stage(evaluate_stage(settings, name), {"model": checkpoint, "data": data})
+        for name, checkpoint in checkpoints.items()
+    }
+    final = evaluations[list(checkpoints)[-1]]
+    version, decision, outcome = decide_and_promote(run, model, final, evaluations["base"], data)
+    shown = {"data": data, **{k: v for k, v in checkpoints.items() if k != "base"}}
+    shown |= {result.name: result for result in (*evaluations.values(), decision)}
+    report = run.stage(report_stage(settings), shown)
+    shutil.copyfile(run.folder(report) / "report.html", folder / "report.html")
+    scores = scores_table({name: run.folder(result) for name, result in evaluations.items()})
+    create_markdown_artifact(key="scores", description="Scores by stage and domain", markdown=markdown_table(scores))
+    get_run_logger().info("promotion: %s", outcome)
+    return {
+        "profile": settings.profile,
+        "run": folder.name,
+        "stages": [_stage_row(result) for result in run.results.values()],
+        "scores": scores,
+        "model": {"name": version.name, "version": version.version},
+        "promotion": outcome,
+        "report": str(folder / "report.html"),
+    }
+
+
+def decide_and_promote(
+    run: PipelineRun, model: StageResult, evaluation: StageResult, base_evaluation: StageResult, data: StageResult
+) -> tuple[RegisteredVersion, StageResult, str]:
+    """Register the model and let the gate decide against the champion (or the base model, where there
+    is none); returns the version, the decision and what was done, in words."""
+    settings, tracking = run.settings, run.settings.tracking
+    spec, inputs = register_stage(settings), {"model": model, "evaluation": evaluation}
+    registration = run.stage(spec, inputs)
+    version = read_registration(run.folder(registration))
+    if not still_registered(tracking, version):
+        version = read_registration(run.folder(run.stage_again(spec, inputs)))
+    baseline = baseline_for(tracking, version)
+    if baseline is None:
+        baseline_evaluation = base_evaluation
+    else:
+        champion = StageResult(name="champion", ref=baseline.model, how="kept")
+        baseline_evaluation = run.stage(evaluate_stage(settings, "champion"), {"model": champion, "data": data})
+    decision = run.stage(promote_stage(settings), {"challenger": evaluation, "champion": baseline_evaluation})
+    return version, decision, apply_decision(tracking, version, run.folder(decision) / "decision.json")
+
+
+def _stage_row(result: StageResult) -> dict[str, Any]:
+    return {
+        "stage": result.name,
+        "how": result.how,
+        "seconds": round(result.seconds, 1),
+        "sha256": result.ref.sha256,
+        "uri": result.ref.uri,
+    }
+
+
+def describe_settings(settings: Settings) -> str:
+    """The phases of a profile in one line, for the console."""
+    phases = " / ".join(f"{phase.max_prompt_tokens:,}" for phase in settings.grpo.phases)
+    return f"{settings.model.name}, phases of {phases} prompt tokens, G={settings.grpo.group_size}"

@@ -1,0 +1,150 @@
+"""One pipeline run: which stages are cached, forced or taken over, and what each one gave."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact
+
+from qwenlong_core.artifacts import ArtifactError, ArtifactRef, LocalStore
+from qwenlong_core.config import Settings
+from tasks.specs import StageSpec, prepare_stage, stage_names
+from tasks.stage import RunContext, StageOutcome, open_store, run_stage, stage_fingerprint
+from tasks.tracking import Tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """What a stage gave in this run."""
+
+    name: str
+    ref: ArtifactRef
+    how: str
+    """``ran``, ``cached`` (its fingerprint was known) or ``kept`` (taken over by ``--from``)."""
+    seconds: float = 0.0
+    forced: bool = False
+    mlflow_run_id: str | None = None
+
+
+def new_run_id() -> str:
+    """A readable, sortable, unique id."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+
+
+def preflight(settings: Settings, refresh: str | None = None, start: str | None = None) -> None:
+    """Refuse at the door what can be known to fail, before anything is run.
+
+    Raises:
+        ValueError: an unknown stage name, or a data path that matches nothing.
+        ArtifactError: the artifact folder cannot be written.
+    """
+    names = stage_names(settings)
+    families = {name.partition("-")[0] for name in names}
+    for option, value in (("--refresh", refresh), ("--from", start)):
+        if value is not None and value not in names and not (option == "--refresh" and value in families):
+            raise ValueError(f"{option} {value!r}: no such stage; this profile has {', '.join(names)}")
+    prepare_stage(settings)
+    store = open_store(settings)
+    if isinstance(store, LocalStore):
+        store.check_writable()
+
+
+@dataclass
+class PipelineRun:
+    """Runs stages in order and remembers their results."""
+
+    settings: Settings
+    context: RunContext
+    refresh: str | None = None
+    """Stage or family that is forced, with everything that depends on it."""
+    start: str | None = None
+    """Stages before this one are taken over as they are, whatever has changed since."""
+    results: dict[str, StageResult] = field(default_factory=dict)
+
+    def stage(self, spec: StageSpec, inputs: Mapping[str, StageResult]) -> StageResult:
+        """The stage's result: cached, taken over, or made now."""
+        refs = {name: result.ref for name, result in inputs.items()}
+        forced = self._named(spec.name) or any(result.forced for result in inputs.values())
+        result = self._kept(spec) or self._made(spec, refs, forced)
+        self.results[spec.name] = result
+        logger = get_run_logger()
+        position = f"{len(self.results)}/{len(stage_names(self.settings))}"
+        logger.info("stage %s %s: %s, artifact %s", position, spec.name, _in_words(result), result.ref.short)
+        return result
+
+    def stage_again(self, spec: StageSpec, inputs: Mapping[str, StageResult]) -> StageResult:
+        """Run a stage whose recorded result turned out to be void, such as a wiped registry's."""
+        refs = {name: result.ref for name, result in inputs.items()}
+        self.results[spec.name] = self._made(spec, refs, forced=True)
+        return self.results[spec.name]
+
+    def _named(self, name: str) -> bool:
+        return self.refresh is not None and self.refresh in (name, name.partition("-")[0])
+
+    def _kept(self, spec: StageSpec) -> StageResult | None:
+        order = stage_names(self.settings)
+        if self.start is None or spec.name not in order or order.index(spec.name) >= order.index(self.start):
+            return None
+        record = open_store(self.settings).latest(spec.name, self.settings.profile)
+        if record is None:
+            raise ArtifactError(
+                f"--from {self.start}: there is no finished {spec.name!r} of profile {self.settings.profile!r} "
+                "to start on; run the pipeline once without --from"
+            )
+        return StageResult(name=spec.name, ref=record.ref, how="kept", mlflow_run_id=record.mlflow_run_id)
+
+    def _made(self, spec: StageSpec, refs: dict[str, ArtifactRef], forced: bool) -> StageResult:
+        execution = self.settings.execution
+        known = open_store(self.settings).lookup(spec.family, stage_fingerprint(spec, refs))
+        task = run_stage.with_options(
+            name=spec.name,
+            task_run_name=spec.name,
+            # Prefect remembers a reference; whether the artifact is really there, only the store knows.
+            refresh_cache=forced or known is None,
+            retries=execution.retries,
+            retry_delay_seconds=execution.retry_delay_seconds,
+        )
+        state = task(spec, refs, self.context, forced, return_state=True)
+        outcome = StageOutcome.model_validate(state.result())
+        hit = state.name == "Cached" or outcome.how == "adopted"
+        result = StageResult(
+            name=spec.name,
+            ref=outcome.ref,
+            how="cached" if hit else "ran",
+            seconds=0.0 if hit else outcome.seconds,
+            forced=forced,
+            mlflow_run_id=outcome.mlflow_run_id,
+        )
+        _show_in_prefect(result, self.settings.tracking.ui_url)
+        if hit:
+            tracker = Tracker(self.settings.tracking)
+            tracker.tag(self.context.parent_run_id, f"cached.{spec.name}", result.ref.sha256)
+        return result
+
+    def folder(self, result: StageResult) -> Path:
+        """The verified files of a result."""
+        return open_store(self.settings).fetch(result.ref)
+
+
+def _in_words(result: StageResult) -> str:
+    if result.how == "ran":
+        return f"done in {result.seconds:.0f} s"
+    return "cached" if result.how == "cached" else "kept as it is"
+
+
+def _show_in_prefect(result: StageResult, ui_url: str) -> None:
+    run = f"[{result.mlflow_run_id}]({ui_url}/#/search?searchFilter=run_id%3D'{result.mlflow_run_id}')"
+    create_markdown_artifact(
+        key=f"stage-{result.name}",
+        description=f"{result.name}: {_in_words(result)}",
+        markdown=(
+            f"| | |\n|-|-|\n| stage | {result.name} |\n| result | {_in_words(result)} |\n"
+            f"| artifact | `{result.ref.uri}` |\n| SHA-256 | `{result.ref.sha256}` |\n"
+            f"| MLflow run | {run if result.mlflow_run_id else 'none'} |\n"
+        ),
+    )

@@ -1,0 +1,45 @@
+"""The flow ``promote``: put a registered version before the gate again.
+
+The pipeline's last stages do the same; this flow is for a version that was registered earlier, say
+after the margins in the settings were changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, get_run_logger
+
+from flows.pipeline_run import PipelineRun, StageResult, new_run_id
+from qwenlong_core.artifacts import ArtifactError
+from qwenlong_core.profiles import load_settings
+from tasks.registry import CHALLENGER, apply_decision, baseline_for, by_alias
+from tasks.specs import evaluate_stage, promote_stage
+from tasks.stage import RunContext, open_store
+
+
+@flow(name="promote", flow_run_name="{profile}")
+def promote(profile: str = "local", overrides: list[str] | None = None) -> dict[str, Any]:
+    """Decide whether the registry's ``challenger`` becomes ``champion``, and carry it out.
+
+    Raises:
+        ArtifactError: nothing is registered or prepared yet.
+    """
+    settings = load_settings(profile, overrides or ())
+    store = open_store(settings)
+    version = by_alias(settings.tracking, CHALLENGER)
+    data, base = store.latest("prepare", settings.profile), store.latest("base", settings.profile)
+    if version is None or data is None or base is None:
+        raise ArtifactError(f"promote: no challenger is registered for profile {profile!r} yet: run the pipeline first")
+    run = PipelineRun(settings, RunContext(settings=settings, run_id=new_run_id()))
+    baseline = baseline_for(settings.tracking, version)
+    models = {"challenger": version.model, "champion": baseline.model if baseline else base.ref}
+    rows = StageResult(name="prepare", ref=data.ref, how="kept")
+    evaluations = {}
+    for role, ref in models.items():
+        model = StageResult(name=role, ref=ref, how="kept")
+        evaluations[role] = run.stage(evaluate_stage(settings, role), {"model": model, "data": rows})
+    decision = run.stage(promote_stage(settings), evaluations)
+    outcome = apply_decision(settings.tracking, version, run.folder(decision) / "decision.json")
+    get_run_logger().info("promotion: %s", outcome)
+    return {"version": version.version, "promotion": outcome}
