@@ -15,7 +15,7 @@ from functools import lru_cache
 from qwenlong_core.records import Example
 from qwenlong_core.rewards.numbers import Quantity, known_scale, read_quantity, same_quantity, scales_asked
 from qwenlong_core.rewards.options import read_choice, read_yes_no
-from qwenlong_core.rewards.text import normalize_span
+from qwenlong_core.rewards.text import normalize_span, strip_wrappers
 
 SHOWN_CHARS = 80
 """How much of an answer a reason quotes."""
@@ -124,7 +124,7 @@ def _span(answer: str, example: Example, _tolerance: float) -> RuleResult:
 
 @lru_cache(maxsize=4096)
 def _normalized_gold(gold: str) -> str:
-    return normalize_span(gold)
+    return normalize_span(strip_wrappers(gold))  # as the answer's wrappers were
 
 
 _ALTERNATIVES = re.compile(r"\b(?:or|either|and/or|alternatively|maybe|perhaps|possibly)\b|\s[/|]\s|[或/|](?=\S{2})|;", re.IGNORECASE)
