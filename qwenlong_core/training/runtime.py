@@ -59,6 +59,7 @@ def trainer_arguments(
         "output_dir": str(checkpoints),
         "seed": seed,
         "use_cpu": on_cpu,
+        "ddp_find_unused_parameters": False,
         "ddp_backend": "gloo" if on_cpu and launch.num_processes > 1 else None,
         "bf16": model.dtype == "bfloat16",
         "gradient_checkpointing": launch.gradient_checkpointing,

@@ -1,0 +1,189 @@
+"""A stage that is killed and started again ends like one that was left alone, to the bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import grpo_job, lines, sft_job
+from safetensors.torch import load_file
+
+from qwenlong_core.config import Block
+from qwenlong_core.training.checkpoints import damage, newest_complete, read_state
+
+PARITY_STAGE = [str(Path(__file__).with_name("parity_stage.py"))]
+SFT_STAGE = ["-m", "qwenlong_core.training.sft"]
+TIMES = {"seconds", "tokens_per_second", "memory_mb"}
+
+
+class Stage:
+    """One work folder and the command that works in it."""
+
+    def __init__(self, program: list[str], job: Block, inputs: dict[str, Path], work: Path, processes: int = 1) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "job.json").write_text(job.model_dump_json())
+        launch = [] if processes == 1 else ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}", "--main_process_port=0"]  # fmt: skip
+        given = [f"--input={name}={path}" for name, path in inputs.items()]
+        self.command = [sys.executable, *launch, *program, "--job", str(work / "job.json"), *given, "--work", str(work)]
+        self.work = work
+
+    def start(self) -> subprocess.Popen[str]:
+        root = Path(__file__).parents[2]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+        return subprocess.Popen(
+            self.command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=root, env=environment
+        )
+
+    def finish(self) -> str:
+        process = self.start()
+        _, log = process.communicate(timeout=300)
+        assert process.returncode == 0, log
+        return log
+
+    def steps_done(self) -> int:
+        path = self.work / "output" / "metrics.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def interrupt(self, how: signal.Signals, after: int) -> tuple[int, str]:
+        """Start, send the signal to the whole group once ``after`` steps are written, wait for the end."""
+        process = self.start()
+        while self.steps_done() < after and process.poll() is None:
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.killpg(process.pid, how)
+        _, log = process.communicate(timeout=120)
+        return process.returncode, log
+
+
+def end_state(work: Path) -> dict[str, Any]:
+    """Everything that must be equal: weights, optimizer, own state, metrics without times, samples."""
+    checkpoint = newest_complete(work / "checkpoints")
+    assert checkpoint is not None
+    optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
+    files = [work / "output" / name for name in ("samples.jsonl", "difficulty.json")]
+    return {
+        "weights": load_file(work / "output" / "model.safetensors"),
+        "optimizer": {f"{i}.{name}": value for i, state in optimizer.items() for name, value in state.items()},
+        "state": read_state(checkpoint),
+        "metrics": [{k: v for k, v in row.items() if k not in TIMES} for row in lines(work / "output/metrics.jsonl")],
+        "files": [path.read_text() for path in files if path.exists()],
+    }
+
+
+def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    for part in ("weights", "optimizer"):
+        assert ours[part].keys() == theirs[part].keys()
+        differing = [name for name, value in ours[part].items() if not torch.equal(value, theirs[part][name])]
+        assert differing == [], part
+    for part in ("state", "metrics", "files"):
+        assert ours[part] == theirs[part], part
+
+
+def assert_trained(end: dict[str, Any], policy: Path, steps: int) -> None:
+    """The run is not empty: every step had informative groups and a gradient, and the weights moved."""
+    assert [row["step"] for row in end["metrics"]] == list(range(1, steps + 1))
+    assert all(row["groups_kept"] > 0 and row["grad_norm"] > 0 for row in end["metrics"])
+    before = load_file(policy / "model.safetensors")
+    assert any(not torch.equal(before[name], value) for name, value in end["weights"].items())
+
+
+def job_of(rounds: int, steps: int, processes: int = 1) -> Block:
+    phase = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": steps}
+    return grpo_job(
+        phase=phase, save_steps=2, dynamic_sampling={"max_rounds": rounds},
+        launch={"num_processes": processes, "cpu_threads": 1},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rounds", "how"),
+    [
+        (4, signal.SIGKILL),
+        pytest.param(1, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(4, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_phase_ends_like_an_undisturbed_one(
+    rounds: int, how: signal.Signals, policy: Path, data: Path, tmp_path: Path
+) -> None:
+    inputs = {"model": policy, "data": data}
+    undisturbed = Stage(PARITY_STAGE, job_of(rounds, 6), inputs, tmp_path / "a")
+    undisturbed.finish()
+    disturbed = Stage(PARITY_STAGE, job_of(rounds, 6), inputs, tmp_path / "b")
+    status, log = disturbed.interrupt(how, after=3)
+    assert status == (143 if how == signal.SIGTERM else -signal.SIGKILL), log
+    assert 3 <= disturbed.steps_done() < 6
+    assert "from checkpoint-" in disturbed.finish()
+    end = end_state(undisturbed.work)
+    assert_trained(end, policy, steps=6)
+    assert_same(end_state(disturbed.work), end)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "kills"), [(1, 10), (2, 3)])
+def test_killed_again_and_again_at_random_steps(
+    processes: int, kills: int, policy: Path, data: Path, tmp_path: Path
+) -> None:
+    inputs, steps = {"model": policy, "data": data}, 24 if processes == 1 else 8
+    job = job_of(4, steps, processes)
+    undisturbed = Stage(PARITY_STAGE, job, inputs, tmp_path / "a", processes)
+    undisturbed.finish()
+    disturbed = Stage(PARITY_STAGE, job, inputs, tmp_path / "b", processes)
+    generator = random.Random(0)
+    done = 0
+    for _ in range(kills):
+        done = min(steps - 1, done + generator.choice((1, 2, 3)))
+        disturbed.interrupt(signal.SIGKILL, after=done)
+        done = disturbed.steps_done()
+    disturbed.finish()
+    end = end_state(undisturbed.work)
+    assert_trained(end, policy, steps)
+    assert_same(end_state(disturbed.work), end)
+
+
+@pytest.mark.slow
+def test_a_finished_phase_run_again_changes_nothing(policy: Path, data: Path, tmp_path: Path) -> None:
+    stage = Stage(PARITY_STAGE, job_of(1, 2), {"model": policy, "data": data}, tmp_path)
+    stage.finish()
+    before = end_state(tmp_path)
+    stage.finish()
+    assert_same(end_state(tmp_path), before)
+
+
+def test_a_damaged_checkpoint_is_passed_over(policy: Path, data: Path, tmp_path: Path) -> None:
+    """The newest checkpoint loses its last bytes: the run goes on from the one before."""
+    inputs = {"model": policy, "data": data}
+    stage = Stage(PARITY_STAGE, job_of(1, 4), inputs, tmp_path)
+    stage.finish()
+    before = end_state(tmp_path)
+    newest = newest_complete(tmp_path / "checkpoints")
+    assert newest is not None
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    assert "does not match the manifest" in str(damage(newest))
+    log = stage.finish()
+    assert f"deleting {newest.name}" in log
+    assert "from checkpoint-4" in log
+    assert_same(end_state(tmp_path), before)
+
+
+def test_interrupted_sft_ends_like_an_undisturbed_one(policy: Path, data: Path, tmp_path: Path) -> None:
+    inputs = {"model": policy, "data": data}
+    job = sft_job(epochs=4.0, save_steps=2)
+    undisturbed = Stage(SFT_STAGE, job, inputs, tmp_path / "a")
+    undisturbed.finish()
+    disturbed = Stage(SFT_STAGE, job, inputs, tmp_path / "b")
+    status, log = disturbed.interrupt(signal.SIGKILL, after=3)
+    assert status == -signal.SIGKILL, log
+    assert "from checkpoint-" in disturbed.finish()
+    end = end_state(undisturbed.work)
+    assert [row["step"] for row in end["metrics"]] == list(range(1, 11))
+    assert_same(end_state(disturbed.work), end)
