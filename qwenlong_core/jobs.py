@@ -121,6 +121,8 @@ class ReportJob(Block):
     """Write the HTML report. Inputs: the training artifacts, the evaluations and the decision."""
 
     title: str
+    notes: tuple[str, ...] = ()
+    """What a reader must know first, such as that the run is scaled down; shown on top."""
     bootstrap_resamples: int
     confidence: float
     seed: int

@@ -19,6 +19,8 @@ class Evaluation:
     plan: Plan
     samples: tuple[Sample, ...]
     scores: Scores
+    bootstrap: Bootstrap
+    """How the scores' intervals were drawn."""
 
 
 def write_scores(output: Path, bootstrap: Bootstrap) -> None:
@@ -60,4 +62,5 @@ def read_evaluation(folder: Path) -> Evaluation:
         plan=Plan.model_validate_json((folder / PLAN).read_text()),
         samples=tuple(read_samples(folder / SAMPLES)),
         scores=Scores.model_validate(content["scores"]),
+        bootstrap=Bootstrap.model_validate(content["bootstrap"]),
     )

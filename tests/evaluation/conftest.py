@@ -36,7 +36,7 @@ def make_evaluation() -> Callable[..., Evaluation]:
             model_digest=model * 12, dataset_digest="d" * 12, items=tuple(ids), samples=1,
             protocol={"temperature": 0.7}, seed=7,
         )  # fmt: skip
-        return Evaluation(plan=plan, samples=samples, scores=compute_scores(samples, BOOTSTRAP))
+        return Evaluation(plan=plan, samples=samples, scores=compute_scores(samples, BOOTSTRAP), bootstrap=BOOTSTRAP)
 
     return make
 

@@ -1,0 +1,157 @@
+"""Small charts as inline SVG: no script, no font, colours from the page's light or dark palette.
+
+Every chart is a panel 340 units wide, so that text keeps its size in a one-column page on a phone and
+in a grid of panels on a desk. Each carries its numbers as text for readers who cannot see it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+_WIDTH, _HEIGHT = 340, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 12, 30
+_COLOURS = 5
+"""Classes ``c0`` .. ``c4`` that the page's style sheet defines."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """A dot with a whisker; the whisker is left out where there is no interval."""
+
+    label: str
+    mean: float
+    low: float | None
+    high: float | None
+
+    @property
+    def text(self) -> str:
+        """``0.25 [0.10, 0.42]``."""
+        return f"{self.mean:.2f}" + ("" if self.low is None else f" [{self.low:.2f}, {self.high:.2f}]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """A line: points ``(x, y)``, or dots with whiskers over the categories of a chart."""
+
+    name: str
+    points: Sequence[tuple[float, float]] = ()
+    intervals: Sequence[Interval] = ()
+
+
+def _svg(body: Sequence[str], label: str, height: float = _HEIGHT) -> Markup:
+    head = f'<svg viewBox="0 0 {_WIDTH} {height:g}" role="img" aria-label="{escape(label)}">'
+    return Markup(head + "".join(body) + "</svg>")
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle", style: str = "tick") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(text)}</text>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{style}"/>'
+
+
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About ``count`` round numbers that cover ``low..high``: steps of 1, 2 or 5 times a power of ten."""
+    if high <= low:
+        high = low + (abs(low) or 1.0)
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def _label(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+class _Axes:
+    """Linear axes over the panel's plotting area."""
+
+    def __init__(self, xs: tuple[float, float], ticks: Sequence[float]) -> None:
+        self.x_low, self.x_high = xs
+        self.ticks = ticks
+
+    def x(self, value: float) -> float:
+        share = (value - self.x_low) / ((self.x_high - self.x_low) or 1)
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        share = (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+
+    def grid(self) -> list[str]:
+        parts = []
+        for tick in self.ticks:
+            parts.append(_line(_LEFT, self.y(tick), _WIDTH - _RIGHT, self.y(tick), "grid"))
+            parts.append(_text(_LEFT - 5, self.y(tick) + 4, _label(tick), "end"))
+        return parts
+
+
+def _dot(x: float, y: float, colour: int) -> str:
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" class="dot c{colour % _COLOURS}"/>'
+
+
+def _curve(axes: _Axes, series: Series, colour: int) -> list[str]:
+    places = [(axes.x(x), axes.y(y)) for x, y in series.points]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    dots = [_dot(x, y, colour) for x, y in places] if len(places) <= 30 else []
+    return [f'<polyline points="{path}" class="curve c{colour % _COLOURS}"/>', *dots]
+
+
+def line_chart(title: str, series: Sequence[Series], marks: Sequence[tuple[float, str]] = ()) -> Markup:
+    """Lines over steps; ``marks`` are places on the x axis where something begins, with its name."""
+    points = [point for one in series for point in one.points]
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    axes = _Axes((min(xs), max(xs)), nice_ticks(min(ys), max(ys)))
+    body = axes.grid()
+    for x, name in marks:
+        body.append(_line(axes.x(x), _TOP, axes.x(x), _HEIGHT - _BOTTOM, "mark"))
+        body.append(_text(axes.x(x) + 3, _HEIGHT - 12, name, "start"))
+    for colour, one in enumerate(series):
+        body += _curve(axes, one, colour)
+    ends = "; ".join(f"{one.name} from {one.points[0][1]:.3g} to {one.points[-1][1]:.3g}" for one in series)
+    return _svg(body, f"{title}: {ends}")
+
+
+def category_chart(title: str, series: Sequence[Series], categories: Sequence[str]) -> Markup:
+    """Dots with whiskers over categories, accuracy from 0 to 1 upwards; several series side by side."""
+    axes = _Axes((-0.5, len(categories) - 0.5), [0, 0.25, 0.5, 0.75, 1.0])
+    body = axes.grid()
+    body += [_text(axes.x(place), _HEIGHT - 12, name) for place, name in enumerate(categories)]
+    spread = 0.14
+    for colour, one in enumerate(series):
+        for interval in one.intervals:
+            place = categories.index(interval.label) + (colour - (len(series) - 1) / 2) * spread
+            x = axes.x(place)
+            if interval.low is not None and interval.high is not None:
+                body.append(_line(x, axes.y(interval.low), x, axes.y(interval.high), f"whisker c{colour % _COLOURS}"))
+            body.append(_dot(x, axes.y(interval.mean), colour))
+    words = "; ".join(f"{one.name}: " + ", ".join(f"{i.label} {i.text}" for i in one.intervals) for one in series)
+    return _svg(body, f"{title}. {words}")
+
+
+def forest_chart(title: str, intervals: Sequence[Interval]) -> Markup:
+    """One row per stage: a dot with its whisker on a scale from 0 to 1."""
+    row, left = 24, 78
+    height = _TOP + row * len(intervals) + _BOTTOM
+    body = []
+    def x(value: float) -> float:
+        return left + value * (_WIDTH - left - _RIGHT - 4)
+    for tick in (0, 0.25, 0.5, 0.75, 1.0):
+        body.append(_line(x(tick), _TOP, x(tick), height - _BOTTOM, "grid"))
+        body.append(_text(x(tick), height - 12, f"{tick:g}"))
+    for index, interval in enumerate(intervals):
+        y = _TOP + row * (index + 0.5)
+        body.append(_text(left - 8, y + 4, interval.label, "end", "name"))
+        colour = 0 if index == 0 else 1
+        if interval.low is not None and interval.high is not None:
+            body.append(_line(x(interval.low), y, x(interval.high), y, f"whisker c{colour}"))
+        body.append(_dot(x(interval.mean), y, colour))
+    words = ", ".join(f"{interval.label} {interval.text}" for interval in intervals)
+    return _svg(body, f"{title}: {words}", height)

@@ -1,0 +1,147 @@
+"""A few dozen answers for people to read: question, document with the evidence marked, completions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from qwenlong_core.evaluation.evidence import evidence_spans, marked_texts, occurrences
+from qwenlong_core.evaluation.results import Evaluation
+from qwenlong_core.evaluation.samples import Sample
+from qwenlong_core.records import DOMAINS, Example
+
+MAX_ITEMS = 24
+MAX_DOCUMENT_CHARS = 6_000
+MAX_COMPLETION_CHARS = 6_000
+
+_THOUGHT = re.compile(r"^\s*(?:<think>)?(.*?)</think>", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """One stage's first sample of an item."""
+
+    stage: str
+    thinking: str
+    visible: str
+    verdict: str
+    """``right``, ``wrong``, ``no answer``, ``truncated`` or ``unscored``."""
+    sample: Sample
+    cut_characters: int
+    """Characters of the completion that are not shown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One question with its document and every stage's answer."""
+
+    example: Example
+    outcome: str
+    """How the last stage compares with the baseline: ``gained``, ``lost``, ``right`` or ``wrong``."""
+    document: Markup
+    shown: tuple[int, int]
+    """Which characters of the document are shown."""
+    answers: tuple[Answer, ...]
+
+
+def split_thinking(completion: str) -> tuple[str, str]:
+    """The thinking and what follows it; an unfinished thought has nothing after it."""
+    match = _THOUGHT.match(completion)
+    if match:
+        return match[1].strip(), completion[match.end() :].strip()
+    if completion.lstrip().startswith("<think>"):
+        return completion.lstrip().removeprefix("<think>").strip(), ""
+    return "", completion.strip()
+
+
+def _verdict(sample: Sample) -> str:
+    if sample.score.status == "scored":
+        return "right" if sample.accuracy == 1 else "wrong"
+    return sample.score.status.replace("_", " ")
+
+
+def _answer(stage: str, sample: Sample) -> Answer:
+    thinking, visible = split_thinking(sample.completion)
+    # The end of an answer is where it commits, so that is what stays.
+    shown = visible[-MAX_COMPLETION_CHARS:]
+    thought = thinking[-MAX_COMPLETION_CHARS:]
+    return Answer(
+        stage=stage, thinking=thought, visible=shown, verdict=_verdict(sample), sample=sample,
+        cut_characters=len(visible) - len(shown) + len(thinking) - len(thought),
+    )  # fmt: skip
+
+
+def _window(length: int, spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The part of a long document to show: around the first span, else its beginning."""
+    if length <= MAX_DOCUMENT_CHARS:
+        return 0, length
+    start = max(0, min((spans[0][0] if spans else 0) - MAX_DOCUMENT_CHARS // 3, length - MAX_DOCUMENT_CHARS))
+    return start, start + MAX_DOCUMENT_CHARS
+
+
+def _marked(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    """Escaped text with ``<mark>`` around the spans, which are in order and do not overlap."""
+    parts, position = [], 0
+    for start, end in spans:
+        parts += [escape(text[position:start]), "<mark>", escape(text[start:end]), "</mark>"]
+        position = end
+    return "".join([*parts, escape(text[position:])])
+
+
+def _within(spans: Sequence[tuple[int, int]], low: int, high: int) -> list[tuple[int, int]]:
+    return [(max(a, low) - low, min(b, high) - low) for a, b in spans if a < high and b > low]
+
+
+def mark_document(example: Example) -> tuple[Markup, tuple[int, int]]:
+    """The document, shortened, with evidence passages underlined and gold answers marked; and which
+    characters of it are shown."""
+    gold = occurrences(example.context, marked_texts(example))
+    passages = sorted(evidence_spans(example))
+    low, high = _window(len(example.context), passages or gold)
+    text, parts, position = example.context[low:high], [], 0
+    gold = _within(gold, low, high)
+    for start, end in _within(passages, low, high):
+        start = max(start, position)
+        parts.append(_marked(text[position:start], _within(gold, position, start)))
+        parts.append(f'<span class="evidence">{_marked(text[start:end], _within(gold, start, end))}</span>')
+        position = max(position, end)
+    parts.append(_marked(text[position:], _within(gold, position, len(text))))
+    return Markup("".join(parts)), (low, high)
+
+
+def _outcome(first: Sample, last: Sample) -> str:
+    changes = {(0.0, 1.0): "gained", (1.0, 0.0): "lost", (1.0, 1.0): "right", (0.0, 0.0): "wrong"}
+    return changes[first.accuracy, last.accuracy]
+
+
+def _choose(outcomes: Mapping[str, str], examples: Mapping[str, Example]) -> list[str]:
+    """Ids to show: in turn from every domain and outcome, so that none crowds out the others."""
+    piles: dict[tuple[int, str], list[str]] = {}
+    for item in sorted(outcomes):
+        place = DOMAINS.index(examples[item].domain)
+        piles.setdefault((place, outcomes[item]), []).append(item)
+    chosen: list[str] = []
+    depth = 0
+    while len(chosen) < min(MAX_ITEMS, len(outcomes)):
+        chosen += [pile[depth] for _, pile in sorted(piles.items()) if depth < len(pile)]
+        depth += 1
+    chosen = chosen[:MAX_ITEMS]
+    return sorted(chosen, key=lambda item: (DOMAINS.index(examples[item].domain), outcomes[item], item))
+
+
+def choose_samples(evaluations: Mapping[str, Evaluation], baseline: str, examples: Sequence[Example]) -> list[Item]:
+    """Items to read, each with the first sample of every stage; stages in the given order."""
+    rows = {example.id: example for example in examples}
+    firsts = {name: {s.example_id: s for s in e.samples if s.sample == 0} for name, e in evaluations.items()}
+    last = list(evaluations)[-1]
+    shared = [item for item in evaluations[last].plan.items if item in rows and all(item in f for f in firsts.values())]
+    outcomes = {item: _outcome(firsts[baseline][item], firsts[last][item]) for item in shared}
+    items = []
+    for item in _choose(outcomes, rows):
+        document, shown = mark_document(rows[item])
+        answers = tuple(_answer(name, firsts[name][item]) for name in reversed(list(firsts)))
+        items.append(Item(example=rows[item], outcome=outcomes[item], document=document, shown=shown, answers=answers))
+    return items
