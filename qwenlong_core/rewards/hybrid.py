@@ -40,11 +40,16 @@ def score_by_rule(
     if limits is not None:
         penalty = length_penalty(len(completion.token_ids), limits.max_tokens, limits.cache_tokens)
     cut = completion.finish_reason == "length"
-    extraction = extract_answer(completion.text, example.answer_type, len(example.choices), cut)
+    return score_text(example, completion.text, settings.number_tolerance, penalty, cut)
+
+
+def score_text(example: Example, text: str, number_tolerance: float, penalty: float = 0.0, cut: bool = False) -> RuleStage:
+    """:func:`score_by_rule` on bare text, for callers that hold no tokens."""
+    extraction = extract_answer(text, example.answer_type, len(example.choices), cut)
     if extraction.answer is None:
         status: Status = "truncated" if cut else "no_answer"
         return RuleStage(score=Score(value=penalty, length_penalty=penalty, status=status, reason=extraction.reason))
-    rule = rule_score(extraction.answer, example, settings.number_tolerance)
+    rule = rule_score(extraction.answer, example, number_tolerance)
     score = Score(
         value=rule.value + penalty,
         rule=rule.value,

@@ -99,6 +99,7 @@ def served(choose: Callable[[int, dict[str, Any]], Respond]) -> Iterator[Served]
         stop.append(lambda: loop.call_soon_threadsafe(stopped.set))
         ready.set()
         await stopped.wait()
+        server.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)  # run() cancels what still hangs
     thread.start()

@@ -1,0 +1,121 @@
+"""The benchmarks' own metrics, kept apart from the reward: EM, token F1, ROUGE-L, numeric accuracy.
+
+In: a prediction and its gold answers. Out: a number in [0, 1], the best over the golds. These are the
+official formulas, holes included (SQuAD's normalisation drops every sign and decimal point); they
+serve comparison with published numbers and are never a reward.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from qwenlong_core.rewards.numbers import known_scale, read_quantity, same_quantity
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ROUGE_TOKEN = re.compile(r"[^\W_]+")
+
+
+def squad_normalize(text: str) -> str:
+    """SQuAD v1.1's ``normalize_answer`` (evaluate-v1.1.py): lower, no ASCII punctuation, no articles, single spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, golds: Sequence[str]) -> float:
+    """1.0 if the prediction equals a gold character by character after SQuAD's normalisation and NFKC.
+
+    The article's EM ("character-level answer matching"). Unicode is brought to NFKC first, so that
+    composed and decomposed letters match; on ASCII text it is SQuAD's own EM.
+    """
+    return _best(_exact, prediction, golds)
+
+
+def f1(prediction: str, golds: Sequence[str]) -> float:
+    """Token F1 of SQuAD v1.1 (evaluate-v1.1.py, ``f1_score``), as used by HotpotQA, MuSiQue, Qasper and LongBench."""
+    return _best(_f1, prediction, golds)
+
+
+def hotpot_f1(prediction: str, golds: Sequence[str]) -> float:
+    """HotpotQA's F1: 0 where prediction and gold differ and one of them is yes, no or noanswer."""
+    return _best(_hotpot_f1, prediction, golds)
+
+
+def rouge_l(prediction: str, golds: Sequence[str]) -> float:
+    """ROUGE-L F-measure without stemming (Lin 2004, section 3.2), words in any script.
+
+    On ASCII text it equals the ``rouge_score`` package, whose tokeniser knows no other letters.
+    """
+    return _best(_rouge_l, prediction, golds)
+
+
+def numeric_accuracy(
+    prediction: str, golds: Sequence[str], tolerance: float = 0.0015, answer_scale: str | None = None
+) -> float:
+    """1.0 if the prediction states a gold number within a relative ``tolerance``, sign and magnitude included.
+
+    DocMath-Eval's tolerance without its excuses: no power of ten, no lost sign, no ``eval``.
+    """
+    said = read_quantity(prediction).quantity
+    scale = known_scale(answer_scale)
+    for gold in golds:
+        wanted = read_quantity(gold).quantity
+        if said is not None and wanted is not None and same_quantity(said, wanted, tolerance, scale):
+            return 1.0
+    return 0.0
+
+
+def _best(metric: Callable[[str, str], float], prediction: str, golds: Sequence[str]) -> float:
+    if not golds:
+        raise ValueError("no gold answers: a metric over none would be 0 for every model; drop the example")
+    return max(metric(prediction, gold) for gold in golds)
+
+
+def _exact(prediction: str, gold: str) -> float:
+    return float(_nfkc(prediction) == _nfkc(gold))
+
+
+def _nfkc(text: str) -> str:
+    return squad_normalize(unicodedata.normalize("NFKC", text))
+
+
+def _f1(prediction: str, gold: str) -> float:
+    said, wanted = squad_normalize(prediction).split(), squad_normalize(gold).split()
+    same = sum((Counter(said) & Counter(wanted)).values())
+    if same == 0:
+        return 0.0
+    precision, recall = same / len(said), same / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _hotpot_f1(prediction: str, gold: str) -> float:
+    said, wanted = squad_normalize(prediction), squad_normalize(gold)
+    closed = {"yes", "no", "noanswer"}
+    if said != wanted and (said in closed or wanted in closed):
+        return 0.0
+    return _f1(prediction, gold)
+
+
+def _rouge_l(prediction: str, gold: str) -> float:
+    said, wanted = _ROUGE_TOKEN.findall(prediction.lower()), _ROUGE_TOKEN.findall(gold.lower())
+    common = _longest_common_subsequence(said, wanted)
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(said), common / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
+    """Length of the LCS, bit-parallel (Hyyrö 2004): one big-integer operation per token of ``b``."""
+    where: dict[str, int] = {}
+    for i, token in enumerate(a):
+        where[token] = where.get(token, 0) | 1 << i
+    mask = (1 << len(a)) - 1
+    row = mask
+    for token in b:
+        matches = row & where.get(token, 0)
+        row = ((row + matches) | (row - matches)) & mask
+    return len(a) - row.bit_count()
