@@ -151,8 +151,9 @@ def grpo_config(job: GRPOJob, cut: Layout, longest_prompt: int, work: Path) -> G
 class GRPOPhaseTrainer(LongContextGRPOTrainer):
     """Adds the step's report to the trainer."""
 
-    job: GRPOJob
-    sample_lines: JsonLines
+    def __init__(self, job: GRPOJob, sample_lines: JsonLines, *args: Any) -> None:
+        super().__init__(*args)
+        self.job, self.sample_lines = job, sample_lines
 
     def _next_batch(self) -> dict[str, Any]:
         output = super()._next_batch()
@@ -189,8 +190,8 @@ def build_trainer(
     context = model.config.max_position_embeddings
     prompts = Prompts(tokenizer, examples, job.phase.max_completion_tokens, context)
     arguments = grpo_config(job, cut, max(map(len, prompts.token_ids)), work)
-    trainer = GRPOPhaseTrainer(model, arguments, tokenizer, job.dynamic_sampling, difficulties)
-    trainer.job = job
+    samples = JsonLines(work / OUTPUT / "samples.jsonl")
+    trainer = GRPOPhaseTrainer(job, samples, model, arguments, tokenizer, job.dynamic_sampling, difficulties)
     for scored in filter(None, (trainer.model, trainer.ref_model)):
         use_compact_head(scored, job.temperature)
     quiet(trainer)
@@ -237,7 +238,7 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
     trainer = build_trainer(job, inputs, work, scorer, state.num_processes, state.process_index)
     updates = layout(job, state.num_processes).updates_per_batch
     output = work / OUTPUT
-    lines, trainer.sample_lines = JsonLines(output / "metrics.jsonl"), JsonLines(output / "samples.jsonl")
+    lines = JsonLines(output / "metrics.jsonl")
     boundary = StepBoundary(updates, job.phase.steps, job.save_steps)
     trainer.add_callback(boundary)
     trainer.add_callback(

@@ -22,6 +22,7 @@ class JsonLines:
     """An append-only JSONL file whose rows carry a ``step``."""
 
     def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
 
     def append(self, row: Mapping[str, Any]) -> None:

@@ -1,0 +1,146 @@
+"""Hand-worked cases of what is kept, what is dropped and where groups go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from conftest import example
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenlong_core.records import Completion, Group, Score
+from qwenlong_core.training.dynamic_sampling import Draw, PromptStream, arrange, fill_batch, round_size, verdict
+
+
+def score(accuracy: float | None, penalty: float = 0.0) -> Score:
+    if accuracy is None:
+        return Score(value=None, status="unscored")
+    return Score(value=accuracy + penalty, rule=accuracy, length_penalty=penalty)
+
+
+def group(name: int, accuracies: Sequence[float | None]) -> Group:
+    completion = Completion(text="", token_ids=(1,), finish_reason="stop")
+    return Group(
+        example=example(name), completions=(completion,) * len(accuracies), scores=tuple(score(a) for a in accuracies)
+    )
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ([1, 1, 1, 1], "all_right"),
+        ([0, 0, 0, 0], "all_wrong"),
+        ([1, 0, 0, 0], "informative"),
+        ([0, 1, 1, 1], "informative"),
+        ([1, 0, None, 0], "unscored"),
+        ([None, None, None, None], "unscored"),
+        ([1.0, 1.0 - 1e-9, 1.0], "all_right"),
+        ([1e-9, 0.0], "all_wrong"),
+    ],
+)
+def test_verdicts(accuracies: list[float | None], expected: str) -> None:
+    assert verdict([score(a) for a in accuracies], 1e-6) == expected
+
+
+def test_a_length_penalty_does_not_make_a_group_informative() -> None:
+    scores = [score(1.0), score(1.0, -0.5), score(1.0, -1.0)]
+    assert len({s.value for s in scores}) == 3
+    assert verdict(scores, 1e-6) == "all_right"
+
+
+def test_the_judges_verdict_counts_as_accuracy() -> None:
+    scores = [Score(value=1.0, rule=0.0, judge=1.0), Score(value=0.0, rule=0.0, judge=0.0)]
+    assert verdict(scores, 1e-6) == "informative"
+
+
+class Scripted:
+    """Rolls out groups whose accuracies are written down beforehand, and notes the rounds."""
+
+    def __init__(self, accuracies: Sequence[Sequence[float | None]]) -> None:
+        self.left, self.rounds = list(accuracies), []
+
+    def __call__(self, draws: list[Draw]) -> list[Group]:
+        self.rounds.append(len(draws))
+        return [group(draw.row, self.left.pop(0)) for draw in draws]
+
+
+YES, RIGHT, WRONG, UNKNOWN = [1, 0], [1, 1], [0, 0], [None, 1]
+
+
+def test_rounds_refill_what_is_missing() -> None:
+    """Wanted 3. Round 1: one of three. Round 2: one of two. Round 3: one of one."""
+    roll_out = Scripted([YES, RIGHT, WRONG, UNKNOWN, YES, YES])
+    stream = PromptStream(10, seed=0)
+    batch = fill_batch(stream, roll_out, 3, max_rounds=5, tolerance=1e-6)
+    assert roll_out.rounds == [3, 2, 1]
+    assert batch.counts() == {
+        "groups_drawn": 6, "groups_kept": 3, "groups_all_right": 1, "groups_all_wrong": 1,
+        "groups_unscored": 1, "groups_surplus": 0, "rounds": 3,
+    }  # fmt: skip
+    order = [f"p1-{d.row}" for d in PromptStream(10, seed=0).take(6)]
+    assert [g.example.id for g in batch.kept] == [order[0], order[4], order[5]]
+    assert stream.position == 6
+
+
+def test_rounds_are_bounded() -> None:
+    batch = fill_batch(PromptStream(10, 0), Scripted([WRONG] * 10), 2, max_rounds=3, tolerance=1e-6)
+    assert (batch.rounds, len(batch.kept), len(batch.dropped)) == (3, 0, 6)
+
+
+def test_one_round_never_refills() -> None:
+    batch = fill_batch(PromptStream(10, 0), Scripted([YES, WRONG]), 2, max_rounds=1, tolerance=1e-6)
+    assert (batch.rounds, len(batch.kept)) == (1, 1)
+
+
+def test_processes_draw_alike_and_what_is_over_is_counted() -> None:
+    """Two processes: the one missing group is drawn as two, and the second informative one is surplus."""
+    roll_out = Scripted([YES, WRONG, YES, YES])
+    batch = fill_batch(PromptStream(10, 0), roll_out, 2, max_rounds=3, tolerance=1e-6, processes=2)
+    assert roll_out.rounds == [2, 2]
+    assert (batch.counts()["groups_kept"], batch.counts()["groups_surplus"]) == (2, 1)
+
+
+@given(missing=st.integers(1, 500), processes=st.integers(1, 64))
+def test_a_round_is_the_least_multiple_that_covers_what_is_missing(missing: int, processes: int) -> None:
+    size = round_size(missing, processes)
+    assert size % processes == 0
+    assert missing <= size < missing + processes
+
+
+@given(rows=st.integers(1, 30), takes=st.lists(st.integers(0, 20), max_size=6), seed=st.integers(0, 5))
+def test_the_stream_resumes_anywhere_and_visits_every_row_once_an_epoch(rows: int, takes: list[int], seed: int) -> None:
+    straight = PromptStream(rows, seed).take(sum(takes))
+    resumed: list[Draw] = []
+    for count in takes:
+        resumed += PromptStream(rows, seed, position=len(resumed)).take(count)
+    assert resumed == straight
+    for epoch in range(sum(takes) // rows):
+        assert sorted(d.row for d in straight if d.epoch == epoch) == list(range(rows))
+
+
+def test_the_stream_has_the_order_of_torchs_own_shuffle() -> None:
+    """TRL's sampler draws its epochs from one seeded generator in the same way."""
+    generator = torch.Generator().manual_seed(11)
+    expected = [torch.randperm(7, generator=generator).tolist() for _ in range(3)]
+    assert [d.row for d in PromptStream(7, seed=11).take(21)] == sum(expected, [])
+
+
+def test_a_full_batch_is_spread_evenly_and_wholly() -> None:
+    groups = [group(i, YES) for i in range(8)]
+    slots = arrange(groups, 8, minis=2, processes=2)
+    placed = [[g.example.id for g in own if g is not None] for own in slots]
+    # mini-batch 0 has groups 0 2 4 6, of which process 0 takes 0 4; mini-batch 1 has 1 3 5 7
+    assert placed == [["p1-0", "p1-4", "p1-1", "p1-5"], ["p1-2", "p1-6", "p1-3", "p1-7"]]
+
+
+@given(kept=st.integers(0, 16), minis=st.sampled_from([1, 2, 4]), processes=st.sampled_from([1, 2, 4]))
+def test_every_process_has_as_many_slots_and_no_group_is_lost(kept: int, minis: int, processes: int) -> None:
+    groups = [group(i, YES) for i in range(kept)]
+    slots = arrange(groups, 16, minis, processes)
+    assert [len(own) for own in slots] == [16 // processes] * processes
+    assert sorted(g.example.id for own in slots for g in own if g) == sorted(g.example.id for g in groups)
+    per_mini = 16 // minis // processes
+    in_mini = [sum(g is not None for own in slots for g in own[m * per_mini : (m + 1) * per_mini]) for m in range(minis)]
+    assert max(in_mini) - min(in_mini) <= 1
