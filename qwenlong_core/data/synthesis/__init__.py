@@ -7,12 +7,13 @@ rows of a length bucket in the paper's proportion of domains (600 : 600 : 400).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
 from qwenlong_core.config import LengthBucket
-from qwenlong_core.data.synthesis import articles, contracts, finance
+from qwenlong_core.data.synthesis import articles, articles_zh, contracts, finance, manuals
 from qwenlong_core.data.synthesis.document import Draft, Shape
 from qwenlong_core.data.synthesis.layout import DoesNotFit, Generated, lay_out
 from qwenlong_core.records import Domain, Example
@@ -26,7 +27,10 @@ _DRAFTS: dict[Domain, Callable[[Random, Shape], Draft]] = {
     "math": finance.draft,
     "logical": contracts.draft,
     "multihop": articles.draft,
+    "reading": manuals.draft,
 }
+_CHINESE_DRAFTS: dict[Domain, Callable[[Random, Shape], Draft]] = {"multihop": articles_zh.draft}
+_DIGITS = re.compile(r"\d[\d,.]*\d|\d")
 
 # DocQA-RL-1.6K holds 600 math, 600 logical and 400 multi-hop rows; this is its smallest cycle.
 _CYCLE: tuple[Domain, ...] = ("math", "logical", "multihop", "math", "logical", "math", "logical", "multihop")
@@ -45,8 +49,10 @@ def generate(
     seed: int | str,
     window: tuple[int, int] | None = None,
     kind: str | None = None,
+    steps: int | None = None,
     distractors: int | None = None,
     depth: float | None = None,
+    language: str = "en",
     row_id: str | None = None,
 ) -> Generated:
     """Write one document with its question.
@@ -56,30 +62,54 @@ def generate(
         seed: same seed, same bytes (under the same tokenizer).
         window: smallest and greatest length allowed; by default 2% around ``tokens``.
         kind: form of question; by default one is drawn.
+        steps: facts that the question combines; by default any number.
         distractors: near misses to offer; by default more in longer documents.
         depth: place of the evidence, 0 start to 1 end; by default it is spread at random.
+        language: ``en``, or ``zh`` (linked articles only).
 
     Raises:
         ValueError: an unknown domain or kind.
         DoesNotFit: no question drawn fits into so short a prompt.
     """
-    if domain not in _DRAFTS:
-        raise ValueError(f"domain={domain!r} cannot be generated: use one of {', '.join(_DRAFTS)}")
+    write = _writer(domain, language)
     if depth is not None and not 0 <= depth <= 1:
         raise ValueError(f"depth={depth} is not between 0 (start of the document) and 1 (end)")
     low, high = window or (math.ceil(tokens * (1 - TOLERANCE)), math.floor(tokens * (1 + TOLERANCE)))
-    shape = Shape(tokens, kind, distractors if distractors is not None else max(3, min(40, tokens // 250)))
+    shape = Shape(tokens, kind, distractors if distractors is not None else max(3, min(40, tokens // 250)), steps)
     row_id = row_id or f"{domain}-{tokens}-{seed}"
     for attempt in range(_ATTEMPTS):
         rng = Random(f"{seed}/{domain}/{tokens}/{attempt}")
-        draft = _DRAFTS[domain](rng, shape)
+        draft = write(rng, shape)
+        if _names_its_answer(draft):
+            continue
         try:
             return lay_out(draft, tokenizer, low=low, high=high, rng=rng, depth=depth, row_id=row_id)
         except DoesNotFit:
             # In the shortest prompts some questions or names are too long: draw others.
             if attempt == _ATTEMPTS - 1:
                 raise
-    raise AssertionError("unreachable")
+    raise DoesNotFit(f"no {domain} question of {tokens} tokens was found in {_ATTEMPTS} draws: ask for longer documents")
+
+
+def _writer(domain: Domain, language: str) -> Callable[[Random, Shape], Draft]:
+    by_language = {"en": _DRAFTS, "zh": _CHINESE_DRAFTS}
+    if language not in by_language:
+        raise ValueError(f"language={language!r} is unknown: use one of {', '.join(by_language)}")
+    if domain not in by_language[language]:
+        raise ValueError(
+            f"domain={domain!r} cannot be generated in language {language!r}: use one of {', '.join(by_language[language])}"
+        )
+    return by_language[language][domain]
+
+
+def _names_its_answer(draft: Draft) -> bool:
+    """Whether the question happens to hold its own answer, as when an amount equals the year asked about."""
+    if draft.answer_type in ("yes_no", "unanswerable"):
+        return False
+    if draft.answer_type == "number":
+        return bool(set(_DIGITS.findall(draft.question)) & set(_DIGITS.findall(draft.answers[0])))
+    golds = draft.choices if draft.choices else draft.answers
+    return any(gold in draft.question for gold in golds)
 
 
 def bucket_lengths(bucket: LengthBucket, seed: int | str) -> list[int]:

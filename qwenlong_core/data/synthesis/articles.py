@@ -7,11 +7,12 @@ look the same; an unanswerable question lacks one link and has a tempting fact i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 from qwenlong_core.data.prompts import answer_form
-from qwenlong_core.data.synthesis.document import Block, Draft, Fact, Shape
+from qwenlong_core.data.synthesis.document import Block, Draft, Fact, Kind, Shape, choose_kind
 from qwenlong_core.data.synthesis.words import Names
 from qwenlong_core.records import AnswerType
 
@@ -35,6 +36,7 @@ class _World:
 
     def __init__(self, rng: Random, shape: Shape) -> None:
         self.rng, self.shape, self.names = rng, shape, Names(rng)
+        self.far_countries = [self.names.country() for _ in range(24)]
 
     def film(self, work: str, director: str) -> Block:
         text = f"{work} is a film of {self.rng.randint(1930, 2019)}. It was directed by {director}."
@@ -47,7 +49,7 @@ class _World:
         return Block(f"{person} went to school in {city}.", (Fact(person, "school town", city),))
 
     def birth_year(self, person: str, year: int) -> Block:
-        return Block(f"{person} was born in {year}.", (Fact(person, "birth year", year),))
+        return Block(f"{person} was born in {year}.", (Fact(person, "birth year", str(year)),))
 
     def place(self, city: str, country: str) -> Block:
         return Block(f"{city} is a town in {country}.", (Fact(city, "country", country),))
@@ -65,7 +67,7 @@ class _World:
             facts = (*self.birth(person, city).facts, *self.schooling(person, other).facts)
             text = f"{person} was born in {city} and went to school in {other}. {rng.choice(_PERSON_REMARKS)}"
             return Block(text, facts)
-        place = self.place(self.names.city(), self.names.country())
+        place = self.place(self.names.city(), rng.choice(self.far_countries))
         return Block(f"{place.text} {rng.choice(_PLACE_REMARKS).format(n=rng.randint(3, 90))}", place.facts)
 
     def near_misses(self, *more: Block) -> list[Block]:
@@ -92,16 +94,31 @@ _FILM_REMARKS = (
     "It was shot in nine weeks with a small crew and found its audience only years later.",
     "The music was recorded first, and the scenes were cut to fit it.",
     "Two endings were filmed, and the studio chose the darker one after a trial showing.",
+    "The lead role had been offered to four actors before a stage player from the provinces took it.",
+    "Reviewers praised the quiet camera work, while the box office was modest in its first weeks.",
+    "Most of the outdoor scenes were taken on a single farm, over one long and rainy summer.",
+    "A print that had been thought lost turned up in a school cellar and was restored by hand.",
+    "It was shown without an interval, which was unusual for a film of that length.",
 )
 _PERSON_REMARKS = (
     "The letters of those years show a patient and rather private person who liked long walks.",
     "A first job in a print shop left a lasting interest in maps and in old books.",
     "Friends remembered a dry humour and a habit of answering every letter on the same day.",
+    "The family moved twice before settling in a narrow house behind the market.",
+    "Two years at sea came before any thought of a career, and they are mentioned in every interview.",
+    "The early work was signed with initials only, and some of it has been identified just recently.",
+    "Later in life there was a small orchard to look after, and little time for journalists.",
+    "Teaching paid the bills for a decade, and several of the students became well known themselves.",
 )
 _PLACE_REMARKS = (
     "It has about {n} thousand inhabitants, a weekly market and a bridge from the last century.",
     "The river floods every few years, and {n} houses near the mill stand on raised ground.",
     "Its railway station, {n} kilometres from the coast, was rebuilt after a fire.",
+    "A glass works employs {n} people, and the rest commute to the larger towns nearby.",
+    "The town hall keeps {n} volumes of council minutes, the oldest of them bound in wood.",
+    "In winter the pass is closed for about {n} days, and supplies come by the valley road.",
+    "The old quarter burned down once and was rebuilt on the same {n} plots.",
+    "A festival in August brings in some {n} thousand guests, most of them for a single day.",
 )
 
 
@@ -127,13 +144,25 @@ def _bridge(hops: int) -> Callable[[_World], Draft]:
 
 
 def _unanswerable(world: _World) -> Draft:
-    names = world.names
-    work, person = names.work(), names.person()
-    evidence = [world.film(work, person), world.schooling(person, names.city())]
-    return world.draft(
-        "unanswerable", "unanswerable", evidence, f"In which town was the director of {work} born?", UNANSWERABLE,
-        f"{work} was directed by {person}. The text gives a school, not the birthplace, of {person}.",
-        {"op": "path", "start": work, "path": ["director", "birthplace"]}, world.near_misses(),
+    """A chain of two to four links whose last one is missing; a fact that looks like it is there."""
+    hops = world.rng.choice((2, 3, 4) if not world.shape.is_short else (2,))
+    draft, names = KINDS[f"bridge_{hops}"].make(world), world.names
+    last = draft.evidence[-1].facts[0]
+    tempting = {
+        "birthplace": world.schooling(last.subject, names.city()),
+        "country": Block(f"Merchants of {last.subject} trade mostly with {(far := names.country())}.",
+                         (Fact(last.subject, "trade partner", far),)),
+        "capital": Block(f"The largest port of {last.subject} is {(port := names.city())}.",
+                         (Fact(last.subject, "largest port", port),)),
+    }[last.attribute]  # fmt: skip
+    # The near misses of the chain may hold the same tempting fact about the same subject.
+    misses = [block for block in draft.distractors if not {f[:2] for f in block.facts} & {f[:2] for f in tempting.facts}]
+    said = draft.solution[len("<think>") : draft.solution.index("</think>")].rsplit(". ", 1)[0]
+    work = f"{said}. The text does not give the {last.attribute} of {last.subject}."
+    return replace(
+        draft, kind="unanswerable", answer_type="unanswerable", answers=UNANSWERABLE,
+        evidence=(*draft.evidence[:-1], tempting), distractors=tuple(misses),
+        solution=f"<think>{work}</think>\n\n{answer_form('unanswerable', UNANSWERABLE[0])}",
     )  # fmt: skip
 
 
@@ -164,21 +193,16 @@ def _older(world: _World) -> Draft:
     )  # fmt: skip
 
 
-KINDS: dict[str, Callable[[_World], Draft]] = {
-    "bridge_2": _bridge(2),
-    "bridge_3": _bridge(3),
-    "bridge_4": _bridge(4),
-    "same_country": _same_country,
-    "older": _older,
-    "unanswerable": _unanswerable,
+KINDS: dict[str, Kind] = {
+    "bridge_2": Kind(2, 5, _bridge(2)),
+    "bridge_3": Kind(3, 4, _bridge(3), min_tokens=208),
+    "bridge_4": Kind(4, 3, _bridge(4), min_tokens=224),
+    "same_country": Kind(2, 2, _same_country),
+    "older": Kind(2, 2, _older),
+    "unanswerable": Kind(2, 2, _unanswerable),
 }
 
 
 def draft(rng: Random, shape: Shape) -> Draft:
     """Linked articles with their question."""
-    # Four links do not fit the shortest prompts.
-    kinds = [kind for kind in KINDS if shape.tokens >= 224 or kind not in ("bridge_3", "bridge_4")]
-    kind = shape.kind or rng.choice(kinds)
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} is no form of question of linked articles: use one of {', '.join(KINDS)}")
-    return KINDS[kind](_World(rng, shape))
+    return choose_kind(KINDS, shape, rng).make(_World(rng, shape))

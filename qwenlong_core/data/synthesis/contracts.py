@@ -7,12 +7,11 @@ them is right is drawn, so nothing but the document tells them apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
 from qwenlong_core.data.prompts import answer_form
-from qwenlong_core.data.synthesis.document import Block, Draft, Fact, Shape
+from qwenlong_core.data.synthesis.document import Block, Draft, Fact, Kind, Shape, choose_kind
 from qwenlong_core.data.synthesis.words import Names
 
 
@@ -71,6 +70,16 @@ _BOILERPLATE = (
     "them to use, to maintain and to repair the goods, and for no other purpose.",
     "If the scope of {order} changes, {seller} states in writing what the change costs and how it moves the dates. The "
     "change takes effect once {buyer} has agreed to the statement.",
+    "{seller} may have parts of {order} done by others, but answers for them as for its own staff. {buyer} may object to "
+    "a subcontractor for good reason, in particular where it competes with {buyer}.",
+    "Goods under {order} are tested at the works of {seller} before they are sent. {buyer} is invited to the tests, and if "
+    "it stays away the results recorded by {seller} are taken as correct.",
+    "Where the law of the place of delivery changes after {order} was signed, the parties meet and share the burden of the "
+    "change in a fair way. Neither of them may stop its work while these talks go on.",
+    "{buyer} provides power, water and a dry room at the site for the purposes of {order}. {seller} clears the site when it "
+    "leaves and takes its waste along at its own cost.",
+    "Both parties keep the papers of {order} in good order and let the other see them during office hours, so far as no "
+    "duty towards a third party stands against it.",
 )
 
 
@@ -161,12 +170,26 @@ def _amended(contract: _Contract) -> Draft:
     return contract.draft("amended", 2, [clause, amendment], after, "today", why, contract.elsewhere(others))
 
 
-KINDS: dict[str, Callable[[_Contract], Draft]] = {"lookup": _lookup, "exception": _exception, "amended": _amended}
+def _amended_exception(contract: _Contract) -> Draft:
+    rule, before, after, other = contract.values
+    clause = contract.stated(contract.order, contract.clause, rule, before)
+    condition, heading = contract.clause.exception, contract.clause.heading
+    amendment = Block(
+        f'Amendment. In the clause "{heading}" of {contract.order}, the exception {condition} now reads {after}.',
+        (Fact(contract.order, heading, after, f"amendment {condition}"),),
+    )
+    why = f"The exception {condition} applies, and the amendment replaced {before}."
+    return contract.draft("amended_exception", 3, [clause, amendment], after, condition, why, contract.elsewhere([other]))
+
+
+KINDS: dict[str, Kind] = {
+    "lookup": Kind(1, 2, _lookup),
+    "exception": Kind(2, 3, _exception),
+    "amended": Kind(2, 3, _amended),
+    "amended_exception": Kind(3, 2, _amended_exception, min_tokens=224),
+}
 
 
 def draft(rng: Random, shape: Shape) -> Draft:
     """One contract with its question."""
-    kind = shape.kind or rng.choice(list(KINDS))
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} is no form of question of contracts: use one of {', '.join(KINDS)}")
-    return KINDS[kind](_Contract(rng, shape))
+    return choose_kind(KINDS, shape, rng).make(_Contract(rng, shape))

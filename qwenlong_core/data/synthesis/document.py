@@ -63,6 +63,37 @@ class Draft:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+class Kind(NamedTuple):
+    """A form of question."""
+
+    steps: int
+    """Facts that have to be combined: the difficulty."""
+    weight: int
+    """Share among the forms drawn at random."""
+    make: Callable[[Any], Draft]
+    """Writes the draft from the domain's own state."""
+    min_tokens: int = 0
+    """Shortest prompt in which it is drawn at random."""
+
+
+def choose_kind(kinds: dict[str, Kind], shape: Shape, rng: Random) -> Kind:
+    """The form of question named by the shape, or one drawn by weight.
+
+    Raises:
+        ValueError: no such form, or none with so many steps.
+    """
+    if shape.kind is not None:
+        if shape.kind not in kinds:
+            raise ValueError(f"kind={shape.kind!r} is no form of question of this domain: use one of {', '.join(kinds)}")
+        return kinds[shape.kind]
+    steps = sorted({kind.steps for kind in kinds.values()})
+    fitting = [kind for kind in kinds.values() if shape.steps in (None, kind.steps)]
+    if not fitting:
+        raise ValueError(f"steps={shape.steps}: the questions of this domain take {', '.join(map(str, steps))} steps")
+    roomy = [kind for kind in fitting if kind.min_tokens <= shape.tokens] or fitting
+    return rng.choices(roomy, [kind.weight for kind in roomy])[0]
+
+
 class Shape(NamedTuple):
     """What a generator is told about the document to come."""
 
@@ -72,6 +103,8 @@ class Shape(NamedTuple):
     """Form of question, or ``None`` for any."""
     distractors: int
     """Near misses to offer."""
+    steps: int | None = None
+    """Number of steps of the question, or ``None`` for any."""
 
     @property
     def is_short(self) -> bool:

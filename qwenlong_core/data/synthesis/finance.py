@@ -7,12 +7,11 @@ year where the whole year is asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from qwenlong_core.data.prompts import answer_form
-from qwenlong_core.data.synthesis.document import Block, Draft, Fact, Shape
+from qwenlong_core.data.synthesis.document import Block, Draft, Fact, Kind, Shape, choose_kind
 from qwenlong_core.data.synthesis.words import Names
 
 _LINES = (
@@ -71,6 +70,21 @@ class _Report:
         listed = " and ".join(f"{_million(value)} in {year}" for year, value in values.items())
         return Block(f"The {line} of {company} {'were' if line[-1] == 's' else 'was'} {listed}.", facts)
 
+    def over_years(self, values: dict[int, float]) -> list[Block]:
+        """The line asked about over the years: one sentence, or in long reports a statement a year."""
+        if self.shape.is_short:
+            return [self.stated(self.company, self.line, values)]
+        others = [self.other_lines.pop() for _ in range(2)]
+        return [self._statement(year, {self.line: value}, others) for year, value in values.items()]
+
+    def _statement(self, year: int, known: dict[str, float], others: list[str]) -> Block:
+        figures = {**known, **{line: self.figure() for line in others}}
+        lines = list(figures)
+        self.rng.shuffle(lines)
+        rows = "\n".join(f"| {line.capitalize()} | {_text(figures[line])} |" for line in lines)
+        facts = tuple(Fact(self.company, line, figures[line], str(year)) for line in lines)
+        return Block(f"{self.company}, year {year} ($ million)\n| Item | Amount |\n{rows}", facts)
+
     def near_misses(self) -> list[Block]:
         """In turn other lines of the same company and the same line of other companies."""
         years, lines, blocks = (self.year - 1, self.year), list(self.other_lines), []
@@ -86,7 +100,7 @@ class _Report:
         company, year = self.names.company(), self.year
         kind = rng.randrange(4)
         if kind == 0:
-            return self._statement(rng, company)
+            return self._two_years(rng, company)
         years = [year - 2, year - 1, year] if kind == 1 else [year - 1, year]
         stated = self.stated(company, rng.choice(_LINES), {y: self.figure() for y in years})
         if kind == 1:
@@ -94,7 +108,7 @@ class _Report:
         remark = rng.choice(_REMARKS).format(company=company)
         return Block(f"{stated.text}{chr(10) if '|' in stated.text else ' '}{remark}", stated.facts)
 
-    def _statement(self, rng: Random, company: str) -> Block:
+    def _two_years(self, rng: Random, company: str) -> Block:
         lines = rng.sample(_LINES, 3)
         years = (self.year - 1, self.year)
         rows, facts = [], []
@@ -128,6 +142,14 @@ _REMARKS = (
     "The change at {company} is mostly due to prices, as volumes hardly moved during the period.",
     "The directors of {company} regard this level as sufficient for the plans of the coming year.",
     "At {company} the amount includes items that are not expected to occur again.",
+    "A strike at the main plant held {company} back in spring, but most of the loss was made up by autumn.",
+    "The auditors of {company} tested a sample of the entries and found no difference that would matter.",
+    "{company} intends to move the reporting of this item to the regional units from next year on.",
+    "Analysts had expected somewhat less of {company} after the weak figures of its competitors.",
+    "The new warehouse of {company} went into service in March and shortened delivery times by a third.",
+    "{company} hedges the larger part of its currency exposure and reviews the policy every quarter.",
+    "Wages at {company} rose in line with the industry, and the number of staff stayed almost the same.",
+    "The figure of {company} is stated before the effect of a contract that was settled after the year's end.",
 )
 
 
@@ -140,7 +162,7 @@ def _change(report: _Report) -> Draft:
     answer = _million(abs(after - before))
     high, low = max(before, after), min(before, after)
     return report.draft(
-        "change", 2, [report.stated(report.company, report.line, {y0: before, y1: after})],
+        "change", 2, report.over_years({y0: before, y1: after}),
         f"By how much did {subject} {verb} from {y0} to {y1}?", answer,
         f"{_text(high)} - {_text(low)} = {_text(high - low)}.",
         {"op": "difference", "sign": sign, "of": [[report.company, report.line, str(y1)],
@@ -155,7 +177,7 @@ def _percent_change(report: _Report) -> Draft:
     after = before + sign * before * percent // 100
     y0, y1 = report.year - 1, report.year
     return report.draft(
-        "percent_change", 2, [report.stated(report.company, report.line, {y0: before, y1: after})],
+        "percent_change", 2, report.over_years({y0: before, y1: after}),
         f"By what percentage did the {report.line} of {report.company} {'grow' if sign > 0 else 'fall'} "
         f"from {y0} to {y1}?", f"{percent}%",
         f"{_text(abs(after - before))} / {_text(before)} = {percent}%.",
@@ -203,10 +225,42 @@ def first_year_cost(report: _Report, principal: float, rate: float, issue_cost: 
 
 
 def _random_first_year_cost(report: _Report) -> Draft:
-    rate, principal = report.rng.choice([2, 4, 6, 8]), report.figure(step=50 if not report.shape.is_short else 25)
-    if report.shape.is_short:
-        principal *= 4
-    return first_year_cost(report, principal, rate, report.rng.randint(1, 9))
+    principal = report.figure(step=100) if not report.shape.is_short else report.rng.choice([100, 200, 300])
+    return first_year_cost(report, principal, report.rng.choice([2, 4, 6, 8]), report.rng.randint(1, 9))
+
+
+def _annual_interest(report: _Report) -> Draft:
+    company, half = report.company, report.rng.randint(2, 48)
+    notes = Block(f"On its notes {company} pays interest of {_million(half)} in June and again in December of each year.",
+                  (Fact(company, "half-yearly interest", half),))  # fmt: skip
+    other, paid = report.names.company(), report.rng.randint(2, 48)
+    misses = [Block(f"On its notes {other} pays interest of {_million(paid)} once a year.",
+                    (Fact(other, "yearly interest", paid),))]  # fmt: skip
+    return report.draft(
+        "annual_interest", 2, [notes], f"How much interest do the notes cost {company} in a full year?",
+        _million(2 * half), f"It pays twice a year. 2 x {half} = {2 * half}.",
+        {"op": "annual_interest", "company": company}, misses,
+    )  # fmt: skip
+
+
+def _mixed_scale(report: _Report) -> Draft:
+    company, year = report.company, report.year
+    whole = report.rng.randint(2, 9) if report.shape.is_short else report.rng.randint(12, 480)
+    thousands = 100 * (report.rng.randint(1, 9) if report.shape.is_short else report.rng.randint(11, 99))
+    total = round(whole + thousands / 1_000, 6)
+    blocks = [
+        Block(f"Orders of {company} from the north came to {_million(whole)} in {year}.",
+              (Fact(company, "orders north, $ million", whole, str(year)),)),
+        Block(f"Orders of {company} from the south came to ${_text(thousands)} thousand in {year}.",
+              (Fact(company, "orders south, $ thousand", thousands, str(year)),)),
+    ]  # fmt: skip
+    return report.draft(
+        "mixed_scale", 3, blocks, f"What did the orders of {company} from north and south come to together in {year}?",
+        _million(total),
+        f"{_text(thousands)} thousand is {_text(thousands / 1_000)} million. "
+        f"{whole} + {_text(thousands / 1_000)} = {_text(total)}.",
+        {"op": "mixed_scale", "company": company, "year": str(year)},
+    )  # fmt: skip
 
 
 def extension_interest(
@@ -224,11 +278,12 @@ def extension_interest(
     )
     extended = Block(
         f"The debt of {company}, due in {begins}, was extended to {ends}.",
-        (Fact(company, "due month", year * 12 + month), Fact(company, "extended month", end)),
+        (Fact(company, "due month", begins), Fact(company, "extended month", ends)),
     )
     other = report.names.company()
-    misses = [Block(f"The debt of {other}, due in {begins}, was extended to {_MONTHS[(end + 5) % 12]} {(end + 5) // 12}.",
-                    (Fact(other, "due month", year * 12 + month), Fact(other, "extended month", end + 5)))]  # fmt: skip
+    later = f"{_MONTHS[(end + 5) % 12]} {(end + 5) // 12}"
+    misses = [Block(f"The debt of {other}, due in {begins}, was extended to {later}.",
+                    (Fact(other, "due month", begins), Fact(other, "extended month", later)))]  # fmt: skip
     monthly = round(debt * rate / 100 / 12, 2)
     return report.draft(
         "extension_interest", 4, [debt_block, extended],
@@ -249,10 +304,13 @@ def _random_extension(report: _Report) -> Draft:
 
 
 def _weighted_rate(report: _Report) -> Draft:
-    a, b = (20, 30) if report.shape.is_short else (report.figure(step=100), report.figure(step=100))
     low, gap = report.rng.randint(1, 6), report.rng.choice([1, 2, 3, 4])
     if report.shape.is_short:
         a, b = report.rng.choice([(10, 30), (20, 30), (10, 40), (20, 60), (40, 10), (30, 20), (30, 10), (60, 20)])
+    else:
+        # Whole percents of a round sum, so that the weighted rate ends after two decimals.
+        whole, share = report.figure(step=100), report.rng.choice([10, 20, 25, 30, 40, 60, 70, 75, 80, 90])
+        a, b = whole * share // 100, whole * (100 - share) // 100
     company = report.company
     weighted = round((a * low + b * (low + gap)) / (a + b), 2)
     blocks = [
@@ -270,19 +328,29 @@ def _weighted_rate(report: _Report) -> Draft:
     )  # fmt: skip
 
 
-KINDS: dict[str, Callable[[_Report], Draft]] = {
-    "change": _change,
-    "percent_change": _percent_change,
-    "share": _share,
-    "first_year_cost": _random_first_year_cost,
-    "weighted_rate": _weighted_rate,
-    "extension_interest": _random_extension,
+KINDS: dict[str, Kind] = {
+    "change": Kind(2, 2, _change),
+    "percent_change": Kind(2, 2, _percent_change),
+    "share": Kind(2, 2, _share),
+    "annual_interest": Kind(2, 1, _annual_interest),
+    "mixed_scale": Kind(3, 1, _mixed_scale),
+    "first_year_cost": Kind(3, 2, _random_first_year_cost),
+    "weighted_rate": Kind(4, 1, _weighted_rate),
+    "extension_interest": Kind(4, 2, _random_extension),
 }
 
 
 def draft(rng: Random, shape: Shape) -> Draft:
     """One financial report with its question."""
-    kind = shape.kind or rng.choice(list(KINDS))
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} is no form of question of financial reports: use one of {', '.join(KINDS)}")
-    return KINDS[kind](_Report(rng, shape))
+    return choose_kind(KINDS, shape, rng).make(_Report(rng, shape))
+
+
+def bond_case(rng: Random, shape: Shape) -> Draft:
+    """Notes of $490 million at 6%, paid half-yearly, and issue costs of $3 million: $32.4 million in the
+    first year. One half-yearly payment taken for the year's interest gives $17.7 million."""
+    return first_year_cost(_Report(rng, shape), 490, 6, 3)
+
+
+def extension_case(rng: Random, shape: Shape) -> Draft:
+    """A debt of $9,046,154 at 10% a year, extended from July 2022 to August 2023: 13 months, $980,000."""
+    return extension_interest(_Report(rng, shape), 9_046_154, 10, (2022, 6), 13)

@@ -35,7 +35,11 @@ class Generated:
 
     example: Example
     twin: tuple[Fact, ...]
+    """Every fact that the document states."""
     query: dict[str, Any]
+    """The question over the twin."""
+    evidence: tuple[tuple[Fact, ...], ...]
+    """The facts of each evidence block, in the order of ``metadata["evidence"]``."""
 
 
 @dataclass(slots=True)
@@ -164,7 +168,8 @@ def lay_out(
         tokens = prompt_tokens(tokenizer, example)
         if low <= tokens <= high:
             twin = [fact for placed in [*layout.evidence, *layout.fillers] for fact in placed.block.facts]
-            return Generated(_finish(example, tokens, layout), tuple(twin), draft.query)
+            evidence = tuple(block.facts for block in draft.evidence)
+            return Generated(_finish(example, tokens, layout), tuple(twin), draft.query, evidence)
         if tokens > high and not layout.fillers and not layout.closing:
             raise DoesNotFit(
                 f"a {draft.kind} question of domain {draft.domain} needs {tokens} prompt tokens, the limit is {high}: "

@@ -56,6 +56,14 @@ DEVICE_KINDS = _words(
 )
 
 
+_COMPANY_MORE = ["{} " + word for word in _words("Group Holdings Partners Systems Works Europe Asia Pacific Iberia Nordic")]
+_PLACE_MORE = [word + " {}" for word in _words("Upper Lower Old New Great Little East West North South Inner Outer")]
+_PERSON_MORE = ["{} " + word for word in _words("Junior Senior")]
+_WORK_MORE = ["{} " + word for word in _words("Returns Revisited Remembered Unbound Rises Abroad")]
+_EASY_DRAWS = 12
+"""Failed draws after which names get longer, as the short ones are getting rare."""
+
+
 class Names:
     """Draws names without ever giving one twice."""
 
@@ -63,31 +71,32 @@ class Names:
         self._rng = rng
         self._used: set[str] = set()
 
-    def _draw(self, first: Sequence[str], last: Sequence[str], pattern: str) -> str:
-        # Once half the combinations are gone a number keeps names unique in very long documents.
-        for attempt in range(1_000_000):
+    def _draw(self, first: Sequence[str], last: Sequence[str], pattern: str, more: Sequence[str] = ("{}",)) -> str:
+        for attempt in range(100_000):
             name = pattern.format(self._rng.choice(first), self._rng.choice(last))
-            if attempt >= 16:
-                name = f"{name} {self._rng.randint(2, 9 + attempt)}"
+            if attempt >= _EASY_DRAWS:
+                name = self._rng.choice(more).format(name)
+            if attempt >= 10 * _EASY_DRAWS:
+                name = f"{name} {self._rng.randint(2, attempt)}"
             if name not in self._used:
                 self._used.add(name)
                 return name
         raise RuntimeError(f"no unused name of the form {pattern!r} is left")
 
     def company(self) -> str:
-        return self._draw(COMPANY_FIRST, COMPANY_SECOND, "{} {}")
+        return self._draw(COMPANY_FIRST, COMPANY_SECOND, "{} {}", _COMPANY_MORE)
 
     def person(self) -> str:
-        return self._draw(FIRST_NAMES, LAST_NAMES, "{} {}")
+        return self._draw(FIRST_NAMES, LAST_NAMES, "{} {}", _PERSON_MORE)
 
     def city(self) -> str:
-        return self._draw(CITY_FIRST, CITY_LAST, "{}{}")
+        return self._draw(CITY_FIRST, CITY_LAST, "{}{}", _PLACE_MORE)
 
     def country(self) -> str:
-        return self._draw(COUNTRIES_FIRST, COUNTRIES_LAST, "{}{}")
+        return self._draw(COUNTRIES_FIRST, COUNTRIES_LAST, "{}{}", _PLACE_MORE)
 
     def work(self) -> str:
-        return self._draw(WORK_FIRST, WORK_LAST, "The {} {}")
+        return self._draw(WORK_FIRST, WORK_LAST, "The {} {}", _WORK_MORE)
 
     def device(self) -> str:
         return self._draw(DEVICE_FIRST, [str(n) for n in range(10, 100)], "{}-{}")
