@@ -1,0 +1,147 @@
+"""Artifacts: what is published is whole and verified, what is not whole does not exist."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from qwenlong_core.artifacts import (
+    MANIFEST,
+    ArtifactError,
+    ArtifactRef,
+    LocalStore,
+    Manifest,
+    StageRecord,
+    describe,
+    digest_file,
+    now,
+)
+
+
+@pytest.fixture
+def store(tmp_path) -> LocalStore:
+    return LocalStore(tmp_path / "store")
+
+
+def make_folder(root: Path, content: str = "weights") -> Path:
+    (root / "sub").mkdir(parents=True)
+    (root / "model.bin").write_text(content)
+    (root / "sub" / "config.json").write_text("{}")
+    return root
+
+
+def manifest_of(folder: Path, **parents: str) -> Manifest:
+    return describe(folder, "model", parents=parents, settings_digest="s", code_digest="c")
+
+
+def record(ref: ArtifactRef, fingerprint: str = "f", profile: str = "p") -> StageRecord:
+    return StageRecord(stage="sft", fingerprint=fingerprint, ref=ref, profile=profile, settings={}, created_at=now())
+
+
+def test_published_files_come_back_with_their_digests(store, tmp_path):
+    folder = make_folder(tmp_path / "out")
+    ref = store.publish(folder, manifest_of(folder, data="abc"))
+    fetched = store.fetch(ref)
+    assert (fetched / "model.bin").read_text() == "weights"
+    manifest = Manifest.model_validate_json((fetched / MANIFEST).read_text())
+    assert manifest.files["sub/config.json"].sha256 == digest_file(folder / "sub" / "config.json")
+    assert manifest.parents == {"data": "abc"} and manifest.digest == ref.sha256
+
+
+def test_the_digest_covers_content_and_parents_but_not_time(tmp_path):
+    first, second, other = (make_folder(tmp_path / name, text) for name, text in [("a", "w"), ("b", "w"), ("c", "x")])
+    a, b = manifest_of(first), manifest_of(second)
+    assert a.created_at != b.created_at and a.digest == b.digest
+    assert manifest_of(other).digest != a.digest
+    assert manifest_of(first, data="d").digest != a.digest
+
+
+def test_publishing_twice_adopts_the_first(store, tmp_path):
+    folder = make_folder(tmp_path / "out")
+    first = store.publish(folder, manifest_of(folder))
+    created = store.manifest(first).created_at
+    assert store.publish(folder, manifest_of(folder)) == first
+    assert store.manifest(first).created_at == created
+
+
+def test_an_artifact_without_manifest_does_not_exist(store, tmp_path):
+    folder = make_folder(tmp_path / "out")
+    ref = store.publish(folder, manifest_of(folder))
+    store.record(record(ref))
+    assert store.lookup("sft", "f") is not None
+    (store.fetch(ref) / MANIFEST).unlink()
+    assert store.lookup("sft", "f") is None and store.latest("sft", "p") is None
+    with pytest.raises(ArtifactError, match="re-run the stage"):
+        LocalStore(store.root).fetch(ref)
+    assert store.publish(folder, manifest_of(folder)) == ref  # the remains are replaced
+    assert LocalStore(store.root).fetch(ref).is_dir()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_file_is_refused(store, tmp_path, damage):
+    folder = make_folder(tmp_path / "out")
+    ref = store.publish(folder, manifest_of(folder))
+    path = store.fetch(ref) / "model.bin"
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_text("weightz" if damage == "flip" else "wei")
+    with pytest.raises(ArtifactError, match=r"model\.bin is (damaged|missing)"):
+        LocalStore(store.root).fetch(ref)
+
+
+def test_latest_is_the_newest_record_of_the_profile(store, tmp_path):
+    refs = []
+    for text in ("one", "two"):
+        folder = make_folder(tmp_path / text, text)
+        refs.append(store.publish(folder, manifest_of(folder)))
+        store.record(record(refs[-1], fingerprint=text))
+    store.record(record(refs[0], fingerprint="other", profile="another"))
+    assert store.latest("sft", "p").ref == refs[1]
+    assert store.latest("sft", "another").ref == refs[0]
+    assert store.latest("sft", "none") is None
+
+
+def test_an_empty_output_cannot_be_published(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ArtifactError, match="wrote nothing"):
+        manifest_of(tmp_path / "out")
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=r"storage\.uri=.*cannot be written"):
+        LocalStore(tmp_path / "file").check_writable()
+
+
+def publish_forever(root: Path, folder: Path) -> None:
+    while True:
+        manifest = manifest_of(folder)
+        LocalStore(root).publish(folder, manifest)
+        # Take the manifest away, so that the next round publishes for real.
+        (root / "artifacts" / "model" / manifest.digest / MANIFEST).unlink()
+
+
+def test_a_writer_killed_at_any_moment_leaves_nothing_that_reads_as_whole(tmp_path):
+    folder = make_folder(tmp_path / "out", "w" * 3_000_000)
+    root = tmp_path / "store"
+    expected = manifest_of(folder)
+    for round_number in range(8):
+        writer = multiprocessing.get_context("fork").Process(target=publish_forever, args=(root, folder))
+        writer.start()
+        time.sleep(0.05 + 0.013 * round_number)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        path = root / "artifacts" / "model" / expected.digest / MANIFEST
+        if path.is_file():
+            assert json.loads(path.read_text())["files"]
+            ref = ArtifactRef(kind="model", uri=path.parent.as_uri(), sha256=expected.digest)
+            LocalStore(root).fetch(ref)
+    ref = LocalStore(root).publish(folder, expected)
+    assert (LocalStore(root).fetch(ref) / "model.bin").stat().st_size == 3_000_000

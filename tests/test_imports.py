@@ -1,0 +1,43 @@
+"""The import rule: flows -> tasks -> qwenlong_core, and the light parts of the core without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from qwenlong_core.fingerprint import ROOT, closure
+
+FORBIDDEN = ("prefect", "mlflow", "boto3", "tasks", "flows")
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint('\\n'.join({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def modules_of(package: str) -> list[str]:
+    paths = (ROOT / package).rglob("*.py")
+    names = (path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in paths)
+    return [name.removesuffix(".__init__") for name in names]
+
+
+def test_the_core_imports_no_orchestrator_tracker_or_cloud():
+    """By the sources: some libraries import MLflow themselves where it is installed."""
+    modules, outside = closure(modules_of("qwenlong_core"))
+    assert len(modules) > 20
+    assert outside.isdisjoint(FORBIDDEN)
+    assert {name.partition(".")[0] for name in modules} == {"qwenlong_core"}
+
+
+def test_tasks_do_not_import_flows():
+    modules, _ = closure(modules_of("tasks"))
+    assert {name.partition(".")[0] for name in modules} == {"qwenlong_core", "tasks"}
+
+
+@pytest.mark.parametrize("module", ["records", "config", "jobs", "profiles", "artifacts", "fingerprint", "data", "rewards", "evaluation"])
+def test_the_light_parts_load_without_torch(module):
+    assert "torch" not in loaded_after(f"import qwenlong_core.{module}")
+

@@ -1,0 +1,79 @@
+"""Profiles and overrides: every shipped profile parses, every mistake is named with its mend."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwenlong_core.profiles import SettingsError, load_settings, profile_names
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_shipped_profile_parses(name):
+    assert load_settings(name).profile == name
+
+
+def test_the_profiles_users_are_promised_are_there():
+    assert {"local", "smoke", "1gpu", "8gpu-14b", "32b"} <= set(profile_names())
+
+
+def test_the_large_profiles_hold_the_papers_recipe():
+    for name in ("8gpu-14b", "32b"):
+        settings = load_settings(name)
+        grpo = settings.grpo
+        assert [phase.max_prompt_tokens for phase in grpo.phases] == [20_000, 60_000, 120_000]
+        assert {(phase.max_completion_tokens, phase.cache_tokens) for phase in grpo.phases} == {(10_000, 1_000)}
+        assert (grpo.group_size, grpo.batch_size, grpo.mini_batch_size, grpo.learning_rate) == (8, 128, 32, 2e-6)
+        assert (grpo.temperature, grpo.top_p, grpo.kl_coefficient) == (0.7, 0.95, 0.0)
+        sft = settings.sft
+        assert (sft.max_tokens, sft.learning_rate, sft.epochs, sft.batch_size) == (20_000, 5e-6, 3, 128)
+
+
+def test_overrides_reach_any_value():
+    settings = load_settings(
+        "local",
+        ["grpo.group_size=6", "grpo.phases.1.steps=9", "data.train=rows/*.jsonl", "rewards.judge={base_url='u', model='m'}"],
+    )
+    assert settings.grpo.group_size == 6
+    assert settings.grpo.phases[1].steps == 9
+    assert settings.data.train == ("rows/*.jsonl",)
+    assert settings.rewards.judge is not None and settings.rewards.judge.model == "m"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("grpo.grup_size=4", "unknown setting grpo.grup_size: did you mean 'group_size'?"),
+        ("grpo.phases.0.step=4", "unknown setting grpo.phases.0.step: did you mean 'steps'?"),
+        ("grop.group_size=4", "unknown setting grop: did you mean 'grpo'?"),
+        ("rewards.judge.base_ulr='u'", "did you mean 'base_url'?"),
+        ("grpo.group_size=1", "setting grpo.group_size=1: Input should be greater than or equal to 2"),
+        ("grpo.learning_rate=fast", "setting grpo.learning_rate='fast'"),
+        ("grpo.batch_size=3", "grpo.batch_size=3 is not a multiple of grpo.mini_batch_size=2"),
+        ("grpo.phases.7.steps=1", "'7' is not there; found indices 0 to 2"),
+        ("grpo.phases.1.max_prompt_tokens=200", "max_prompt_tokens must grow from phase to phase"),
+        ("seed", "expected key=value"),
+        ("seed.x=1", "is a value, not a table"),
+        ("model.revision='abc'", "needs a hub id"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_its_mend(override, said):
+    with pytest.raises(SettingsError) as error:
+        load_settings("local", ["seed=7", override])
+    assert said in str(error.value)
+
+
+def test_an_unknown_profile_names_the_known_ones():
+    with pytest.raises(SettingsError, match="local, smoke"):
+        load_settings("lokal")
+
+
+def test_broken_toml_names_the_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[grpo\n")
+    with pytest.raises(SettingsError, match=r"mine\.toml: not valid TOML"):
+        load_settings(str(path))
+
+
+def test_settings_survive_a_round_trip():
+    settings = load_settings("8gpu-14b")
+    assert type(settings).model_validate_json(settings.model_dump_json()) == settings
