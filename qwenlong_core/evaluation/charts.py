@@ -112,7 +112,9 @@ def line_chart(title: str, series: Sequence[Series], marks: Sequence[tuple[float
     body = axes.grid()
     for x, name in marks:
         body.append(_line(axes.x(x), _TOP, axes.x(x), _HEIGHT - _BOTTOM, "mark"))
-        body.append(_text(axes.x(x) + 3, _HEIGHT - 12, name, "start"))
+        body.append(_text(axes.x(x) + 3, _HEIGHT - 17, name, "start"))
+    body.append(_text(_LEFT, _HEIGHT - 3, f"step {min(xs):g}", "start"))
+    body.append(_text(_WIDTH - _RIGHT, _HEIGHT - 3, f"{max(xs):g}", "end"))
     for colour, one in enumerate(series):
         body += _curve(axes, one, colour)
     ends = "; ".join(f"{one.name} from {one.points[0][1]:.3g} to {one.points[-1][1]:.3g}" for one in series)
@@ -123,7 +125,12 @@ def category_chart(title: str, series: Sequence[Series], categories: Sequence[st
     """Dots with whiskers over categories, accuracy from 0 to 1 upwards; several series side by side."""
     axes = _Axes((-0.5, len(categories) - 0.5), [0, 0.25, 0.5, 0.75, 1.0])
     body = axes.grid()
-    body += [_text(axes.x(place), _HEIGHT - 12, name) for place, name in enumerate(categories)]
+    # Many labels stand in two rows, so that they do not run into each other.
+    crowded = len(categories) > 4
+    body += [
+        _text(axes.x(place), _HEIGHT - (3 if crowded and place % 2 else 16), name)
+        for place, name in enumerate(categories)
+    ]
     spread = 0.14
     for colour, one in enumerate(series):
         for interval in one.intervals:

@@ -69,7 +69,7 @@ def _panel(title: str, lines: _Lines, stages: Mapping[str, Sequence[Row]]) -> Pa
     if not series:
         return None
     legend = tuple(one.name for one in series) if len(series) > 1 else ()
-    return Panel(title=title, chart=line_chart(title, series, marks), legend=legend)
+    return Panel(title=title, chart=line_chart(title, series, marks if len(marks) > 1 else ()), legend=legend)
 
 
 def training_panels(inputs: Mapping[str, Path]) -> list[Panel]:

@@ -25,6 +25,7 @@ p { margin: 6px 0 12px; max-width: 76ch; }
 table { border-collapse: collapse; width: 100%; background: var(--panel); font-size: .92rem; }
 th, td { text-align: left; padding: 7px 12px; border-bottom: 1px solid var(--rule); vertical-align: top; }
 th { font-weight: 600; color: var(--soft); white-space: nowrap; }
+td:first-child { white-space: nowrap; }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 tr.ours td { font-weight: 600; }
 .pass { color: var(--good); font-weight: 600; } .fail { color: var(--bad); font-weight: 600; }
@@ -100,7 +101,7 @@ reached for; it counts 0 in the table above, and the last column leaves it out.<
 <section>
 <h2>Promotion</h2>
 <div class="verdict{% if decision.promote %} yes{% endif %}"><strong>{{ 'Promoted' if decision.promote else 'Refused' }}.</strong>
-{{ decision.reason }}</div>
+{{ decision.reason.partition(': ')[2] }}</div>
 <div class="scroll"><table style="margin-top:12px">
 <thead><tr><th scope="col">Result</th><th scope="col">Condition</th><th scope="col">Numbers</th></tr></thead>
 <tbody>{% for c in decision.conditions %}<tr><td class="{{ 'pass' if c.passed else 'fail' }}">{{ '✓ pass' if c.passed else '✗ fail' }}</td>
@@ -146,7 +147,7 @@ completions to their last {{ '{:,}'.format(max_completion) }}.</p>
 <span class="tag {{ answer.verdict }}" style="margin-left:8px">{{ answer.verdict }}</span></summary>
 {% if answer.thinking %}<details><summary>Thinking, {{ '{:,}'.format(answer.thinking | length) }} characters</summary>
 <div class="text">{{ answer.thinking }}</div></details>{% endif %}
-<p class="text">{{ answer.visible or '(nothing after the thinking)' }}</p>
+<p class="text">{{ answer.visible or ('(nothing after the thinking)' if answer.thinking else '(no text)') }}</p>
 <p class="soft">{% if answer.sample.score.extracted is not none %}Extracted “{{ answer.sample.score.extracted }}”: {% endif %}
 {{- answer.sample.score.reason }}. {{ answer.sample.num_tokens }} tokens, {{ 'cut at the limit' if answer.sample.finish_reason == 'length' else 'ended by itself' }};
 prompt of {{ '{:,}'.format(answer.sample.prompt_tokens) }} tokens{% if answer.sample.lost_tokens %}, {{ '{:,}'.format(answer.sample.lost_tokens) }} cut from the middle{% endif %}

@@ -93,7 +93,7 @@ def _scores_words(evaluations: Mapping[str, Evaluation], job: ReportJob) -> str:
     effect = overall.minimum_detectable_effect
     words = (
         f"Accuracy over {overall.items} items on {overall.documents} documents, {first.plan.samples} "
-        f"sample(s) each, with {first.bootstrap.confidence:.0%} intervals from {first.bootstrap.resamples:,} bootstrap "
+        f"{'sample' if first.plan.samples == 1 else 'samples'} each, with {first.bootstrap.confidence:.0%} intervals from {first.bootstrap.resamples:,} bootstrap "
         f"resamples of documents. The gain is paired ({job.confidence:.0%}): the same items under {baseline} and the stage"
     )
     if effect is None:

@@ -10,7 +10,7 @@ Arrays: ``values`` is ``[N]`` (one number per item), ``clusters`` is ``[N]`` (it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -105,36 +105,49 @@ def clustered_mean(
     )  # fmt: skip
 
 
+def _unseen_share(confidence: float, documents: int) -> float:
+    """Upper bound on the share of documents that behave otherwise, when none of those seen did
+    (Clopper-Pearson; at 95% about 3.7 / C, near the "rule of three")."""
+    return float(1 - ((1 - confidence) / 2) ** (1 / documents))
+
+
+def _bounded(
+    values: Floats, bounds: tuple[float, float], clusters: Sequence[str], resamples: int, confidence: float, seed: int
+) -> Estimate:
+    """:func:`clustered_mean` of values within ``bounds``, also where they are all the same.
+
+    Then the bootstrap has no spread and would claim certainty. The interval is instead what the
+    mean could be if the largest share of documents not ruled out stood at a bound.
+    """
+    estimate = clustered_mean(values, clusters, resamples=resamples, confidence=confidence, seed=seed)
+    if estimate.low is None or np.ptp(values) > 0:
+        return estimate
+    share = _unseen_share(confidence, estimate.documents)
+    return replace(
+        estimate,
+        low=estimate.mean - share * (estimate.mean - bounds[0]),
+        high=estimate.mean + share * (bounds[1] - estimate.mean),
+    )
+
+
 def clustered_accuracy(
     values: ArrayLike, clusters: Sequence[str], *, resamples: int, confidence: float, seed: int
 ) -> Estimate:
-    """:func:`clustered_mean` for values in [0, 1].
-
-    Where every item is wrong (or every one right) the bootstrap has no spread and would claim
-    certainty. The end it cannot see is then the exact binomial bound for that many documents
-    (Clopper-Pearson; at 95% about 3.7 / C, the "rule of three").
-    """
-    estimate = clustered_mean(values, clusters, resamples=resamples, confidence=confidence, seed=seed)
-    if estimate.low is None or estimate.mean not in (0.0, 1.0):
-        return estimate
-    reach = 1 - ((1 - confidence) / 2) ** (1 / estimate.documents)
-    low, high = (0.0, reach) if estimate.mean == 0 else (1 - reach, 1.0)
-    return Estimate(
-        mean=estimate.mean, low=low, high=high, standard_error=estimate.standard_error,
-        items=estimate.items, documents=estimate.documents,
-    )  # fmt: skip
+    """Mean of values in [0, 1] with its interval; 0 of 12 right gives [0, 0.26], not [0, 0]."""
+    return _bounded(np.asarray(values, dtype=np.float64), (0.0, 1.0), clusters, resamples, confidence, seed)
 
 
 def paired_difference(
     challenger: ArrayLike, champion: ArrayLike, clusters: Sequence[str], *, resamples: int, confidence: float, seed: int
 ) -> Estimate:
-    """Mean of ``challenger - champion`` over the same items, with its clustered interval.
+    """Mean of ``challenger - champion`` (values in [0, 1]) over the same items, with its interval.
 
     Pairing removes how hard an item is from the error; two unpaired intervals that overlap can
-    still hide a clear difference.
+    still hide a clear difference. Equal answers on a few documents are no proof of equal models,
+    and one more right answer on each of three documents is no proof of a gain.
     """
     gains = np.asarray(challenger, dtype=np.float64) - np.asarray(champion, dtype=np.float64)
-    return clustered_mean(gains, clusters, resamples=resamples, confidence=confidence, seed=seed)
+    return _bounded(gains, (-1.0, 1.0), clusters, resamples, confidence, seed)
 
 
 def loss_p_value(gains: ArrayLike, clusters: Sequence[str], margin: float = 0.0) -> float:

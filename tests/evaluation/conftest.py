@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from evaluation_tables import BOOTSTRAP, make_sample
+from evaluation_tables import BOOTSTRAP, PROTOCOL, make_sample
 
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.evaluation.plan import PLAN, SAMPLES, Plan
@@ -34,7 +34,7 @@ def make_evaluation() -> Callable[..., Evaluation]:
         )  # fmt: skip
         plan = Plan(
             model_digest=model * 12, dataset_digest="d" * 12, items=tuple(ids), samples=1,
-            protocol={"temperature": 0.7}, seed=7,
+            protocol=PROTOCOL, seed=7,
         )  # fmt: skip
         return Evaluation(plan=plan, samples=samples, scores=compute_scores(samples, BOOTSTRAP), bootstrap=BOOTSTRAP)
 

@@ -10,6 +10,10 @@ SCORES = {
     None: Score(value=None, rule=0.0, extracted="8", status="unscored", reason="the judge could not be reached"),
 }
 
+PROTOCOL = {
+    "max_prompt_tokens": 512, "max_completion_tokens": 64, "temperature": 0.7, "top_p": 0.95, "engine": "transformers",
+    "judge": None,
+}  # fmt: skip
 BOOTSTRAP = Bootstrap(resamples=200, confidence=0.95, seed=1)
 
 

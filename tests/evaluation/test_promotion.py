@@ -117,7 +117,7 @@ def test_other_data_is_refused(make_evaluation):
 
 def test_another_protocol_is_refused(make_evaluation):
     new, old = gained(make_evaluation)
-    hotter = replace(new, plan=new.plan.model_copy(update={"protocol": {"temperature": 1.0}}))
+    hotter = replace(new, plan=new.plan.model_copy(update={"protocol": new.plan.protocol | {"temperature": 1.0}}))
     decision = decide(hotter, old, SETTINGS, **BOOT)
     assert failed(decision) == ["same protocol"] and "temperature" in decision.reason
 
@@ -125,7 +125,7 @@ def test_another_protocol_is_refused(make_evaluation):
 def test_the_verdict_reads_as_a_table(make_evaluation):
     one = make_evaluation([1, 0] * 30)
     text = decision_markdown(decide(one, one, SETTINGS, **BOOT))
-    assert text.startswith("# Refused") and "| **FAIL** | gain | +0.000 [+0.000, +0.000]" in text
+    assert text.startswith("# Refused") and "| **FAIL** | gain | +0.000 [-0.060, +0.060]" in text
 
 
 JOB = PromoteJob(promotion=SETTINGS, bootstrap_resamples=500, confidence=0.95, seed=1)

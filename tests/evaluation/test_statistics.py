@@ -87,10 +87,24 @@ def test_one_document_has_a_mean_but_no_interval():
 
 def test_pairing_cancels_item_difficulty():
     rng = np.random.default_rng(4)
-    hard = rng.random(100)
+    hard = rng.random(100) * 0.9
     ids = [str(i) for i in range(100)]
-    paired = st.paired_difference(hard + 0.05, hard, ids, **BOOT)
-    assert (paired.low, paired.mean, paired.high) == pytest.approx((0.05, 0.05, 0.05))
+    paired = st.paired_difference(hard + rng.uniform(0.04, 0.06, 100), hard, ids, **BOOT)
+    assert 0.045 < paired.low < 0.05 < paired.high < 0.055
+    assert paired.standard_error < st.standard_error(hard, ids) / 10
+
+
+def test_equal_answers_on_few_documents_do_not_prove_equal_models():
+    # share = 1 - 0.025 ** (1/12) = 0.2646 of the documents may differ either way
+    same = st.paired_difference([1, 0] * 6, [1, 0] * 6, [str(i) for i in range(12)], **BOOT)
+    assert (same.mean, same.low, same.high) == pytest.approx((0, -0.26465, 0.26465), abs=1e-4)
+
+
+@pytest.mark.parametrize(("documents", "proven"), [(3, False), (5, False), (6, True)])
+def test_a_gain_on_every_document_is_proof_where_the_sign_test_says_so(documents, proven):
+    gain = st.paired_difference([1] * documents, [0] * documents, [str(i) for i in range(documents)], **BOOT)
+    assert (gain.low > 0) == proven
+    assert (stats.binomtest(documents, documents, alternative="greater").pvalue < 0.025) == proven
 
 
 def test_same_seed_same_interval_other_seed_other_draws():
