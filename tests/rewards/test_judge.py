@@ -116,7 +116,7 @@ def test_candidate_cannot_leave_its_quotes() -> None:
 
 # ---------------------------------------------------------------- faults
 
-NOISE = ["YES", "[[YES]] [[NO]]", "I think [[YES]] fits, but maybe not", "[[yes]]", "{}", "équivalent", "\n"]
+NOISE = ["YES", "[[YES]] [[NO]]", "I think [[YES]] fits, but maybe not", "[[yes]]", "{}", "équivalent", "\n", "\ud800"]
 FAULTS: dict[str, Respond] = {
     "500": raw(b'{"error": {"message": "broken"}}', "500 Internal Server Error"),
     "503 in html": raw(b"<html>YES [[YES]]</html>", "503 Service Unavailable"),

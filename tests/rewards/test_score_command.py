@@ -57,7 +57,6 @@ BAD = {
     line(completion=None).strip(): "completion",
     line(choises=["a"]).strip(): "choises: Extra inputs",
     line(id=None).strip(): "id.",
-    line(completion="\ud800").strip(): "completion",
     line(answer_type="number").strip(): "gold 'Paris' is no number",
     line(answer_type="choice", choices=["a", "b"]).strip(): "one letter in A..B",
     line(answer_type="number", answers=["1"], answer_scale="dozen").strip(): "answer_scale='dozen' is unknown",
@@ -91,6 +90,11 @@ def test_length_penalty_needs_and_uses_the_token_count() -> None:
 def test_unicode_passes_through_unescaped() -> None:
     _, out, _ = run(line(id="北京", answers=["北京"], completion="答案是北京。"))
     assert (out[0]["id"], out[0]["extracted"], out[0]["value"]) == ("北京", "北京", 1.0)
+
+
+def test_half_a_surrogate_pair_is_scored_and_written_as_json() -> None:
+    code, out, _ = run(line(completion="The answer is \ud800 Paris."))
+    assert (code, out[0]["extracted"], out[0]["value"]) == (0, "\ud800 Paris", 0.0)
 
 
 @pytest.mark.parametrize(
