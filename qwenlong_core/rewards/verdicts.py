@@ -22,34 +22,25 @@ class VerdictCache:
 
     def __init__(self, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._path = Path(folder) / "verdicts.sqlite"
-        with self._connect() as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, equal INTEGER, reply TEXT)")
+        # Autocommit in WAL mode: a verdict is there for other processes at once, without waiting for the
+        # disk; after a power cut the last few are asked again.
+        self._connection = sqlite3.connect(
+            Path(folder) / "verdicts.sqlite", timeout=30, isolation_level=None, check_same_thread=False
+        )
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, equal INTEGER, reply TEXT)")
 
     def get(self, keys: list[str]) -> dict[str, bool]:
         """The stored verdicts among ``keys``."""
         found: dict[str, bool] = {}
-        with self._connect() as connection:
-            for start in range(0, len(keys), 500):
-                part = keys[start : start + 500]
-                marks = ",".join("?" * len(part))
-                rows = connection.execute(f"SELECT key, equal FROM verdicts WHERE key IN ({marks})", part)
-                found.update((key, bool(equal)) for key, equal in rows)
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = self._connection.execute(f"SELECT key, equal FROM verdicts WHERE key IN ({marks})", part)
+            found.update((key, bool(equal)) for key, equal in rows)
         return found
 
     def put(self, key: str, equal: bool, reply: str) -> None:
         """Store one verdict with the judge's words."""
-        with self._connect() as connection:
-            connection.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (key, int(equal), reply))
-
-    def _connect(self) -> sqlite3.Connection:
-        return _Closing(self._path, timeout=30)
-
-
-class _Closing(sqlite3.Connection):
-    """A connection whose ``with`` block commits and closes (SQLite's own only commits)."""
-
-    def __exit__(self, *exc: object) -> None:  # type: ignore[override]
-        super().__exit__(*exc)  # type: ignore[arg-type]
-        self.close()
+        self._connection.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (key, int(equal), reply))
