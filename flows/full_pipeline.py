@@ -14,7 +14,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
-from qwenlong_core.evaluation.report import markdown_table, scores_table
+from qwenlong_core.evaluation.tables import markdown_table, scores_table
 
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
 from qwenlong_core.config import Settings

@@ -11,7 +11,7 @@ from datetime import date
 from typing import Any
 
 from prefect import flow, get_run_logger
-from qwenlong_core.evaluation.report import scores_table
+from qwenlong_core.evaluation.tables import scores_table
 
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id
 from qwenlong_core.artifacts import ArtifactError
