@@ -66,8 +66,12 @@ class _Collected:
             if reason is None:
                 kept.append(row)
             else:
-                self.dropped.append({"split": self.split, "id": row.id, "source": row.source, "reason": reason})
+                self.drop(row, reason)
         self.rows = kept
+
+    def drop(self, row: Example, reason: str) -> None:
+        """Leave a row out, and say why."""
+        self.dropped.append({"split": self.split, "id": row.id, "source": row.source, "reason": reason})
 
 
 def _digest(*parts: str) -> str:
@@ -108,7 +112,10 @@ def _shared_files(data: DataSettings) -> set[Path]:
 def collect(data: DataSettings, split: str, tokenizer: Any, seed: int) -> _Collected:
     """Read or generate all rows of a split."""
     collected = _Collected(split)
-    shared = _shared_files(data)
+    shared = bool(_shared_files(data))
+    if shared:
+        logger.info("prepare %s: training and evaluation name the same file: %.0f%% of the documents are held out",
+                    split, 100 * HELD_OUT_SHARE)  # fmt: skip
     for spec in _specs(data, split):
         if spec == GENERATED:
             buckets = _buckets(data, split)
@@ -125,28 +132,12 @@ def collect(data: DataSettings, split: str, tokenizer: Any, seed: int) -> _Colle
         for row in read_source(spec):
             if isinstance(row, Refused):
                 collected.refused.append(row)
+            elif shared and _held_out(row, seed) != (split == "eval"):
+                collected.drop(row, "document_of_the_other_split")
             else:
                 collected.rows.append(row)
-    collected.read = len(collected.rows) + len(collected.refused)
-    if shared:
-        _split_shared(collected, data, shared, seed)
+    collected.read = len(collected.rows) + len(collected.refused) + len(collected.dropped)
     return collected
-
-
-def _split_shared(collected: _Collected, data: DataSettings, shared: set[Path], seed: int) -> None:
-    """Of a file named for both sides each side keeps its own documents.
-
-    Documents, not files, decide, so the rule is applied to all rows read from files."""
-    logger.info("prepare %s: %d file(s) are named for training and evaluation: splitting by document, %.0f%% held out",
-                collected.split, len(shared), 100 * HELD_OUT_SHARE)  # fmt: skip
-    is_eval = collected.split == "eval"
-
-    def other_side(row: Example) -> str | None:
-        if row.source == GENERATED or _held_out(row, seed) == is_eval:
-            return None
-        return "document_of_the_other_split"
-
-    collected.keep(other_side)
 
 
 def _measure(rows: Sequence[Example], tokenizer: Any) -> list[Example]:

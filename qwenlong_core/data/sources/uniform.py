@@ -104,15 +104,19 @@ def from_record(row: dict[str, Any], default_source: str) -> Example:
         raise BadRow("no 'answers'")
     answers = texts(row["answers"], "answers")
     answer_type = infer_answer_type(domain, answers, choices)
-    if row.get("answer_type") in get_args(AnswerType):
-        # Other vocabularies of this field, such as TAT-QA's, stay in the metadata alone.
-        answer_type = cast(AnswerType, row["answer_type"])
+    stated = row.get("answer_type")
+    # Other vocabularies of this field, such as TAT-QA's, are kept in the metadata.
+    if isinstance(stated, str) and stated in get_args(AnswerType):
+        answer_type = cast(AnswerType, stated)
+        row = {key: value for key, value in row.items() if key != "answer_type"}
     if answer_type == "choice" and choices:
         answers = check_choice(answers, choices)
     solution = row.get("solution")
     if solution is not None:
         solution = text_field(row, "solution")
     metadata = {key: value for key, value in row.items() if key not in _KNOWN}
+    if isinstance(metadata.get("metadata"), dict):
+        metadata = {**metadata.pop("metadata"), **metadata}
     check_text(json.dumps(metadata, ensure_ascii=False), "metadata")
     return checked(
         Example(

@@ -197,9 +197,9 @@ KINDS: dict[str, Kind] = {
     "bridge_2": Kind(2, 5, _bridge(2)),
     "bridge_3": Kind(3, 4, _bridge(3), min_tokens=208),
     "bridge_4": Kind(4, 3, _bridge(4), min_tokens=224),
-    "same_country": Kind(2, 2, _same_country),
-    "older": Kind(2, 2, _older),
-    "unanswerable": Kind(2, 2, _unanswerable),
+    "same_country": Kind(2, 1, _same_country),
+    "older": Kind(2, 1, _older),
+    "unanswerable": Kind(2, 1, _unanswerable),
 }
 
 

@@ -1,0 +1,144 @@
+"""Worked solutions from a teacher: ask an OpenAI-compatible endpoint, keep what the reward verifies.
+
+Rejection sampling: several completions a question, scored by the rule alone (a judge that is talked
+into a wrong answer would put it into the training data); the shortest right one becomes the
+example's ``solution``. What happened to every question is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from qwenlong_core.config import Block, RewardSettings
+from qwenlong_core.data.prompts import user_message
+from qwenlong_core.records import Completion, Example, FinishReason
+from qwenlong_core.rewards import score_by_rule
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.chat.chat_completion import Choice
+
+
+class TeacherSettings(Block):
+    """The teacher's endpoint and how it is sampled."""
+
+    base_url: str
+    model: str
+    api_key_variable: str | None = None
+    """Name of the environment variable that holds the key."""
+    samples: int = Field(4, ge=1)
+    """Completions per question."""
+    temperature: float = Field(0.7, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    max_tokens: int = Field(10_000, ge=1)
+    concurrency: int = Field(16, ge=1)
+    """Questions under way at once."""
+    timeout_seconds: float = Field(600.0, gt=0)
+    max_retries: int = Field(5, ge=0)
+
+
+@dataclass(slots=True)
+class DistillCounts:
+    """What became of the questions (``kept + unverified + failed == questions``) and the samples."""
+
+    questions: int = 0
+    kept: int = 0
+    unverified: int = 0
+    """No sample was right."""
+    failed: int = 0
+    """The endpoint gave no completion; see ``last_error``."""
+    samples: int = 0
+    right: int = 0
+    truncated: int = 0
+    """Samples that hit ``max_tokens``: never kept."""
+    last_error: str = ""
+    by_status: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def distill(examples: Iterable[Example], settings: TeacherSettings) -> tuple[list[Example], DistillCounts]:
+    """The examples that the teacher solved, in order, with its solution in place of their own.
+
+    Raises:
+        ValueError: ``api_key_variable`` names a variable that is not set.
+        ConnectionError: no question at all got a completion.
+    """
+    return asyncio.run(_distill_all(list(examples), settings))
+
+
+async def _distill_all(examples: list[Example], settings: TeacherSettings) -> tuple[list[Example], DistillCounts]:
+    from openai import AsyncOpenAI
+
+    counts = DistillCounts(questions=len(examples))
+    slots = asyncio.Semaphore(settings.concurrency)
+    async with AsyncOpenAI(
+        base_url=settings.base_url, api_key=_key(settings), timeout=settings.timeout_seconds, max_retries=settings.max_retries
+    ) as client:
+
+        async def one(example: Example) -> Example | None:
+            async with slots:
+                return await _distill_one(client, example, settings, counts)
+
+        solved = await asyncio.gather(*(one(example) for example in examples))
+    if examples and counts.failed == len(examples):
+        raise ConnectionError(
+            f"teacher {settings.model!r} at {settings.base_url} gave no completion for any of {len(examples)} questions; "
+            f"last error: {counts.last_error}"
+        )
+    return [example for example in solved if example is not None], counts
+
+
+def _key(settings: TeacherSettings) -> str:
+    if settings.api_key_variable is None:
+        return "none"
+    if not (key := os.environ.get(settings.api_key_variable)):
+        raise ValueError(f"the environment variable {settings.api_key_variable} is not set: export the teacher's key in it")
+    return key
+
+
+async def _distill_one(
+    client: AsyncOpenAI, example: Example, settings: TeacherSettings, counts: DistillCounts
+) -> Example | None:
+    import openai
+
+    try:
+        reply = await client.chat.completions.create(
+            model=settings.model, messages=[{"role": "user", "content": user_message(example)}], n=settings.samples,
+            temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens,
+        )  # fmt: skip
+    except openai.APIError as error:
+        counts.failed += 1
+        counts.last_error = f"{type(error).__name__}: {error}"
+        return None
+    right = [text for choice in reply.choices if (text := _verified(example, choice, counts)) is not None]
+    if not right:
+        counts.unverified += 1
+        return None
+    counts.kept += 1
+    metadata = {**example.metadata, "teacher": settings.model, "teacher_right": len(right), "teacher_samples": len(reply.choices)}
+    return replace(example, solution=min(right, key=len), metadata=metadata)
+
+
+def _verified(example: Example, choice: Choice, counts: DistillCounts) -> str | None:
+    """The sample as a solution, if it is whole and its answer is right."""
+    text = choice.message.content or ""
+    # Servers with a reasoning parser hand the thinking over in a field of its own.
+    reasoning = getattr(choice.message, "reasoning_content", None)
+    if reasoning:
+        text = f"<think>{reasoning.strip()}</think>\n\n{text.strip()}"
+    reason: FinishReason = "length" if choice.finish_reason == "length" else "stop"
+    score = score_by_rule(example, Completion(text=text, token_ids=(), finish_reason=reason), RewardSettings()).score
+    counts.samples += 1
+    counts.truncated += reason == "length"
+    counts.by_status[score.status] = counts.by_status.get(score.status, 0) + 1
+    is_right = score.rule == 1.0 and reason == "stop"
+    counts.right += is_right
+    return text.strip() if is_right else None

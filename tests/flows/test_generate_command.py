@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.testing import CliRunner
+
+from flows.generate import generate, policy_tokenizer
+from qwenlong_core.data.prompts import prompt_tokens
+from qwenlong_core.data.sources import read_source
+from qwenlong_core.records import Example
+
+app = typer.Typer()
+app.command()(generate)
+
+
+def call(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_rows_are_a_source_for_training(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    result = call("--tokens", 300, "--n", 8, "--seed", 3, "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert (said["rows"], said["domains"]) == (8, {"math": 3, "logical": 3, "multihop": 2})
+    rows = [row for row in read_source(str(out)) if isinstance(row, Example)]
+    assert len(rows) == 8
+    tokenizer = policy_tokenizer("smollm2-135m")
+    for row in rows:
+        assert abs(prompt_tokens(tokenizer, row) - 300) <= 6
+        assert row.solution
+        assert row.metadata["evidence"]
+
+
+def test_same_seed_same_bytes(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert call("--tokens", 400, "--n", 4, "--seed", seed, "--out", tmp_path / name).exit_code == 0
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_options_reach_the_generator(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    arguments = ["--domain", "multihop", "--language", "zh", "--depth", 1, "--distractors", 2, "--kind", "bridge_2"]
+    result = call("--tokens", 700, "--to-tokens", 900, "--n", 2, "--out", out, *arguments)
+    assert result.exit_code == 0, result.output
+    rows = [row for row in read_source(str(out)) if isinstance(row, Example)]
+    assert [row.metadata["language"] for row in rows] == ["zh", "zh"]
+    assert all(row.metadata["kind"] == "bridge_2" and row.metadata["distractors"] <= 2 for row in rows)
+    assert all(min(row.metadata["evidence_depth"]) > 0.7 for row in rows)
+    assert "700" in rows[0].id
+    assert "900" in rows[1].id
+
+
+def test_wrong_options_leave_no_file(tmp_path: Path) -> None:
+    out = tmp_path / "rows.jsonl"
+    assert "'poetry' is none of mixed, math" in " ".join(call("--tokens", 300, "--domain", "poetry", "--out", out).output.split())
+    failed = call("--tokens", 130, "--domain", "logical", "--n", 2, "--out", out)
+    assert failed.exit_code != 0
+    assert "ask for longer documents" in str(failed.exception)
+    assert list(tmp_path.iterdir()) == []
