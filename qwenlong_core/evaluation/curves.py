@@ -43,7 +43,7 @@ _GRPO: dict[str, _Lines] = {
     "Completion length (tokens)": {"mean": _field("length_mean"), "95th percentile": _field("length_p95")},
     "Entropy": {"entropy": _field("entropy")},
     "Groups kept by dynamic sampling (share)": {"kept": _kept_share},
-    "Truncated and penalised (share)": {"truncated": _field("truncated_share"), "no answer": _field("no_answer_share")},
+    "Truncated, and without an answer (share)": {"truncated": _field("truncated_share"), "no answer": _field("no_answer_share")},
     "Gradient norm": {"gradient norm": _field("grad_norm")},
     "KL to the reference": {"KL": _field("kl")},
 }

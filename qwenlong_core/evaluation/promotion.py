@@ -132,39 +132,41 @@ def _rates(challenger: Evaluation, champion: Evaluation, settings: PromotionSett
     return [*conditions, _share("truncated share", "challenger", cut, settings.max_truncated_share)]
 
 
-def _gain(gain: statistics.Estimate, margin: float) -> Condition:
+def _gain(gain: statistics.Estimate, margin: float, confidence: float) -> Condition:
     if gain.low is None:
         detail = f"{gain.items} items of {gain.documents} document give no interval: evaluate on more documents"
         return Condition(name="gain", passed=False, detail=detail)
+    effect = statistics.minimum_detectable_effect(gain.standard_error or 0.0, gain.documents, confidence=confidence)
+    unseen = f"; a true gain below about {margin + effect:.3f} is likely to go unnoticed" if effect else ""
     return Condition(
         name="gain",
         passed=gain.low > margin,
         detail=f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {gain.items} items of "
-        f"{gain.documents} documents; the lower end must lie above {margin:+.3f}",
-    )  # fmt: skip
+        f"{gain.documents} documents; the lower end must lie above {margin:+.3f}{unseen}",
+    )
 
 
 def _domain_conditions(
-    pairs: Pairs, estimates: Mapping[str, statistics.Estimate], max_loss: float
+    pairs: Pairs, estimates: Mapping[str, statistics.Estimate], max_loss: float, confidence: float
 ) -> list[Condition]:
     """A domain's mean may not fall by more than ``max_loss``.
 
     The point estimate decides: waiting for proof of a loss would let a small benchmark be ruined.
-    The Holm-adjusted p-value says how likely chance alone explains a fall beyond the allowed one.
+    For a domain that fails, Holm's test over all domains says whether chance could explain it.
     """
-    gains, documents, domains = np.subtract(pairs.challenger, pairs.champion), np.array(pairs.documents), np.array(pairs.domains)
+    gains, documents = np.subtract(pairs.challenger, pairs.champion), np.array(pairs.documents)
+    domains = np.array(pairs.domains)
     raw = [
         statistics.loss_p_value(gains[domains == name], list(documents[domains == name]), max_loss) for name in estimates
     ]
-    return [
-        Condition(
-            name=f"no loss in {name}",
-            passed=estimate.mean >= -max_loss,
-            detail=f"{estimate.mean:+.3f} over {estimate.items} items, may fall by {max_loss:.3f} "
-            f"(p = {p:.3f} that a larger fall is chance, Holm-adjusted)",
-        )
-        for (name, estimate), p in zip(estimates.items(), statistics.holm(raw), strict=True)
-    ]  # fmt: skip
+    conditions = []
+    for (name, estimate), p in zip(estimates.items(), statistics.holm(raw), strict=True):
+        passed = estimate.mean >= -max_loss
+        proof = "is proven" if p <= 1 - confidence else "may be chance"
+        doubt = "" if passed else f"; that it fell by more {proof} (p = {p:.3f}, Holm-adjusted)"
+        detail = f"{estimate.mean:+.3f} over {estimate.items} items, may fall by {max_loss:.3f}{doubt}"
+        conditions.append(Condition(name=f"no loss in {name}", passed=passed, detail=detail))
+    return conditions
 
 
 def _domain_estimates(pairs: Pairs, *, resamples: int, confidence: float, seed: int) -> dict[str, statistics.Estimate]:
@@ -213,8 +215,8 @@ def decide(
     domains = _domain_estimates(pairs, resamples=resamples, confidence=confidence, seed=seed)
     conditions = (
         *before,
-        _gain(gain, settings.margin),
-        *_domain_conditions(pairs, domains, settings.max_domain_loss),
+        _gain(gain, settings.margin, confidence),
+        *_domain_conditions(pairs, domains, settings.max_domain_loss, confidence),
         *rates,
     )
     promote, reason = _verdict(conditions)
