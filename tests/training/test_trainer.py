@@ -1,0 +1,203 @@
+"""What becomes of scored groups: advantages, the loss and its denominator, empty batches, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import grpo_job, lines
+from parity_stage import score_parity
+
+from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.models import load_policy, load_tokenizer
+from qwenlong_core.records import Completion, Example, Score
+from qwenlong_core.rewards import RewardAlarm
+from qwenlong_core.training.grpo import GRPOPhaseTrainer, build_trainer, layout, train_phase
+from qwenlong_core.training.rollout import Prompts, Scorer, epoch_seed
+from qwenlong_core.training.trainer import used_columns
+
+
+def scripted(groups: Sequence[Sequence[float | None]]) -> Scorer:
+    """Scores completions with these accuracies, group by group."""
+    left = [accuracy for group in groups for accuracy in group]
+
+    def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+        accuracies = [left.pop(0) for _ in completions]
+        return [Score(value=None, status="unscored") if a is None else Score(value=a, rule=a) for a in accuracies]
+
+    return score
+
+
+@pytest.fixture
+def make(policy: Path, data: Path, tmp_path: Path) -> Callable[..., GRPOPhaseTrainer]:
+    def build(scorer: Scorer, **changes: Any) -> GRPOPhaseTrainer:
+        return build_trainer(grpo_job(**changes), {"model": policy, "data": data}, tmp_path, scorer, 1, 0)
+
+    return build
+
+
+def test_advantages_by_hand(make: Callable[..., GRPOPhaseTrainer]) -> None:
+    """(1,0,0,0): mean 1/4, sample std 1/2: 1.5 and -0.5. (1,1,0,0): mean 1/2, std sqrt(1/3): +-0.866."""
+    trainer = make(scripted([[1, 0, 0, 0], [1, 1, 0, 0]]), batch_size=2, mini_batch_size=2)
+    batch = trainer._next_batch()
+    expected = [1.5, -0.5, -0.5, -0.5, 0.8660, 0.8660, -0.8660, -0.8660]
+    torch.testing.assert_close(batch["advantages"], torch.tensor(expected), atol=1e-3, rtol=0)
+
+
+def test_groups_out_of_the_loss_do_not_count_in_its_denominator(make: Callable[..., GRPOPhaseTrainer]) -> None:
+    """One informative group of four rows, one all wrong: only the first one's tokens are counted."""
+    trainer = make(scripted([[1, 0, 0, 0], [0, 0, 0, 0]]), batch_size=2, mini_batch_size=2, dynamic_sampling={"max_rounds": 1})
+    batch = trainer._next_batch()
+    tokens = sum(len(c.token_ids) for c in trainer.batch.kept[0].completions)
+    assert int(batch["num_items_in_batch"]) == tokens
+    assert batch["tool_mask"][4:, 0].tolist() == [0] * 4
+    assert batch["advantages"][4:].tolist() == [0] * 4
+
+
+def reference_loss(trainer: GRPOPhaseTrainer, batch: dict[str, Any]) -> torch.Tensor:
+    """The DAPO loss on policy, completion by completion through a plain forward."""
+    total, tokens = torch.zeros(()), 0
+    for i in range(len(batch["advantages"])):
+        prompt = batch["prompt_ids"][i][batch["prompt_mask"][i].bool()]
+        completion = batch["completion_ids"][i][batch["completion_mask"][i].bool()]
+        if not batch["tool_mask"][i, 0]:
+            continue
+        logits = trainer.model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
+        logp = (logits / trainer.temperature).log_softmax(-1).gather(-1, completion[:, None])[:, 0]
+        ratio = torch.exp(logp - logp.detach())
+        total = total - (ratio * batch["advantages"][i]).sum()
+        tokens += len(completion)
+    return total / tokens
+
+
+def test_the_update_is_the_gradient_of_the_token_level_loss(make: Callable[..., GRPOPhaseTrainer]) -> None:
+    """Two informative groups over two forwards and one empty slot each way: gradients against a plain loop."""
+    accuracies = [[1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]]
+    trainer = make(scripted(accuracies), batch_size=4, mini_batch_size=4, dynamic_sampling={"max_rounds": 1}, temperature=0.8)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 4
+    batch = trainer._next_batch()
+    from trl.trainer.utils import split_tensor_dict
+
+    for part in split_tensor_dict(batch, 4):
+        trainer._compute_loss(trainer.model, part).backward()
+        trainer._step += 1
+    ours = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+    trainer.model.zero_grad()
+    reference_loss(trainer, batch).backward()
+    for name, p in trainer.model.named_parameters():
+        torch.testing.assert_close(ours[name], p.grad, atol=1e-6, rtol=1e-4, msg=name)
+    assert sum(float(g.abs().sum()) for g in ours.values()) > 0
+
+
+def run(job: GRPOJob, policy: Path, data: Path, work: Path, scorer: Scorer) -> list[dict[str, Any]]:
+    train_phase(job, {"model": policy, "data": data}, work, scorer)
+    return lines(work / "output" / "metrics.jsonl")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_policy(folder, grpo_job().model).state_dict()
+
+
+def unequal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
+    return [name for name, tensor in a.items() if not torch.equal(tensor, b[name])]
+
+
+def test_a_step_without_informative_groups_leaves_the_weights(policy: Path, data: Path, tmp_path: Path) -> None:
+    """Step 1 learns, step 2 does not: Adam's momentum must not move the weights in step 2."""
+    learn, nothing = [[1, 0, 0, 0], [0, 1, 1, 0]], [[0, 0, 0, 0], [1, 1, 1, 1]]
+    base = {"batch_size": 2, "mini_batch_size": 2, "dynamic_sampling": {"max_rounds": 1}}
+    phase = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2}
+    one = run(grpo_job(**base, phase=phase | {"steps": 1}), policy, data, tmp_path / "one", scripted(learn))
+    two = run(grpo_job(**base, phase=phase | {"steps": 2}), policy, data, tmp_path / "two", scripted(learn + nothing))
+    assert [row["groups_kept"] for row in two] == [2, 0]
+    assert one[0]["loss"] == two[0]["loss"]
+    assert two[1]["loss"] == 0
+    assert two[1].get("entropy") is None, "nothing was measured"
+    learned = weights(tmp_path / "one" / "output")
+    assert unequal(learned, weights(policy))
+    assert unequal(learned, weights(tmp_path / "two" / "output")) == []
+
+
+def test_an_unscored_completion_drops_its_group(policy: Path, data: Path, tmp_path: Path) -> None:
+    job = grpo_job(
+        batch_size=2, mini_batch_size=2, dynamic_sampling={"max_rounds": 1},
+        phase={"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": 1},
+    )  # fmt: skip
+    row = run(job, policy, data, tmp_path, scripted([[1, None, 0, 0], [1, 0, 0, 0]]))[0]
+    assert (row["groups_kept"], row["groups_unscored"], row["unscored_share"]) == (1, 1, 0.125)
+    difficulty = (tmp_path / "output" / "difficulty.json").read_text()
+    assert difficulty.count("visits") == 1, "an unscored group says nothing about difficulty"
+
+
+def test_a_judge_that_dies_stops_the_run(policy: Path, data: Path, tmp_path: Path) -> None:
+    job = grpo_job(batch_size=2, mini_batch_size=2)
+    with pytest.raises(RewardAlarm, match="unscored"):
+        run(job, policy, data, tmp_path, scripted([[None] * 4] * 40))
+
+
+def test_a_phase_trains_and_leaves_a_policy(policy: Path, data: Path, tmp_path: Path) -> None:
+    rows = run(grpo_job(), policy, data, tmp_path, score_parity)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert row["groups_drawn"] == sum(row[f"groups_{n}"] for n in ("kept", "all_right", "all_wrong", "unscored", "surplus"))
+        assert row["grad_norm"] > 0
+        assert row["entropy"] > 0
+        assert row["tokens_per_second"] > 0
+    assert unequal(weights(policy), weights(tmp_path / "output"))
+    assert load_tokenizer(tmp_path / "output").eos_token_id == load_tokenizer(policy).eos_token_id
+    ids = {sample["id"] for sample in lines(tmp_path / "output" / "samples.jsonl")}
+    assert ids <= {f"p1-{i}" for i in range(8)}
+
+
+def test_gradient_checkpointing_and_kl_act(policy: Path, data: Path, tmp_path: Path) -> None:
+    """Checkpointing changes memory, not the result; a KL term changes the weights and shows."""
+    plain = run(grpo_job(), policy, data, tmp_path / "plain", score_parity)
+    saving = grpo_job(launch={"cpu_threads": 1, "gradient_checkpointing": True})
+    saved = run(saving, policy, data, tmp_path / "saved", score_parity)
+    assert [r["loss"] for r in saved] == pytest.approx([r["loss"] for r in plain], abs=1e-6)
+    with_kl = run(grpo_job(kl_coefficient=0.5), policy, data, tmp_path / "kl", score_parity)
+    assert with_kl[-1]["kl"] > 0
+    assert unequal(weights(tmp_path / "kl" / "output"), weights(tmp_path / "plain" / "output"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "words"),
+    [
+        ({"mini_batch_size": 2, "micro_batch_size": 1}, 4, r"mini_batch_size=2 .* 4 process\(es\).* multiple of 4"),
+        ({"batch_size": 6, "mini_batch_size": 6, "micro_batch_size": 4}, 1, "multiple of 4, such as 4"),
+        ({"batch_size": 6, "mini_batch_size": 4}, 1, "not a multiple of mini_batch_size=4: use 4"),
+    ],
+)
+def test_settings_that_would_split_a_group_are_refused(changes: dict[str, Any], processes: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        layout(grpo_job(**changes), processes)
+
+
+def test_a_layout_by_hand() -> None:
+    """128 prompts, 32 an update, 2 a forward on each of 8 processes: 2 forwards an update, 8 a batch."""
+    cut = layout(grpo_job(batch_size=128, mini_batch_size=32, micro_batch_size=2), 8)
+    assert (cut.forwards_per_update, cut.forwards_per_batch, cut.updates_per_batch) == (2, 8, 4)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(policy: Path, data: Path) -> None:
+    example = Example(id="long", source="t", domain="math", answer_type="number", context="x " * 300, question="?", answers=("1",))
+    with pytest.raises(ValueError, match=r"'long' has \d+ tokens.*max_completion_tokens=64.*context of 256"):
+        Prompts(load_tokenizer(policy), [example], 64, 256)
+
+
+def test_more_processes_than_run_are_refused(policy: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="accelerate launch --num_processes 2"):
+        run(grpo_job(launch={"num_processes": 2}), policy, data, tmp_path, score_parity)
+
+
+def test_seeds_of_epochs_differ() -> None:
+    assert len({epoch_seed(seed, epoch) for seed in range(20) for epoch in range(20)}) == 400
+
+
+def test_columns_in_use() -> None:
+    mask = torch.tensor([[0, 0, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 0]])
+    assert used_columns(mask) == (1, 6)
