@@ -1,0 +1,37 @@
+"""The tables of ``docs/rewards.md`` say what the golden table says."""
+
+import re
+from pathlib import Path
+
+from reward_cases import cases
+
+DOCS = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+SHOWN = {1.0: "yes", 0.0: "no", None: "none"}
+ROW = re.compile(r"^\| (\w+) \| `(.+?)` \| `(.+?)` \| (yes|no|none) \| .+ \|$", re.MULTILINE)
+CHOICE_ROW = re.compile(r"^\| `(.+?)` \| (yes|no|none) \|$", re.MULTILINE)
+
+
+def test_every_row_of_the_main_table_is_a_golden_case() -> None:
+    golden = {
+        (case["answer_type"], case["answers"][0], case["completion"]): SHOWN[case["rule"]]
+        for case in cases()
+        if "question" not in case and "answer_scale" not in case
+    }
+    rows = ROW.findall(DOCS)
+    assert len(rows) >= 40
+    for kind, gold, answer, shown in rows:
+        assert golden[kind, gold, f"Therefore, the answer is {answer}."] == shown, (kind, gold, answer)
+    assert {kind for kind, *_ in rows} == {"span", "number", "yes_no", "unanswerable"}
+
+
+def test_every_row_of_the_choice_table_is_a_golden_case() -> None:
+    golden = {case["completion"]: SHOWN[case["rule"]] for case in cases() if case["answer_type"] == "choice" and case["answers"] == ["B"]}
+    rows = CHOICE_ROW.findall(DOCS)
+    assert len(rows) >= 8
+    for completion, shown in rows:
+        assert golden[completion] == shown, completion
+
+
+def test_every_pipe_row_was_checked() -> None:
+    lines = [line for line in DOCS.splitlines() if line.startswith("| ") and not line.startswith(("| type", "| completion"))]
+    assert len(lines) == len(ROW.findall(DOCS)) + len(CHOICE_ROW.findall(DOCS))
