@@ -29,9 +29,15 @@ _CLOSERS = (
     "学者们对此做过长期研究。", "旧书中有些名字的写法不同。", "举办过展览。", "事实经过核对。", "译本随后出版。",
     "本页由编辑部在春季最后一次审阅。", "这个故事常在学校里讲述。", "修订版正在计划之中。", "那几年的记录并不完整。",
 )  # fmt: skip
-_REMARKS = (
+_FILM_REMARKS = (
     "拍摄用了九个星期，多年以后才找到自己的观众。", "外景大多在一座农场里完成，那年夏天雨水很多。",
+    "配乐先行录制，画面按音乐剪辑。", "主角先后请过四位演员，最后由一位地方剧团的演员出演。",
+)  # fmt: skip
+_PERSON_REMARKS = (
     "朋友们记得他说话风趣，每封来信都当天回复。", "早年在印刷厂工作，因此一直喜欢地图和旧书。",
+    "后来教了十年书，好几位学生也成了名人。", "早期作品只署名字的缩写，其中一些最近才得到确认。",
+)  # fmt: skip
+_PLACE_REMARKS = (
     "那里有一个每周开放的集市，还有一座上个世纪的桥。", "河水每隔几年就会上涨，磨坊附近的房子都建在高处。",
     "冬天山口关闭，货物改走山谷里的路。", "老城区曾经失火，后来在原地重建。",
 )  # fmt: skip
@@ -79,12 +85,14 @@ class _World:
         return Block(f"{town}位于{land}。", (Fact(town, "country", land),))
 
     def filler(self, rng: Random) -> Block:
-        person = self.person()
-        block = (
-            self.film(self.work(), person), self.birth(person, self.town()), self.schooling(person, self.town()),
-            self.place(self.town(), self.land()),
-        )[rng.randrange(4)]  # fmt: skip
-        return Block(block.text + rng.choice(_REMARKS), block.facts)
+        kind = rng.randrange(3)
+        if kind == 0:
+            block, remarks = self.film(self.work(), self.person()), _FILM_REMARKS
+        elif kind == 1:
+            block, remarks = self.birth(self.person(), self.town()), _PERSON_REMARKS
+        else:
+            block, remarks = self.place(self.town(), self.land()), _PLACE_REMARKS
+        return Block(block.text + rng.choice(remarks), block.facts)
 
     def near_misses(self, *more: Block) -> tuple[Block, ...]:
         blocks = list(more)

@@ -102,6 +102,15 @@ class _Contract:
         self._orders += 1
         return f"Order {self._orders}"
 
+    def title(self) -> str:
+        title = f"Agreement of {self.buyer} (Buyer) and {self.seller} (Seller)"
+        if self.shape.is_short:
+            return title
+        return (
+            f"{title}\n\nThe Buyer intends to place several orders with the Seller. This agreement states the terms; where "
+            "they differ from order to order, the clause that names the order decides."
+        )
+
     def stated(self, order: str, clause: _Clause, value: str, exception: str | None = None) -> Block:
         text = f"{clause.heading}. {clause.text.format(order=order, value=value)}"
         facts = [Fact(order, clause.heading, value)]
@@ -115,12 +124,15 @@ class _Contract:
         return [self.stated(self.new_order(), self.clause, value) for value in values]
 
     def filler(self, rng: Random) -> Block:
+        """Several clauses of one more order, or a paragraph without terms."""
         order = self.new_order()
         if rng.random() < 0.3:
             return Block(rng.choice(_BOILERPLATE).format(order=order, buyer=self.buyer, seller=self.seller))
-        clause = rng.choice(_CLAUSES)
-        first, second = (clause.unit.format(v) for v in rng.sample(clause.values, 2))
-        return self.stated(order, clause, first, second if rng.random() < 0.4 else None)
+        blocks = []
+        for clause in rng.sample(_CLAUSES, 1 if self.shape.is_short else rng.randint(2, 4)):
+            rule, exception = (clause.unit.format(v) for v in rng.sample(clause.values, 2))
+            blocks.append(self.stated(order, clause, rule, exception if rng.random() < 0.4 else None))
+        return Block("\n".join(block.text for block in blocks), tuple(fact for block in blocks for fact in block.facts))
 
     def draft(
         self, kind: str, steps: int, evidence: list[Block], answer: str, condition: str, why: str, misses: list[Block]
@@ -133,7 +145,7 @@ class _Contract:
             evidence = [Block(" ".join(b.text for b in evidence), tuple(f for b in evidence for f in b.facts))]
         return Draft(
             domain="logical", answer_type="choice", kind=kind, steps=steps,
-            title=f"Agreement of {self.buyer} (Buyer) and {self.seller} (Seller)",
+            title=self.title(),
             question=f"{asked}{f' {condition}' if condition else ''}?", answers=(letter,), choices=tuple(options),
             solution=f"<think>{why} This is {answer}, option {letter}.</think>\n\n{answer_form('choice', letter)}",
             query={"op": "clause", "subject": self.order, "attribute": self.clause.heading, "condition": condition},

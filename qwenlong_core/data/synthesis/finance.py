@@ -59,6 +59,15 @@ class _Report:
         low, high = (20, 99) if self.shape.is_short else (110, 4_900)
         return step * self.rng.randint(-(-low // step), high // step)
 
+    def figures(self, years: tuple[int, ...]) -> dict[int, float]:
+        """A line's figures over the years: each within a quarter of the one before, and never equal."""
+        values = [self.figure()]
+        while len(values) < len(years):
+            last = values[-1]
+            moved = last + self.rng.choice([-1, 1]) * self.rng.randint(1, max(1, last // 4))
+            values.append(max(1, moved))
+        return dict(zip(years, values, strict=True))
+
     def stated(self, company: str, line: str, values: dict[int, float]) -> Block:
         """One sentence, or a table of several years."""
         facts = tuple(Fact(company, line, value, str(year)) for year, value in values.items())
@@ -89,7 +98,7 @@ class _Report:
         """In turn other lines of the same company and the same line of other companies."""
         years, lines, blocks = (self.year - 1, self.year), list(self.other_lines), []
         for index in range(self.shape.distractors):
-            values: dict[int, float] = {year: self.figure() for year in years}
+            values = self.figures(years)
             if index % 2 == 0 and lines:
                 blocks.append(self.stated(self.company, lines.pop(0), values))
             else:
@@ -101,8 +110,8 @@ class _Report:
         kind = rng.randrange(4)
         if kind == 0:
             return self._two_years(rng, company)
-        years = [year - 2, year - 1, year] if kind == 1 else [year - 1, year]
-        stated = self.stated(company, rng.choice(_LINES), {y: self.figure() for y in years})
+        years = (year - 2, year - 1, year) if kind == 1 else (year - 1, year)
+        stated = self.stated(company, rng.choice(_LINES), self.figures(years))
         if kind == 1:
             return stated
         remark = rng.choice(_REMARKS).format(company=company)
@@ -113,9 +122,9 @@ class _Report:
         years = (self.year - 1, self.year)
         rows, facts = [], []
         for line in lines:
-            values = [self.figure() for _ in years]
-            rows.append(f"| {line.capitalize()} | {_text(values[0])} | {_text(values[1])} |")
-            facts += [Fact(company, line, v, str(y)) for y, v in zip(years, values, strict=True)]
+            values = self.figures(years)
+            rows.append(f"| {line.capitalize()} | {' | '.join(map(_text, values.values()))} |")
+            facts += [Fact(company, line, value, str(year)) for year, value in values.items()]
         head = f"{company}, selected figures ($ million)\n| Item | {years[0]} | {years[1]} |\n"
         return Block(head + "\n".join(rows), tuple(facts))
 
@@ -154,11 +163,9 @@ _REMARKS = (
 
 
 def _change(report: _Report) -> Draft:
-    before, after = report.figure(), report.figure()
-    while before == after:
-        after = report.figure()
-    verb, sign = ("grow", 1) if after > before else ("fall", -1)
     y0, y1, subject = report.year - 1, report.year, f"the {report.line} of {report.company}"
+    before, after = report.figures((y0, y1)).values()
+    verb, sign = ("grow", 1) if after > before else ("fall", -1)
     answer = _million(abs(after - before))
     high, low = max(before, after), min(before, after)
     return report.draft(
