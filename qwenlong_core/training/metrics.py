@@ -74,7 +74,8 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         lines: Where rows go.
         name: The stage, such as ``grpo-2``.
         updates: Optimizer steps per step.
-        row: Turns the trainer's log dictionary into the row's own fields.
+        row: Turns the trainer's log dictionary and the step into the row's own fields; its ``tokens``
+            become tokens per second.
         sentence: The middle of the log line, from the row.
     """
 
@@ -83,7 +84,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         lines: JsonLines,
         name: str,
         updates: int,
-        row: Callable[[dict[str, Any]], dict[str, Any]],
+        row: Callable[[dict[str, Any], int], dict[str, Any]],
         sentence: Callable[[dict[str, Any]], str],
     ) -> None:
         self.lines, self.name, self.updates = lines, name, updates
@@ -102,7 +103,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
             return
         now = time.perf_counter()
         step, total = state.global_step // self.updates, state.max_steps // self.updates
-        row = {"step": step, "total_steps": total} | self.row(logs)
+        row = {"step": step, "total_steps": total} | self.row(logs, step)
         tokens = row.pop("tokens", 0)
         seconds = now - self._last
         row |= {

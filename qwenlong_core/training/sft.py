@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,17 @@ class ResumableSFTTrainer(SealedCheckpoints, SFTTrainer):  # type: ignore[misc]
     """``SFTTrainer`` whose checkpoints are sealed."""
 
 
-def _row(logs: dict[str, Any]) -> dict[str, Any]:
+def _row(logs: dict[str, Any], step: int, step_tokens: Sequence[int]) -> dict[str, Any]:
     names = ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy")
-    return {name: logs.get(name) for name in names}
+    return {name: logs.get(name) for name in names} | {"tokens": step_tokens[step - 1]}
+
+
+def tokens_by_step(
+    rows: Sequence[Mapping[str, Sequence[int]]], order: Sequence[int], batch_size: int
+) -> list[int]:
+    """Tokens, prompts included, of each optimizer step."""
+    lengths = [len(rows[i]["input_ids"]) for i in order]
+    return [sum(lengths[i : i + batch_size]) for i in range(0, len(lengths), batch_size)]
 
 
 def _sentence(row: dict[str, Any]) -> str:
@@ -124,17 +133,15 @@ def _sentence(row: dict[str, Any]) -> str:
 
 
 def build_trainer(
-    job: SFTJob, model_dir: Path, rows: list[dict[str, list[int]]], work: Path
+    job: SFTJob, model_dir: Path, tokenizer: Any, rows: list[dict[str, list[int]]], work: Path
 ) -> ResumableSFTTrainer:
-    """The trainer over the written-out order of rows; each optimizer step is one step."""
-    tokenizer = load_tokenizer(model_dir)
-    order = training_order(len(rows), job.sft.epochs, job.sft.batch_size, job.seed)
+    """The trainer over rows in the order they are trained on; each optimizer step is one step."""
     set_seed(job.seed)
     arguments = SFTConfig(
         **trainer_arguments(job.model, job.launch, job.seed, work / "checkpoints"),
         per_device_train_batch_size=job.sft.micro_batch_size,
         gradient_accumulation_steps=accumulation(job.sft, job.launch.num_processes),
-        max_steps=len(order) // job.sft.batch_size,
+        max_steps=len(rows) // job.sft.batch_size,
         learning_rate=job.sft.learning_rate,
         lr_scheduler_type="linear",
         train_sampling_strategy="sequential",
@@ -144,7 +151,7 @@ def build_trainer(
     trainer = ResumableSFTTrainer(
         model=load_policy(model_dir, training_weights(job.model)),
         args=arguments,
-        train_dataset=Dataset.from_list([rows[i] for i in order]),
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
     use_compact_head(trainer.model)
@@ -162,12 +169,14 @@ def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
     state = set_up_process(job.launch)
     tokenizer = load_tokenizer(inputs["model"])
     rows = tokenized(tokenizer, read_examples(inputs["data"] / "sft.parquet"), job.sft.max_tokens)
-    trainer = build_trainer(job, inputs["model"], rows, work)
+    order = training_order(len(rows), job.sft.epochs, job.sft.batch_size, job.seed)
+    step_tokens = tokens_by_step(rows, order, job.sft.batch_size)
+    trainer = build_trainer(job, inputs["model"], tokenizer, [rows[i] for i in order], work)
     steps = trainer.args.max_steps
     lines = JsonLines(work / OUTPUT / "metrics.jsonl")
     boundary = StepBoundary(updates=1, steps=steps, save_steps=job.sft.save_steps)
     trainer.add_callback(boundary)
-    trainer.add_callback(MetricsCallback(lines, "sft", 1, _row, _sentence))
+    trainer.add_callback(MetricsCallback(lines, "sft", 1, partial(_row, step_tokens=step_tokens), _sentence))
     checkpoint = newest_complete(work / "checkpoints")
     state.wait_for_everyone()
     if state.is_main_process:

@@ -70,7 +70,7 @@ def batch_metrics(batch: RolloutBatch, prompt_tokens: int) -> dict[str, Any]:
     }
 
 
-def row(logs: dict[str, Any]) -> dict[str, Any]:
+def row(logs: dict[str, Any], step: int) -> dict[str, Any]:
     """The row of a step from the trainer's log dictionary, which carries ``batch`` beside TRL's own."""
     trained = {name: logs[key] for name, key in _TRAINER_FIELDS.items() if logs.get(key) is not None}
     drawn: dict[str, Any] = logs["batch"]

@@ -26,13 +26,23 @@ from qwenlong_core.training.grpo import phase_examples
 
 @pytest.mark.parametrize(
     ("mean_accuracy", "group_size", "weight"),
-    [(0.0, 8, 8.0), (1 / 16, 8, 8.0), (0.125, 8, 8.0), (0.25, 8, 4.0), (0.5, 8, 2.0), (1.0, 8, 1.0), (0.0, 4, 4.0)],
+    [
+        (0.0, 8, 8.0),
+        (1 / 16, 8, 8.0),
+        (0.125, 8, 8.0),
+        (0.25, 8, 4.0),
+        (0.5, 8, 2.0),
+        (1.0, 8, 1.0),
+        (0.0, 4, 4.0),
+    ],
 )
 def test_weights(mean_accuracy: float, group_size: int, weight: float) -> None:
     assert retrospective_weight(mean_accuracy, group_size) == pytest.approx(weight)
 
 
-@pytest.mark.parametrize(("own", "share", "limit"), [(9, 0.1, 1), (75, 0.25, 25), (10, 0.25, 3), (10, 0.0, 0), (4, 0.5, 4)])
+@pytest.mark.parametrize(
+    ("own", "share", "limit"), [(9, 0.1, 1), (75, 0.25, 25), (10, 0.25, 3), (10, 0.0, 0), (4, 0.5, 4)]
+)
 def test_limits(own: int, share: float, limit: int) -> None:
     assert retrospective_limit(own, share) == limit
 
@@ -53,7 +63,12 @@ def test_difficulty_is_the_mean_over_visits() -> None:
 def test_hard_rows_come_back_more_often() -> None:
     """G = 4: weights 4, 4, 1, 1 give the hard pair 80% of single draws; 4,000 seeds, 3 sigma = 1.9%."""
     rows = [example(i) for i in range(4)]
-    known = {"p1-0": Difficulty(1, 0.0), "p1-1": Difficulty(2, 0.0), "p1-2": Difficulty(1, 1.0), "p1-3": Difficulty(1, 1.0)}
+    known = {
+        "p1-0": Difficulty(1, 0.0),
+        "p1-1": Difficulty(2, 0.0),
+        "p1-2": Difficulty(1, 1.0),
+        "p1-3": Difficulty(1, 1.0),
+    }
     drawn = Counter(choose_retrospective(rows, known, 1, 4, seed)[0].id for seed in range(4000))
     assert (drawn["p1-0"] + drawn["p1-1"]) / 4000 == pytest.approx(0.8, abs=0.019)
 
@@ -74,7 +89,9 @@ def test_a_phase_takes_its_bucket_and_hard_earlier_rows(data: Path, tmp_path: Pa
     assert all(name.startswith("p1-") for name in ids[8:])
     off = grpo_job(index=2, curriculum={"retrospective_share": 0.0})
     assert len(phase_examples(off, data, difficulties)) == 8
-    assert len(phase_examples(grpo_job(index=2), data, read_difficulties(data))) == 8, "no difficulty, none come back"
+    assert len(phase_examples(grpo_job(index=2), data, read_difficulties(data))) == 8, (
+        "no difficulty, none come back"
+    )
 
 
 def test_an_empty_phase_and_too_few_rows_are_refused(data: Path) -> None:

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenlong_core.records import Completion, Group, Score
-from qwenlong_core.training.dynamic_sampling import Draw, PromptStream, arrange, fill_batch, round_size, verdict
+from qwenlong_core.training.dynamic_sampling import (
+    Draw,
+    PromptStream,
+    arrange,
+    fill_batch,
+    round_size,
+    verdict,
+)
 
 
 def score(accuracy: float | None, penalty: float = 0.0) -> Score:
@@ -23,7 +30,9 @@ def score(accuracy: float | None, penalty: float = 0.0) -> Score:
 def group(name: int, accuracies: Sequence[float | None]) -> Group:
     completion = Completion(text="", token_ids=(1,), finish_reason="stop")
     return Group(
-        example=example(name), completions=(completion,) * len(accuracies), scores=tuple(score(a) for a in accuracies)
+        example=example(name),
+        completions=(completion,) * len(accuracies),
+        scores=tuple(score(a) for a in accuracies),
     )
 
 
@@ -110,7 +119,9 @@ def test_a_round_is_the_least_multiple_that_covers_what_is_missing(missing: int,
 
 
 @given(rows=st.integers(1, 30), takes=st.lists(st.integers(0, 20), max_size=6), seed=st.integers(0, 5))
-def test_the_stream_resumes_anywhere_and_visits_every_row_once_an_epoch(rows: int, takes: list[int], seed: int) -> None:
+def test_the_stream_resumes_anywhere_and_visits_every_row_once_an_epoch(
+    rows: int, takes: list[int], seed: int
+) -> None:
     straight = PromptStream(rows, seed).take(sum(takes))
     resumed: list[Draw] = []
     for count in takes:
@@ -123,8 +134,8 @@ def test_the_stream_resumes_anywhere_and_visits_every_row_once_an_epoch(rows: in
 def test_the_stream_has_the_order_of_torchs_own_shuffle() -> None:
     """TRL's sampler draws its epochs from one seeded generator in the same way."""
     generator = torch.Generator().manual_seed(11)
-    expected = [torch.randperm(7, generator=generator).tolist() for _ in range(3)]
-    assert [d.row for d in PromptStream(7, seed=11).take(21)] == sum(expected, [])
+    expected = [row for _ in range(3) for row in torch.randperm(7, generator=generator).tolist()]
+    assert [d.row for d in PromptStream(7, seed=11).take(21)] == expected
 
 
 def test_a_full_batch_is_spread_evenly_and_wholly() -> None:
@@ -142,5 +153,8 @@ def test_every_process_has_as_many_slots_and_no_group_is_lost(kept: int, minis: 
     assert [len(own) for own in slots] == [16 // processes] * processes
     assert sorted(g.example.id for own in slots for g in own if g) == sorted(g.example.id for g in groups)
     per_mini = 16 // minis // processes
-    in_mini = [sum(g is not None for own in slots for g in own[m * per_mini : (m + 1) * per_mini]) for m in range(minis)]
+    in_mini = [
+        sum(g is not None for own in slots for g in own[m * per_mini : (m + 1) * per_mini])
+        for m in range(minis)
+    ]
     assert max(in_mini) - min(in_mini) <= 1

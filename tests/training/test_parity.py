@@ -106,7 +106,9 @@ def test_ten_steps_give_the_weights_of_stock_trl(
         trainer.train()
     theirs = stock.model.state_dict()
     moved = max(float((tensor - start[name]).abs().max()) for name, tensor in ours.model.state_dict().items())
-    apart = max(float((tensor - theirs[name]).abs().max()) for name, tensor in ours.model.state_dict().items())
+    apart = max(
+        float((tensor - theirs[name]).abs().max()) for name, tensor in ours.model.state_dict().items()
+    )
     assert ours.batch.counts()["groups_kept"] == 4, "every group must be informative for this comparison"
     assert moved > 1e-4
     assert apart < tolerance * moved, (apart, moved)

@@ -27,12 +27,23 @@ TIMES = {"seconds", "tokens_per_second", "memory_mb"}
 class Stage:
     """One work folder and the command that works in it."""
 
-    def __init__(self, program: list[str], job: Block, inputs: dict[str, Path], work: Path, processes: int = 1) -> None:
+    def __init__(
+        self, program: list[str], job: Block, inputs: dict[str, Path], work: Path, processes: int = 1
+    ) -> None:
         work.mkdir(parents=True, exist_ok=True)
         (work / "job.json").write_text(job.model_dump_json())
         launch = [] if processes == 1 else ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}", "--main_process_port=0"]  # fmt: skip
         given = [f"--input={name}={path}" for name, path in inputs.items()]
-        self.command = [sys.executable, *launch, *program, "--job", str(work / "job.json"), *given, "--work", str(work)]
+        self.command = [
+            sys.executable,
+            *launch,
+            *program,
+            "--job",
+            str(work / "job.json"),
+            *given,
+            "--work",
+            str(work),
+        ]
         self.work = work
 
     def start(self) -> subprocess.Popen[str]:
@@ -71,9 +82,13 @@ def end_state(work: Path) -> dict[str, Any]:
     files = [work / "output" / name for name in ("samples.jsonl", "difficulty.json")]
     return {
         "weights": load_file(work / "output" / "model.safetensors"),
-        "optimizer": {f"{i}.{name}": value for i, state in optimizer.items() for name, value in state.items()},
+        "optimizer": {
+            f"{i}.{name}": value for i, state in optimizer.items() for name, value in state.items()
+        },
         "state": read_state(checkpoint),
-        "metrics": [{k: v for k, v in row.items() if k not in TIMES} for row in lines(work / "output/metrics.jsonl")],
+        "metrics": [
+            {k: v for k, v in row.items() if k not in TIMES} for row in lines(work / "output/metrics.jsonl")
+        ],
         "files": [path.read_text() for path in files if path.exists()],
     }
 

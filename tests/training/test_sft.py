@@ -53,7 +53,9 @@ def test_long_rows_are_dropped_and_counted(policy: Path, caplog: pytest.LogCaptu
 
 
 @given(rows=st.integers(1, 50), epochs=st.floats(0.1, 4), batch=st.integers(1, 16), seed=st.integers(0, 3))
-def test_the_order_is_whole_batches_of_whole_shuffles(rows: int, epochs: float, batch: int, seed: int) -> None:
+def test_the_order_is_whole_batches_of_whole_shuffles(
+    rows: int, epochs: float, batch: int, seed: int
+) -> None:
     order = training_order(rows, epochs, batch, seed)
     assert len(order) % batch == 0
     assert len(order) == max(1, round(epochs * rows / batch)) * batch
@@ -91,6 +93,9 @@ def test_a_run_learns_and_its_first_loss_is_the_reference(policy: Path, data: Pa
     first = [rows[i] for i in training_order(10, 6.0, 4, job.seed)[:4]]
     assert log[0]["loss"] == pytest.approx(reference_first_loss(policy, first), abs=1e-4)
     assert [row["step"] for row in log] == list(range(1, 16))
+    assert log[0]["tokens_per_second"] * log[0]["seconds"] == pytest.approx(
+        sum(len(r["input_ids"]) for r in first), rel=0.05
+    )
     assert log[-1]["loss"] < log[0]["loss"] - 0.5
     load_policy(tmp_path / "output", job.model)
 
@@ -100,9 +105,13 @@ def test_saved_weights_have_the_dtype_of_the_settings(policy: Path, tmp_path: Pa
     data = tmp_path / "data"
     data.mkdir()
     write_examples(data / "sft.parquet", [example(i) for i in range(2)])
-    job = sft_job(epochs=1.0, batch_size=2).model_copy(update={"model": sft_job().model.model_copy(update={"dtype": "bfloat16"})})
+    job = sft_job(epochs=1.0, batch_size=2).model_copy(
+        update={"model": sft_job().model.model_copy(update={"dtype": "bfloat16"})}
+    )
     run(job, {"model": policy, "data": data}, tmp_path / "work")
     assert load_policy(tmp_path / "work" / "output", job.model).dtype == torch.bfloat16
     from safetensors.torch import load_file
 
-    assert {t.dtype for t in load_file(tmp_path / "work/output/model.safetensors").values()} == {torch.bfloat16}
+    assert {t.dtype for t in load_file(tmp_path / "work/output/model.safetensors").values()} == {
+        torch.bfloat16
+    }

@@ -26,7 +26,9 @@ def scripted(groups: Sequence[Sequence[float | None]]) -> Scorer:
 
     def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
         accuracies = [left.pop(0) for _ in completions]
-        return [Score(value=None, status="unscored") if a is None else Score(value=a, rule=a) for a in accuracies]
+        return [
+            Score(value=None, status="unscored") if a is None else Score(value=a, rule=a) for a in accuracies
+        ]
 
     return score
 
@@ -47,9 +49,16 @@ def test_advantages_by_hand(make: Callable[..., GRPOPhaseTrainer]) -> None:
     torch.testing.assert_close(batch["advantages"], torch.tensor(expected), atol=1e-3, rtol=0)
 
 
-def test_groups_out_of_the_loss_do_not_count_in_its_denominator(make: Callable[..., GRPOPhaseTrainer]) -> None:
+def test_groups_out_of_the_loss_do_not_count_in_its_denominator(
+    make: Callable[..., GRPOPhaseTrainer],
+) -> None:
     """One informative group of four rows, one all wrong: only the first one's tokens are counted."""
-    trainer = make(scripted([[1, 0, 0, 0], [0, 0, 0, 0]]), batch_size=2, mini_batch_size=2, dynamic_sampling={"max_rounds": 1})
+    trainer = make(
+        scripted([[1, 0, 0, 0], [0, 0, 0, 0]]),
+        batch_size=2,
+        mini_batch_size=2,
+        dynamic_sampling={"max_rounds": 1},
+    )
     batch = trainer._next_batch()
     tokens = sum(len(c.token_ids) for c in trainer.batch.kept[0].completions)
     assert int(batch["num_items_in_batch"]) == tokens
@@ -65,7 +74,9 @@ def reference_loss(trainer: GRPOPhaseTrainer, batch: dict[str, Any]) -> torch.Te
         completion = batch["completion_ids"][i][batch["completion_mask"][i].bool()]
         if not batch["tool_mask"][i, 0]:
             continue
-        logits = trainer.model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
+        logits = trainer.model(input_ids=torch.cat([prompt, completion])[None]).logits[
+            0, len(prompt) - 1 : -1
+        ]
         logp = (logits / trainer.temperature).log_softmax(-1).gather(-1, completion[:, None])[:, 0]
         ratio = torch.exp(logp - logp.detach())
         total = total - (ratio * batch["advantages"][i]).sum()
@@ -76,7 +87,13 @@ def reference_loss(trainer: GRPOPhaseTrainer, batch: dict[str, Any]) -> torch.Te
 def test_the_update_is_the_gradient_of_the_token_level_loss(make: Callable[..., GRPOPhaseTrainer]) -> None:
     """Two informative groups over two forwards and one empty slot each way: gradients against a plain loop."""
     accuracies = [[1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]]
-    trainer = make(scripted(accuracies), batch_size=4, mini_batch_size=4, dynamic_sampling={"max_rounds": 1}, temperature=0.8)
+    trainer = make(
+        scripted(accuracies),
+        batch_size=4,
+        mini_batch_size=4,
+        dynamic_sampling={"max_rounds": 1},
+        temperature=0.8,
+    )
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 4
     batch = trainer._next_batch()
@@ -106,13 +123,21 @@ def unequal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]
     return [name for name, tensor in a.items() if not torch.equal(tensor, b[name])]
 
 
-def test_a_step_without_informative_groups_leaves_the_weights(policy: Path, data: Path, tmp_path: Path) -> None:
+def test_a_step_without_informative_groups_leaves_the_weights(
+    policy: Path, data: Path, tmp_path: Path
+) -> None:
     """Step 1 learns, step 2 does not: Adam's momentum must not move the weights in step 2."""
     learn, nothing = [[1, 0, 0, 0], [0, 1, 1, 0]], [[0, 0, 0, 0], [1, 1, 1, 1]]
     base = {"batch_size": 2, "mini_batch_size": 2, "dynamic_sampling": {"max_rounds": 1}}
     phase = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2}
     one = run(grpo_job(**base, phase=phase | {"steps": 1}), policy, data, tmp_path / "one", scripted(learn))
-    two = run(grpo_job(**base, phase=phase | {"steps": 2}), policy, data, tmp_path / "two", scripted(learn + nothing))
+    two = run(
+        grpo_job(**base, phase=phase | {"steps": 2}),
+        policy,
+        data,
+        tmp_path / "two",
+        scripted(learn + nothing),
+    )
     assert [row["groups_kept"] for row in two] == [2, 0]
     assert one[0]["loss"] == two[0]["loss"]
     assert two[1]["loss"] == 0
@@ -143,7 +168,9 @@ def test_a_phase_trains_and_leaves_a_policy(policy: Path, data: Path, tmp_path: 
     rows = run(grpo_job(), policy, data, tmp_path, score_parity)
     assert [row["step"] for row in rows] == [1, 2, 3]
     for row in rows:
-        assert row["groups_drawn"] == sum(row[f"groups_{n}"] for n in ("kept", "all_right", "all_wrong", "unscored", "surplus"))
+        assert row["groups_drawn"] == sum(
+            row[f"groups_{n}"] for n in ("kept", "all_right", "all_wrong", "unscored", "surplus")
+        )
         assert row["grad_norm"] > 0
         assert row["entropy"] > 0
         assert row["tokens_per_second"] > 0
@@ -167,12 +194,18 @@ def test_gradient_checkpointing_and_kl_act(policy: Path, data: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "processes", "words"),
     [
-        ({"mini_batch_size": 2, "micro_batch_size": 1}, 4, r"mini_batch_size=2 .* 4 process\(es\).* multiple of 4"),
+        (
+            {"mini_batch_size": 2, "micro_batch_size": 1},
+            4,
+            r"mini_batch_size=2 .* 4 process\(es\).* multiple of 4",
+        ),
         ({"batch_size": 6, "mini_batch_size": 6, "micro_batch_size": 4}, 1, "multiple of 4, such as 4"),
         ({"batch_size": 6, "mini_batch_size": 4}, 1, "not a multiple of mini_batch_size=4: use 4"),
     ],
 )
-def test_settings_that_would_split_a_group_are_refused(changes: dict[str, Any], processes: int, words: str) -> None:
+def test_settings_that_would_split_a_group_are_refused(
+    changes: dict[str, Any], processes: int, words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         layout(grpo_job(**changes), processes)
 
@@ -184,7 +217,15 @@ def test_a_layout_by_hand() -> None:
 
 
 def test_a_prompt_longer_than_the_context_is_refused(policy: Path, data: Path) -> None:
-    example = Example(id="long", source="t", domain="math", answer_type="number", context="x " * 300, question="?", answers=("1",))
+    example = Example(
+        id="long",
+        source="t",
+        domain="math",
+        answer_type="number",
+        context="x " * 300,
+        question="?",
+        answers=("1",),
+    )
     with pytest.raises(ValueError, match=r"'long' has \d+ tokens.*max_completion_tokens=64.*context of 256"):
         Prompts(load_tokenizer(policy), [example], 64, 256)
 
