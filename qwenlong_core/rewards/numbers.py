@@ -99,6 +99,7 @@ _QUANTITY = re.compile(
     (?![\w^]|[.,][0-9])""",
     re.VERBOSE,
 )
+_BARE_YEAR = re.compile(r"[12][0-9]{3}")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*\{\s*([0-9.,]{1,30})\s*\}\s*\{\s*([0-9.,]{1,30})\s*\}")
 _BRACED_EXPONENT = re.compile(r"\^\s*\{\s*([-+]?[0-9]{1,4})\s*\}")
 _SEVERAL = re.compile(
@@ -123,6 +124,23 @@ _FILLER = re.compile(
     r"are|were|exactly|in|i\.e|that|which|so|therefore|thus|value|amount|answer)\b|[~≈()\[\]{}:.,!'\"$=_#-]|约|大约|为|是|。|，|：",
     re.IGNORECASE,
 )
+_EXPLANATION = re.compile(
+    r"[,;:(]?\s(?:which|because|since|calculated|computed|based\s+on|representing|resulting|derived|obtained|compared|"
+    r"according|given\s+that|as\s+(?:stated|shown|reported|given|per|the|calculated|disclosed|can))\b",
+    re.IGNORECASE,
+)
+"""Where the answer ends and its reason begins: ``25%, which is 30 over 120``."""
+_DOUBT = re.compile(r"\b(?:or|either|could|might|may|maybe|perhaps|possibly|alternatively|unless|not)\b|或|也许", re.IGNORECASE)
+_YEAR = (
+    r"(?:the\s)?(?:(?:fiscal|calendar)\s)?(?:years?\s)?(?:ended\s)?"
+    r"(?:(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?\s[0-9]{1,2},?\s)?(?:fy\s?)?(?:19|20)[0-9]{2}\b"
+)
+_YEARS = re.compile(
+    rf"\b(?:in|for|during|by|since|of|through|as\sof|at|over|ended)\s{_YEAR}(?:\s?(?:and|to|-|/|through|over)\s?{_YEAR})?"
+    rf"|\b(?:from|between)\s{_YEAR}\s?(?:to|and|through|-)\s?{_YEAR}",
+    re.IGNORECASE,
+)
+"""The time an amount belongs to: ``25% from 2021 to 2022`` holds one number."""
 _RESTATEMENT_TOLERANCE = Decimal("0.01")
 """How far ``0.2533 (25.3%)`` may differ from itself: rounding, not a second answer."""
 
@@ -169,7 +187,7 @@ def read_quantity(text: str) -> Reading:
     text = _plain(text)
     if not any(c.isdigit() for c in text):
         return Reading(quantity=None, reason="no digits in the answer", decided=False)
-    left, text = _last_side(text)
+    left, text = _last_side(_without_context(text))
     found = [(m, q) for m in _QUANTITY.finditer(text) if (q := _quantity(m)) is not None]
     if not found:
         return Reading(quantity=None, reason="the digits do not form one number")
@@ -238,6 +256,16 @@ def _plain(text: str) -> str:
     return _BRACED_EXPONENT.sub(r"^\1", _FRACTION.sub(r" \1/\2 ", text)).replace("\\approx", "≈").strip().rstrip(".。,;!！")
 
 
+def _without_context(text: str) -> str:
+    """The answer without the reason that follows it and the years its amount belongs to."""
+    if (reason := _EXPLANATION.search(text)) and any(c.isdigit() for c in text[: reason.start()]):
+        text = text if _DOUBT.search(text, reason.start()) else text[: reason.start()]
+    first = _QUANTITY.search(text)
+    if first is None or _BARE_YEAR.fullmatch(first[0].strip()):
+        return text
+    return text[: first.end()] + _YEARS.sub(" ", text[first.end() :])
+
+
 def _last_side(text: str) -> tuple[str, str]:
     """``("x", "32")`` for ``x = 32``: in a chain of equations the end is what is claimed."""
     left, sign, right = text.rpartition("≈" if text.rfind("≈") > text.rfind("=") else "=")
@@ -288,7 +316,7 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
         value=_MATH.multiply(face, _FACTOR[scale]) if scale else face,
         scale=scale,
         currency=_currency(match["currency1"] or match["currency2"] or match["currency3"]),
-        year_like=bool(re.fullmatch(r"[12][0-9]{3}", match[0].strip())),
+        year_like=_BARE_YEAR.fullmatch(match[0].strip()) is not None,
     )
 
 
