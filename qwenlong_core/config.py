@@ -224,6 +224,8 @@ class EvaluationSettings(Block):
 
     max_prompt_tokens: int = Field(120_000, ge=128)
     """Longer prompts lose the middle of their document; what was lost is recorded."""
+    document: Literal["whole", "none"] = "whole"
+    """``none`` asks every question without its document: what is still right is memory or luck."""
     max_completion_tokens: int = Field(10_000, ge=8)
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)

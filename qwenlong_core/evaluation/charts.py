@@ -19,8 +19,8 @@ _COLOURS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Interval:
-    """A dot with a whisker; the whisker is left out where there is no interval."""
+class Whisker:
+    """A dot with a whisker; the whisker is left out where there is no whisker."""
 
     label: str
     mean: float
@@ -39,7 +39,7 @@ class Series:
 
     name: str
     points: Sequence[tuple[float, float]] = ()
-    intervals: Sequence[Interval] = ()
+    whiskers: Sequence[Whisker] = ()
 
 
 def _svg(body: Sequence[str], label: str, height: float = _HEIGHT) -> Markup:
@@ -133,32 +133,32 @@ def category_chart(title: str, series: Sequence[Series], categories: Sequence[st
     ]
     spread = 0.14
     for colour, one in enumerate(series):
-        for interval in one.intervals:
-            place = categories.index(interval.label) + (colour - (len(series) - 1) / 2) * spread
+        for whisker in one.whiskers:
+            place = categories.index(whisker.label) + (colour - (len(series) - 1) / 2) * spread
             x = axes.x(place)
-            if interval.low is not None and interval.high is not None:
-                body.append(_line(x, axes.y(interval.low), x, axes.y(interval.high), f"whisker c{colour % _COLOURS}"))
-            body.append(_dot(x, axes.y(interval.mean), colour))
-    words = "; ".join(f"{one.name}: " + ", ".join(f"{i.label} {i.text}" for i in one.intervals) for one in series)
+            if whisker.low is not None and whisker.high is not None:
+                body.append(_line(x, axes.y(whisker.low), x, axes.y(whisker.high), f"whisker c{colour % _COLOURS}"))
+            body.append(_dot(x, axes.y(whisker.mean), colour))
+    words = "; ".join(f"{one.name}: " + ", ".join(f"{i.label} {i.text}" for i in one.whiskers) for one in series)
     return _svg(body, f"{title}. {words}")
 
 
-def forest_chart(title: str, intervals: Sequence[Interval]) -> Markup:
+def forest_chart(title: str, whiskers: Sequence[Whisker]) -> Markup:
     """One row per stage: a dot with its whisker on a scale from 0 to 1."""
     row, left = 24, 78
-    height = _TOP + row * len(intervals) + _BOTTOM
+    height = _TOP + row * len(whiskers) + _BOTTOM
     body = []
     def x(value: float) -> float:
         return left + value * (_WIDTH - left - _RIGHT - 4)
     for tick in (0, 0.25, 0.5, 0.75, 1.0):
         body.append(_line(x(tick), _TOP, x(tick), height - _BOTTOM, "grid"))
         body.append(_text(x(tick), height - 12, f"{tick:g}"))
-    for index, interval in enumerate(intervals):
+    for index, whisker in enumerate(whiskers):
         y = _TOP + row * (index + 0.5)
-        body.append(_text(left - 8, y + 4, interval.label, "end", "name"))
+        body.append(_text(left - 8, y + 4, whisker.label, "end", "name"))
         colour = 0 if index == 0 else 1
-        if interval.low is not None and interval.high is not None:
-            body.append(_line(x(interval.low), y, x(interval.high), y, f"whisker c{colour}"))
-        body.append(_dot(x(interval.mean), y, colour))
-    words = ", ".join(f"{interval.label} {interval.text}" for interval in intervals)
+        if whisker.low is not None and whisker.high is not None:
+            body.append(_line(x(whisker.low), y, x(whisker.high), y, f"whisker c{colour}"))
+        body.append(_dot(x(whisker.mean), y, colour))
+    words = ", ".join(f"{whisker.label} {whisker.text}" for whisker in whiskers)
     return _svg(body, f"{title}: {words}", height)

@@ -87,7 +87,7 @@ TEMPLATE = """<!doctype html>
 {% if scores %}
 <section>
 <h2>Scores by stage</h2>
-<p>{{ scores_words }}</p>
+<p>{{ scores_words }} {{ probe_words }}</p>
 {{ table(scores) }}
 <div class="grid" style="margin-top:16px">{% for p in forests %}{{ panel(p) }}{% endfor %}</div>
 <h3 style="margin-top:20px">What the answers came to</h3>

@@ -1,7 +1,7 @@
 """The report stage: one self-contained HTML page about a pipeline run.
 
 In: the folders of whatever was made, by name: ``data``, ``sft``, ``grpo-1`` ..., ``evaluate-base``,
-``evaluate-sft`` ..., ``promote``, ``register``. Out: ``report.html``. A section whose folders are not
+``evaluate-sft`` ..., ``probe`` (the last stage asked without documents), ``promote``, ``register``. Out: ``report.html``. A section whose folders are not
 given is left out. Stage command: ``python -m qwenlong_core.evaluation.report``.
 """
 
@@ -18,13 +18,13 @@ from markupsafe import Markup
 
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.evaluation import page, published
-from qwenlong_core.evaluation.charts import Interval, Series, category_chart, forest_chart
+from qwenlong_core.evaluation.charts import Series, Whisker, category_chart, forest_chart
 from qwenlong_core.evaluation.curves import Panel, training_panels
 from qwenlong_core.evaluation.plan import folder_digest
 from qwenlong_core.evaluation.reader import MAX_COMPLETION_CHARS, MAX_DOCUMENT_CHARS, choose_samples
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.evaluation.scores import STATUSES, Bootstrap, Scores, Slice
-from qwenlong_core.evaluation.tables import baseline_of, markdown_table, score_rows, scores_table
+from qwenlong_core.evaluation.tables import Interval, baseline_of, markdown_table, score_rows, scores_table
 from qwenlong_core.jobs import OUTPUT, ReportJob, stage_main
 from qwenlong_core.records import DOMAINS
 
@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 _EVALUATE = "evaluate-"
 
 
-def _interval(label: str, part: Slice) -> Interval:
+def _whisker(label: str, part: Slice) -> Whisker:
     accuracy = part.accuracy
-    return Interval(label=label, mean=accuracy.mean, low=accuracy.low, high=accuracy.high)
+    return Whisker(label=label, mean=accuracy.mean, low=accuracy.low, high=accuracy.high)
 
 
 def _forests(evaluations: Mapping[str, Evaluation]) -> list[Panel]:
@@ -47,7 +47,7 @@ def _forests(evaluations: Mapping[str, Evaluation]) -> list[Panel]:
         parts = {n: e.scores.domains[domain] for n, e in evaluations.items() if domain in e.scores.domains}
         panels += [(domain.capitalize(), parts)] if parts else []
     return [
-        Panel(title=title, chart=forest_chart(title, [_interval(name, part) for name, part in parts.items()]))
+        Panel(title=title, chart=forest_chart(title, [_whisker(name, part) for name, part in parts.items()]))
         for title, parts in panels
     ]
 
@@ -61,7 +61,7 @@ def _slice_panel(title: str, evaluations: Mapping[str, Evaluation], field: str) 
     if not categories:
         return None
     series = [
-        Series(name=name, intervals=[_interval(label, part) for label, part in parts[name].items()]) for name in shown
+        Series(name=name, whiskers=[_whisker(label, part) for label, part in parts[name].items()]) for name in shown
     ]
     return Panel(title=title, chart=category_chart(title, series, categories), legend=tuple(shown))
 
@@ -99,6 +99,15 @@ def _scores_words(evaluations: Mapping[str, Evaluation], job: ReportJob) -> str:
     if effect is None:
         return words + "."
     return words + f". Two models compared without pairing would have to differ by {effect:.2f} to be told apart (80% power)."
+
+
+def _probe_words(folder: Path) -> str:
+    """How much of the score needs no document."""
+    probe = read_evaluation(folder)
+    if probe.plan.protocol["document"] != "none":
+        raise ValueError(f"input probe={folder} was asked with documents: evaluate with evaluation.document = \"none\"")
+    accuracy = Interval(probe.scores.overall.accuracy)
+    return f"Asked without its document, the last stage still answers {accuracy}: that much is memory or luck."
 
 
 def _data_rows(folder: Path) -> list[dict[str, Any]]:
@@ -139,7 +148,9 @@ def _published() -> list[dict[str, Any]]:
     return rows
 
 
-def _evaluation_context(job: ReportJob, evaluations: Mapping[str, Evaluation], data: Path | None) -> dict[str, Any]:
+def _evaluation_context(
+    job: ReportJob, evaluations: Mapping[str, Evaluation], data: Path | None, probe: Path | None
+) -> dict[str, Any]:
     if not evaluations:
         return {"scores": [], "items": [], "slices": []}
     baseline = baseline_of(list(evaluations))
@@ -148,6 +159,7 @@ def _evaluation_context(job: ReportJob, evaluations: Mapping[str, Evaluation], d
     return {
         "scores": score_rows(evaluations, bootstrap),
         "scores_words": _scores_words(evaluations, job),
+        "probe_words": _probe_words(probe) if probe else "",
         "forests": _forests(evaluations),
         "outcomes": [_outcome_row(name, e.scores) for name, e in evaluations.items()],
         "slices": _slices(evaluations),
@@ -185,7 +197,7 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
         "subtitle": _subtitle(evaluations),
         "notes": job.notes,
         "style": Markup(page.STYLE),
-        **_evaluation_context(job, evaluations, inputs.get("data")),
+        **_evaluation_context(job, evaluations, inputs.get("data"), inputs.get("probe")),
         "decision": json.loads((decision / "decision.json").read_text()) if decision else None,
         "curves": training_panels(inputs),
         "max_document": MAX_DOCUMENT_CHARS,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.config import RewardSettings
+from qwenlong_core.config import EvaluationSettings, RewardSettings
 from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt, truncate_middle
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.evaluation.evidence import evidence_depth
@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 _VLLM_BATCH = 256
 """Prompts in one vLLM call: enough to keep its scheduler full, few enough to lose little to a kill."""
 
+_NO_DOCUMENT = "(The text is not available.)"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Prompt:
@@ -60,8 +62,9 @@ class _Prompt:
     """``<think>`` where the chat template opens the thinking itself, so that the log shows it."""
 
 
-def _render(tokenizer: Any, example: Example, max_tokens: int) -> _Prompt:
-    shortened, _, lost = truncate_middle(tokenizer, example, max_tokens)
+def _render(tokenizer: Any, example: Example, settings: EvaluationSettings) -> _Prompt:
+    asked = replace(example, context=_NO_DOCUMENT) if settings.document == "none" else example
+    shortened, _, lost = truncate_middle(tokenizer, asked, settings.max_prompt_tokens)
     text = render_prompt(tokenizer, shortened)
     prefix = "<think>\n" if opens_thinking(text) else ""
     return _Prompt(example=example, token_ids=encode(tokenizer, text), lost_tokens=lost, prefix=prefix)
@@ -140,7 +143,7 @@ def answer_batch(
     """Sample and score every completion of a batch of rows, ``samples`` of each."""
     settings = job.evaluation
     started = time.monotonic()
-    prompts = [_render(tokenizer, example, settings.max_prompt_tokens) for example in batch]
+    prompts = [_render(tokenizer, example, settings) for example in batch]
     sampling = Sampling(settings.temperature, settings.top_p, settings.max_completion_tokens, seed=job.seed)
     groups = engine.generate([prompt.token_ids for prompt in prompts], settings.samples, sampling)
     flat = [

@@ -12,7 +12,7 @@ SCORES = {
 
 PROTOCOL = {
     "max_prompt_tokens": 512, "max_completion_tokens": 64, "temperature": 0.7, "top_p": 0.95, "engine": "transformers",
-    "judge": None,
+    "judge": None, "document": "whole",
 }  # fmt: skip
 BOOTSTRAP = Bootstrap(resamples=200, confidence=0.95, seed=1)
 

@@ -3,13 +3,14 @@
 import json
 import pickle
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from evaluation_tables import BOOTSTRAP
 
 from qwenlong_core.data.rows import write_examples
-from qwenlong_core.evaluation.charts import Interval, Series, forest_chart, line_chart, nice_ticks
+from qwenlong_core.evaluation.charts import Series, Whisker, forest_chart, line_chart, nice_ticks
 from qwenlong_core.evaluation.curves import training_panels
 from qwenlong_core.evaluation.reader import MAX_DOCUMENT_CHARS, choose_samples, mark_document, split_thinking
 from qwenlong_core.evaluation.report import build_page, markdown_table, run, scores_table
@@ -136,6 +137,15 @@ def test_a_part_that_is_not_given_is_left_out(inputs, missing):
     assert _Page(build_page(JOB, {name: folder for name, folder in inputs.items() if name != missing})).open == []
 
 
+def test_probe_says_what_needs_no_document(tmp_path, inputs, make_evaluation, write_evaluation):
+    probe = make_evaluation([1] * 3 + [0] * 9)
+    with pytest.raises(ValueError, match="was asked with documents"):
+        build_page(JOB, inputs | {"probe": write_evaluation(probe, tmp_path / "asked")})
+    protocol = probe.plan.protocol | {"document": "none"}
+    without = replace(probe, plan=probe.plan.model_copy(update={"protocol": protocol}))
+    assert "still answers 0.25 [" in build_page(JOB, inputs | {"probe": write_evaluation(without, tmp_path / "probe")})
+
+
 def test_training_alone_makes_a_page(inputs):
     text = build_page(JOB, {"grpo-1": inputs["grpo-1"]})
     assert "Reward and accuracy" in text and "Scores by stage" not in text
@@ -218,7 +228,7 @@ def test_ticks_are_round_and_cover(low, high, ticks):
 
 
 def test_charts_escape_names_and_say_their_numbers():
-    svg = forest_chart("All", [Interval(label="<a>", mean=0.25, low=0.1, high=0.5), Interval(label="b", mean=1, low=None, high=None)])
+    svg = forest_chart("All", [Whisker(label="<a>", mean=0.25, low=0.1, high=0.5), Whisker(label="b", mean=1, low=None, high=None)])
     assert "&lt;a&gt; 0.25 [0.10, 0.50], b 1.00" in svg and "<a>" not in svg
     assert "nan" not in line_chart("Flat", [Series(name="x", points=[(1, 0.0)])])
 

@@ -164,6 +164,16 @@ def test_a_judge_that_is_down_stops_before_the_first_answer(tmp_path, tiny_polic
     assert not (tmp_path / "w" / OUTPUT / SAMPLES).read_bytes()
 
 
+def test_the_probe_asks_without_the_document(tmp_path, tiny_policy, data_folder, finished):
+    output = evaluate(make_job(document="none", samples=1), tiny_policy, data_folder, tmp_path / "w")
+    asked = {sample.example_id: sample for sample in read_samples(output / SAMPLES)}
+    whole = {sample.example_id: sample for sample in read_samples(finished / OUTPUT / SAMPLES)}
+    # The questions differ in one digit, so without their documents all prompts have one length.
+    assert len({sample.prompt_tokens for sample in asked.values()}) == 1
+    assert asked["r9"].lost_tokens == 0 and asked["r9"].prompt_tokens < whole["r9"].prompt_tokens
+    assert asked["r9"].document_id == whole["r9"].document_id
+
+
 def test_without_rows_it_says_so(tmp_path, tiny_policy):
     write_examples(tmp_path / "eval.parquet", [])
     with pytest.raises(ValueError, match="no evaluation rows"):
