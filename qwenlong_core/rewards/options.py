@@ -31,7 +31,10 @@ _YES_NO = re.compile(
     r"\W*(?:(?P<yes>yes|是的?|oui|sí|ja)|(?P<no>no|不是|否|non|nein))(?![\w'])(?P<rest>.*)", re.IGNORECASE | re.DOTALL
 )
 _BOTH_WORDS = re.compile(r"\W*(?:(?:and|or|but(?:\s+also)?|maybe|perhaps|和|或)\W*)?\b(?:yes|no)\b(?:\W*$|\W*[,.;])", re.IGNORECASE)
-_CONNECTED_WORD = re.compile(r"\W*(?:/|and|or|but\s+also|和|或)\W*(?:yes|no|maybe|是|否)\b", re.IGNORECASE)
+_CONNECTED_WORD = re.compile(
+    r"\W*(?:/|\||(?:or|and\s+yes|and\s+no|but\s+also|maybe|perhaps|possibly|和|或)(?:\b|(?=[是否])))", re.IGNORECASE
+)
+"""Whatever stands after "no or": the answer is not a plain no."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +83,7 @@ def read_yes_no(text: str) -> YesNo:
     if match is None:
         return YesNo()
     if _CONNECTED_WORD.match(match["rest"]) or _BOTH_WORDS.match(match["rest"]):
-        return YesNo(problem="both yes and no are named")
+        return YesNo(problem="yes or no is named beside an alternative")
     return YesNo(word="yes" if match["yes"] else "no")
 
 
