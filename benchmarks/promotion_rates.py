@@ -84,7 +84,7 @@ def to_evaluation(model: str, right: np.ndarray) -> Evaluation:
             example_id=f"{document:04d}-{question}", document_id=f"{document:04d}",
             domain=DOMAINS[document % 3], source="simulated", sample=0, prompt_digest="", prompt_tokens=1,
             lost_tokens=0, depth=None, completion="", num_tokens=1, finish_reason="stop",
-            score=RIGHT if right[document, question] else WRONG, seconds=0.0,
+            score=RIGHT if right[document, question] else WRONG, metrics={}, seconds=0.0,
         )
         for document in range(right.shape[0])
         for question in range(right.shape[1])

@@ -90,6 +90,9 @@ TEMPLATE = """<!doctype html>
 <p>{{ scores_words }} {{ probe_words }}</p>
 {{ table(scores) }}
 <div class="grid" style="margin-top:16px">{% for p in forests %}{{ panel(p) }}{% endfor %}</div>
+<h3 style="margin-top:20px">By source</h3>
+<p class="soft">Accuracy as above, beside the benchmarks' own metrics: numeric accuracy, exact match, token F1, ROUGE-L.</p>
+{{ table(sources) }}
 <h3 style="margin-top:20px">What the answers came to</h3>
 <p class="soft">Counted apart, over a denominator that never shrinks. An unscored answer is one the judge could not be
 reached for; it counts 0 in the table above, and the last column leaves it out.</p>

@@ -87,6 +87,18 @@ def _outcome_row(stage: str, scores: Scores) -> dict[str, Any]:
     }
 
 
+def _source_rows(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+    """One row per source: every stage's accuracy, and the source's own metrics for the last stage."""
+    last = list(evaluations.values())[-1].scores.sources
+    rows = []
+    for source, part in last.items():
+        row: dict[str, Any] = {"source": source, "items": part.items}
+        row |= {name: Interval(e.scores.sources[source].accuracy) for name, e in evaluations.items()}
+        row["its own metrics (last stage)"] = ", ".join(f"{name} {value:.2f}" for name, value in part.metrics.items())
+        rows.append(row)
+    return rows
+
+
 def _scores_words(evaluations: Mapping[str, Evaluation], job: ReportJob) -> str:
     first = next(iter(evaluations.values()))
     overall, baseline = first.scores.overall, baseline_of(list(evaluations))
@@ -162,6 +174,7 @@ def _evaluation_context(
         "probe_words": _probe_words(probe) if probe else "",
         "forests": _forests(evaluations),
         "outcomes": [_outcome_row(name, e.scores) for name, e in evaluations.items()],
+        "sources": _source_rows(evaluations),
         "slices": _slices(evaluations),
         "items": choose_samples(evaluations, baseline, examples),
         "num_items": evaluations[baseline].scores.overall.items,

@@ -24,6 +24,7 @@ from qwenlong_core.config import EvaluationSettings, RewardSettings
 from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt, truncate_middle
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.evaluation.evidence import evidence_depth
+from qwenlong_core.evaluation.official import official_metrics
 from qwenlong_core.evaluation.plan import (
     PLAN,
     SAMPLES,
@@ -102,7 +103,9 @@ def load_engine(job: EvaluateJob, folder: Path) -> tuple[Engine, Any]:
     return _transformers_engine(job, folder, tokenizer), tokenizer
 
 
-def _to_sample(prompt: _Prompt, number: int, completion: Completion, score: Score, seconds: float) -> Sample:
+def _to_sample(
+    job: EvaluateJob, prompt: _Prompt, number: int, completion: Completion, score: Score, seconds: float
+) -> Sample:
     example = prompt.example
     return Sample(
         example_id=example.id,
@@ -118,6 +121,7 @@ def _to_sample(prompt: _Prompt, number: int, completion: Completion, score: Scor
         num_tokens=len(completion.token_ids),
         finish_reason=completion.finish_reason,
         score=score,
+        metrics=official_metrics(example, score.extracted, job.number_tolerance),
         seconds=round(seconds, 4),
     )
 
@@ -154,7 +158,7 @@ def answer_batch(
     examples, completions = [p.example for p, _, _ in flat], [c for _, _, c in flat]
     scores = score_completions_sync(examples, completions, _rewards(job), judge=judge)
     each = (time.monotonic() - started) / len(flat)
-    return [_to_sample(p, n, c, score, each) for (p, n, c), score in zip(flat, scores, strict=True)]
+    return [_to_sample(job, p, n, c, score, each) for (p, n, c), score in zip(flat, scores, strict=True)]
 
 
 def _batches(job: EvaluateJob, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
@@ -245,7 +249,10 @@ def rescore(job: EvaluateJob, evaluation: Path, data: Path, output: Path) -> Non
     output.mkdir(parents=True, exist_ok=True)
     (output / PLAN).write_text(plan.model_copy(update={"protocol": protocol}).model_dump_json(indent=1))
     (output / SAMPLES).unlink(missing_ok=True)
-    append_samples(output / SAMPLES, [replace(s, score=score) for s, score in zip(samples, scores, strict=True)])
+    append_samples(output / SAMPLES, [
+        replace(s, score=score, metrics=official_metrics(rows[s.example_id], score.extracted, job.number_tolerance))
+        for s, score in zip(samples, scores, strict=True)
+    ])  # fmt: skip
     write_scores(output, _bootstrap(job))
 
 

@@ -42,6 +42,8 @@ class Sample:
     """Tokens of the completion."""
     finish_reason: FinishReason
     score: Score
+    metrics: dict[str, float]
+    """The benchmark's own metrics of the extracted answer, by name."""
     seconds: float
     """Time of the engine call and scoring, shared evenly among the samples it gave."""
 

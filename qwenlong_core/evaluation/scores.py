@@ -45,6 +45,8 @@ class Slice(Block):
     had the same error; pairing usually does better. ``None`` without a standard error."""
     pass_at_k: dict[int, float]
     """k = 1, 2, 4 ... up to the samples every item has."""
+    metrics: dict[str, float]
+    """Mean of each of the benchmarks' own metrics, over the samples that have it."""
     items: int
     documents: int
     samples: int
@@ -107,6 +109,10 @@ def summarise(samples: Iterable[Sample], bootstrap: Bootstrap) -> Slice:
         accuracy_without_unscored=without,
         minimum_detectable_effect=_effect(accuracy, bootstrap.confidence),
         pass_at_k=_pass_at_k(groups),
+        metrics={
+            name: float(np.mean([sample.metrics[name] for sample in flat if name in sample.metrics]))
+            for name in sorted({name for sample in flat for name in sample.metrics})
+        },
         items=accuracy.items,
         documents=accuracy.documents,
         samples=len(flat),

@@ -22,6 +22,6 @@ def make_sample(example_id: str = "q0", value: int | None = 1, **changes) -> Sam
         example_id=example_id, document_id=f"doc-{example_id}", domain="math", source="generated", sample=0,
         prompt_digest="00", prompt_tokens=300, lost_tokens=0, depth=None,
         completion="Therefore, the answer is 7.", num_tokens=7, finish_reason="stop",
-        score=SCORES[value], seconds=0.5,
+        score=SCORES[value], metrics={}, seconds=0.5,
     )  # fmt: skip
     return Sample(**fields | changes)

@@ -4,6 +4,7 @@ import pytest
 from evaluation_tables import BOOTSTRAP, make_sample
 
 from qwenlong_core.evaluation.evidence import evidence_depth, occurrences
+from qwenlong_core.evaluation.official import official_metrics
 from qwenlong_core.evaluation.scores import compute_scores, summarise
 from qwenlong_core.records import Example
 
@@ -48,6 +49,28 @@ def test_slices_by_domain_source_length_and_depth():
     assert {name: part.items for name, part in scores.lengths.items()} == {"0–256": 1, "256–512": 1, "over 128K": 1}
     assert {name: part.items for name, part in scores.depths.items()} == {"0%–20%": 2, "80%–100%": 1}
     assert scores.overall.truncated_prompts == 1
+
+
+def test_own_metrics_are_means_over_the_samples_that_have_them():
+    samples = [make_sample("a", metrics={"f1": 0.5}), make_sample("b", metrics={"f1": 0.0}), make_sample("c")]
+    assert summarise(samples, BOOTSTRAP).metrics == {"f1": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("changes", "extracted", "metrics"),
+    [
+        ({"answers": ("the Eiffel Tower",)}, "Eiffel tower!", {"em": 1.0, "f1": 1.0, "rouge_l": 0.8}),
+        ({"answers": ("yes",), "source": "hotpotqa"}, "yes it is", {"em": 0.0, "f1": 0.0, "rouge_l": 0.5}),
+        ({"answers": ("yes",)}, "yes it is", {"em": 0.0, "f1": 0.5, "rouge_l": 0.5}),
+        ({"answer_type": "number", "answers": ("1,200",)}, "1200", {"numeric_accuracy": 1.0}),
+        ({"answer_type": "number", "answers": ("1,200",)}, "-1200", {"numeric_accuracy": 0.0}),
+        ({"answer_type": "choice", "answers": ("A",), "choices": ("x", "y")}, "A", {}),
+        ({}, None, {"em": 0.0, "f1": 0.0, "rouge_l": 0.0}),
+    ],
+)
+def test_official_metrics_by_answer_type(changes, extracted, metrics):
+    # rouge_l by hand: "eiffel tower" in "the eiffel tower" P 1, R 2/3, F 0.8; "yes" in "yes it is" P 1/3, R 1, F 0.5
+    assert official_metrics(example(**changes), extracted, 0.0015) == pytest.approx(metrics)
 
 
 def test_no_samples_are_no_scores():
