@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import Any
 
+from prefect.logging.handlers import APILogHandler
 from rich.console import Console
 from rich.table import Table
 
@@ -31,12 +32,14 @@ def run_pipeline(profile: str, overrides: list[str], refresh: str | None, start:
     """
     settings = load_settings(profile, overrides)
     preflight(settings, refresh, start)
-    typer_line = f"qwenlong: profile {settings.profile}: {describe_settings(settings)}"
-    print(typer_line, file=sys.stderr)
+    print(f"qwenlong: profile {settings.profile}: {describe_settings(settings)}", file=sys.stderr)
     with prefect_api() as url:
         _quieten()
         print(f"qwenlong: Prefect API at {url}", file=sys.stderr)
-        result: dict[str, Any] = full_pipeline(profile=profile, overrides=overrides, refresh=refresh, start=start)
+        try:
+            result: dict[str, Any] = full_pipeline(profile=profile, overrides=overrides, refresh=refresh, start=start)
+        finally:
+            APILogHandler.flush()  # while the server is still there to take the last lines
     return result | {"scaled_down": is_scaled_down(settings), "mlflow_uri": settings.tracking.uri}
 
 

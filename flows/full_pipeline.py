@@ -6,14 +6,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_client, get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
+from prefect.states import Crashed
 from qwenlong_core.evaluation.tables import markdown_table, scores_table
 
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
@@ -37,7 +41,7 @@ from tasks.specs import (
     sft_stage,
 )
 from tasks.stage import RunContext
-from tasks.tracking import Tracker
+from tasks.tracking import Tracker, log_scores
 
 
 @flow(name="qwenlong", flow_run_name="{profile}")
@@ -62,7 +66,7 @@ def full_pipeline(
     folder.mkdir(parents=True)
     (folder / "settings.json").write_text(settings.model_dump_json(indent=2))
     tracker = Tracker(settings.tracking)
-    tracker.close_orphans()
+    close_dead_runs(tracker)
     tags = {"profile": settings.profile, "pipeline": run_id, "prefect.flow_run_id": str(flow_run.id)}
     parent = tracker.start_run(f"{settings.profile} {run_id}", settings.model_dump(mode="json"), tags)
     context = RunContext(settings=settings, run_id=run_id, parent_run_id=parent)
@@ -72,6 +76,7 @@ def full_pipeline(
         tracker.end_run(parent, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     (folder / "result.json").write_text(json.dumps(result, indent=2))
+    log_scores(tracker, parent, result["scores"], step=0)
     tracker.log_text(parent, (folder / "report.html").read_text(), "report.html")
     tracker.end_run(parent, "FINISHED")
     return result
@@ -130,6 +135,15 @@ def decide_and_promote(
         baseline_evaluation = run.stage(evaluate_stage(settings, "champion"), {"model": champion, "data": data})
     decision = run.stage(promote_stage(settings), {"challenger": evaluation, "champion": baseline_evaluation})
     return version, decision, apply_decision(tracking, version, run.folder(decision) / "decision.json")
+
+
+def close_dead_runs(tracker: Tracker) -> None:
+    """Show runs whose process was killed as what they are, in MLflow and in Prefect."""
+    with get_client(sync_client=True) as client:
+        for flow_run_id in tracker.close_orphans() or ():
+            # Another server's flow run is not ours to close.
+            with contextlib.suppress(ObjectNotFound):
+                client.set_flow_run_state(UUID(flow_run_id), Crashed(message="its process was killed"), force=True)
 
 
 def _stage_row(result: StageResult) -> dict[str, Any]:
