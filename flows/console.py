@@ -39,7 +39,7 @@ def run_pipeline(profile: str, overrides: list[str], refresh: str | None, start:
         try:
             result: dict[str, Any] = full_pipeline(profile=profile, overrides=overrides, refresh=refresh, start=start)
         finally:
-            APILogHandler.flush()  # while the server is still there to take the last lines
+            APILogHandler().flush()  # while the server is still there to take the last lines
     return result | {"scaled_down": is_scaled_down(settings), "mlflow_uri": settings.tracking.uri}
 
 

@@ -18,10 +18,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
-from qwenlong_core.evaluation.tables import markdown_table, scores_table
 
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
 from qwenlong_core.config import Settings
+from qwenlong_core.evaluation.tables import markdown_table, scores_table
 from qwenlong_core.profiles import load_settings
 from tasks.registry import (
     RegisteredVersion,

@@ -11,10 +11,10 @@ from datetime import date
 from typing import Any
 
 from prefect import flow, get_run_logger
-from qwenlong_core.evaluation.tables import scores_table
 
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id
 from qwenlong_core.artifacts import ArtifactError
+from qwenlong_core.evaluation.tables import scores_table
 from qwenlong_core.profiles import load_settings
 from tasks.registry import CHALLENGER, CHAMPION, by_alias
 from tasks.specs import evaluate_stage

@@ -1,0 +1,34 @@
+"""``qwenlong sources``: what data can be read, and where it can be had."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from qwenlong_core.data.sources import SOURCES
+
+
+def sources(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable list on stdout.")] = False,
+) -> None:
+    """List the data sources for data.train, data.eval and data.sft, and where each can be had."""
+    listed = [_described(asdict(source)) for source in SOURCES.values()]
+    if as_json:
+        typer.echo(json.dumps(listed, indent=2))
+        return
+    table = Table("source", "for", "domain", "size", "licence", "where", box=None)
+    for row in listed:
+        table.add_row(row["name"], row["role"], row["domain"], row["size"], row["licence"], row["where"])
+    Console(width=160).print(table)
+    typer.echo("\nName one as NAME:PATH, NAME:HUB_ID or NAME: (its hub id); or `generated`; or a path of JSONL rows.")
+
+
+def _described(source: dict[str, Any]) -> dict[str, Any]:
+    source.pop("parse")
+    source["where"] = "; ".join(part for part in (source["hub"] and f"hub: {source['hub']}", source["note"]) if part)
+    return source
