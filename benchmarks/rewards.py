@@ -30,7 +30,9 @@ from qwenlong_core.records import Completion, Example
 from qwenlong_core.rewards import Judge, score_by_rule, score_completions_sync
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "rewards.jsonl"
-REASONING = "We add the two segments, check the note on page 12, and compare with the table. " * 75  # about 1,500 tokens
+REASONING = (
+    "We add the two segments, check the note on page 12, and compare with the table. " * 75
+)  # about 1,500 tokens
 COMPLETIONS, LATENCY_SECONDS, CONCURRENCY = 3_072, 0.2, 64
 
 Scorer = Callable[[dict[str, Any]], float]
@@ -68,7 +70,9 @@ def reference(row: dict[str, Any]) -> float:
         letter = re.search(r"The correct answer is \(?([A-D])\)?", said.replace("*", ""))
         return float(bool(letter) and letter[1] == gold)
     if row["answer_type"] == "number":
-        found, wanted = (re.search(r"[\d,]*\.?\d+", t.lower().split("the answer is", 1)[-1]) for t in (said, gold))
+        found, wanted = (
+            re.search(r"[\d,]*\.?\d+", t.lower().split("the answer is", 1)[-1]) for t in (said, gold)
+        )
         if not found or not wanted:
             return 0.0
         a, b = (abs(float(m[0].replace(",", ""))) for m in (found, wanted))
@@ -101,30 +105,62 @@ def rules() -> None:
     print(f"rules: {len(rows)} completions of about {len(REASONING):,} characters, one core")
     print(f"{'scorer':24}{'all/s':>12}{'numbers/s':>12}{'wrong paid':>12}{'right refused':>15}")
     numbers = [row for row in rows if row["answer_type"] == "number"]
-    for name, scorer, own in (("ours", ours, rows), ("math-verify (numbers)", math_verify_alone, numbers), ("reference loop", reference, rows)):
+    for name, scorer, own in (
+        ("ours", ours, rows),
+        ("math-verify (numbers)", math_verify_alone, numbers),
+        ("reference loop", reference, rows),
+    ):
         rate, wrong, refused = measure(scorer, own)
         numeric = rate if own is numbers else measure(scorer, numbers)[0]
         everything = "-" if own is numbers else f"{rate:,.0f}"
-        print(f"{name:24}{everything:>12}{numeric:>12,.0f}{f'{wrong}/{len(own)}':>12}{f'{refused}/{len(own)}':>15}")
+        print(
+            f"{name:24}{everything:>12}{numeric:>12,.0f}{f'{wrong}/{len(own)}':>12}{f'{refused}/{len(own)}':>15}"
+        )
 
 
 def judge() -> None:
     """Throughput against a server that answers every request after the latency, and no sooner."""
     with slow_server(LATENCY_SECONDS) as url:
         client = Judge(JudgeSettings(base_url=url, model="m", concurrency=CONCURRENCY))
-        example = Example(id="e", source="b", domain="multihop", answer_type="span", context="", question="Where?", answers=("Paris",))
+        example = Example(
+            id="e",
+            source="b",
+            domain="multihop",
+            answer_type="span",
+            context="",
+            question="Where?",
+            answers=("Paris",),
+        )
         completions = [
-            Completion(text=f"<think>{REASONING}</think>The answer is city number {i}.", token_ids=(), finish_reason="stop")
+            Completion(
+                text=f"<think>{REASONING}</think>The answer is city number {i}.",
+                token_ids=(),
+                finish_reason="stop",
+            )
             for i in range(COMPLETIONS)
         ]
-        score_completions_sync([example], [Completion(text="The answer is Rome.", token_ids=(), finish_reason="stop")], RewardSettings(), None, client)
-        start, cpu = time.perf_counter(), time.process_time()  # warm, as after the health check that opens a run
+        score_completions_sync(
+            [example],
+            [Completion(text="The answer is Rome.", token_ids=(), finish_reason="stop")],
+            RewardSettings(),
+            None,
+            client,
+        )
+        start, cpu = (
+            time.perf_counter(),
+            time.process_time(),
+        )  # warm, as after the health check that opens a run
         scores = score_completions_sync([example] * COMPLETIONS, completions, RewardSettings(), None, client)
         took, busy = time.perf_counter() - start, time.process_time() - cpu
     ideal = COMPLETIONS / CONCURRENCY * LATENCY_SECONDS
     unscored = sum(score.status == "unscored" for score in scores)
-    print(f"judge: {COMPLETIONS:,} completions, {LATENCY_SECONDS * 1000:.0f} ms, concurrency {CONCURRENCY}: ", end="")
-    print(f"{took:.2f} s, ideal {ideal:.2f} s, ratio {took / ideal:.2f}, client CPU {busy:.2f} s, unscored {unscored}")
+    print(
+        f"judge: {COMPLETIONS:,} completions, {LATENCY_SECONDS * 1000:.0f} ms, concurrency {CONCURRENCY}: ",
+        end="",
+    )
+    print(
+        f"{took:.2f} s, ideal {ideal:.2f} s, ratio {took / ideal:.2f}, client CPU {busy:.2f} s, unscored {unscored}"
+    )
 
 
 @contextmanager
@@ -142,10 +178,25 @@ def slow_server(latency: float) -> Iterator[str]:
 
 
 def _serve(latency: float, ports: Queue[int]) -> None:
-    message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "They differ. [[NO]]"}}
+    message = {
+        "index": 0,
+        "finish_reason": "stop",
+        "message": {"role": "assistant", "content": "They differ. [[NO]]"},
+    }
     usage = {"prompt_tokens": 250, "completion_tokens": 9, "total_tokens": 259}
-    body = json.dumps({"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [message], "usage": usage}).encode()
-    reply = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    body = json.dumps(
+        {
+            "id": "c",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "m",
+            "choices": [message],
+            "usage": usage,
+        }
+    ).encode()
+    reply = (
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    )
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -60,7 +60,7 @@ _PHRASE = re.compile(
 )
 _BOX_TOKEN = re.compile(r"\\f?boxed\s{0,3}\{|\\[{}]|[{}]")
 _EMPTY_LINE_REST = re.compile(r"[\s*_:：`$>-]*(?:\\[\[(])?[\s*_:：`$]*")
-_SENTENCE_END = re.compile(r"""[.!?]["')\]*_`]*(?=\s)|[。！？]["'”’）)】*_`]*""")
+_SENTENCE_END = re.compile(r"""(?<!\.)[.!?](?!\.)["')\]*_`]*(?=\s)|[。！？]["'”’）)】*_`]*""")
 _ABBREVIATION = re.compile(
     r"(?:\b(?:[A-Za-z]|st|mr|mrs|ms|dr|prof|jr|sr|inc|ltd|co|corp|no|nos|vs|v|mt|ft|gen|col|lt|sgt|capt|rev|hon|gov|sen|"
     r"rep|bros|ave|blvd|dept|approx|ca|etc|al|e\.g|i\.e|fig|vol|art|sec|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|"
@@ -115,7 +115,9 @@ def extract_answer(text: str, answer_type: AnswerType, num_choices: int = 0, cut
     if isinstance(commitment, str):
         return Extraction(answer=None, reason=commitment)
     if len(commitment.text) > MAX_ANSWER_CHARS:
-        return Extraction(answer=None, reason=f"the committed text is longer than {MAX_ANSWER_CHARS:,} characters")
+        return Extraction(
+            answer=None, reason=f"the committed text is longer than {MAX_ANSWER_CHARS:,} characters"
+        )
     return _one_answer(commitment.text, answer_type, num_choices)
 
 
@@ -142,7 +144,11 @@ def _one_answer(text: str, answer_type: AnswerType, num_choices: int) -> Extract
         return Extraction(answer=choice.letter if choice.letter and not choice.rest else text)
     if answer_type == "yes_no":
         verdict = read_yes_no(text)
-        return Extraction(answer=None, reason=verdict.problem) if verdict.problem else Extraction(answer=verdict.word or text)
+        return (
+            Extraction(answer=None, reason=verdict.problem)
+            if verdict.problem
+            else Extraction(answer=verdict.word or text)
+        )
     if answer_type == "number":
         reading = read_quantity(text)
         if reading.several:
@@ -198,7 +204,9 @@ def _phrase_commitment(visible: str, start: int, end: int) -> _Commitment:
         stop = _line_end(visible, line_end + 1)
         return _Commitment(start=start, end=stop, text=visible[end:stop], closed=True)
     stop, closed = _sentence_end(visible, bullet.end() if bullet else end, line_end)
-    return _Commitment(start=start, end=stop, text=_clean(visible[bullet.end() if bullet else end : stop]), closed=closed)
+    return _Commitment(
+        start=start, end=stop, text=_clean(visible[bullet.end() if bullet else end : stop]), closed=closed
+    )
 
 
 def _line_end(text: str, start: int) -> int:
@@ -209,7 +217,9 @@ def _line_end(text: str, start: int) -> int:
 def _sentence_end(text: str, start: int, line_end: int) -> tuple[int, bool]:
     """Where the sentence ends within its line, and whether anything ends it."""
     for match in _SENTENCE_END.finditer(text, start, line_end):
-        abbreviated = match[0][0] == "." and _ABBREVIATION.search(text, max(start, match.start() - 12), match.start())
+        abbreviated = match[0][0] == "." and _ABBREVIATION.search(
+            text, max(start, match.start() - 12), match.start()
+        )
         ends = not abbreviated or _NEW_SENTENCE.match(text, match.end(), min(len(text), match.end() + 40))
         if ends and text[start : match.start()].strip():
             return match.end(), True
@@ -251,7 +261,11 @@ def _box_commitment(visible: str, box: _Box) -> _Commitment:
         re.IGNORECASE,
     )
     tail = after[0] if after else ""
-    text = _clean(visible[box.start : box.end + 1] + tail) if tail.strip(" $") else _clean(visible[box.inner : box.end])
+    text = (
+        _clean(visible[box.start : box.end + 1] + tail)
+        if tail.strip(" $")
+        else _clean(visible[box.inner : box.end])
+    )
     return _Commitment(start=box.start, end=box.end + 1 + len(tail), text=text, closed=True)
 
 

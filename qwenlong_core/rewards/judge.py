@@ -134,7 +134,11 @@ class Judge:
                 equal = read_verdict(reply)
                 if equal is None:
                     self.counts.asked_again += 1
-                    again = [*messages, {"role": "assistant", "content": reply[:2_000]}, {"role": "user", "content": REMINDER}]
+                    again = [
+                        *messages,
+                        {"role": "assistant", "content": reply[:2_000]},
+                        {"role": "user", "content": REMINDER},
+                    ]
                     reply = await self._complete(session.client, again)
                     equal = read_verdict(reply)
             except JudgeError as error:
@@ -180,7 +184,9 @@ class Judge:
             reply = await client.post("/chat/completions", body=body, cast_to=object)
         content = _content(reply)
         self._count_tokens(reply)
-        return content.encode("utf-8", "replace").decode()  # half a surrogate pair can be neither stored nor sent on
+        return content.encode(
+            "utf-8", "replace"
+        ).decode()  # half a surrogate pair can be neither stored nor sent on
 
     def _count_tokens(self, reply: Any) -> None:
         usage = reply.get("usage")
@@ -190,7 +196,10 @@ class Judge:
         prompt, completion = (tokens if isinstance(tokens, int) else 0 for tokens in counted)
         self.counts.prompt_tokens += prompt
         self.counts.completion_tokens += completion
-        prices = self.settings.price_per_million_prompt_tokens, self.settings.price_per_million_completion_tokens
+        prices = (
+            self.settings.price_per_million_prompt_tokens,
+            self.settings.price_per_million_completion_tokens,
+        )
         self.counts.cost += (prompt * prices[0] + completion * prices[1]) / 1e6
 
     def _session(self) -> _Session:
@@ -198,10 +207,15 @@ class Judge:
         from openai import AsyncOpenAI  # a second of import that only a judge needs
 
         loop = asyncio.get_running_loop()
-        self._sessions = {other: session for other, session in self._sessions.items() if not other.is_closed()}
+        self._sessions = {
+            other: session for other, session in self._sessions.items() if not other.is_closed()
+        }
         if loop not in self._sessions:
             client = AsyncOpenAI(
-                base_url=self.settings.base_url, api_key=self._key, max_retries=0, timeout=self.settings.timeout_seconds
+                base_url=self.settings.base_url,
+                api_key=self._key,
+                max_retries=0,
+                timeout=self.settings.timeout_seconds,
             )
             self._sessions[loop] = _Session(client, asyncio.Semaphore(self.settings.concurrency))
         return self._sessions[loop]
@@ -290,5 +304,9 @@ def training_judge(base_url: str) -> JudgeSettings:
 def evaluation_judge(base_url: str = "https://api.deepseek.com") -> JudgeSettings:
     """The evaluation preset: DeepSeek-V3, T 0, seed 42; its key stands in ``DEEPSEEK_API_KEY``."""
     return JudgeSettings(
-        base_url=base_url, model="deepseek-chat", api_key_variable="DEEPSEEK_API_KEY", temperature=0.0, seed=42
+        base_url=base_url,
+        model="deepseek-chat",
+        api_key_variable="DEEPSEEK_API_KEY",
+        temperature=0.0,
+        seed=42,
     )

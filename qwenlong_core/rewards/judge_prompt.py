@@ -27,7 +27,9 @@ SYSTEM = (
     "Explain in at most two sentences. Then write the verdict on a line of its own: [[YES]] if the candidate means the "
     "same, [[NO]] if it does not."
 )
-REMINDER = "Your reply had no single verdict at its end. Reply now with exactly [[YES]] or [[NO]] and nothing else."
+REMINDER = (
+    "Your reply had no single verdict at its end. Reply now with exactly [[YES]] or [[NO]] and nothing else."
+)
 
 _VERDICT = re.compile(r"\[\[(YES|NO)\]\]\s*\Z")
 _BRACKETS = re.compile(r"\[\[|\]\]")
@@ -82,5 +84,9 @@ def not_judgeable(answer: str, golds: tuple[str, ...]) -> str:
 
 
 def _bounded(text: str, limit: int) -> str:
-    text = "".join(c if c.isprintable() else " " for c in canonical(text[: limit + 1])).replace("[[", "[ [").replace("]]", "] ]")
+    text = (
+        "".join(c if c.isprintable() else " " for c in canonical(text[: limit + 1]))
+        .replace("[[", "[ [")
+        .replace("]]", "] ]")
+    )
     return text if len(text) <= limit else text[:limit] + " …"

@@ -130,7 +130,10 @@ _EXPLANATION = re.compile(
     re.IGNORECASE,
 )
 """Where the answer ends and its reason begins: ``25%, which is 30 over 120``."""
-_DOUBT = re.compile(r"\b(?:or|either|could|might|may|maybe|perhaps|possibly|alternatively|unless|not)\b|或|也许", re.IGNORECASE)
+_DOUBT = re.compile(
+    r"\b(?:or|either|could|might|may|maybe|perhaps|possibly|alternatively|unless|not)\b|或|也许",
+    re.IGNORECASE,
+)
 _YEAR = (
     r"(?:the\s)?(?:(?:fiscal|calendar)\s)?(?:years?\s)?(?:ended\s)?"
     r"(?:(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?\s[0-9]{1,2},?\s)?(?:fy\s?)?(?:19|20)[0-9]{2}\b"
@@ -183,13 +186,16 @@ def read_quantity(text: str) -> Reading:
     restatement in parentheses. Ranges, alternatives, bounds and negations are no quantity.
     """
     if len(text) > MAX_NUMBER_CHARS:
-        return Reading(quantity=None, reason=f"{len(text):,} characters > {MAX_NUMBER_CHARS:,}: too long for a number")
+        return Reading(
+            quantity=None, reason=f"{len(text):,} characters > {MAX_NUMBER_CHARS:,}: too long for a number"
+        )
     text = _plain(text)
     if not any(c.isdigit() for c in text):
         return Reading(quantity=None, reason="no digits in the answer", decided=False)
     left, text = _last_side(_without_context(text))
-    found = [(m, q) for m in _QUANTITY.finditer(text) if (q := _quantity(m)) is not None]
-    if not found:
+    read = [(match, _quantity(match)) for match in _QUANTITY.finditer(text)]
+    found = [(match, quantity) for match, quantity in read if quantity is not None]
+    if not found or len(found) < len(read):
         return Reading(quantity=None, reason="the digits do not form one number")
     around = _QUANTITY.sub(" ", text)
     if any(c.isdigit() for c in around):
@@ -207,7 +213,11 @@ def read_quantity(text: str) -> Reading:
 
 
 def same_quantity(
-    answer: Quantity, gold: Quantity, tolerance: float, gold_scale: str | None = None, asked: frozenset[str] = frozenset()
+    answer: Quantity,
+    gold: Quantity,
+    tolerance: float,
+    gold_scale: str | None = None,
+    asked: frozenset[str] = frozenset(),
 ) -> bool:
     """Whether ``answer`` states ``gold`` within the relative ``tolerance``; sign and magnitude count.
 
@@ -232,7 +242,11 @@ def same_quantity(
 def scales_asked(question: str) -> frozenset[str]:
     """Scales that a question names as the unit of its answer: percent, or "in millions" and the like."""
     lowered = question[-4_000:].lower()
-    scales = {s for s in ("thousand", "million", "billion", "trillion") if re.search(rf"\bin\b[^.?!]{{0,20}}\b{s}s?\b", lowered)}
+    scales = {
+        s
+        for s in ("thousand", "million", "billion", "trillion")
+        if re.search(rf"\bin\b[^.?!]{{0,20}}\b{s}s?\b", lowered)
+    }
     if re.search(r"%|\bpercent|\bper cent\b|百分", lowered):
         scales.add("percent")
     return frozenset(scales)
@@ -247,13 +261,20 @@ def known_scale(name: object) -> str | None:
     if name is None or name == "":
         return None
     if name not in get_args(Scale):
-        raise ValueError(f"answer_scale={name!r} is unknown; use one of {', '.join(get_args(Scale))} or leave it out")
+        raise ValueError(
+            f"answer_scale={name!r} is unknown; use one of {', '.join(get_args(Scale))} or leave it out"
+        )
     return str(name)
 
 
 def _plain(text: str) -> str:
     text = strip_wrappers(canonical(text))
-    return _BRACED_EXPONENT.sub(r"^\1", _FRACTION.sub(r" \1/\2 ", text)).replace("\\approx", "≈").strip().rstrip(".。,;!！")
+    return (
+        _BRACED_EXPONENT.sub(r"^\1", _FRACTION.sub(r" \1/\2 ", text))
+        .replace("\\approx", "≈")
+        .strip()
+        .rstrip(".。,;!！")
+    )
 
 
 def _without_context(text: str) -> str:
@@ -300,7 +321,11 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
     if number is None or (bool(match["sign1"]) and bool(match["sign2"])):
         return None
     if match["part"]:
-        number = None if int(match["whole"]) == 0 else _MATH.add(number, _MATH.divide(Decimal(match["part"]), Decimal(match["whole"])))
+        number = (
+            None
+            if int(match["whole"]) == 0
+            else _MATH.add(number, _MATH.divide(Decimal(match["part"]), Decimal(match["whole"])))
+        )
     elif match["denominator"]:
         denominator = _decimal(match["denominator"])
         number = _MATH.divide(number, denominator) if denominator else None
@@ -308,7 +333,9 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
         return None
     number = _MATH.scaleb(number, int(match["exponent"] or 0))
     sign = (match["sign1"] or match["sign2"] or "+").strip().lower()
-    negative = sign in ("-", "negative", "minus", "负") or (bool(match["open"]) and closed and not match["sign1"])
+    negative = sign in ("-", "negative", "minus", "负") or (
+        bool(match["open"]) and closed and not match["sign1"]
+    )
     face = _MATH.minus(number) if negative else number
     scale = next((name for name in _SCALE_WORDS if match[name]), None)
     return Quantity(
@@ -371,7 +398,10 @@ def _without_separators(digits: str) -> str | None:
 
 def _grouped(digits: str, mark: str) -> bool:
     mark = re.escape(mark)
-    western, indian = rf"[0-9]{{1,3}}(?:{mark}[0-9]{{3}})+", rf"[0-9]{{1,2}}(?:{mark}[0-9]{{2}})+{mark}[0-9]{{3}}"
+    western, indian = (
+        rf"[0-9]{{1,3}}(?:{mark}[0-9]{{3}})+",
+        rf"[0-9]{{1,2}}(?:{mark}[0-9]{{2}})+{mark}[0-9]{{3}}",
+    )
     return re.fullmatch(f"{western}|{indian}", digits) is not None
 
 

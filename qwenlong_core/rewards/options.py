@@ -16,10 +16,19 @@ _LETTER = re.compile(
 )
 _ANOTHER_LETTER = re.compile(
     r"""(?:^|(?<![\w'])) (?: \(\s?(?P<bracketed>[A-Z])\s?\)
-        | (?<![A-Za-z]\s) (?P<bare>[A-Z]) (?=\s*(?:$|[,;/.&)]|\b(?:and|or)\b)) )""",
+        | (?: (?<=^) | (?<=[^\w\s]\s) | (?<=[^\w\s(]) | (?P<word>(?i:or|and|nor|not|both|also|either|maybe|perhaps|possibly|otherwise|
+              alternatively|else|vs|unless|aka|then|option|choice)\s) ) (?P<bare>[A-Z]) (?=\W*$|[,;/.&)?!]|\s+(?:and|or)\b) )""",
     re.VERBOSE,
 )
-_CONNECTOR = re.compile(r"\b(?:and|or|nor|both|also|either|maybe|perhaps|possibly)\b|[/&,+、]|[和或与]", re.IGNORECASE)
+"""An option's letter standing alone; ``Class A shares`` and ``Vitamin C`` name none."""
+_REASON = re.compile(
+    r"\b(?:because|since|as|which|while|whereas|unlike|rather\s+than|instead\s+of)\b|(?:^|[,(])\s*(?:and\s+)?not\b",
+    re.IGNORECASE,
+)
+"""Behind these other options may be named: they are why this one was taken."""
+_HEDGE_FIRST = re.compile(
+    r"\W*(?:(?:or|but)\s+)?(?:maybe|perhaps|possibly|otherwise|alternatively|if\s+not|or)\b", re.IGNORECASE
+)
 _NEGATION = re.compile(r"\W*(?:not|neither|none|isn't|nor)\b|\W*不", re.IGNORECASE)
 _LISTED = re.compile(
     r"\W*(?:(?:both|either|all|any|options?|choices?)\b\W*)?(?:\b)([A-Za-z])\b\)?\s*(?:[,/&+、;|\s]|\band\b|\bor\b|[和或与])"
@@ -28,13 +37,23 @@ _LISTED = re.compile(
 _GLUED = re.compile(r"\W*([A-Z]{2,26})\W*")
 
 _YES_NO = re.compile(
-    r"\W*(?:(?P<yes>yes|是的?|oui|sí|ja)|(?P<no>no|不是|否|non|nein))(?![\w'])(?P<rest>.*)", re.IGNORECASE | re.DOTALL
+    r"\W*(?:(?P<yes>yes|是的?|oui|sí|ja)|(?P<no>no|不是|否|non|nein))(?![\w'])(?P<rest>.*)",
+    re.IGNORECASE | re.DOTALL,
 )
-_BOTH_WORDS = re.compile(r"\W*(?:(?:and|or|but(?:\s+also)?|maybe|perhaps|和|或)\W*)?\b(?:yes|no)\b(?:\W*$|\W*[,.;])", re.IGNORECASE)
-_CONNECTED_WORD = re.compile(
-    r"\W*(?:/|\||(?:or|and\s+yes|and\s+no|but\s+also|maybe|perhaps|possibly|和|或)(?:\b|(?=[是否])))", re.IGNORECASE
+_REASON_FOLLOWS = re.compile(
+    r"[\s)\]'\"]*(?:$|[,.:;!。，；：！(-]|\s(?:because|since|as|it|they|he|she|we|this|that|there|the|in|according|based)\b)",
+    re.IGNORECASE,
 )
-"""Whatever stands after "no or": the answer is not a plain no."""
+"""``no, it did not`` says no; ``no company`` and ``no vs yes`` do not."""
+_TAKEN_BACK = re.compile(
+    r"\b(?:or|maybe|perhaps|possibly|unless|if|else|otherwise|alternatively|depends?|unknown|unclear|uncertain|unsure|vs|aka|"
+    r"neither|both|either|could|might|may|partly|in\s+part)\b|[/|&\\?]|[或和]",
+    re.IGNORECASE,
+)
+_OTHER_WORD = re.compile(
+    r"\W*(?:(?:and|but|also|not)\W+)*(?:yes|no|true|false|correct|incorrect|是|否)\W*(?:$|[,.;])",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +91,7 @@ def read_choice(text: str, num_choices: int = 0) -> Choice:
     rest = match["rest"].strip(" )]】.:：,、;\"'-")
     if not _is_option(letter, num_choices):
         return Choice(problem=f"option {letter} does not exist: there are {num_choices}")
-    if _names_another(letter, match["rest"], num_choices):
+    if _HEDGE_FIRST.match(match["rest"]) or _names_another(letter, match["rest"], num_choices):
         return Choice(problem="several options are named")
     return Choice(letter=letter, rest=rest)
 
@@ -80,9 +99,9 @@ def read_choice(text: str, num_choices: int = 0) -> Choice:
 def read_yes_no(text: str) -> YesNo:
     """``yes`` or ``no`` if the text begins with one of them and does not take it back."""
     match = _YES_NO.match(strip_wrappers(canonical(text)))
-    if match is None:
+    if match is None or not (_REASON_FOLLOWS.match(match["rest"]) or _TAKEN_BACK.search(match["rest"])):
         return YesNo()
-    if _CONNECTED_WORD.match(match["rest"]) or _BOTH_WORDS.match(match["rest"]):
+    if _TAKEN_BACK.search(match["rest"]) or _OTHER_WORD.match(match["rest"]):
         return YesNo(problem="yes or no is named beside an alternative")
     return YesNo(word="yes" if match["yes"] else "no")
 
@@ -101,11 +120,13 @@ def _is_option(letter: str, num_choices: int) -> bool:
     return not num_choices or ord(letter.upper()) - ord("A") < num_choices
 
 
+def before_reason(text: str) -> str:
+    """The part of an answer that still names it: ``London`` in ``London, not Paris``."""
+    reason = _REASON.search(text)
+    return text[: reason.start()] if reason else text
+
+
 def _names_another(letter: str, rest: str, num_choices: int) -> bool:
-    """Another option's letter right after a connector, or in brackets anywhere behind one."""
-    for match in _ANOTHER_LETTER.finditer(rest):
-        other = match["bracketed"] or match["bare"]
-        before = rest[max(0, match.start() - 24) : match.start()] or ","
-        if other != letter and _is_option(other, num_choices) and _CONNECTOR.search(before):
-            return True
-    return False
+    """Whether another option's letter stands in the rest, before any reason is given."""
+    others = (match["bracketed"] or match["bare"] for match in _ANOTHER_LETTER.finditer(before_reason(rest)))
+    return any(other != letter and _is_option(other, num_choices) for other in others)

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from qwenlong_core.records import Example
 from qwenlong_core.rewards.numbers import Quantity, known_scale, read_quantity, same_quantity, scales_asked
-from qwenlong_core.rewards.options import read_choice, read_yes_no
+from qwenlong_core.rewards.options import before_reason, read_choice, read_yes_no
 from qwenlong_core.rewards.text import normalize_span, strip_wrappers
 
 SHOWN_CHARS = 80
@@ -86,14 +86,40 @@ def _choice(answer: str, example: Example, _tolerance: float) -> RuleResult:
     choice = read_choice(answer, count)
     if choice.problem:
         return RuleResult(value=0.0, reason=f"{_shown(answer)}: {choice.problem}")
-    named = _letters_of_text(answer if choice.letter is None else choice.rest, example.choices)
     if choice.letter is None:
+        named = _letters_of_text(answer, example.choices)
         if len(named) != 1:
-            return RuleResult(value=0.0, reason=f"{_shown(answer)} is neither a letter nor the text of exactly one option")
+            return RuleResult(
+                value=0.0, reason=f"{_shown(answer)} is neither a letter nor the text of exactly one option"
+            )
         return _equal(answer, gold) if named == {gold} else _differs(answer, example)
-    if named and choice.letter not in named:
-        return RuleResult(value=0.0, reason=f"{_shown(answer)}: letter {choice.letter} with the text of another option")
+    if other := _other_option_text(choice.letter, choice.rest, example.choices):
+        return RuleResult(
+            value=0.0, reason=f"{_shown(answer)}: letter {choice.letter} with the text of option {other}"
+        )
     return _equal(answer, gold) if choice.letter == gold else _differs(answer, example)
+
+
+_JOINING = re.compile(
+    r"(?:(?:or|and|but|also|maybe|perhaps|possibly|otherwise|alternatively|either|both|if|not|vs|unless)\b\s*)*"
+)
+
+
+def _other_option_text(letter: str, rest: str, choices: tuple[str, ...]) -> str:
+    """Letter of another option whose text stands behind ``letter``, alone or joined to the right text."""
+    texts = {chr(ord("A") + i): normalize_span(option) for i, option in enumerate(choices)}
+    left = normalize_span(before_reason(rest))
+    while left:
+        left = left[_JOINING.match(left).end() :]  # type: ignore[union-attr]
+        found = [key for key, text in texts.items() if text and re.match(rf"{re.escape(text)}(?!\w)", left)]
+        if not found:
+            return ""
+        longest = max(len(texts[key]) for key in found)
+        found = [key for key in found if len(texts[key]) == longest]
+        if letter not in found:
+            return found[0]
+        left = left[longest:].lstrip()
+    return ""
 
 
 def _gold_letter(example: Example) -> str:
@@ -109,7 +135,9 @@ def _gold_letter(example: Example) -> str:
 
 def _letters_of_text(text: str, choices: tuple[str, ...]) -> set[str]:
     wanted = normalize_span(text)
-    return {chr(ord("A") + i) for i, option in enumerate(choices) if wanted and normalize_span(option) == wanted}
+    return {
+        chr(ord("A") + i) for i, option in enumerate(choices) if wanted and normalize_span(option) == wanted
+    }
 
 
 def _span(answer: str, example: Example, _tolerance: float) -> RuleResult:
@@ -127,16 +155,22 @@ def _normalized_gold(gold: str) -> str:
     return normalize_span(strip_wrappers(gold))  # as the answer's wrappers were
 
 
-_ALTERNATIVES = re.compile(r"\b(?:or|either|and/or|alternatively|maybe|perhaps|possibly)\b|\s[/|]\s|[或/|](?=\S{2})|;", re.IGNORECASE)
+_ALTERNATIVES = re.compile(
+    r"\b(?:or|either|and/or|alternatively|maybe|perhaps|possibly)\b|\s[/|]\s|[或/|](?=\S{2})|;", re.IGNORECASE
+)
 
 
 def _yes_no(answer: str, example: Example, _tolerance: float) -> RuleResult:
     gold = read_yes_no(example.answers[0])
     if gold.word is None:
-        raise ValueError(f"example {example.id!r}: gold {example.answers[0]!r} of type yes_no must be yes or no; correct it")
+        raise ValueError(
+            f"example {example.id!r}: gold {example.answers[0]!r} of type yes_no must be yes or no; correct it"
+        )
     said = read_yes_no(answer)
     if said.word is None:
-        return RuleResult(value=0.0, reason=f"{_shown(answer)} does not say yes or no{said.problem and ': ' + said.problem}")
+        return RuleResult(
+            value=0.0, reason=f"{_shown(answer)} does not say yes or no{said.problem and ': ' + said.problem}"
+        )
     return _equal(answer, gold.word) if said.word == gold.word else _differs(answer, example)
 
 
@@ -157,7 +191,9 @@ _UNANSWERABLE = re.compile(
 
 def _unanswerable(answer: str, example: Example, _tolerance: float) -> RuleResult:
     said = normalize_span(answer)
-    if _UNANSWERABLE.fullmatch(said) or any(said and said == _normalized_gold(gold) for gold in example.answers):
+    if _UNANSWERABLE.fullmatch(said) or any(
+        said and said == _normalized_gold(gold) for gold in example.answers
+    ):
         return RuleResult(value=1.0, reason=f"{_shown(answer)} says that the document does not answer")
     return _differs(answer, example, decided=False)
 
@@ -177,7 +213,9 @@ def _equal(answer: str, gold: str) -> RuleResult:
 
 def _differs(answer: str, example: Example, decided: bool = True) -> RuleResult:
     more = f" and {len(example.answers) - 1} more" if len(example.answers) > 1 else ""
-    return RuleResult(value=0.0, reason=f"{_shown(answer)} is not gold {_shown(example.answers[0])}{more}", decided=decided)
+    return RuleResult(
+        value=0.0, reason=f"{_shown(answer)} is not gold {_shown(example.answers[0])}{more}", decided=decided
+    )
 
 
 def _shown(text: str) -> str:

@@ -143,7 +143,9 @@ def _in_order(
             yield done
 
 
-def _rule_chunk(chunk: list[tuple[int, bytes]], number_tolerance: float, limits: LengthLimits | None) -> list[_Line]:
+def _rule_chunk(
+    chunk: list[tuple[int, bytes]], number_tolerance: float, limits: LengthLimits | None
+) -> list[_Line]:
     return [_rule_line(number, line, number_tolerance, limits) for number, line in chunk]
 
 

@@ -20,10 +20,7 @@ _SCRIPTS = {
     # NFKC would turn 10² into 102 and 3½ into 31/2, so exponents and fractions are spelled out first.
     **{ord(c): f"^{d}" for d, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
     **{ord(c): f"_{d}" for d, c in enumerate("₀₁₂₃₄₅₆₇₈₉")},
-    **{
-        ord(c): " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/")
-        for c in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
-    },
+    **{ord(c): " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"},
     ord("⁻"): "^-",
     ord("\u2044"): "/",
 }
@@ -31,7 +28,9 @@ _DASHES = dict.fromkeys(map(ord, "‐‑‒–—―−﹘﹣－"), "-")
 _QUOTES = {**dict.fromkeys(map(ord, "‘’‚‛′＇"), "'"), **dict.fromkeys(map(ord, "“”„‟″＂«»"), '"')}
 _CHARACTERS = {**_INVISIBLE, **_SCRIPTS, **_DASHES, **_QUOTES}
 
-_LATEX_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|tt|sf)?|math(?:rm|bf|it|sf|tt)|mbox|bm|operatorname)\s*\{([^{}]*)\}")
+_LATEX_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|tt|sf)?|math(?:rm|bf|it|sf|tt)|mbox|bm|operatorname)\s*\{([^{}]*)\}"
+)
 _LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|left\b|right\b|displaystyle\b|big\b|Big\b)")
 _LATEX_DELIMITER = re.compile(r"\\[()\[\]]")
 _MATH_DOLLARS = re.compile(r"\$\$?(?!\$)([^$]*)\$\$?(?!\d)")

@@ -29,7 +29,9 @@ class VerdictCache:
         )
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")
-        self._connection.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, equal INTEGER, reply TEXT)")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, equal INTEGER, reply TEXT)"
+        )
 
     def get(self, keys: list[str]) -> dict[str, bool]:
         """The stored verdicts among ``keys``."""

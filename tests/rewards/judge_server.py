@@ -25,12 +25,24 @@ class Served:
 def payload(content: Any, usage: tuple[int, int] = (100, 5)) -> bytes:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
     tokens = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
-    body = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": tokens}
+    body = {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+        "usage": tokens,
+    }
     return json.dumps(body).encode()
 
 
 def head(status: str, length: int, **headers: str) -> bytes:
-    lines = {"content-type": "application/json", "content-length": str(length), "connection": "close", **headers}
+    lines = {
+        "content-type": "application/json",
+        "content-length": str(length),
+        "connection": "close",
+        **headers,
+    }
     return (f"HTTP/1.1 {status}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items()) + "\r\n").encode()
 
 
@@ -101,7 +113,9 @@ def served(choose: Callable[[int, dict[str, Any]], Respond]) -> Iterator[Served]
         await stopped.wait()
         server.close()
 
-    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)  # run() cancels what still hangs
+    thread = threading.Thread(
+        target=lambda: asyncio.run(main()), daemon=True
+    )  # run() cancels what still hangs
     thread.start()
     assert ready.wait(10)
     try:

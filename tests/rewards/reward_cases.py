@@ -59,7 +59,10 @@ def _any_letter(text: str, gold: str) -> bool:
 
 def _persuaded_judge(text: str, gold: str) -> bool:
     """A judge that is shown the whole completion and whose "YES" is looked for anywhere."""
-    return re.search(r"\byes\b|\bcorrect\b|\bequivalent\b|\bgold\b|reference answer", text, re.IGNORECASE) is not None
+    return (
+        re.search(r"\byes\b|\bcorrect\b|\bequivalent\b|\bgold\b|reference answer", text, re.IGNORECASE)
+        is not None
+    )
 
 
 def lazy_scorer_pays(case: dict[str, Any]) -> bool:

@@ -29,9 +29,32 @@ def official_f1(prediction: str, gold: str) -> float:
     return (2 * precision * recall) / (precision + recall)
 
 
-WORDS = ["the", "a", "An", "cat", "Cat.", "dog", "U.S.", "3.5", "don't", "yes", "no", "noanswer", "été", "-", "_", "a-b", "x_y", "10,000", "猫"]
+WORDS = [
+    "the",
+    "a",
+    "An",
+    "cat",
+    "Cat.",
+    "dog",
+    "U.S.",
+    "3.5",
+    "don't",
+    "yes",
+    "no",
+    "noanswer",
+    "été",
+    "-",
+    "_",
+    "a-b",
+    "x_y",
+    "10,000",
+    "猫",
+]
 TEXTS = st.one_of(st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join), st.text(max_size=30))
-ASCII = st.one_of(st.lists(st.sampled_from([w for w in WORDS if w.isascii()]), max_size=14).map(" ".join), st.text(st.characters(max_codepoint=127), max_size=30))
+ASCII = st.one_of(
+    st.lists(st.sampled_from([w for w in WORDS if w.isascii()]), max_size=14).map(" ".join),
+    st.text(st.characters(max_codepoint=127), max_size=30),
+)
 
 
 @given(prediction=TEXTS, gold=TEXTS)
@@ -41,7 +64,9 @@ def test_f1_is_squads(prediction: str, gold: str) -> None:
 
 @given(prediction=ASCII, gold=ASCII)
 def test_exact_match_is_squads_on_ascii(prediction: str, gold: str) -> None:
-    assert metrics.exact_match(prediction, [gold]) == float(official_normalize(prediction) == official_normalize(gold))
+    assert metrics.exact_match(prediction, [gold]) == float(
+        official_normalize(prediction) == official_normalize(gold)
+    )
 
 
 @given(prediction=ASCII, gold=ASCII)
@@ -82,7 +107,14 @@ def test_hotpot_gives_no_credit_across_yes_and_no() -> None:
 
 @pytest.mark.parametrize(
     ("prediction", "gold", "value"),
-    [("25.3%", "0.253", 1.0), ("-31", "31", 0.0), ("320", "32", 0.0), ("1,001", "1000.5", 1.0), ("no idea", "32", 0.0), ("9**9", "387420489", 0.0)],
+    [
+        ("25.3%", "0.253", 1.0),
+        ("-31", "31", 0.0),
+        ("320", "32", 0.0),
+        ("1,001", "1000.5", 1.0),
+        ("no idea", "32", 0.0),
+        ("9**9", "387420489", 0.0),
+    ],
 )
 def test_numeric_accuracy(prediction: str, gold: str, value: float) -> None:
     assert metrics.numeric_accuracy(prediction, [gold]) == value

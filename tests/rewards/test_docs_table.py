@@ -25,7 +25,11 @@ def test_every_row_of_the_main_table_is_a_golden_case() -> None:
 
 
 def test_every_row_of_the_choice_table_is_a_golden_case() -> None:
-    golden = {case["completion"]: SHOWN[case["rule"]] for case in cases() if case["answer_type"] == "choice" and case["answers"] == ["B"]}
+    golden = {
+        case["completion"]: SHOWN[case["rule"]]
+        for case in cases()
+        if case["answer_type"] == "choice" and case["answers"] == ["B"]
+    }
     rows = CHOICE_ROW.findall(DOCS)
     assert len(rows) >= 8
     for completion, shown in rows:
@@ -33,5 +37,9 @@ def test_every_row_of_the_choice_table_is_a_golden_case() -> None:
 
 
 def test_every_pipe_row_was_checked() -> None:
-    lines = [line for line in DOCS.splitlines() if line.startswith("| ") and not line.startswith(("| type", "| completion"))]
+    lines = [
+        line
+        for line in DOCS.splitlines()
+        if line.startswith("| ") and not line.startswith(("| type", "| completion"))
+    ]
     assert len(lines) == len(ROW.findall(DOCS)) + len(CHOICE_ROW.findall(DOCS))

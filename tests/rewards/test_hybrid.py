@@ -20,7 +20,14 @@ def completion(text: str, tokens: int = 10, finish: FinishReason = "stop") -> Co
     return Completion(text=text, token_ids=tuple(range(tokens)), finish_reason=finish)
 
 
-def score(text: str, *, tokens: int = 10, finish: FinishReason = "stop", limits: LengthLimits | None = None, **gold: Any) -> Any:
+def score(
+    text: str,
+    *,
+    tokens: int = 10,
+    finish: FinishReason = "stop",
+    limits: LengthLimits | None = None,
+    **gold: Any,
+) -> Any:
     return score_completions_sync([example(**gold)], [completion(text, tokens, finish)], SETTINGS, limits)[0]
 
 
@@ -39,8 +46,16 @@ def test_evaluation_gives_no_length_penalty() -> None:
 
 
 def test_cut_completion_without_commitment_is_truncated_and_penalized() -> None:
-    got = score("<think>long", tokens=100, finish="length", limits=LengthLimits(max_tokens=100, cache_tokens=10))
-    assert (got.status, got.value, got.rule, got.extracted, got.accuracy) == ("truncated", -1.0, None, None, 0.0)
+    got = score(
+        "<think>long", tokens=100, finish="length", limits=LengthLimits(max_tokens=100, cache_tokens=10)
+    )
+    assert (got.status, got.value, got.rule, got.extracted, got.accuracy) == (
+        "truncated",
+        -1.0,
+        None,
+        None,
+        0.0,
+    )
 
 
 def test_answer_committed_before_the_cut_counts() -> None:
@@ -56,7 +71,6 @@ def test_answer_that_the_cut_may_have_shortened_does_not_count() -> None:
 def test_no_commitment_is_no_answer_worth_zero() -> None:
     got = score("It might be 32.")
     assert (got.status, got.value, got.rule) == ("no_answer", 0.0, None)
-
 
 
 def test_every_completion_needs_its_example() -> None:

@@ -55,12 +55,31 @@ def settings(policy: Path) -> Iterator[JudgeSettings]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = policy.parent / "serve.log"
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(policy), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        str(Path(sys.executable).parent / "transformers"),
+        "serve",
+        str(policy),
+        "--device",
+        "cpu",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process,
+    ):
         try:
             wait_until_healthy(process, f"http://127.0.0.1:{port}", log)
-            yield JudgeSettings(base_url=f"http://127.0.0.1:{port}/v1", model=str(policy), concurrency=2, timeout_seconds=240, max_retries=0)
+            yield JudgeSettings(
+                base_url=f"http://127.0.0.1:{port}/v1",
+                model=str(policy),
+                concurrency=2,
+                timeout_seconds=240,
+                max_retries=0,
+            )
         finally:
             process.terminate()
 
@@ -69,20 +88,32 @@ def test_a_generating_server_answers_in_the_protocol(settings: JudgeSettings) ->
     judge = Judge(settings)
     verdicts = asyncio.run(judge.verdicts(QUESTIONS))
     for verdict in verdicts:
-        assert verdict.equal is not None or "no strict verdict in" in verdict.error  # a real reply, not a fault
+        assert (
+            verdict.equal is not None or "no strict verdict in" in verdict.error
+        )  # a real reply, not a fault
     assert judge.counts.requests == len(QUESTIONS) + judge.counts.asked_again
-    assert judge.counts.prompt_tokens > 100 * len(QUESTIONS)  # the whole prompt went through its chat template
+    assert judge.counts.prompt_tokens > 100 * len(
+        QUESTIONS
+    )  # the whole prompt went through its chat template
     assert judge.counts.completion_tokens > 0
 
 
 def test_scores_from_a_generating_server_are_verdicts_or_unscored(settings: JudgeSettings) -> None:
     example = Example(
-        id="e", source="t", domain="multihop", answer_type="span", context="", question=QUESTIONS[0].question, answers=("Paris",)
+        id="e",
+        source="t",
+        domain="multihop",
+        answer_type="span",
+        context="",
+        question=QUESTIONS[0].question,
+        answers=("Paris",),
     )
     texts = ["The answer is Paris.", "The answer is the French capital.", "I do not know."]
     completions = [Completion(text=text, token_ids=(), finish_reason="stop") for text in texts]
     judge = Judge(settings)
-    right, paraphrased, silent = score_completions_sync([example] * 3, completions, RewardSettings(), None, judge)
+    right, paraphrased, silent = score_completions_sync(
+        [example] * 3, completions, RewardSettings(), None, judge
+    )
     assert (right.value, right.judge) == (1.0, None)
     assert (silent.value, silent.status) == (0.0, "no_answer")
     assert paraphrased.rule == 0.0

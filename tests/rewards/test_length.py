@@ -5,7 +5,16 @@ from qwenlong_core.rewards import LengthLimits, length_penalty
 
 @pytest.mark.parametrize(
     ("tokens", "penalty"),
-    [(0, 0.0), (9_000, 0.0), (9_001, -0.001), (9_250, -0.25), (9_500, -0.5), (10_000, -1.0), (10_001, -1.0), (50_000, -1.0)],
+    [
+        (0, 0.0),
+        (9_000, 0.0),
+        (9_001, -0.001),
+        (9_250, -0.25),
+        (9_500, -0.5),
+        (10_000, -1.0),
+        (10_001, -1.0),
+        (50_000, -1.0),
+    ],
 )
 def test_penalty_by_hand_for_the_papers_limits(tokens: int, penalty: float) -> None:
     assert length_penalty(tokens, 10_000, 1_000) == pytest.approx(penalty)

@@ -13,7 +13,13 @@ from qwenlong_core.records import AnswerType, Completion, Example
 from qwenlong_core.rewards import extract_answer, rule_score, score_by_rule
 from qwenlong_core.rewards.numbers import read_quantity, same_quantity
 
-GOLDS = {"number": "$32.4 million", "choice": "B", "span": "Marie Curie", "yes_no": "no", "unanswerable": "unanswerable"}
+GOLDS = {
+    "number": "$32.4 million",
+    "choice": "B",
+    "span": "Marie Curie",
+    "yes_no": "no",
+    "unanswerable": "unanswerable",
+}
 CHOICES = ("Paris", "London", "Rome", "Berlin")
 MAX_CHARS = 200_000
 
@@ -29,10 +35,14 @@ FRAGMENTS = [
 @st.composite
 def hostile_texts(draw: st.DrawFn) -> str:
     """A few fragments, each perhaps repeated until the text is as long as is allowed."""
-    pieces = draw(st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=20)), min_size=1, max_size=6))
+    pieces = draw(
+        st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=20)), min_size=1, max_size=6)
+    )
     unit = "".join(pieces)
     copies = draw(st.sampled_from([1, 3, MAX_CHARS // (len(unit) + 1) + 1]))
-    before, after = draw(st.tuples(st.sampled_from(["", "the answer is "]), st.sampled_from(["", ".", "}", " million."])))
+    before, after = draw(
+        st.tuples(st.sampled_from(["", "the answer is "]), st.sampled_from(["", ".", "}", " million."]))
+    )
     return (before + (unit * copies)[: MAX_CHARS - 60] + after)[:MAX_CHARS]
 
 
@@ -89,7 +99,12 @@ def test_a_formatted_number_equals_itself(x: float) -> None:
         assert same(spelling, plain), spelling
 
 
-@given(x=st.integers(-(10**9), 10**9), scale=st.sampled_from([("thousand", 3), ("million", 6), ("billion", 9), ("bn", 9), ("K", 3), ("M", 6), ("trillion", 12)]))
+@given(
+    x=st.integers(-(10**9), 10**9),
+    scale=st.sampled_from(
+        [("thousand", 3), ("million", 6), ("billion", 9), ("bn", 9), ("K", 3), ("M", 6), ("trillion", 12)]
+    ),
+)
 def test_a_scale_word_equals_its_zeros(x: int, scale: tuple[str, int]) -> None:
     word, zeros = scale
     assert same(f"{x} {word}", f"{x}{'0' * zeros}" if x else "0")
@@ -106,18 +121,63 @@ def test_sign_and_magnitude_count(x: float, factor: float) -> None:
 
 
 WRONG = {
-    "number": ["33", "$33 million", "-32.4", "32.4", "thirty-three", "0", "$32.5 million"],
-    "choice": ["A", "(C)", "D", "(A)", "Paris", "Rome"],
-    "span": ["Pierre Curie", "London", "the", "a", "x", "Marie", "nobody"],
-    "yes_no": ["yes", "Yes", "maybe", "unknown"],
+    "number": [
+        "33",
+        "$33 million",
+        "-32.4",
+        "32.4",
+        "thirty-three",
+        "0",
+        "$32.5 million",
+        "40%",
+        "$1bn",
+        "2020",
+    ],
+    "choice": ["A", "(C)", "D", "(A)", "Paris", "Rome", "(B) or C", "E"],
+    "span": ["Pierre Curie", "London", "the", "a", "x", "Marie", "nobody", "1867", "a Polish chemist"],
+    "yes_no": ["yes", "Yes", "maybe", "unknown", "true", "it depends"],
     "unanswerable": ["Paris", "yes", "32"],
 }
-JOINS = [" or ", ", ", " and ", "; ", " / ", ", or ", ". Or ", ". Alternatively, ", " or maybe ", "\nOr ", " | ", ". The answer is ", " or the answer is ", ". Maybe "]
+JOINS = [
+    " or ",
+    ", ",
+    " and ",
+    "; ",
+    " / ",
+    ", or ",
+    ". Or ",
+    ". Alternatively, ",
+    " or maybe ",
+    "\nOr ",
+    " | ",
+    ". The answer is ",
+    " or the answer is ",
+    ". Maybe ",
+    "/",
+    ";",
+    " vs ",
+    " - ",
+    ", but maybe ",
+    "; alternatively ",
+    ", possibly ",
+    ". Otherwise ",
+    " ... ",
+    ", if not ",
+    " and/or ",
+    " & ",
+]
 
 
-@given(data=st.data(), answer_type=st.sampled_from(get_args(AnswerType)), join=st.sampled_from(JOINS), wrong_first=st.booleans())
+@given(
+    data=st.data(),
+    answer_type=st.sampled_from(get_args(AnswerType)),
+    join=st.sampled_from(JOINS),
+    wrong_first=st.booleans(),
+)
 @settings(max_examples=600, deadline=None)
-def test_adding_a_wrong_alternative_never_raises_the_score(data: st.DataObject, answer_type: AnswerType, join: str, wrong_first: bool) -> None:
+def test_adding_a_wrong_alternative_never_raises_the_score(
+    data: st.DataObject, answer_type: AnswerType, join: str, wrong_first: bool
+) -> None:
     case = gold_example(answer_type)
     base = data.draw(st.sampled_from([GOLDS[answer_type], *WRONG[answer_type]]))
     wrong = data.draw(st.sampled_from(WRONG[answer_type]))
@@ -127,10 +187,18 @@ def test_adding_a_wrong_alternative_never_raises_the_score(data: st.DataObject, 
     assert corrected or paid(f"The answer is {both}.", case) <= alone
 
 
-@given(data=st.data(), answer_type=st.sampled_from(["number", "choice", "span", "yes_no"]), join=st.sampled_from([" or ", " / ", " or maybe ", " | ", ". Or "]))
+@given(
+    data=st.data(),
+    answer_type=st.sampled_from(["number", "choice", "span", "yes_no"]),
+    join=st.sampled_from([" or ", " / ", " or maybe ", " | ", ". Or ", ", maybe ", "; or ", " vs "]),
+)
 @settings(max_examples=300, deadline=None)
-def test_the_gold_beside_a_wrong_alternative_is_not_paid(data: st.DataObject, answer_type: AnswerType, join: str) -> None:
+def test_the_gold_beside_a_wrong_alternative_is_not_paid(
+    data: st.DataObject, answer_type: AnswerType, join: str
+) -> None:
     case = gold_example(answer_type)
-    wrong = data.draw(st.sampled_from([w for w in WRONG[answer_type] if w not in ("a", "the")]))  # an article says nothing
+    wrong = data.draw(
+        st.sampled_from([w for w in WRONG[answer_type] if w not in ("a", "the")])
+    )  # an article says nothing
     pair = data.draw(st.permutations([GOLDS[answer_type], wrong]))
     assert paid(f"The answer is {join.join(pair)}.", case) == 0.0

@@ -35,9 +35,15 @@ def test_golds_in_the_required_form_are_paid() -> None:
             rows = [json.loads(line) for line in lines]
         for row in rows:
             example = example_of(row)
-            form = "The correct answer is ({})." if example.answer_type == "choice" else "Therefore, the answer is {}."
+            form = (
+                "The correct answer is ({})."
+                if example.answer_type == "choice"
+                else "Therefore, the answer is {}."
+            )
             for gold in example.answers:
-                completion = Completion(text=f"<think>…</think>\n\n{form.format(gold)}", token_ids=(), finish_reason="stop")
+                completion = Completion(
+                    text=f"<think>…</think>\n\n{form.format(gold)}", token_ids=(), finish_reason="stop"
+                )
                 if score_by_rule(example, completion, RewardSettings()).score.value != 1.0:
                     refused.append(gold)
         assert len(refused) <= EXCEPTIONS.get(path.name, 0), (path.name, refused)

@@ -12,7 +12,12 @@ JUDGED = Score(value=1.0, rule=0.0, judge=1.0, extracted="z")
 REFUSED = Score(value=-0.5, rule=0.0, judge=0.0, length_penalty=-0.5, extracted="z")
 EMPTY = Score(value=0.0, status="no_answer")
 CUT = Score(value=-1.0, length_penalty=-1.0, status="truncated")
-LOST = Score(value=None, rule=0.0, status="unscored", reason="the judge gave no verdict: http://j/v1: HTTP 500: out of memory")
+LOST = Score(
+    value=None,
+    rule=0.0,
+    status="unscored",
+    reason="the judge gave no verdict: http://j/v1: HTTP 500: out of memory",
+)
 
 
 def test_metrics_by_hand() -> None:
@@ -41,14 +46,20 @@ def test_nothing_paid_and_nothing_scored() -> None:
 def test_unscored_over_the_ceiling_stops_with_the_last_error() -> None:
     settings = RewardSettings(max_unscored_share=0.2)
     check_rewards([LOST] + [RIGHT] * 4, settings)
-    with pytest.raises(RewardAlarm, match=r"40\.0% of 5 completions are unscored > max_unscored_share=20\.0%.*HTTP 500: out of memory"):
+    with pytest.raises(
+        RewardAlarm,
+        match=r"40\.0% of 5 completions are unscored > max_unscored_share=20\.0%.*HTTP 500: out of memory",
+    ):
         check_rewards([LOST, LOST] + [RIGHT] * 3, settings)
 
 
 def test_reward_from_the_judge_alone_over_the_ceiling_stops() -> None:
     settings = RewardSettings(max_judge_only_share=0.5)
     assert check_rewards([JUDGED] * 4 + [RIGHT] * 4, settings)["reward/judge_only_share"] == 0.5
-    with pytest.raises(RewardAlarm, match=r"62\.5% of 8 paid completions were paid by the judge alone > max_judge_only_share=50\.0%"):
+    with pytest.raises(
+        RewardAlarm,
+        match=r"62\.5% of 8 paid completions were paid by the judge alone > max_judge_only_share=50\.0%",
+    ):
         check_rewards([JUDGED] * 5 + [RIGHT] * 3 + [WRONG] * 8, settings)
 
 

@@ -18,7 +18,14 @@ COMMAND = [sys.executable, "-m", "flows.score"]
 
 
 def run(stdin: bytes, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
-    done = subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, cwd=ROOT, timeout=300, env={**os.environ, "COLUMNS": "200"})
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        input=stdin,
+        capture_output=True,
+        cwd=ROOT,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "200"},
+    )
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode()
 
 
@@ -29,7 +36,11 @@ def line(**row: Any) -> bytes:
 
 def golden_lines(copies: int = 1) -> list[dict[str, Any]]:
     keep = ("answer_type", "answers", "choices", "question", "answer_scale", "completion", "finish_reason")
-    return [{"id": f"{i}/{case['id']}", **{k: case[k] for k in keep if k in case}} for i in range(copies) for case in cases()]
+    return [
+        {"id": f"{i}/{case['id']}", **{k: case[k] for k in keep if k in case}}
+        for i in range(copies)
+        for case in cases()
+    ]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -59,7 +70,9 @@ BAD = {
     line(id=None).strip(): "id.",
     line(answer_type="number").strip(): "gold 'Paris' is no number",
     line(answer_type="choice", choices=["a", "b"]).strip(): "one letter in A..B",
-    line(answer_type="number", answers=["1"], answer_scale="dozen").strip(): "answer_scale='dozen' is unknown",
+    line(
+        answer_type="number", answers=["1"], answer_scale="dozen"
+    ).strip(): "answer_scale='dozen' is unknown",
     line(completion="x" * (MAX_LINE_BYTES + 10)).strip(): "longer than 8,388,608 bytes",
 }
 
@@ -67,7 +80,9 @@ BAD = {
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_bad_lines_say_why_and_all_others_are_scored(workers: str) -> None:
     good = line(id="good")
-    code, out, summary = run(b"".join(bad + b"\n" + good for bad in BAD) + b"\n   \n" + good.strip(), "--workers", workers)
+    code, out, summary = run(
+        b"".join(bad + b"\n" + good for bad in BAD) + b"\n   \n" + good.strip(), "--workers", workers
+    )
     assert code == 1
     assert [row["status"] for row in out] == ["error", "scored"] * len(BAD) + ["scored"]
     for number, (row, reason) in enumerate(zip(out[::2], BAD.values())):
@@ -103,7 +118,10 @@ def test_half_a_surrogate_pair_is_scored_and_written_as_json() -> None:
         (["--max-length", "10"], "--max-length and --cache-length go together"),
         (["--max-length", "10", "--cache-length", "20"], "cache_tokens=20"),
         (["--judge", "http://127.0.0.1:9/v1"], "--judge and --judge-model go together"),
-        (["--judge", "http://x/v1", "--judge-model", "m", "--judge-key-variable", "NOT_SET_ANYWHERE"], "'NOT_SET_ANYWHERE' is not set"),
+        (
+            ["--judge", "http://x/v1", "--judge-model", "m", "--judge-key-variable", "NOT_SET_ANYWHERE"],
+            "'NOT_SET_ANYWHERE' is not set",
+        ),
         (["/nowhere.jsonl"], "/nowhere.jsonl is no file"),
     ],
 )
@@ -138,14 +156,22 @@ def peak_mebibytes(path: Path) -> float:
         "import subprocess, sys, resource; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *COMMAND, str(path), "--workers", "2"], cwd=ROOT, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *COMMAND, str(path), "--workers", "2"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
     return int(done.stdout) / 1024
 
 
 @pytest.mark.slow
 def test_a_hundred_thousand_lines_take_no_more_memory_than_a_few_thousand(tmp_path: Path) -> None:
     paths = {lines: tmp_path / f"{lines}.jsonl" for lines in (4_000, 100_000)}
-    rows = [json.dumps({**row, "completion": "<think>" + "step " * 400 + "</think>" + row["completion"]}) + "\n" for row in golden_lines()]
+    rows = [
+        json.dumps({**row, "completion": "<think>" + "step " * 400 + "</think>" + row["completion"]}) + "\n"
+        for row in golden_lines()
+    ]
     for lines, path in paths.items():
         with path.open("w") as file:
             for i in range(lines):
