@@ -1,72 +1,73 @@
 """Where rows come from: one function per upstream format, each a stream of examples and refusals.
 
-A source specification is ``generated``, a path or glob of JSONL files in the uniform record, or
-``NAME:PATH_OR_HUB_ID``. A row that cannot be read is a :class:`Refused` with file, line and reason;
-it neither stops the stream nor vanishes. A source without any file is an error at the door.
+A source specification is ``generated``, a path, folder or glob of files in the uniform record, or
+``NAME:PATH_OR_HUB_ID`` with a name of :data:`~.catalogue.SOURCES` (``NAME:`` alone takes its hub id).
+A row that cannot be read is a :class:`Refused` with file, line and reason; it neither stops the
+stream nor vanishes. A source without any file is an error at the door.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import glob
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from qwenlong_core.data.sources.docqa_rl import read_docqa_rl
-from qwenlong_core.data.sources.uniform import read_uniform
-from qwenlong_core.data.sources.validation import Refused
+from qwenlong_core.data.sources.catalogue import SOURCES, Source
+from qwenlong_core.data.sources.files import SUFFIXES, records
+from qwenlong_core.data.sources.validation import BadRow, Refused, checked
 from qwenlong_core.records import Example
 
-__all__ = ["GENERATED", "Refused", "check", "local_files", "read_source"]
+__all__ = ["GENERATED", "SOURCES", "Refused", "local_files", "read_files", "read_source"]
 
 GENERATED = "generated"
 _GLOB_CHARACTERS = frozenset("*?[")
 
-Reader = Callable[[Path, str], Iterator[Example | Refused]]
 
-_READERS: dict[str, Reader] = {"jsonl": read_uniform, "docqa-rl": read_docqa_rl}
-
-_HUB_FILES = {"docqa-rl": "train.parquet"}
-"""File inside a hub repository that holds the rows of a named source."""
-
-
-def _split(spec: str) -> tuple[str, str]:
+def _split(spec: str) -> tuple[Source, str]:
     name, colon, rest = spec.partition(":")
-    if colon and name in _READERS:
-        return name, rest
-    return "jsonl", spec
+    if colon and name in SOURCES:
+        return SOURCES[name], rest or SOURCES[name].hub or ""
+    return SOURCES["jsonl"], spec
 
 
 def local_files(spec: str) -> list[Path]:
-    """The local files a source reads, sorted; none for ``generated`` and for a hub id.
+    """The local files a source depends on, sorted; none for ``generated`` and for a hub id.
 
     Raises:
-        ValueError: the path or glob matches no file, or the source's name is unknown.
+        ValueError: the path, folder or glob holds no file, or the source's name is unknown.
     """
     if spec == GENERATED:
         return []
-    name, location = _split(spec)
-    if name in _HUB_FILES and _is_hub_id(location):
+    source, location = _split(spec)
+    if location and _is_hub_id(source, location):
         return []
-    if Path(location).is_file():
-        return [Path(location)]
-    if set(location) & _GLOB_CHARACTERS:
-        files = sorted(path for path in map(Path, glob.glob(location, recursive=True)) if path.is_file())
-        if files:
-            return files
+    if files := _matching(location):
+        beside = {path for file in files for pattern in source.beside for path in file.parent.glob(pattern)}
+        return sorted({*files, *beside})
+    where = f" Where to get it: {source.note}." if source.note and source.name != "jsonl" else ""
     raise ValueError(
-        f"data source {spec!r}: no file matches {location!r}. Give an existing path or glob of JSONL files, "
-        f"{GENERATED!r}, or NAME:PATH_OR_HUB_ID with NAME one of {', '.join(_READERS)}"
+        f"data source {spec!r}: no file matches {location!r}.{where} Give an existing path, folder or glob, "
+        f"{GENERATED!r}, or NAME:PATH_OR_HUB_ID with NAME one of {', '.join(SOURCES)}"
     )
 
 
-def _is_hub_id(location: str) -> bool:
-    owner, slash, rest = location.partition("@")[0].partition("/")
-    return bool(owner and slash and rest) and "/" not in rest and not owner.startswith(".") and not Path(location).exists()
+def _matching(location: str) -> list[Path]:
+    path = Path(location)
+    if location and path.is_file():
+        return [path]
+    if location and path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file() and p.name.removesuffix(".gz").endswith(SUFFIXES))
+    if set(location) & _GLOB_CHARACTERS:
+        return sorted(path for path in map(Path, glob.glob(location, recursive=True)) if path.is_file())
+    return []
 
 
-def check(spec: str) -> None:
-    """Raise ``ValueError`` now if the source cannot be read later for want of a file."""
-    local_files(spec)
+def _is_hub_id(source: Source, location: str) -> bool:
+    if source.hub is None or Path(location).exists() or set(location) & _GLOB_CHARACTERS:
+        return False
+    owner, slash, name = location.partition("@")[0].partition("/")
+    return bool(owner and slash and name) and "/" not in name and not owner.startswith((".", "~"))
 
 
 def read_source(spec: str) -> Iterator[Example | Refused]:
@@ -76,21 +77,44 @@ def read_source(spec: str) -> Iterator[Example | Refused]:
         ValueError: no file matches.
         ConnectionError: a hub id cannot be fetched; names the id and the way around.
     """
-    name, location = _split(spec)
-    for path in local_files(spec) or [_fetch(name, location)]:
-        yield from _READERS[name](path, str(path))
+    source, location = _split(spec)
+    local_files(spec)
+    yield from read_files(source, _matching(location) or _fetch(source, location))
 
 
-def _fetch(name: str, location: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def read_files(source: Source, files: list[Path]) -> Iterator[Example | Refused]:
+    """The rows of these files in the format of a source."""
+    for path in files:
+        for number, record in records(path):
+            if isinstance(record, str):
+                yield Refused(str(path), number, record)
+                continue
+            try:
+                for example in source.parse(record, path, number):
+                    yield checked(example)
+            except BadRow as error:
+                yield Refused(str(path), number, str(error))
+            except (TypeError, KeyError, AttributeError, ValueError) as error:
+                # A record of another shape than documented: refused with what Python met in it.
+                yield Refused(str(path), number, f"a field of the wrong type: {type(error).__name__}: {error}")
+
+
+def _fetch(source: Source, location: str) -> list[Path]:
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     repo, _, revision = location.partition("@")
-    file = _HUB_FILES[name]
     try:
-        return Path(hf_hub_download(repo, file, repo_type="dataset", revision=revision or None))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        names = list(source.files)
+        if any(set(name) & _GLOB_CHARACTERS for name in names):
+            listed = HfApi().list_repo_files(repo, repo_type="dataset", revision=revision or None)
+            names = [name for name in listed if any(fnmatch.fnmatch(name, pattern) for pattern in source.files)]
+        if not names:
+            raise ValueError(f"the hub dataset {repo!r} holds no file {' or '.join(source.files)}: download it and give its path")
+        return [Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision or None)) for name in names]
+    except (LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise ConnectionError(
-            f"data source {name}:{location}: {file} of the hub dataset {repo!r} could not be fetched ({error}). "
-            f"Without network download it elsewhere and give its path: {name}:/path/to/{file}"
+            f"data source {source.name}:{location}: {', '.join(source.files)} of the hub dataset {repo!r} could not be "
+            f"fetched ({error}). Without network download it elsewhere and give its path: "
+            f"{source.name}:/path/to/{source.files[0]}"
         ) from error

@@ -12,15 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from qwenlong_core.data.sources.validation import (
     BadRow,
-    Refused,
     check_choice,
     check_text,
-    checked,
     infer_answer_type,
     texts,
 )
@@ -37,37 +32,16 @@ _FORMAT = re.compile(r"\n*\s*Format your (response|answer) as follows.*$", re.DO
 _PHRASE = re.compile(r"^.*?\b(?:the correct answer is|the answer is)\s*:?\s*", re.IGNORECASE | re.DOTALL)
 _OPTION = re.compile(r"^\s*\(?([A-H])[).:、．]\s*(.+?)\s*$", re.MULTILINE)
 _CHOICES_HEADING = re.compile(r"\n\s*(choices|options)\s*:?\s*$", re.IGNORECASE)
-_BATCH_ROWS = 64
 
 
-def read_docqa_rl(path: Path, name: str) -> Iterator[Example | Refused]:
-    """The rows of the parquet file, in order."""
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        yield Refused(name, 1, f"not a readable parquet file: {error}")
-        return
-    missing = [column for column in _COLUMNS if column not in file.schema_arrow.names]
-    if missing:
-        yield Refused(name, 1, f"no column {', '.join(missing)}; found {', '.join(file.schema_arrow.names)}")
-        return
-    columns = [column for column in (*_COLUMNS, "extra_info") if column in file.schema_arrow.names]
-    number = 0
-    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-        for row in batch.to_pylist():
-            number += 1
-            try:
-                yield from_row(row, number)
-            except BadRow as error:
-                yield Refused(name, number, str(error))
-
-
-def from_row(row: dict[str, Any], number: int) -> Example:
-    """One verl row as an example.
+def parse(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
+    """The example of one verl row.
 
     Raises:
         BadRow: with the reason.
     """
+    if missing := [column for column in _COLUMNS if column not in row]:
+        raise BadRow(f"no column {', '.join(missing)}; found {', '.join(row)}")
     data_source = str(row["data_source"])
     domain = next((d for key, d in _DOMAINS.items() if key in data_source), None)
     if domain is None:
@@ -81,12 +55,10 @@ def from_row(row: dict[str, Any], number: int) -> Example:
     if not all(answers):
         raise BadRow("'ground_truth' is empty")
     index = (row.get("extra_info") or {}).get("index")
-    return checked(
-        Example(
-            id=f"docqa-rl-{number if index is None else index}", source="docqa-rl", domain=domain,
-            answer_type=infer_answer_type(domain, answers, choices), context=context, question=question,
-            answers=answers, choices=choices, metadata={"data_source": data_source, "licence": "Apache-2.0"},
-        )
+    yield Example(
+        id=f"docqa-rl-{number if index is None else index}", source="docqa-rl", domain=domain,
+        answer_type=infer_answer_type(domain, answers, choices), context=context, question=question,
+        answers=answers, choices=choices, metadata={"data_source": data_source},
     )  # fmt: skip
 
 

@@ -1,0 +1,97 @@
+"""DocMath-Eval, FRAMES, LongBench and LongBench v2 in their own layouts."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from qwenlong_core.data.sources.validation import BadRow, check_choice, infer_answer_type, text_field, texts
+from qwenlong_core.records import Domain, Example
+
+_LONGBENCH: dict[str, Domain] = {
+    "2wikimqa": "multihop", "hotpotqa": "multihop", "musique": "multihop", "narrativeqa": "reading", "qasper": "reading",
+    "multifieldqa_en": "reading", "multifieldqa_zh": "reading", "dureader": "reading",
+}  # fmt: skip
+_LONGBENCH_NAMES = {"2wikimqa": "2wikimultihopqa"}
+_MAX_LITERAL = 5_000_000
+
+
+def parse_docmath(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
+    """Paragraphs joined by newlines; the gold is the number that the reference program gives."""
+    paragraphs = row.get("paragraphs")
+    if not isinstance(paragraphs, list) or not any(str(text).strip() for text in paragraphs):
+        raise BadRow("no 'paragraphs'")
+    if "ground_truth" not in row:
+        raise BadRow("no 'ground_truth': the DocMath-Eval test splits are published without it; use testmini")
+    answers = texts(row["ground_truth"], "ground_truth")
+    yield Example(
+        id=f"docmath-{text_field(row, 'question_id')}", source="docmath", domain="math",
+        answer_type=infer_answer_type("math", answers, ()), context="\n".join(map(str, paragraphs)),
+        question=text_field(row, "question"), answers=answers, metadata={"origin": row.get("source")},
+    )  # fmt: skip
+
+
+def parse_frames(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
+    """Tongyi-Zhiwen's copy: title and text of every Wikipedia article in ``wiki_items``."""
+    if "Prompt" not in row:
+        raise BadRow(f"no 'Prompt'; found {', '.join(list(row)[:8])}: not rows of FRAMES; rows with articles are in the hub's Tongyi-Zhiwen/frames")
+    if not row.get("wiki_items"):
+        raise BadRow(
+            "no 'wiki_items': google/frames-benchmark holds links only; the articles are in the hub's Tongyi-Zhiwen/frames"
+        )
+    items = _listed(row["wiki_items"], "wiki_items")
+    context = "\n".join(f"{item.get('title', '')}\n{item.get('text', '')}" for item in items)
+    if not any(str(item.get("text") or "").strip() for item in items):
+        raise BadRow("'wiki_items' holds no text")
+    answers, question = texts(row.get("Answer"), "Answer"), text_field(row, "Prompt")
+    index = next((str(row[key]) for key in ("id", "Unnamed: 0", "index") if row.get(key) is not None), str(number))
+    yield Example(
+        id=f"frames-{index}", source="frames", domain="multihop", answer_type=infer_answer_type("multihop", answers, ()),
+        context=context, question=question, answers=answers, metadata={"reasoning_types": row.get("reasoning_types")},
+    )  # fmt: skip
+
+
+def _listed(value: Any, key: str) -> list[dict[str, Any]]:
+    """A list of objects, or its text as JSON or as a Python literal."""
+    if isinstance(value, str):
+        if len(value) > _MAX_LITERAL:
+            raise BadRow(f"{key!r} is a text of {len(value):,} characters")
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            try:
+                value = ast.literal_eval(value)
+            except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+                raise BadRow(f"{key!r} is neither JSON nor a list") from error
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise BadRow(f"{key!r} is not a list of objects")
+    return value
+
+
+def parse_longbench(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
+    """The question-answering tasks of LongBench; all answers are gold."""
+    task = text_field(row, "dataset").removesuffix("_e")
+    if task not in _LONGBENCH:
+        raise BadRow(f"LongBench task {task!r} has no short gold answer: read are {', '.join(_LONGBENCH)}")
+    answers = tuple(dict.fromkeys(texts(row.get("answers"), "answers")))
+    row_id = row.get("_id") or number
+    yield Example(
+        id=f"longbench-{task}-{row_id}", source=_LONGBENCH_NAMES.get(task, task), domain=_LONGBENCH[task],
+        answer_type=infer_answer_type(_LONGBENCH[task], answers, ()), context=text_field(row, "context"),
+        question=text_field(row, "input"), answers=answers,
+        metadata={"layout": "longbench", "language": row.get("language")},
+    )  # fmt: skip
+
+
+def parse_longbench_v2(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
+    """Four options, one letter."""
+    choices = tuple(text_field(row, f"choice_{letter}") for letter in "ABCD")
+    yield Example(
+        id=f"longbench-v2-{text_field(row, '_id')}", source="longbench-v2", domain="reading", answer_type="choice",
+        context=text_field(row, "context"), question=text_field(row, "question"), choices=choices,
+        answers=check_choice(texts(row.get("answer"), "answer"), choices),
+        metadata={key: row.get(key) for key in ("domain", "sub_domain", "difficulty", "length")},
+    )  # fmt: skip

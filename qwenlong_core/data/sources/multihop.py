@@ -1,0 +1,130 @@
+"""HotpotQA, 2WikiMultihopQA, MuSiQue and MultiHop-RAG in their own layouts.
+
+Each passage of the document stands under its number and title, as in LongBench.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from qwenlong_core.data.sources.files import records
+from qwenlong_core.data.sources.validation import BadRow, infer_answer_type, text_field, texts
+from qwenlong_core.records import Example
+
+_UNANSWERABLE = "unanswerable"
+_OTHER_ARTICLES = 6
+"""Articles beside the evidence in a MultiHop-RAG document, where the corpus is at hand."""
+
+
+def _passages(pairs: Iterable[tuple[str, str]]) -> str:
+    return "\n\n".join(f"Passage {number}:\n{title}\n{text}" for number, (title, text) in enumerate(pairs, 1))
+
+
+def _example(source: str, row_id: str, context: str, question: str, answers: tuple[str, ...], **metadata: Any) -> Example:
+    if not context.strip():
+        raise BadRow("the document is empty")
+    return Example(
+        id=f"{source}-{row_id}", source=source, domain="multihop",
+        answer_type=infer_answer_type("multihop", answers, ()), context=context, question=question, answers=answers,
+        metadata={key: value for key, value in metadata.items() if value is not None},
+    )  # fmt: skip
+
+
+def _titled_sentences(value: Any) -> list[tuple[str, str]]:
+    """``[[title, [sentence]]]`` (original), the same as a JSON string, or ``{title, sentences}`` (hub)."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise BadRow(f"'context' is a text that is no JSON: {error.msg}") from error
+    if isinstance(value, dict):
+        value = list(zip(value.get("title") or (), value.get("sentences") or (), strict=False))
+    if not isinstance(value, list) or not value:
+        raise BadRow("'context' holds no [title, sentences] pairs")
+    try:
+        return [(str(title), "".join(sentences)) for title, sentences in value]
+    except (TypeError, ValueError) as error:
+        raise BadRow(f"'context' is not a list of [title, sentences]: {error}") from error
+
+
+def _wikipedia(source: str, row: dict[str, Any]) -> Example:
+    row_id = text_field(row, "_id" if "_id" in row else "id")
+    return _example(
+        source, row_id, _passages(_titled_sentences(row.get("context"))), text_field(row, "question"),
+        texts(row.get("answer"), "answer"), type=row.get("type"), level=row.get("level"),
+    )  # fmt: skip
+
+
+def parse_hotpotqa(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
+    """Original JSON (``_id``, ``[[title, sentences]]``) and hub layout (``id``, ``{title, sentences}``)."""
+    yield _wikipedia("hotpotqa", row)
+
+
+def parse_2wiki(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
+    """Original JSON, and copies that store ``context`` as a JSON string."""
+    yield _wikipedia("2wikimultihopqa", row)
+
+
+def parse_musique(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
+    """MuSiQue-Ans and MuSiQue-Full; aliases are gold too, unanswerable rows ask for a refusal."""
+    paragraphs = row.get("paragraphs")
+    if not isinstance(paragraphs, list) or not paragraphs:
+        raise BadRow("no 'paragraphs'")
+    try:
+        pairs = [(str(paragraph["title"]), str(paragraph["paragraph_text"])) for paragraph in paragraphs]
+    except (TypeError, KeyError) as error:
+        raise BadRow(f"a paragraph without title or paragraph_text: {error}") from error
+    if row.get("answerable", True):
+        aliases = texts(row["answer_aliases"], "answer_aliases") if row.get("answer_aliases") else ()
+        answers = tuple(dict.fromkeys((*texts(row.get("answer"), "answer"), *aliases)))
+    else:
+        answers = (_UNANSWERABLE,)
+    hops = len(row["question_decomposition"]) if row.get("question_decomposition") else None
+    example = _example("musique", text_field(row, "id"), _passages(pairs), text_field(row, "question"), answers, hops=hops)
+    yield example
+
+
+@functools.lru_cache(maxsize=2)
+def _corpus(folder: Path) -> dict[str, str]:
+    """Article text by title; empty where the corpus does not lie beside the questions."""
+    path = next((folder / name for name in ("corpus.json", "corpus.jsonl") if (folder / name).is_file()), None)
+    if path is None:
+        return {}
+    rows = [row for _, row in records(path) if isinstance(row, dict)]
+    return {str(row.get("title")): str(row.get("body") or "") for row in rows if row.get("body")}
+
+
+def parse_multihoprag(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
+    """With ``corpus.json`` beside it, the articles of the evidence among others; else the evidence sentences."""
+    if "body" in row and "query" not in row:
+        return  # the corpus itself, met when a folder is read
+    question, answers = text_field(row, "query"), texts(row.get("answer"), "answer")
+    evidence = [item for item in row.get("evidence_list") or [] if isinstance(item, dict)]
+    corpus = _corpus(path.parent)
+    if corpus:
+        rng = Random(question)
+        wanted = list(dict.fromkeys(str(item.get("title")) for item in evidence))
+        if missing := [title for title in wanted if title not in corpus]:
+            raise BadRow(f"corpus.json holds no article {missing[0]!r}")
+        others = rng.sample(sorted(set(corpus) - set(wanted)), min(_OTHER_ARTICLES, len(corpus) - len(wanted)))
+        titles = [*wanted, *others]
+        rng.shuffle(titles)
+        context = _passages((title, corpus[title]) for title in titles)
+    elif evidence:
+        context = _passages((_source_lines(item), str(item.get("fact") or "")) for item in evidence)
+    else:
+        raise BadRow("no evidence and no corpus: put corpus.json of yixuantt/MultiHopRAG beside the file")
+    yield _example(
+        "multihoprag", str(number), context, question, answers, question_type=row.get("question_type"),
+        with_corpus=bool(corpus),
+    )  # fmt: skip
+
+
+def _source_lines(item: dict[str, Any]) -> str:
+    """Title, paper and date: the questions ask by them."""
+    return "\n".join(f"{key}: {item[key]}" for key in ("title", "source", "published_at") if item.get(key))
