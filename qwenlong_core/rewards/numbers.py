@@ -18,83 +18,40 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import Context, Decimal, InvalidOperation
-from typing import Literal, get_args
+from decimal import Decimal
 
+from qwenlong_core.rewards.digits import DIGITS, MATH, MAX_EXPONENT, parse_digits
+from qwenlong_core.rewards.number_words import (
+    BOUND,
+    CURRENCY,
+    DIRECTION,
+    DOUBT,
+    EXPLANATION,
+    FACTORS,
+    FILLER,
+    HEDGED_LEFT,
+    SCALE_WORDS,
+    SEVERAL,
+    YEARS,
+    currency_of,
+)
 from qwenlong_core.rewards.text import canonical, strip_wrappers
-
-Scale = Literal["basis_point", "percent", "hundred", "thousand", "million", "billion", "trillion"]
-"""A unit of size an answer can be written in."""
 
 MAX_NUMBER_CHARS = 1_000
 """Longer text is not read as a number: an answer is a short thing."""
-_MAX_DIGITS = 400
-_MAX_EXPONENT = 400
-_MATH = Context(prec=60, Emax=10_000, Emin=-10_000)
-"""Enough digits to print and read back any float exactly enough, and bounded work per operation."""
 
-_FACTOR: dict[str, Decimal] = {
-    "basis_point": Decimal("1e-4"),
-    "percent": Decimal("0.01"),
-    "hundred": Decimal(100),
-    "thousand": Decimal(10**3),
-    "million": Decimal(10**6),
-    "billion": Decimal(10**9),
-    "trillion": Decimal(10**12),
-    "万": Decimal(10**4),
-    "亿": Decimal(10**8),
-}
-_SCALE_WORDS = {
-    "basis_point": r"(?i:basis\s+points?|bps?\b)|个?基点",
-    "percent": r"%|(?i:percentage\s+points?|percent(?:age)?|per\s+cent|pct\b\.?|pp\b)|个?百分点",
-    "hundred": r"(?i:hundred\b)|百(?!万)",
-    "thousand": r"(?i:thousands?\b)|[kK]\b|千",
-    "million": r"(?i:millions?\b|mn\b|mio\b|mln\b)|MM?\b|百万",
-    "billion": r"(?i:billions?\b|bn\b|bln\b)|B\b|十亿",
-    "trillion": r"(?i:trillions?\b|tn\b|trn\b)|T\b|万亿|兆",
-    "万": r"万(?!亿)",
-    "亿": r"亿",
-}
-_CURRENCIES: dict[str, frozenset[str]] = {
-    "$": frozenset({"usd", "other dollar"}),
-    "usd": frozenset({"usd"}),
-    "dollar": frozenset({"usd", "other dollar"}),
-    "€": frozenset({"eur"}),
-    "£": frozenset({"gbp"}),
-    "¥": frozenset({"jpy", "cny"}),
-    "jpy": frozenset({"jpy"}),
-    "cny": frozenset({"cny"}),
-    "₹": frozenset({"inr"}),
-    "₩": frozenset({"krw"}),
-    "chf": frozenset({"chf"}),
-}
-_CURRENCY_NAMES = {
-    "us$": "usd", "u.s.$": "usd", "usd": "usd", "us dollar": "usd", "u.s. dollar": "usd", "美元": "usd",
-    "dollar": "dollar", "$": "$", "€": "€", "eur": "€", "euro": "€", "欧元": "€", "£": "£", "gbp": "£",
-    "pound": "£", "英镑": "£", "¥": "¥", "jpy": "jpy", "yen": "jpy", "日元": "jpy", "円": "jpy", "cny": "cny",
-    "rmb": "cny", "yuan": "cny", "元": "cny", "人民币": "cny", "₹": "₹", "inr": "₹", "rupee": "₹", "₩": "₩",
-    "krw": "₩", "chf": "chf",
-}  # fmt: skip
-_CURRENCY = (
-    r"(?:(?i:u\.?s\.?\s?\$|u\.?s\.?\s+dollars?|usd|dollars?|eur(?:os?)?|gbp|pounds?|jpy|yen|cny|rmb|yuan|inr|"
-    r"rupees?|krw|chf)(?![a-zA-Z])|[$€£¥₹₩]|美元|欧元|英镑|日元|人民币|元|円)"
-)
-_DIGITS = (
-    r"(?:[0-9]{1,3}(?:[ '][0-9]{3})+(?![0-9])(?:[.,][0-9]+)?|[0-9]+(?:[.,][0-9]+)*|\.[0-9]+)"
-    r"(?:[eE][+-]?[0-9]{1,4}(?![0-9]))?"
-)
-_SCALE = "|".join(f"(?P<{name}>{words})" for name, words in _SCALE_WORDS.items())
+_SCALE = "|".join(f"(?P<{name}>{words})" for name, words in SCALE_WORDS.items())
 _QUANTITY = re.compile(
     rf"""(?<![\w.,^])
-    (?P<sign1>[-+]\s?|(?i:negative|minus)\s|负)? (?:(?P<currency1>{_CURRENCY})\s?)?
-    (?P<open>\(\s?)? (?P<sign2>[-+]\s?)? (?:(?P<currency2>{_CURRENCY})\s?)?
-    (?P<number>{_DIGITS})
-    (?:\s?/\s?(?P<denominator>{_DIGITS}) | \s(?P<part>[0-9]{{1,6}})\s?/\s?(?P<whole>[0-9]{{1,6}}))?
+    (?P<sign1>[-+]\s?|(?i:negative|minus)\s|负)? (?:(?P<currency1>{CURRENCY})\s?)?
+    (?P<open>\(\s?)? (?P<sign2>[-+]\s?)? (?:(?P<currency2>{CURRENCY})\s?)?
+    (?P<number>{DIGITS})
+    (?:\s?/\s?(?P<denominator>{DIGITS}) | \s(?P<part>[0-9]{{1,6}})\s?/\s?(?P<whole>[0-9]{{1,6}}))?
     (?:\s?(?:×|\\times|\\cdot|·|x|\*)\s?10\s?\^\s?[{{(]?\s?(?P<exponent>[-+]?[0-9]{{1,4}})\s?[}})]?)?
     (?P<close1>\s?\))?
     (?:[\s-]?(?:{_SCALE}))?
     (?P<close2>\s?\))?
-    (?:\s?(?P<currency3>{_CURRENCY}))?
+    (?:\s?(?P<currency3>{CURRENCY}))?
     (?P<close3>\s?\))?
     (?![\w^]|[.,][0-9])""",
     re.VERBOSE,
@@ -102,48 +59,6 @@ _QUANTITY = re.compile(
 _BARE_YEAR = re.compile(r"[12][0-9]{3}")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*\{\s*([0-9.,]{1,30})\s*\}\s*\{\s*([0-9.,]{1,30})\s*\}")
 _BRACED_EXPONENT = re.compile(r"\^\s*\{\s*([-+]?[0-9]{1,4})\s*\}")
-_SEVERAL = re.compile(
-    r"\b(?:or|either|neither|nor|versus|vs|oder|ou|eleven|twelve|\w{3,5}teen|twenty|thirty|forty|fifty|sixty|seventy|eighty"
-    r"|ninety)\b|±|或",
-    re.IGNORECASE,
-)
-_BOUND = re.compile(
-    r"\b(?:not|no|than|least|most|over|under|above|below|less|more|greater|fewer|up\s+to|except|excluding|without|but|never|"
-    r"anything|isn't|exceeds?|within)\b|不|非|以上|以下|超过|不足|\w\(|\(\)|\$\(|[^\w\s~≈()\[\]{}:.,!'\"$=#°%/&。，：-]",
-    re.IGNORECASE,
-)
-"""Words, calls and symbols beside a number that make it something else than that number."""
-_HEDGED_LEFT = re.compile(r"\b(?:or|either|not|neither)\b|[≠<>]|或|不", re.IGNORECASE)
-"""What may not stand left of an equals sign; operators may."""
-_DIRECTION = re.compile(
-    r"\b(?:de(?:creas|clin)\w*|drop\w*|f[ae]ll\w*|loss(?:es)?|lost|reduc\w+|lower\w*|down|short\w*)\b|下降|减少|亏损",
-    re.IGNORECASE,
-)
-_FILLER = re.compile(
-    r"\b(?:approximately|approx|about|almost|nearly|around|roughly|circa|ca|some|a|an|the|total|sum|of|equals?|is|it|its|was|"
-    r"are|were|exactly|in|i\.e|that|which|so|therefore|thus|value|amount|answer)\b|[~≈()\[\]{}:.,!'\"$=_#-]|约|大约|为|是|。|，|：",
-    re.IGNORECASE,
-)
-_EXPLANATION = re.compile(
-    r"[,;:(]?\s(?:which|because|since|calculated|computed|based\s+on|representing|resulting|derived|obtained|compared|"
-    r"according|given\s+that|as\s+(?:stated|shown|reported|given|per|the|calculated|disclosed|can))\b",
-    re.IGNORECASE,
-)
-"""Where the answer ends and its reason begins: ``25%, which is 30 over 120``."""
-_DOUBT = re.compile(
-    r"\b(?:or|either|could|might|may|maybe|perhaps|possibly|alternatively|unless|not)\b|或|也许",
-    re.IGNORECASE,
-)
-_YEAR = (
-    r"(?:the\s)?(?:(?:fiscal|calendar)\s)?(?:years?\s)?(?:ended\s)?"
-    r"(?:(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?\s[0-9]{1,2},?\s)?(?:fy\s?)?(?:19|20)[0-9]{2}\b"
-)
-_YEARS = re.compile(
-    rf"\b(?:in|for|during|by|since|of|through|as\sof|at|over|ended)\s{_YEAR}(?:\s?(?:and|to|-|/|through|over)\s?{_YEAR})?"
-    rf"|\b(?:from|between)\s{_YEAR}\s?(?:to|and|through|-)\s?{_YEAR}",
-    re.IGNORECASE,
-)
-"""The time an amount belongs to: ``25% from 2021 to 2022`` holds one number."""
 _RESTATEMENT_TOLERANCE = Decimal("0.01")
 """How far ``0.2533 (25.3%)`` may differ from itself: rounding, not a second answer."""
 
@@ -200,14 +115,14 @@ def read_quantity(text: str) -> Reading:
     around = _QUANTITY.sub(" ", text)
     if any(c.isdigit() for c in around):
         return Reading(quantity=None, reason="digits are left over beside the number")
-    if word := _SEVERAL.search(around) or _HEDGED_LEFT.search(left):
+    if word := SEVERAL.search(around) or HEDGED_LEFT.search(left):
         return Reading(quantity=None, reason=f"{word[0]!r} names an alternative", several=True)
     if not _restatements(text, found) or not _equation_agrees(left, found[0][1]):
         return Reading(quantity=None, reason="several different numbers", several=True)
-    if word := _BOUND.search(around):
+    if word := BOUND.search(around):
         return Reading(quantity=None, reason=f"{word[0]!r} makes it a bound, a negation or a formula")
     first, quantity = found[0]
-    if (word := _DIRECTION.search(around)) and not quantity.face.is_signed():
+    if (word := DIRECTION.search(around)) and not quantity.face.is_signed():
         return Reading(quantity=None, reason=f"{word[0]!r} gives the sign in words", decided=False)
     return Reading(quantity=_with_unit(quantity, _QUANTITY.sub(" ", text[first.end() :])))
 
@@ -229,7 +144,7 @@ def same_quantity(
         return False
     tolerance = 0.0 if gold.year_like and gold_scale is None else tolerance
     detached = gold_scale if gold.scale is None else None
-    value = gold.face * _FACTOR[detached] if detached else gold.value
+    value = gold.face * FACTORS[detached] if detached else gold.value
     if _close(answer.value, value, tolerance):
         return True
     bare_in_gold_unit = answer.scale is None and (detached is not None or gold.scale == "percent")
@@ -237,34 +152,6 @@ def same_quantity(
         return _close(answer.face, gold.face, tolerance)
     in_asked_unit = gold.scale is None and gold_scale is None and answer.scale in asked
     return in_asked_unit and _close(answer.face, gold.face, tolerance)
-
-
-def scales_asked(question: str) -> frozenset[str]:
-    """Scales that a question names as the unit of its answer: percent, or "in millions" and the like."""
-    lowered = question[-4_000:].lower()
-    scales = {
-        s
-        for s in ("thousand", "million", "billion", "trillion")
-        if re.search(rf"\bin\b[^.?!]{{0,20}}\b{s}s?\b", lowered)
-    }
-    if re.search(r"%|\bpercent|\bper cent\b|百分", lowered):
-        scales.add("percent")
-    return frozenset(scales)
-
-
-def known_scale(name: object) -> str | None:
-    """Check an ``answer_scale`` value; empty means none.
-
-    Raises:
-        ValueError: for a name that is no scale.
-    """
-    if name is None or name == "":
-        return None
-    if name not in get_args(Scale):
-        raise ValueError(
-            f"answer_scale={name!r} is unknown; use one of {', '.join(get_args(Scale))} or leave it out"
-        )
-    return str(name)
 
 
 def _plain(text: str) -> str:
@@ -279,12 +166,12 @@ def _plain(text: str) -> str:
 
 def _without_context(text: str) -> str:
     """The answer without the reason that follows it and the years its amount belongs to."""
-    if (reason := _EXPLANATION.search(text)) and any(c.isdigit() for c in text[: reason.start()]):
-        text = text if _DOUBT.search(text, reason.start()) else text[: reason.start()]
+    if (reason := EXPLANATION.search(text)) and any(c.isdigit() for c in text[: reason.start()]):
+        text = text if DOUBT.search(text, reason.start()) else text[: reason.start()]
     first = _QUANTITY.search(text)
     if first is None or _BARE_YEAR.fullmatch(first[0].strip()):
         return text
-    return text[: first.end()] + _YEARS.sub(" ", text[first.end() :])
+    return text[: first.end()] + YEARS.sub(" ", text[first.end() :])
 
 
 def _last_side(text: str) -> tuple[str, str]:
@@ -316,7 +203,7 @@ def _restatements(text: str, found: list[tuple[re.Match[str], Quantity]]) -> boo
 
 
 def _quantity(match: re.Match[str]) -> Quantity | None:
-    number = _decimal(match["number"])
+    number = parse_digits(match["number"])
     closed = bool(match["close1"] or match["close2"] or match["close3"])
     if number is None or (bool(match["sign1"]) and bool(match["sign2"])):
         return None
@@ -324,38 +211,31 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
         number = (
             None
             if int(match["whole"]) == 0
-            else _MATH.add(number, _MATH.divide(Decimal(match["part"]), Decimal(match["whole"])))
+            else MATH.add(number, MATH.divide(Decimal(match["part"]), Decimal(match["whole"])))
         )
     elif match["denominator"]:
-        denominator = _decimal(match["denominator"])
-        number = _MATH.divide(number, denominator) if denominator else None
-    if number is None or abs(int(match["exponent"] or 0)) > _MAX_EXPONENT:
+        denominator = parse_digits(match["denominator"])
+        number = MATH.divide(number, denominator) if denominator else None
+    if number is None or abs(int(match["exponent"] or 0)) > MAX_EXPONENT:
         return None
-    number = _MATH.scaleb(number, int(match["exponent"] or 0))
+    number = MATH.scaleb(number, int(match["exponent"] or 0))
     sign = (match["sign1"] or match["sign2"] or "+").strip().lower()
     negative = sign in ("-", "negative", "minus", "负") or (
         bool(match["open"]) and closed and not match["sign1"]
     )
-    face = _MATH.minus(number) if negative else number
-    scale = next((name for name in _SCALE_WORDS if match[name]), None)
+    face = MATH.minus(number) if negative else number
+    scale = next((name for name in SCALE_WORDS if match[name]), None)
     return Quantity(
         face=face,
-        value=_MATH.multiply(face, _FACTOR[scale]) if scale else face,
+        value=MATH.multiply(face, FACTORS[scale]) if scale else face,
         scale=scale,
-        currency=_currency(match["currency1"] or match["currency2"] or match["currency3"]),
+        currency=currency_of(match["currency1"] or match["currency2"] or match["currency3"]),
         year_like=_BARE_YEAR.fullmatch(match[0].strip()) is not None,
     )
 
 
-def _currency(text: str | None) -> frozenset[str] | None:
-    if not text:
-        return None
-    name = " ".join(text.lower().split()).replace("u.s.", "us").replace("us $", "us$").removesuffix("s")
-    return _CURRENCIES[_CURRENCY_NAMES[name]]
-
-
 def _with_unit(quantity: Quantity, after: str) -> Quantity:
-    words = _FILLER.sub(" ", after).split()
+    words = FILLER.sub(" ", after).split()
     unit = words[0].casefold() if words else None
     if unit and len(unit) > 2:
         unit = unit.removesuffix("s")
@@ -363,46 +243,6 @@ def _with_unit(quantity: Quantity, after: str) -> Quantity:
         face=quantity.face, value=quantity.value, scale=quantity.scale, currency=quantity.currency, unit=unit,
         year_like=quantity.year_like and unit is None,
     )  # fmt: skip
-
-
-def _decimal(token: str) -> Decimal | None:
-    """Digits with separators as a Decimal; ``None`` where the separators make no number."""
-    if len(token) > _MAX_DIGITS:
-        return None
-    mantissa, _, exponent = token.lower().replace(" ", "").replace("'", "").partition("e")
-    digits = _without_separators(mantissa)
-    if digits is None or abs(int(exponent or 0)) > _MAX_EXPONENT:
-        return None
-    try:
-        return _MATH.scaleb(Decimal(digits), int(exponent or 0))
-    except InvalidOperation:
-        return None
-
-
-def _without_separators(digits: str) -> str | None:
-    """``1,234.5``, ``1.234,5``, ``1,23,456`` and ``12,5`` in plain digits with a decimal point."""
-    commas, dots = digits.count(","), digits.count(".")
-    if commas and dots:
-        decimal_mark = "," if digits.rfind(",") > digits.rfind(".") else "."
-        whole, _, fraction = digits.rpartition(decimal_mark)
-        group = "." if decimal_mark == "," else ","
-        return f"{whole.replace(group, '')}.{fraction}" if _grouped(whole, group) else None
-    if commas == 1 and (not _grouped(digits, ",") or digits.startswith("0,")):
-        return digits.replace(",", ".")
-    if commas:
-        return digits.replace(",", "") if _grouped(digits, ",") else None
-    if dots > 1:
-        return digits.replace(".", "") if _grouped(digits, ".") else None
-    return digits
-
-
-def _grouped(digits: str, mark: str) -> bool:
-    mark = re.escape(mark)
-    western, indian = (
-        rf"[0-9]{{1,3}}(?:{mark}[0-9]{{3}})+",
-        rf"[0-9]{{1,2}}(?:{mark}[0-9]{{2}})+{mark}[0-9]{{3}}",
-    )
-    return re.fullmatch(f"{western}|{indian}", digits) is not None
 
 
 def _compatible(answer: Quantity, gold: Quantity) -> bool:
@@ -414,4 +254,4 @@ def _compatible(answer: Quantity, gold: Quantity) -> bool:
 def _close(a: Decimal, b: Decimal, tolerance: float) -> bool:
     if a == b:
         return True
-    return _MATH.abs(_MATH.subtract(a, b)) <= _MATH.multiply(Decimal(repr(tolerance)), _MATH.abs(b))
+    return MATH.abs(MATH.subtract(a, b)) <= MATH.multiply(Decimal(repr(tolerance)), MATH.abs(b))

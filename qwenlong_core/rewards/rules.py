@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from qwenlong_core.records import Example
-from qwenlong_core.rewards.numbers import Quantity, known_scale, read_quantity, same_quantity, scales_asked
+from qwenlong_core.rewards.number_words import known_scale, scales_asked
+from qwenlong_core.rewards.numbers import Quantity, read_quantity, same_quantity
 from qwenlong_core.rewards.options import before_reason, read_choice, read_yes_no
 from qwenlong_core.rewards.text import normalize_span, strip_wrappers
 
