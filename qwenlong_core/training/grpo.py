@@ -24,7 +24,7 @@ from qwenlong_core.data.rows import read_phase
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.jobs import OUTPUT, GRPOJob, stage_main
-from qwenlong_core.models import load_policy, load_tokenizer
+from qwenlong_core.models import attention_implementation, load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import Judge, LengthLimits, check_rewards, require_judge, score_completions_sync
 from qwenlong_core.training import curriculum, step_metrics
@@ -194,6 +194,7 @@ def build_trainer(
     trainer = GRPOPhaseTrainer(job, samples, model, arguments, tokenizer, job.dynamic_sampling, difficulties)
     for scored in filter(None, (trainer.model, trainer.ref_model)):
         use_compact_head(scored, job.temperature)
+    trainer.share_prefixes()
     quiet(trainer)
     sampling = Sampling(
         job.temperature, job.top_p, job.phase.max_completion_tokens, job.seed * 1000 + job.index
@@ -254,9 +255,9 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
         lines.cut_back(done)
         trainer.sample_lines.cut_back(done)
     logger.info(
-        "grpo-%d: %d steps of %d prompts x %d, engine %s, attention %s%s",
+        "grpo-%d: %d steps of %d prompts x %d, engine %s, attention %s, prompts %s%s",
         job.index, job.phase.steps, job.batch_size, job.group_size, job.engine,
-        trainer.model.config._attn_implementation, f", from {checkpoint.name}" if checkpoint else "",
+        attention_implementation(job.model), "shared" if trainer.shares_prefix else "repeated", f", from {checkpoint.name}" if checkpoint else "",
     )  # fmt: skip
     state.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -75,14 +75,23 @@ def use_compact_head(model: Any, temperature: float = 1.0) -> bool:
         return False
     fused_forward = model.forward
 
-    def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any,
+        *args: Any,
+        fused_lm_head: bool = False,
+        labels: Any = None,
+        shift_labels: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         if not fused_lm_head:
-            return fused_forward(*args, labels=labels, **kwargs)
+            return fused_forward(*args, labels=labels, shift_labels=shift_labels, **kwargs)
         kwargs.pop("num_items_in_batch", None)
         hidden = self.base_model(*args, **kwargs | {"use_cache": False}).last_hidden_state
         head = self.get_output_embeddings()
         weight = head.weight.full_tensor() if hasattr(head.weight, "full_tensor") else head.weight
-        return label_log_probs(hidden[:, :-1], weight, head.bias, labels[:, 1:], temperature)
+        if shift_labels is None:
+            hidden, shift_labels = hidden[:, :-1], labels[:, 1:]
+        return label_log_probs(hidden, weight, head.bias, shift_labels, temperature)
 
     # generate() reads the signature of forward to check its arguments
     forward.__wrapped__ = type(model).forward  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ so that nothing of the data order lives in samplers, which TRL cannot resume.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ from qwenlong_core.training.checkpoints import SealedCheckpoints
 from qwenlong_core.training.curriculum import UNSEEN, Difficulties, from_json, to_json
 from qwenlong_core.training.dynamic_sampling import PromptStream, RolloutBatch, arrange, fill_batch
 from qwenlong_core.training.rollout import Rollouts
+from qwenlong_core.training.shared_prefix import forward_inputs, obstacle, pack, share_prefixes, unpack
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +115,20 @@ class LongContextGRPOTrainer(SealedCheckpoints, GRPOTrainer):  # type: ignore[mi
         self.dynamic_sampling = sampling
         self.difficulties = difficulties
         self.batch = RolloutBatch()
+        self.shares_prefix = False
         self._rows: list[Row] = []
         self._slices_in_loss: list[bool] = []
         self.add_callback(_SkipEmptyUpdates(self))
+
+    def share_prefixes(self) -> None:
+        """Run each group's prompt once per pass, where the model allows it, and say which it is."""
+        reason = "it adds a router loss" if self.aux_loss_enabled else obstacle(self.model.config)
+        if reason is not None:
+            logger.warning("%s runs a prompt once per completion: %s", type(self.model).__name__, reason)
+            return
+        for model in filter(None, (self.model, self.ref_model)):
+            share_prefixes(model)
+        self.shares_prefix = True
 
     def draw_from(self, rollouts: Rollouts, stream: PromptStream) -> None:
         """Set where batches come from."""
@@ -222,6 +237,17 @@ class LongContextGRPOTrainer(SealedCheckpoints, GRPOTrainer):  # type: ignore[mi
     def _score_part(
         self, model: Any, ids: Tensor, mask: Tensor, logits_to_keep: int, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if not self.shares_prefix:
+            return self._score_rows(model, ids, mask, logits_to_keep, **kwargs)
+        size = self.num_generations
+        groups = zip(torch.split(ids, size), torch.split(mask, size))
+        scored = [self._score_group(model, *group, logits_to_keep, **kwargs) for group in groups]
+        logps, entropies = zip(*scored)
+        return torch.cat(logps), torch.cat(entropies) if entropies[0] is not None else None, None
+
+    def _score_rows(
+        self, model: Any, ids: Tensor, mask: Tensor, logits_to_keep: int, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         start, end = used_columns(mask)
         cut = ids.size(1) - end
         logps, entropies, aux = super()._get_per_token_logps_and_entropies(
@@ -229,6 +255,33 @@ class LongContextGRPOTrainer(SealedCheckpoints, GRPOTrainer):  # type: ignore[mi
         )
         pad = torch.nn.functional.pad
         return pad(logps, (0, cut)), None if entropies is None else pad(entropies, (0, cut)), aux
+
+    def _score_group(
+        self,
+        model: Any,
+        ids: Tensor,
+        mask: Tensor,
+        logits_to_keep: int,
+        compute_entropy: bool = False,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """A group in one row: its prompt is run once. An empty slot has no prompt to share."""
+        prompt = ids[0, :-logits_to_keep][mask[0, :-logits_to_keep].bool()]
+        if len(prompt) < 2:
+            logps, entropies, _aux = self._score_rows(
+                model, ids, mask, logits_to_keep, compute_entropy=compute_entropy
+            )
+            return logps, entropies
+        completions, kept = ids[:, -logits_to_keep:], mask[:, -logits_to_keep:]
+        longest = int(kept.sum(1).max())
+        packed = pack(prompt, completions[:, :longest], kept[:, :longest])
+        with self.accelerator.autocast():
+            output = model(**forward_inputs(packed), shift_labels=packed.labels, fused_lm_head=True)
+
+        def spread(values: Tensor) -> Tensor:
+            return torch.nn.functional.pad(unpack(values, packed.layout), (0, logits_to_keep - longest))
+
+        return spread(output.log_probs), spread(output.entropy) if compute_entropy else None
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
         metrics = self._metrics["train"]
