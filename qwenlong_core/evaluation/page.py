@@ -23,11 +23,10 @@ p { margin: 6px 0 12px; max-width: 76ch; }
 .verdict.yes { border-left-color: var(--good); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; background: var(--panel); font-size: .92rem; }
-th, td { text-align: left; padding: 7px 12px; border-bottom: 1px solid var(--rule); vertical-align: top; }
+th, td { text-align: left; padding: 7px 10px; border-bottom: 1px solid var(--rule); vertical-align: top; }
 th { font-weight: 600; color: var(--soft); white-space: nowrap; }
 td:first-child { white-space: nowrap; }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
-tr.ours td { font-weight: 600; }
 .pass { color: var(--good); font-weight: 600; } .fail { color: var(--bad); font-weight: 600; }
 code { font: .86em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .grid { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 320px), 1fr)); }
@@ -64,11 +63,11 @@ TEMPLATE = """<!doctype html>
 <body>
 <main>
 
-{% macro table(rows, ours=none) %}
+{% macro table(rows) %}
 <div class="scroll"><table>
 <thead><tr>{% for name in rows[0] %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in rows %}<tr{% if ours is not none and row[rows[0].keys() | first] == ours %} class="ours"{% endif %}>
-{%- for cell in row.values() %}<td{% if not loop.first %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+<tbody>{% for row in rows %}<tr>
+{%- for cell in row.values() %}<td{% if not loop.first and cell | string | length < 28 %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endmacro %}
 

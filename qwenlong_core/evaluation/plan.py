@@ -7,7 +7,7 @@ never continue it. The plan also holds every item's id, so a missing one cannot 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def _rank(example: Example) -> str:
     return hashlib.sha256(example.id.encode()).hexdigest()
 
 
-def choose_items(examples: Iterable[Example], limit: int | None) -> list[Example]:
+def choose_items(examples: Sequence[Example], limit: int | None) -> list[Example]:
     """At most ``limit`` rows of each domain, documents together, shorter documents first.
 
     Which rows are taken depends on their ids alone, so every model and every seed answers the same

@@ -201,7 +201,7 @@ def _answer_missing(job: EvaluateJob, plan: Plan, examples: Sequence[Example], m
     engine, tokenizer = load_engine(job, model)
     progress = _Progress(done, len(plan.expected), output / "metrics.jsonl")
     for batch in _batches(job, examples):
-        wanted = {key for key in missing if key[0] in {example.id for example in batch}}
+        wanted = missing & {(example.id, number) for example in batch for number in range(plan.samples)}
         if wanted:
             fresh = [sample for sample in answer_batch(job, engine, tokenizer, judge, batch) if sample.key in wanted]
             append_samples(log, fresh)
