@@ -124,6 +124,8 @@ def test_local_files(tmp_path: Path) -> None:
     assert local_files(f"docqa-rl:{a}") == [a]
     with pytest.raises(ValueError, match=r"no file matches.*none\*\.jsonl"):
         local_files(str(tmp_path / "none*.jsonl"))
+    with pytest.raises(ValueError, match=r"no file matches 'data/train.parquet'"):
+        local_files("docqa-rl:data/train.parquet")
     with pytest.raises(ValueError, match=r"nosuch:thing"):
         local_files("nosuch:thing")
 

@@ -66,6 +66,8 @@ def _matching(location: str) -> list[Path]:
 def _is_hub_id(source: Source, location: str) -> bool:
     if source.hub is None or Path(location).exists() or set(location) & _GLOB_CHARACTERS:
         return False
+    if location.endswith((*SUFFIXES, ".gz")):
+        return False  # a mistyped path such as data/train.parquet
     owner, slash, name = location.partition("@")[0].partition("/")
     return bool(owner and slash and name) and "/" not in name and not owner.startswith((".", "~"))
 
