@@ -13,6 +13,9 @@ from typing import Annotated
 import typer
 
 from flows.environment import use_project_defaults
+from flows.generate import generate
+from flows.score import score
+from flows.sources import sources
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -107,6 +110,11 @@ def doctor(profile: Profile = "local", overrides: Overrides = None, as_json: Jso
         print_findings(findings, as_json=as_json)
         if not all(finding.ok for finding in findings):
             raise typer.Exit(1)
+
+
+app.command()(score)
+app.command()(generate)
+app.command()(sources)
 
 
 def main() -> None:

@@ -1,0 +1,67 @@
+"""Stage processes: their lines arrive, their failures are told apart, and they never outlive their task."""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.process import ProcessFailed, run_process, stage_command
+
+
+@pytest.fixture
+def lock(tmp_path):
+    with (tmp_path / "lock").open("w") as stream:
+        yield stream.fileno()
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_lines_arrive_as_they_come_from_both_streams(lock):
+    lines: list[str] = []
+    run_process(python("import sys; print('out', flush=True); print('err', file=sys.stderr)"), lines.append, lock)
+    assert lines == ["out", "err"]
+
+
+def test_a_failure_carries_the_last_lines(lock):
+    with pytest.raises(ProcessFailed, match=r"status 3.*\n(.*\n)*.*the cause"):
+        run_process(python("print('the cause'); raise SystemExit(3)"), [].append, lock)
+
+
+def test_an_interrupted_task_takes_its_whole_process_tree_along(lock):
+    tree = "import subprocess, sys; print('up', flush=True); subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    found: list[psutil.Process] = []
+
+    def interrupt(line: str) -> None:
+        parent = psutil.Process().children()[-1]
+        deadline = time.monotonic() + 20
+        while not parent.children() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        found.extend([parent, *parent.children()])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_process(python(tree), interrupt, lock)
+    assert len(found) == 2
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in found)
+
+
+def test_the_process_inherits_the_lock(lock):
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    lines: list[str] = []
+    run_process(python(f"import os; os.fstat({lock}); print('held')"), lines.append, lock)
+    assert lines == ["held"]
+
+
+def test_the_command_is_one_a_person_can_type(tmp_path):
+    command = stage_command("qwenlong_core.training.sft", ["--num_processes", "2"], Path("job.json"), {"data": tmp_path}, tmp_path)
+    assert command[1:6] == ["-m", "accelerate.commands.launch", "--num_processes", "2", "-m"]
+    assert command[6:9] == ["qwenlong_core.training.sft", "--job", "job.json"]
+    assert f"--input=data={tmp_path}" in command
+

@@ -1,0 +1,77 @@
+"""Which stages a changed setting re-runs: exactly those whose job it is part of."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwenlong_core.profiles import load_settings
+from tasks.specs import (
+    base_stage,
+    evaluate_stage,
+    grpo_stage,
+    prepare_stage,
+    promote_stage,
+    register_stage,
+    report_stage,
+    sft_stage,
+    stage_names,
+)
+
+OWN_STORE = ["storage.uri='/tmp/elsewhere'", "storage.work_dir='/tmp/w'", "execution.retries=9", "profile='other'"]
+
+
+def jobs(*overrides: str) -> dict[str, dict]:
+    settings = load_settings("smoke", overrides)
+    specs = [base_stage(settings), prepare_stage(settings), sft_stage(settings)]
+    specs += [grpo_stage(settings, index) for index in (1, 2, 3)]
+    specs += [evaluate_stage(settings, "sft"), register_stage(settings), promote_stage(settings), report_stage(settings)]
+    return {spec.name: spec.job for spec in specs}
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("rewards.max_unscored_share=0.1", {"grpo-1", "grpo-2", "grpo-3"}),
+        ("rewards.number_tolerance=0.01", {"grpo-1", "grpo-2", "grpo-3", "evaluate-sft"}),
+        ("grpo.phases.1.steps=5", {"grpo-2"}),
+        ("grpo.learning_rate=1e-3", {"grpo-1", "grpo-2", "grpo-3"}),
+        ("sft.learning_rate=1e-3", {"sft"}),
+        ("data.train='generated'", set()),
+        ("data.generate_eval=[{min_tokens=200,max_tokens=300,rows=3}]", {"prepare"}),
+        ("promotion.margin=0.1", {"promote"}),
+        ("tracking.registered_model='other'", {"register"}),
+        *((override, set()) for override in OWN_STORE[:-1]),
+    ],
+)
+def test_a_setting_changes_just_the_jobs_it_is_part_of(override, changed):
+    before, after = jobs(), jobs(override)
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_the_names_are_the_stages_in_their_order():
+    names = stage_names(load_settings("smoke"))
+    assert names[:6] == ["base", "prepare", "sft", "grpo-1", "grpo-2", "grpo-3"]
+    assert names[6:11] == [f"evaluate-{name}" for name in ("base", "sft", "grpo-1", "grpo-2", "grpo-3")]
+    assert names[11:] == ["register", "promote", "report"]
+
+
+def test_changed_data_changes_the_job(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    digests = []
+    for text in ("{}\n", "{} \n"):
+        rows.write_text(text)
+        digests.append(jobs(f"data.train='{rows}'")["prepare"]["file_digests"])
+    assert digests[0] != digests[1] and list(digests[0]) == [str(rows)]
+
+
+def test_a_path_that_matches_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"nowhere/\*\.jsonl"):
+        jobs("data.train='nowhere/*.jsonl'")
+
+
+def test_changed_weights_of_a_local_model_change_the_job(tmp_path):
+    seen = []
+    for text in ("a", "b"):
+        (tmp_path / "model.safetensors").write_text(text)
+        seen.append(base_stage(load_settings("smoke", [f"model.name='{tmp_path}'"])).job["digest"])
+    assert seen[0] != seen[1]
