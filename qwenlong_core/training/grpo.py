@@ -41,7 +41,8 @@ from qwenlong_core.training.runtime import (
     trainer_arguments,
     training_weights,
 )
-from qwenlong_core.training.trainer import LongContextGRPOTrainer, TrainerEngine
+from qwenlong_core.training.trainer import LongContextGRPOTrainer
+from qwenlong_core.training.trainer_engine import TrainerEngine
 
 logger = logging.getLogger(__name__)
 

@@ -11,27 +11,22 @@ so that nothing of the data order lives in samplers, which TRL cannot resume.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from datasets import Dataset
-from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from qwenlong_core.config import DynamicSamplingSettings
-from qwenlong_core.records import Completion, Group
+from qwenlong_core.records import Group
 from qwenlong_core.training.checkpoints import SealedCheckpoints
 from qwenlong_core.training.curriculum import UNSEEN, Difficulties, from_json, to_json
 from qwenlong_core.training.dynamic_sampling import PromptStream, RolloutBatch, arrange, fill_batch
 from qwenlong_core.training.rollout import Rollouts
-from qwenlong_core.training.shared_prefix import forward_inputs, obstacle, pack, share_prefixes, unpack
-
-logger = logging.getLogger(__name__)
+from qwenlong_core.training.scoring import GroupScoring
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +51,6 @@ def rows_of(slot: Group | None, prompt_ids: Sequence[int], group_size: int, fill
     ]
 
 
-def used_columns(attention_mask: Tensor) -> tuple[int, int]:
-    """First and past-the-last column that any row uses; ``[B, T]`` rows are padded at the ends only."""
-    used = attention_mask.any(dim=0).nonzero()
-    return int(used[0]), int(used[-1]) + 1
-
-
 def _reward(completions: list[str], reward: list[float], **_: Any) -> list[float]:
     """Hands the scores that the rollouts carry already to TRL."""
     return reward
@@ -81,7 +70,7 @@ class _SkipEmptyUpdates(TrainerCallback):  # type: ignore[misc]
             self.trainer.model_wrapped.zero_grad(set_to_none=True)
 
 
-class LongContextGRPOTrainer(SealedCheckpoints, GRPOTrainer):  # type: ignore[misc]
+class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # type: ignore[misc]
     """GRPO whose batches are filled by dynamic sampling.
 
     Args:
@@ -115,20 +104,9 @@ class LongContextGRPOTrainer(SealedCheckpoints, GRPOTrainer):  # type: ignore[mi
         self.dynamic_sampling = sampling
         self.difficulties = difficulties
         self.batch = RolloutBatch()
-        self.shares_prefix = False
         self._rows: list[Row] = []
         self._slices_in_loss: list[bool] = []
         self.add_callback(_SkipEmptyUpdates(self))
-
-    def share_prefixes(self) -> None:
-        """Run each group's prompt once per pass, where the model allows it, and say which it is."""
-        reason = "it adds a router loss" if self.aux_loss_enabled else obstacle(self.model.config)
-        if reason is not None:
-            logger.warning("%s runs a prompt once per completion: %s", type(self.model).__name__, reason)
-            return
-        for model in filter(None, (self.model, self.ref_model)):
-            share_prefixes(model)
-        self.shares_prefix = True
 
     def draw_from(self, rollouts: Rollouts, stream: PromptStream) -> None:
         """Set where batches come from."""
@@ -214,75 +192,6 @@ class LongContextGRPOTrainer(SealedCheckpoints, GRPOTrainer):  # type: ignore[mi
 
     # -- the loss ------------------------------------------------------------------------------------
 
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """TRL's, on each part cut to the columns it uses: rows are padded to the whole batch's longest."""
-        size = batch_size or len(input_ids)
-        pairs = zip(torch.split(input_ids, size), torch.split(attention_mask, size))
-        parts = [self._score_part(model, ids, mask, logits_to_keep, **kwargs) for ids, mask in pairs]
-        logps, entropies, aux = zip(*parts)
-        return (
-            torch.cat(logps),
-            torch.cat(entropies) if entropies[0] is not None else None,
-            torch.stack(aux).mean() if aux[0] is not None else None,
-        )
-
-    def _score_part(
-        self, model: Any, ids: Tensor, mask: Tensor, logits_to_keep: int, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if not self.shares_prefix:
-            return self._score_rows(model, ids, mask, logits_to_keep, **kwargs)
-        size = self.num_generations
-        groups = zip(torch.split(ids, size), torch.split(mask, size))
-        scored = [self._score_group(model, *group, logits_to_keep, **kwargs) for group in groups]
-        logps, entropies = zip(*scored)
-        return torch.cat(logps), torch.cat(entropies) if entropies[0] is not None else None, None
-
-    def _score_rows(
-        self, model: Any, ids: Tensor, mask: Tensor, logits_to_keep: int, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        start, end = used_columns(mask)
-        cut = ids.size(1) - end
-        logps, entropies, aux = super()._get_per_token_logps_and_entropies(
-            model, ids[:, start:end], mask[:, start:end], logits_to_keep - cut, **kwargs
-        )
-        pad = torch.nn.functional.pad
-        return pad(logps, (0, cut)), None if entropies is None else pad(entropies, (0, cut)), aux
-
-    def _score_group(
-        self,
-        model: Any,
-        ids: Tensor,
-        mask: Tensor,
-        logits_to_keep: int,
-        compute_entropy: bool = False,
-        **_: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """A group in one row: its prompt is run once. An empty slot has no prompt to share."""
-        prompt = ids[0, :-logits_to_keep][mask[0, :-logits_to_keep].bool()]
-        if len(prompt) < 2:
-            logps, entropies, _aux = self._score_rows(
-                model, ids, mask, logits_to_keep, compute_entropy=compute_entropy
-            )
-            return logps, entropies
-        completions, kept = ids[:, -logits_to_keep:], mask[:, -logits_to_keep:]
-        longest = int(kept.sum(1).max())
-        packed = pack(prompt, completions[:, :longest], kept[:, :longest])
-        with self.accelerator.autocast():
-            output = model(**forward_inputs(packed), shift_labels=packed.labels, fused_lm_head=True)
-
-        def spread(values: Tensor) -> Tensor:
-            return torch.nn.functional.pad(unpack(values, packed.layout), (0, logits_to_keep - longest))
-
-        return spread(output.log_probs), spread(output.entropy) if compute_entropy else None
-
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
         metrics = self._metrics["train"]
         before = {key: len(values) for key, values in metrics.items()}
@@ -292,27 +201,3 @@ class LongContextGRPOTrainer(SealedCheckpoints, GRPOTrainer):  # type: ignore[mi
             for key, values in metrics.items():
                 values[before.get(key, 0) :] = [float("nan")] * (len(values) - before.get(key, 0))
         return loss
-
-
-class TrainerEngine:
-    """vLLM as TRL runs it, colocated or as a server, with weights kept in step, as an engine."""
-
-    def __init__(self, trainer: LongContextGRPOTrainer) -> None:
-        self.trainer = trainer
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], samples: int, sampling: Any
-    ) -> list[list[Completion]]:
-        """See :class:`qwenlong_core.generation.engine.Engine`; the sampling is the trainer's own."""
-        repeated = [list(prompt) for prompt in prompts for _ in range(samples)]
-        token_ids, logprobs = self.trainer._generate_single_turn(repeated, None, {}, samples)
-        done = [self._completion(ids, values) for ids, values in zip(token_ids, logprobs)]
-        return [done[i : i + samples] for i in range(0, len(done), samples)]
-
-    def _completion(self, ids: list[int], logprobs: list[float]) -> Completion:
-        return Completion(
-            text=self.trainer._tokenizer.decode(ids, skip_special_tokens=True),
-            token_ids=tuple(ids),
-            finish_reason="stop" if ids[-1] in self.trainer.eos_token_ids else "length",
-            logprobs=tuple(logprobs),
-        )

@@ -17,7 +17,7 @@ from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import RewardAlarm
 from qwenlong_core.training.grpo import GRPOPhaseTrainer, build_trainer, layout, train_phase
 from qwenlong_core.training.rollout import Prompts, Scorer, epoch_seed
-from qwenlong_core.training.trainer import used_columns
+from qwenlong_core.training.scoring import used_columns
 
 
 def scripted(groups: Sequence[Sequence[float | None]]) -> Scorer:
