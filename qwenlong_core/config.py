@@ -90,6 +90,9 @@ class DataSettings(Block):
     generate_train: tuple[LengthBucket, ...] = ()
     generate_eval: tuple[LengthBucket, ...] = ()
     """Generated rows by length, used where ``generated`` is among the sources."""
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.9
+    """Similarity (Jaccard, of runs of eight words) from which two documents count as nearly the same;
+    ``None`` looks for exact duplicates only."""
     max_refused_share: Share = 0.0
     """Over this share of unreadable rows the prepare stage fails instead of going on. The default
     accepts none, so that a broken file is seen before anything is trained."""

@@ -9,26 +9,36 @@ Output folder::
     dropped.jsonl    rows that were read and left out: split, id, reason
     summary.json     counts by split, domain, source, phase and reason; token lengths
 
-Rules, in this order: unreadable rows are refused; exact duplicates are dropped; training rows (SFT and
-GRPO) whose document, or question with its answers, also stands in the evaluation set are dropped
-(questions asked of many documents count with their document only); over-long training rows are
-dropped, over-long evaluation rows lose the middle of their document; a GRPO row belongs to the first phase whose limit holds it. A file named for both training and evaluation is
-split by document: :data:`HELD_OUT_SHARE` of its documents are evaluation rows.
+Rules, in this order: unreadable rows are refused; exact and near duplicates are dropped; training rows
+(SFT and GRPO) whose document (or one nearly equal), or question with its answers, also stands in the
+evaluation set are dropped (questions asked of many documents count with their document only); over-long
+training rows are dropped, over-long evaluation rows lose the middle of their document; a GRPO row belongs
+to the first phase whose limit holds it. A file named for both training and evaluation is split by
+document: :data:`HELD_OUT_SHARE` of its documents are evaluation rows.
 Same inputs, same bytes. Stage command: ``python -m qwenlong_core.data.prepare``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qwenlong_core.config import DataSettings, LengthBucket
+from qwenlong_core.data.filters import (
+    Split,
+    digest,
+    document_key,
+    drop_duplicates,
+    drop_leaked,
+    drop_near_duplicates,
+    name_apart,
+    templated_questions,
+)
 from qwenlong_core.data.prompts import count_tokens, render_prompt, truncate_middle
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.data.sources import GENERATED, Refused, local_files, read_source
@@ -41,58 +51,12 @@ logger = logging.getLogger(__name__)
 SPLITS = ("sft", "train", "eval")
 HELD_OUT_SHARE = 0.2
 """Share of documents that go to evaluation where one file is named for both."""
-TEMPLATE_DOCUMENTS = 3
-"""A question asked of so many documents is a template: it does not count as leaked."""
 _SHOWN_REFUSALS = 5
 _BATCH_ROWS = 64
 
 
-@dataclass
-class _Collected:
-    """Rows of one split, and what was left out on the way."""
-
-    split: str
-    rows: list[Example] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
-    dropped: list[dict[str, str]] = field(default_factory=list)
-    read: int = 0
-    truncated: int = 0
-
-    def keep(self, decide: Callable[[Example], str | None]) -> None:
-        """Drop the rows for which ``decide`` gives a reason."""
-        kept = []
-        for row in self.rows:
-            reason = decide(row)
-            if reason is None:
-                kept.append(row)
-            else:
-                self.drop(row, reason)
-        self.rows = kept
-
-    def drop(self, row: Example, reason: str) -> None:
-        """Leave a row out, and say why."""
-        self.dropped.append({"split": self.split, "id": row.id, "source": row.source, "reason": reason})
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\x1f".join(" ".join(part.split()) for part in parts).encode()).hexdigest()
-
-
-def document_key(example: Example) -> str:
-    """Key of the document's text, blind to white space."""
-    return _digest(example.context)
-
-
-def question_key(example: Example) -> str:
-    """Key of the question with its answers; for a choice the answer is the option's text."""
-    if example.answer_type == "choice":
-        letter = example.answers[0]
-        return _digest(example.question.lower(), example.choices["ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(letter)].lower())
-    return _digest(example.question.lower(), *sorted(answer.lower() for answer in example.answers))
-
-
 def _held_out(example: Example, seed: int) -> bool:
-    return int(_digest(str(seed), document_key(example))[:8], 16) / 16**8 < HELD_OUT_SHARE
+    return int(digest(str(seed), document_key(example))[:8], 16) / 16**8 < HELD_OUT_SHARE
 
 
 def _buckets(data: DataSettings, split: str) -> tuple[LengthBucket, ...]:
@@ -109,9 +73,9 @@ def _shared_files(data: DataSettings) -> set[Path]:
     return files["eval"] & (files["sft"] | files["train"])
 
 
-def collect(data: DataSettings, split: str, tokenizer: Any, seed: int) -> _Collected:
+def collect(data: DataSettings, split: str, tokenizer: Any, seed: int) -> Split:
     """Read or generate all rows of a split."""
-    collected = _Collected(split)
+    collected = Split(split)
     shared = bool(_shared_files(data))
     if shared:
         logger.info("prepare %s: training and evaluation name the same file: %.0f%% of the documents are held out",
@@ -150,58 +114,6 @@ def _measure(rows: Sequence[Example], tokenizer: Any) -> list[Example]:
     return measured
 
 
-def _unique_ids(collected: _Collected) -> None:
-    """Rows of different sources may carry the same id; later ones get a number."""
-    seen: Counter[str] = Counter()
-    taken = {row.id for row in collected.rows}
-    rows = []
-    for row in collected.rows:
-        seen[row.id] += 1
-        new = row.id
-        while seen[row.id] > 1 and new in taken:
-            new = f"{row.id}#{seen[row.id]}"
-            seen[row.id] += new in taken
-        taken.add(new)
-        rows.append(row if new == row.id else replace(row, id=new))
-    collected.rows = rows
-
-
-def _drop_duplicates(collected: _Collected) -> None:
-    seen: set[str] = set()
-
-    def duplicate(row: Example) -> str | None:
-        key = document_key(row) + question_key(row)
-        if key in seen:
-            return "duplicate"
-        seen.add(key)
-        return None
-
-    collected.keep(duplicate)
-
-
-def _templated_questions(parts: Iterable[_Collected]) -> set[str]:
-    """Questions asked of several documents: sharing one of them gives nothing away."""
-    documents: dict[str, set[str]] = defaultdict(set)
-    for part in parts:
-        for row in part.rows:
-            documents[row.question].add(document_key(row))
-    return {question for question, asked in documents.items() if len(asked) >= TEMPLATE_DOCUMENTS}
-
-
-def _drop_leaked(collected: _Collected, evaluation: Sequence[Example], templated: set[str]) -> None:
-    documents = {document_key(row) for row in evaluation}
-    questions = {question_key(row) for row in evaluation if row.question not in templated}
-
-    def leaked(row: Example) -> str | None:
-        if document_key(row) in documents:
-            return "document_in_evaluation"
-        if row.question not in templated and question_key(row) in questions:
-            return "question_in_evaluation"
-        return None
-
-    collected.keep(leaked)
-
-
 def phase_of(num_tokens: int, limits: Sequence[int]) -> int | None:
     """The first phase, counted from 1, whose limit holds so many tokens; ``None`` if none does."""
     return next((index for index, limit in enumerate(limits, 1) if num_tokens <= limit), None)
@@ -223,7 +135,7 @@ def rows_per_phase(data: DataSettings, limits: Sequence[int], seed: int) -> dict
     return counts
 
 
-def _check_refused(parts: Iterable[_Collected], limit: float) -> None:
+def _check_refused(parts: Iterable[Split], limit: float) -> None:
     refused = [row for part in parts for row in part.refused]
     read = sum(part.read for part in parts)
     if not refused:
@@ -240,7 +152,7 @@ def _check_refused(parts: Iterable[_Collected], limit: float) -> None:
     logger.warning("%s (they stand in refused.jsonl)", message)
 
 
-def _fit_eval(collected: _Collected, tokenizer: Any, limit: int) -> None:
+def _fit_eval(collected: Split, tokenizer: Any, limit: int) -> None:
     rows = []
     for row in collected.rows:
         if row.num_tokens is not None and row.num_tokens > limit:
@@ -251,42 +163,42 @@ def _fit_eval(collected: _Collected, tokenizer: Any, limit: int) -> None:
     collected.rows = rows
 
 
-def _drop_long_sft(collected: _Collected, tokenizer: Any, limit: int) -> None:
-    def too_long(row: Example) -> str | None:
+def _drop_long_sft(collected: Split, tokenizer: Any, limit: int) -> None:
+    def too_long(row: Example) -> tuple[str, str] | None:
         if row.solution is None:
-            return "no_solution"
+            return "no_solution", ""
         tokens = (row.num_tokens or 0) + count_tokens(tokenizer, [row.solution])[0]
-        return f"over_length (more than {limit} tokens)" if tokens > limit else None
+        return (f"over_length (more than {limit} tokens)", "") if tokens > limit else None
 
     collected.keep(too_long)
 
 
-def _check_filled(sft: _Collected, evaluation: _Collected, phases: Sequence[int], train: _Collected, limits: Sequence[int]) -> None:
+def _check_filled(sft: Split, evaluation: Split, phases: Sequence[int], train: Split, limits: Sequence[int]) -> None:
     for part, name in ((sft, "sft"), (evaluation, "eval")):
         if not part.rows:
             raise ValueError(
                 f"no row is left in the {name} split: {part.read} rows read, dropped by reason "
-                f"{dict(Counter(row['reason'] for row in part.dropped))}: name other sources in data.{name} or raise its limit"
+                f"{part.reasons()}: name other sources in data.{name} or raise its limit"
             )
     counts = {f"phase {i} (<= {limit} tokens)": phases.count(i) for i, limit in enumerate(limits, 1)}
     if 0 in counts.values():
         lengths = [row.num_tokens or 0 for row in train.rows]
         raise ValueError(
             f"a GRPO phase has no training row: {counts}; dropped by reason "
-            f"{dict(Counter(row['reason'] for row in train.dropped))}; prompts kept have "
+            f"{train.reasons()}; prompts kept have "
             f"{min(lengths, default=0)}..{max(lengths, default=0)} tokens: change grpo.phases' max_prompt_tokens or add rows of that length "
             "(data.train, data.generate_train)"
         )
 
 
-def _summary(parts: Sequence[_Collected], phases: Sequence[int], limits: Sequence[int]) -> dict[str, Any]:
+def _summary(parts: Sequence[Split], phases: Sequence[int], limits: Sequence[int]) -> dict[str, Any]:
     return {
-        "splits": {part.split: _split_summary(part) for part in parts},
+        "splits": {part.name: _split_summary(part) for part in parts},
         "phases": {str(i): {"max_prompt_tokens": limit, "rows": phases.count(i)} for i, limit in enumerate(limits, 1)},
     }
 
 
-def _split_summary(part: _Collected) -> dict[str, Any]:
+def _split_summary(part: Split) -> dict[str, Any]:
     lengths = sorted(row.num_tokens or 0 for row in part.rows)
     return {
         "read": part.read,
@@ -297,7 +209,7 @@ def _split_summary(part: _Collected) -> dict[str, Any]:
         "domains": dict(sorted(Counter(row.domain for row in part.rows).items())),
         "answer_types": dict(sorted(Counter(row.answer_type for row in part.rows).items())),
         "sources": dict(sorted(Counter(row.source for row in part.rows).items())),
-        "dropped": dict(sorted(Counter(row["reason"] for row in part.dropped).items())),
+        "dropped": part.reasons(),
         "tokens": {
             "min": lengths[0], "median": lengths[len(lengths) // 2], "max": lengths[-1], "total": sum(lengths),
         },
@@ -308,10 +220,10 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _write(output: Path, parts: Sequence[_Collected], phases: Sequence[int], limits: Sequence[int]) -> None:
+def _write(output: Path, parts: Sequence[Split], phases: Sequence[int], limits: Sequence[int]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for part in parts:
-        write_examples(output / f"{part.split}.parquet", part.rows, phases if part.split == "train" else None)
+        write_examples(output / f"{part.name}.parquet", part.rows, phases if part.name == "train" else None)
     _write_lines(output / "refused.jsonl", (row.to_dict() for part in parts for row in part.refused))
     _write_lines(output / "dropped.jsonl", (row for part in parts for row in part.dropped))
     summary = _summary(parts, phases, limits)
@@ -330,23 +242,25 @@ def prepare(job: PrepareJob, tokenizer: Any, output: Path) -> None:
     sft, train, evaluation = parts = [collect(job.data, split, tokenizer, job.seed) for split in SPLITS]
     _check_refused(parts, job.data.max_refused_share)
     for part in parts:
-        _drop_duplicates(part)
-        _unique_ids(part)
-    templated = _templated_questions(parts)
+        name_apart(part)
+        drop_duplicates(part)
+    templated = templated_questions(parts)
     for part in (sft, train):
-        _drop_leaked(part, evaluation.rows, templated)
+        drop_leaked(part, evaluation.rows, templated)
+    if job.data.near_duplicates is not None:
+        drop_near_duplicates((sft, train), evaluation, job.data.near_duplicates)
     for part in parts:
-        logger.info("prepare %s: counting the tokens of %d prompts", part.split, len(part.rows))
+        logger.info("prepare %s: counting the tokens of %d prompts", part.name, len(part.rows))
         part.rows = _measure(part.rows, tokenizer)
     _drop_long_sft(sft, tokenizer, job.sft_max_tokens)
     _fit_eval(evaluation, tokenizer, job.eval_max_tokens)
     longest = f"over_length (more than {job.phase_limits[-1]} tokens)"
-    train.keep(lambda row: None if phase_of(row.num_tokens or 0, job.phase_limits) else longest)
+    train.keep(lambda row: None if phase_of(row.num_tokens or 0, job.phase_limits) else (longest, ""))
     phases = [phase_of(row.num_tokens or 0, job.phase_limits) or 0 for row in train.rows]
     _check_filled(sft, evaluation, phases, train, job.phase_limits)
     _write(output, parts, phases, job.phase_limits)
     for part in parts:
-        logger.info("prepare %s: %d rows kept of %d read, %d dropped, %d refused, %d shortened", part.split,
+        logger.info("prepare %s: %d rows kept of %d read, %d dropped, %d refused, %d shortened", part.name,
                     len(part.rows), part.read, len(part.dropped), len(part.refused), part.truncated)  # fmt: skip
 
 

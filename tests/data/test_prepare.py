@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from qwenlong_core.config import DataSettings
-from qwenlong_core.data.prepare import document_key, phase_of, prepare, rows_per_phase
+from qwenlong_core.data.filters import document_key
+from qwenlong_core.data.near_duplicates import similarity
+from qwenlong_core.data.prepare import phase_of, prepare, rows_per_phase
 from qwenlong_core.data.prompts import prompt_tokens
 from qwenlong_core.data.rows import read_examples, read_phase
 from qwenlong_core.jobs import PrepareJob
@@ -30,9 +32,14 @@ def job(phase_limits: tuple[int, ...] = (256, 400), eval_max_tokens: int = 400, 
     )
 
 
+def story(index: int) -> str:
+    """A text that shares no run of words with another story."""
+    return " ".join(f"word{index}x{i}" for i in range(40))
+
+
 def record(index: int, **changes: Any) -> dict[str, Any]:
     return {
-        "id": f"r{index}", "domain": "multihop", "context": f"Town {index} has {index} wells. " * 8,
+        "id": f"r{index}", "domain": "multihop", "context": story(index),
         "question": f"How many wells has town {index}?", "answers": [f"about {index}"], **changes,
     }  # fmt: skip
 
@@ -97,6 +104,40 @@ def test_training_rows_that_stand_in_evaluation_are_dropped(tokenizer: Any, tmp_
         "twice": "duplicate",
     }
     assert len(read_examples(tmp_path / "out" / "train.parquet")) == 7
+    met = {row["id"]: row["met"] for row in map(json.loads, (tmp_path / "out" / "dropped.jsonl").read_text().splitlines())}
+    assert met == {"same-row": "r0", "same-document": "r1", "same-document-other-spaces": "r2", "same-question": "r3", "twice": "r40"}
+
+
+def test_near_duplicates_are_dropped_with_what_they_met(tokenizer: Any, tmp_path: Path) -> None:
+    def edited(index: int) -> str:
+        return story(index).replace(f"word{index}x39", "changed")
+
+    evaluation = [record(0)]
+    train = [
+        record(50, id="near-evaluation", context=edited(0)),
+        record(1),
+        record(1, id="near-repeat", context=edited(1)),
+        record(1, id="other-question", context=edited(1), question="Another?"),
+        record(2),
+        record(2, id="half-shared", context=" ".join([*story(2).split()[:20], *story(3).split()])),
+    ]
+    paths = {"train": write(tmp_path / "t.jsonl", train), "eval": write(tmp_path / "e.jsonl", evaluation)}
+    prepare(job((700,), **paths, near_duplicates=0.7), tokenizer, tmp_path / "out")
+    dropped = map(json.loads, (tmp_path / "out" / "dropped.jsonl").read_text().splitlines())
+    assert {row["id"]: (row["reason"], row["met"]) for row in dropped} == {
+        "near-evaluation": ("near_document_in_evaluation", "r0"),
+        "near-repeat": ("near_duplicate", "r1"),
+    }
+    prepare(job((700,), **paths, near_duplicates=None), tokenizer, tmp_path / "exact")
+    assert reasons(tmp_path / "exact") == {}
+
+
+@pytest.mark.parametrize("words", ["{}", "字{}"])
+def test_similarity_is_the_jaccard_index_of_runs_of_words(words: str) -> None:
+    a, b = ([words.format(f"w{i}") for i in numbers] for numbers in (range(0, 400), range(100, 500)))
+    runs = [{" ".join(text[i : i + 8]) for i in range(len(text) - 7)} for text in (a, b)]
+    exact = len(runs[0] & runs[1]) / len(runs[0] | runs[1])
+    assert similarity(" ".join(a), " ".join(b)) == pytest.approx(exact, abs=0.12)
 
 
 def test_questions_asked_of_many_documents_are_not_leaks(tokenizer: Any, tmp_path: Path) -> None:
@@ -124,13 +165,13 @@ def test_long_rows_are_dropped_from_training_and_shortened_for_evaluation(tokeni
     train = [*(record(i) for i in range(4)), long]
     evaluation = [record(50), record(51, id="long-eval", context="Another tale. " * 400)]
     prepare(
-        job((400,), 300, train=write(tmp_path / "t.jsonl", train), eval=write(tmp_path / "e.jsonl", evaluation)),
+        job((400,), 400, train=write(tmp_path / "t.jsonl", train), eval=write(tmp_path / "e.jsonl", evaluation)),
         tokenizer, tmp_path / "out",
     )  # fmt: skip
     assert reasons(tmp_path / "out") == {"long": "over_length (more than 400 tokens)"}
     cut = next(row for row in read_examples(tmp_path / "out" / "eval.parquet") if row.id == "long-eval")
-    assert cut.num_tokens == prompt_tokens(tokenizer, cut) <= 300
-    assert cut.metadata["lost_tokens"] > 900
+    assert cut.num_tokens == prompt_tokens(tokenizer, cut) <= 400
+    assert cut.metadata["lost_tokens"] > 800
     assert summary(tmp_path / "out")["splits"]["eval"]["truncated"] == 1
 
 
