@@ -35,7 +35,10 @@ def marked_texts(example: Example) -> tuple[str, ...]:
 
 
 def evidence_spans(example: Example) -> list[tuple[int, int]]:
-    """Character spans of the passages that the answer rests on, where the source names them."""
+    """Character spans of the passages that the answer rests on, where the source names them; none in a
+    document that lost its middle, where they would point elsewhere."""
+    if example.metadata.get("lost_tokens"):
+        return []
     return [(start, end) for start, end in example.metadata.get("evidence", [])]
 
 

@@ -64,8 +64,12 @@ class _Prompt:
 
 
 def _render(tokenizer: Any, example: Example, settings: EvaluationSettings) -> _Prompt:
-    asked = replace(example, context=_NO_DOCUMENT) if settings.document == "none" else example
-    shortened, _, lost = truncate_middle(tokenizer, asked, settings.max_prompt_tokens)
+    if settings.document == "none":
+        shortened, lost = replace(example, context=_NO_DOCUMENT), 0
+    else:
+        shortened, _, lost = truncate_middle(tokenizer, example, settings.max_prompt_tokens)
+        # What the prepare stage has cut already, to the same limit, is lost as well.
+        lost += example.metadata.get("lost_tokens", 0)
     text = render_prompt(tokenizer, shortened)
     prefix = "<think>\n" if opens_thinking(text) else ""
     return _Prompt(example=example, token_ids=encode(tokenizer, text), lost_tokens=lost, prefix=prefix)

@@ -183,6 +183,11 @@ def test_evidence_is_underlined_and_gold_marked_within_it():
     assert shown == (0, 35)
 
 
+def test_evidence_of_a_shortened_document_is_not_guessed():
+    row = example(metadata={"evidence": [[0, 5]], "lost_tokens": 9})
+    assert "evidence" not in mark_document(row)[0]
+
+
 def test_a_long_document_is_shown_around_its_evidence():
     row = example(context="a" * 20_000 + " Paris " + "b" * 20_000)
     document, (low, high) = mark_document(row)

@@ -164,6 +164,13 @@ def test_a_judge_that_is_down_stops_before_the_first_answer(tmp_path, tiny_polic
     assert not (tmp_path / "w" / OUTPUT / SAMPLES).read_bytes()
 
 
+def test_what_prepare_cut_counts_as_lost(tmp_path, tiny_policy, rows):
+    write_examples(tmp_path / "eval.parquet", [replace(rows[0], metadata={"lost_tokens": 40}), rows[2]])
+    output = evaluate(make_job(samples=1), tiny_policy, tmp_path, tmp_path / "w")
+    lost = {sample.example_id: sample.lost_tokens for sample in read_samples(output / SAMPLES)}
+    assert lost == {"r0": 40, "r2": 0}
+
+
 def test_the_probe_asks_without_the_document(tmp_path, tiny_policy, data_folder, finished):
     output = evaluate(make_job(document="none", samples=1), tiny_policy, data_folder, tmp_path / "w")
     asked = {sample.example_id: sample for sample in read_samples(output / SAMPLES)}
