@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class Pairs:
 
 def _item_value(group: Sequence[Sample], unscored: float) -> float:
     values = [unscored if sample.score.status == "unscored" else sample.accuracy for sample in group]
-    return float(np.mean(values))
+    return fmean(values)
 
 
 def pair_items(challenger: Sequence[Sample], champion: Sequence[Sample]) -> Pairs:

@@ -18,8 +18,8 @@ from scipy.special import ndtr, stdtr, stdtrit
 
 Floats = NDArray[np.float64]
 
-_BLOCK = 4_000_000
-"""Resampling weights held at once (32 MB); the draws do not depend on it."""
+_BLOCK = 2_000_000
+"""Drawn indices held at once (16 MB); the draws do not depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,12 +65,11 @@ def _bootstrap_means(sums: Floats, sizes: Floats, resamples: int, seed: int) -> 
     """Means ``[R]`` of ``resamples`` draws of C clusters with replacement."""
     rng = np.random.default_rng(seed)
     count = len(sums)
-    share = np.full(count, 1 / count)
     means = np.empty(resamples)
     rows = max(1, _BLOCK // count)
     for start in range(0, resamples, rows):
-        weights = rng.multinomial(count, share, size=min(rows, resamples - start))
-        means[start : start + len(weights)] = (weights @ sums) / (weights @ sizes)
+        drawn = rng.integers(count, size=(min(rows, resamples - start), count))
+        means[start : start + len(drawn)] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     return means
 
 
