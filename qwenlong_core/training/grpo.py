@@ -11,6 +11,7 @@ completion of each group) and ``difficulty.json`` (what later phases choose by) 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -175,6 +176,18 @@ class GRPOPhaseTrainer(LongContextGRPOTrainer):
         super().log(logs | {"batch": step_metrics.batch_metrics(self.batch, prompt_tokens)}, start_time)
 
 
+def require_engine(engine: str) -> None:
+    """Refuse a vLLM engine where vLLM is not installed.
+
+    Raises:
+        ValueError: with the extra to install.
+    """
+    if engine.startswith("vllm") and importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            f"grpo.engine={engine!r} needs vLLM: pip install 'qwenlong[gpu]', or set grpo.engine='transformers'"
+        )
+
+
 def build_trainer(
     job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Scorer, processes: int, rank: int
 ) -> GRPOPhaseTrainer:
@@ -183,13 +196,14 @@ def build_trainer(
     Raises:
         ValueError: settings or rows that cannot be trained on.
     """
+    require_engine(job.engine)
     cut = layout(job, processes)
     difficulties = curriculum.read_difficulties(inputs["model"])
     examples = phase_examples(job, inputs["data"], difficulties)
     tokenizer = load_tokenizer(inputs["model"])
     model = load_policy(inputs["model"], training_weights(job.model))
     context = model.config.max_position_embeddings
-    prompts = Prompts(tokenizer, examples, job.phase.max_completion_tokens, context)
+    prompts = Prompts(tokenizer, examples, job.phase, context)
     arguments = grpo_config(job, cut, max(map(len, prompts.token_ids)), work)
     samples = JsonLines(work / OUTPUT / "samples.jsonl")
     trainer = GRPOPhaseTrainer(job, samples, model, arguments, tokenizer, job.dynamic_sampling, difficulties)

@@ -10,6 +10,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
+from qwenlong_core.config import Phase
 from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.records import Completion, Example, Group, Score
@@ -29,22 +30,30 @@ def epoch_seed(seed: int, epoch: int) -> int:
 class Prompts:
     """The rows of a phase as prompts; each is rendered and tokenized once.
 
+    Args:
+        tokenizer: The policy's.
+        examples: The rows.
+        phase: Its limits.
+        context: Tokens the model can hold.
+
     Raises:
-        ValueError: a prompt and its completion do not fit the model's context.
+        ValueError: a prompt is over the phase's limit, or does not fit the context with its completion.
     """
 
-    def __init__(
-        self, tokenizer: Any, examples: Sequence[Example], max_completion: int, context: int
-    ) -> None:
+    def __init__(self, tokenizer: Any, examples: Sequence[Example], phase: Phase, context: int) -> None:
         self.examples = examples
         texts = [render_prompt(tokenizer, example) for example in examples]
         self.token_ids = [encode(tokenizer, text) for text in texts]
         self.opens_thinking = [opens_thinking(text) for text in texts]
-        longest = max(range(len(examples)), key=lambda i: len(self.token_ids[i]))
-        tokens = len(self.token_ids[longest])
-        if tokens + max_completion > context:
+        tokens, longest = max((len(ids), example.id) for ids, example in zip(self.token_ids, examples))
+        if tokens > phase.max_prompt_tokens:
             raise ValueError(
-                f"prompt {examples[longest].id!r} has {tokens} tokens; with max_completion_tokens={max_completion} that "
+                f"prompt {longest!r} has {tokens} tokens, over the phase's max_prompt_tokens={phase.max_prompt_tokens}: "
+                "prepare the data again with this phase's limits and this model's tokenizer"
+            )
+        if tokens + phase.max_completion_tokens > context:
+            raise ValueError(
+                f"prompt {longest!r} has {tokens} tokens; with max_completion_tokens={phase.max_completion_tokens} that "
                 f"is over the model's context of {context}: lower the phase's limits, or raise model.yarn_factor"
             )
 

@@ -39,7 +39,7 @@ def stock_trainer(job: GRPOJob, policy: Path, data: Path, work: Path) -> GRPOTra
     """TRL's trainer, sampling through the same engine, with rows in the order they were drawn."""
     tokenizer = load_tokenizer(policy)
     model = load_policy(policy, job.model)
-    prompts = Prompts(tokenizer, read_phase(data / "train.parquet", 1), 8, 8192)
+    prompts = Prompts(tokenizer, read_phase(data / "train.parquet", 1), job.phase, 8192)
     engine = TransformersEngine(model, tokenizer, batch_size=job.micro_batch_size)
     sampling = Sampling(job.temperature, job.top_p, 8, seed=job.seed * 1000 + job.index)
     calls = 0

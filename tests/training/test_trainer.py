@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import torch
 from conftest import grpo_job, lines
 from parity_stage import score_parity
 
+from qwenlong_core.config import Phase
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import RewardAlarm
+from qwenlong_core.training.curriculum import read_difficulties
 from qwenlong_core.training.grpo import GRPOPhaseTrainer, build_trainer, layout, train_phase
 from qwenlong_core.training.rollout import Prompts, Scorer, epoch_seed
 from qwenlong_core.training.scoring import used_columns
@@ -216,7 +220,14 @@ def test_a_layout_by_hand() -> None:
     assert (cut.forwards_per_update, cut.forwards_per_batch, cut.updates_per_batch) == (2, 8, 4)
 
 
-def test_a_prompt_longer_than_the_context_is_refused(policy: Path, data: Path) -> None:
+@pytest.mark.parametrize(
+    ("limit", "context", "words"),
+    [
+        (128, 8192, r"'long' has \d+ tokens, over the phase's max_prompt_tokens=128"),
+        (1024, 256, r"'long' has \d+ tokens.*max_completion_tokens=64.*context of 256"),
+    ],
+)
+def test_a_prompt_over_a_limit_is_refused(limit: int, context: int, words: str, policy: Path) -> None:
     example = Example(
         id="long",
         source="t",
@@ -226,8 +237,17 @@ def test_a_prompt_longer_than_the_context_is_refused(policy: Path, data: Path) -
         question="?",
         answers=("1",),
     )
-    with pytest.raises(ValueError, match=r"'long' has \d+ tokens.*max_completion_tokens=64.*context of 256"):
-        Prompts(load_tokenizer(policy), [example], 64, 256)
+    phase = Phase(max_prompt_tokens=limit, max_completion_tokens=64, cache_tokens=8, steps=1)
+    with pytest.raises(ValueError, match=words):
+        Prompts(load_tokenizer(policy), [example], phase, context)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_a_missing_vllm_is_said_before_anything_is_loaded(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"grpo.engine='vllm-colocate' needs vLLM.*qwenlong\[gpu\]"):
+        build_trainer(
+            grpo_job(engine="vllm-colocate"), {"model": tmp_path, "data": data}, tmp_path, score_parity, 1, 0
+        )
 
 
 def test_more_processes_than_run_are_refused(policy: Path, data: Path, tmp_path: Path) -> None:
@@ -242,3 +262,19 @@ def test_seeds_of_epochs_differ() -> None:
 def test_columns_in_use() -> None:
     mask = torch.tensor([[0, 0, 1, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 0]])
     assert used_columns(mask) == (1, 6)
+
+
+def test_a_phase_goes_on_from_the_one_before(
+    policy: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Phase 2 starts from phase 1's folder: its difficulty brings hard rows back and is extended."""
+    run(grpo_job(), policy, data, tmp_path / "one", score_parity)
+    first = read_difficulties(tmp_path / "one" / "output")
+    with caplog.at_level(logging.INFO):
+        run(grpo_job(index=2), tmp_path / "one" / "output", data, tmp_path / "two", score_parity)
+    assert "grpo-2: 8 rows of its own length, 2 hard ones of earlier phases" in caplog.text
+    second = read_difficulties(tmp_path / "two" / "output")
+    for key, before in first.items():
+        assert second[key] == before or second[key].visits > before.visits
+    assert any(key.startswith("p2-") for key in second)
+    assert sum(d.visits for d in second.values()) > sum(d.visits for d in first.values())
