@@ -8,7 +8,7 @@ independent solver can answer ``Draft.query`` from them without reading the text
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple
 
@@ -60,7 +60,6 @@ class Draft:
     prefix: str = ""
     """Numbering before each block, with ``{n}``."""
     language: str = "en"
-    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Kind(NamedTuple):

@@ -189,7 +189,6 @@ def _example(draft: Draft, context: str, spans: list[tuple[int, int]], row_id: s
         "language": draft.language,
         "evidence": [list(span) for span in spans],
         "evidence_depth": [round(start / max(1, len(context)), 4) for start, _ in spans],
-        **draft.notes,
     }
     return Example(
         id=row_id, source="generated", domain=draft.domain, answer_type=draft.answer_type, context=context,
