@@ -61,12 +61,15 @@ def generate(
         raise typer.BadParameter(f"{domain!r} is none of {', '.join((MIXED, *get_args(Domain)))}", param_hint="--domain")
     if to_tokens is not None and to_tokens < tokens:
         raise typer.BadParameter(f"{to_tokens} is less than --tokens {tokens}", param_hint="--to-tokens")
+    from flows.cli import one_clear_message  # the command line imports this module
+
     options = {"kind": kind, "steps": steps, "distractors": distractors, "depth": depth, "language": language}
-    rows: Iterable[Example] = _rows(policy_tokenizer(model), domain, tokens, to_tokens or tokens, n, seed, options)
     counts: dict[str, Any] = {}
-    if teacher is not None and teacher_model is not None:
-        rows, counts = _distilled(rows, teacher, teacher_model, teacher_key_variable, teacher_samples)
-    result = {**_write(out, rows), **({"teacher": counts} if counts else {})}
+    with one_clear_message():
+        rows: Iterable[Example] = _rows(policy_tokenizer(model), domain, tokens, to_tokens or tokens, n, seed, options)
+        if teacher is not None and teacher_model is not None:
+            rows, counts = _distilled(rows, teacher, teacher_model, teacher_key_variable, teacher_samples)
+        result = {**_write(out, rows), **({"teacher": counts} if counts else {})}
     typer.echo(json.dumps(result) if as_json else _in_words(result))
 
 
