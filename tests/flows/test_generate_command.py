@@ -1,4 +1,6 @@
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +62,42 @@ def test_wrong_options_leave_no_file(tmp_path: Path) -> None:
     assert failed.exit_code == 2
     assert "ask for longer documents" in failed.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_keeps_only_the_rows_it_solves(tmp_path: Path) -> None:
+    plain, taught = tmp_path / "plain.jsonl", tmp_path / "taught.jsonl"
+    arguments = ["--domain", "math", "--tokens", 300, "--n", 6, "--seed", 5, "--json"]
+    assert call(*arguments, "--out", plain).exit_code == 0
+    rows = [row for row in read_source(str(plain)) if isinstance(row, Example)]
+    known = {row.context: row.answers[0] for row in rows[:4]}
+
+    class Teacher(BaseHTTPRequestHandler):
+        """Knows the answers of four documents."""
+
+        def do_POST(self) -> None:
+            prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
+            answer = next((gold for context, gold in known.items() if context in prompt), "$0.1 million")
+            message = {"role": "assistant", "content": f"<think>I read it.</think> Therefore, the answer is {answer}."}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            reply = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+            body = json.dumps(reply).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Teacher) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        result = call(*arguments, "--out", taught, "--teacher", url, "--teacher-model", "m", "--teacher-samples", 1)
+        server.shutdown()
+    assert result.exit_code == 0, result.output
+    counts = json.loads(result.stdout)["teacher"]
+    assert (counts["questions"], counts["kept"], counts["unverified"]) == (6, 4, 2)
+    kept = [row for row in read_source(str(taught)) if isinstance(row, Example)]
+    assert [row.id for row in kept] == [row.id for row in rows[:4]]
+    assert all((row.solution or "").startswith("<think>I read it.") for row in kept)
