@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_training_learned_something_to_learn_from(home, resumed):
         assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
         kept.append(sum(line.get("groups_kept", 0) for line in lines))
     assert sum(kept[1:]) > 0
-    changed = [before != after for before, after in zip(digests, digests[1:])]
+    changed = [before != after for before, after in pairwise(digests)]
     assert changed == [count > 0 for count in kept[1:]], "weights change exactly where there was a gradient"
 
 
