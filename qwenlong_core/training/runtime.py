@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import warnings
 from pathlib import Path
@@ -27,13 +28,19 @@ def set_up_process(launch: LaunchSettings) -> PartialState:
     """Threads, quiet libraries, and one process that speaks.
 
     Raises:
-        ValueError: the number of processes is not the one the job was made for.
+        ValueError: the number of processes is not the one the job was made for, or sharding is asked for
+            where there is none.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
     if state.num_processes != launch.num_processes:
         raise ValueError(
             f"launch.num_processes={launch.num_processes}, but {state.num_processes} process(es) are running: "
             f"start with `accelerate launch --num_processes {launch.num_processes} -m ...`, or change the setting"
+        )
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not torch.cuda.is_available():
+        raise ValueError(
+            f"launch.accelerate_config={launch.accelerate_config!r} asks for FSDP, which accelerate leaves out without a "
+            "GPU, in silence: set launch.accelerate_config to none on a CPU"
         )
     if launch.cpu_threads is not None:
         torch.set_num_threads(launch.cpu_threads)

@@ -255,6 +255,15 @@ def test_more_processes_than_run_are_refused(policy: Path, data: Path, tmp_path:
         run(grpo_job(launch={"num_processes": 2}), policy, data, tmp_path, score_parity)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="FSDP works on a GPU")
+def test_sharding_on_a_cpu_is_refused(
+    policy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"'fsdp.yaml' asks for FSDP.*without a GPU"):
+        run(grpo_job(launch={"accelerate_config": "fsdp.yaml"}), policy, data, tmp_path, score_parity)
+
+
 def test_seeds_of_epochs_differ() -> None:
     assert len({epoch_seed(seed, epoch) for seed in range(20) for epoch in range(20)}) == 400
 
