@@ -15,6 +15,10 @@ from qwenlong_core.rewards import Judge, rule_score
 GOLDS = {"number": ("$1.5 million", "12%", "-340", "$867,720"), "span": ("Paris", "Marie Curie", "the Lessor", "Order 66")}
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128  # the judge opens many connections at once; the default of 5 refuses some
+
+
 @pytest.fixture
 def rows():
     return [
@@ -49,7 +53,7 @@ def serve():
             def log_message(self, *_):
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = Server(("127.0.0.1", 0), Handler)
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return f"http://127.0.0.1:{server.server_port}/v1"
