@@ -14,14 +14,8 @@ from rich.table import Table
 from flows.environment import prefect_api
 from flows.full_pipeline import describe_settings, full_pipeline
 from flows.pipeline_run import preflight
-from qwenlong_core.config import Settings
 from qwenlong_core.profiles import load_settings
-
-SCALED_DOWN = (
-    "A demonstration that every part works: the contexts are scaled down and training is a few steps, "
-    "so differences between stages are mostly noise."
-)
-_FULL_SCALE_TOKENS = 20_000
+from tasks.specs import SCALED_DOWN, is_scaled_down
 
 
 def run_pipeline(profile: str, overrides: list[str], refresh: str | None, start: str | None) -> dict[str, Any]:
@@ -41,11 +35,6 @@ def run_pipeline(profile: str, overrides: list[str], refresh: str | None, start:
         finally:
             APILogHandler().flush()  # while the server is still there to take the last lines
     return result | {"scaled_down": is_scaled_down(settings), "mlflow_uri": settings.tracking.uri}
-
-
-def is_scaled_down(settings: Settings) -> bool:
-    """Whether the phases are shorter than the paper's first one."""
-    return settings.grpo.phases[-1].max_prompt_tokens < _FULL_SCALE_TOKENS
 
 
 def _quieten() -> None:

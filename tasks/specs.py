@@ -9,10 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from qwenlong_core.data.sources import local_files
-
 from qwenlong_core.artifacts import digest_file, digest_json, files_below
 from qwenlong_core.config import Block, Settings
+from qwenlong_core.data.sources import local_files
 from qwenlong_core.jobs import (
     BaseJob,
     EvaluateJob,
@@ -22,6 +21,13 @@ from qwenlong_core.jobs import (
     ReportJob,
     SFTJob,
 )
+
+SCALED_DOWN = (
+    "A demonstration that every part works: the contexts are scaled down and training is a few steps, "
+    "so differences between stages are mostly noise."
+)
+_FULL_SCALE_TOKENS = 20_000
+"""The paper's first phase."""
 
 
 class StageSpec(Block):
@@ -45,6 +51,11 @@ def stage_names(settings: Settings) -> list[str]:
     """Names of all stages in the order they run."""
     checkpoints = ["base", "sft", *(f"grpo-{k}" for k in range(1, len(settings.grpo.phases) + 1))]
     return ["base", "prepare", *checkpoints[1:], *(f"evaluate-{name}" for name in checkpoints), "register", "promote", "report"]
+
+
+def is_scaled_down(settings: Settings) -> bool:
+    """Whether all phases are shorter than the paper's first one."""
+    return settings.grpo.phases[-1].max_prompt_tokens < _FULL_SCALE_TOKENS
 
 
 def _spec(name: str, kind: str, module: str, job: Block, family: str | None = None, **options: Any) -> StageSpec:
@@ -144,6 +155,7 @@ def report_stage(settings: Settings) -> StageSpec:
     """Write the HTML report. Inputs: everything it shows."""
     job = ReportJob(
         title=f"qwenlong: profile {settings.profile}",
+        notes=(SCALED_DOWN,) if is_scaled_down(settings) else (),
         bootstrap_resamples=settings.evaluation.bootstrap_resamples,
         confidence=settings.evaluation.confidence,
         seed=settings.seed,

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from httpx import HTTPError
 from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.deployments import run_deployment
+from prefect.exceptions import PrefectException
 
 from qwenlong_core.artifacts import ArtifactRef, LocalStore, StageRecord, Store, describe, digest_json, now
 from qwenlong_core.config import Block, Settings
@@ -219,7 +221,11 @@ def progress_artifact(stage: str) -> Callable[[dict[str, Any]], None]:
     def update(line: dict[str, Any]) -> None:
         if line.get("total_steps"):
             share = 100.0 * line["step"] / line["total_steps"]
-            update_progress_artifact(artifact_id=cast(Any, artifact_id), progress=min(share, 100.0))
+            try:
+                update_progress_artifact(artifact_id=cast(Any, artifact_id), progress=min(share, 100.0))
+            except (HTTPError, PrefectException) as error:
+                # A server that is away for a moment costs a picture, not the training.
+                get_run_logger().warning("progress of %s not shown: %s", stage, error)
 
     return update
 

@@ -7,6 +7,7 @@ registry, whose job is to write to MLflow, lets errors through (:mod:`tasks.regi
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import json
 import logging
@@ -220,7 +221,9 @@ class MetricsForwarder:
         self._offset = 0
         self._last_step = -1
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="metrics-forwarder", daemon=True)
+        # Prefect keeps its settings and the current task run in context variables.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._follow,), name="metrics-forwarder", daemon=True)
 
     def __enter__(self) -> MetricsForwarder:
         self._thread.start()

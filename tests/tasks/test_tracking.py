@@ -6,6 +6,9 @@ import json
 import socket
 import subprocess
 import sys
+import threading
+import time
+from contextvars import ContextVar
 
 import pytest
 
@@ -111,3 +114,17 @@ def test_runs_whose_process_is_gone_are_closed_as_killed(settings):
     assert tracker.close_orphans() == ["flow-1"]
     client = client_for(settings)
     assert client.get_run(dead).info.status == "KILLED" and client.get_run(alive).info.status == "RUNNING"
+
+
+def test_the_forwarding_thread_sees_the_context_of_its_task(tmp_path):
+    """Prefect's settings and task run are context variables; a bare thread would not see them."""
+    current: ContextVar[str] = ContextVar("current", default="outside")
+    current.set("task")
+    seen = []
+    path = tmp_path / "metrics.jsonl"
+    with MetricsForwarder(path, lambda line: seen.append((current.get(), threading.current_thread().name)) or True):
+        append(path, {"step": 1})
+        deadline = time.monotonic() + 30
+        while not seen and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert seen == [("task", "metrics-forwarder")]
