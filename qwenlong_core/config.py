@@ -150,6 +150,19 @@ class Phase(Block):
         return self
 
 
+class VLLMSettings(Block):
+    """How vLLM makes the rollouts (TRL's ``vllm_*`` arguments)."""
+
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs that hold one copy of the model together (colocate)."""
+    memory_share: float = Field(0.3, gt=0, lt=1)
+    """Share of a GPU's memory for vLLM's weights and cache (colocate)."""
+    sleep: bool = False
+    """Free vLLM's memory while the policy is updated (colocate)."""
+    server_url: str | None = None
+    """Address of ``trl vllm-serve``; needed by, and only for, ``vllm-server``."""
+
+
 class GRPOSettings(Block):
     """GRPO over length phases; defaults are the paper's (section 3.2) and DAPO's clip range."""
 
@@ -170,6 +183,8 @@ class GRPOSettings(Block):
     max_grad_norm: float = Field(1.0, gt=0)
     engine: Literal["transformers", "vllm-colocate", "vllm-server"] = "transformers"
     """Rollout engine; the vLLM ones need a GPU and the ``gpu`` extra."""
+    vllm: VLLMSettings | None = None
+    """Given for the vLLM engines alone."""
     save_steps: int = Field(1, ge=1)
     """Rollout batches between checkpoints."""
     dynamic_sampling: DynamicSamplingSettings = DynamicSamplingSettings()
@@ -183,6 +198,11 @@ class GRPOSettings(Block):
                 f"grpo.batch_size={self.batch_size} is not a multiple of grpo.mini_batch_size="
                 f"{self.mini_batch_size}: each rollout batch is cut into whole mini-batches"
             )
+        if self.vllm is not None and self.engine == "transformers":
+            raise ValueError("grpo.vllm is set but grpo.engine='transformers' does not use it: drop one of them")
+        server_url = self.vllm.server_url if self.vllm else None
+        if (self.engine == "vllm-server") != (server_url is not None):
+            raise ValueError("grpo.vllm.server_url and grpo.engine='vllm-server' go together: give both or none")
         limits = [phase.max_prompt_tokens for phase in self.phases]
         if any(b <= a for a, b in pairwise(limits)):
             raise ValueError(f"grpo.phases: max_prompt_tokens must grow from phase to phase, got {limits}")

@@ -34,6 +34,7 @@ from qwenlong_core.config import (
     PromotionSettings,
     RewardSettings,
     SFTSettings,
+    VLLMSettings,
 )
 
 OUTPUT = "output"
@@ -88,6 +89,7 @@ class GRPOJob(Block):
     kl_coefficient: float
     max_grad_norm: float
     engine: str
+    vllm: VLLMSettings | None = None
     save_steps: int
     dynamic_sampling: DynamicSamplingSettings
     curriculum: CurriculumSettings

@@ -74,13 +74,8 @@ def launch_options(spec: StageSpec, context: RunContext) -> list[str] | None:
         return ["--config_file", launch.accelerate_config]
     options = ["--num_processes", str(launch.num_processes), "--num_machines", str(launch.num_machines)]
     options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    return options + (["--multi_gpu"] if launch.num_processes > 1 and _has_gpu() else [])
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+    # accelerate starts several processes, on CPU too (gloo), only when told so by this name.
+    return options + (["--multi_gpu"] if launch.num_processes > 1 else [])
 
 
 @contextmanager

@@ -51,6 +51,8 @@ def test_overrides_reach_any_value():
         ("grpo.batch_size=3", "grpo.batch_size=3 is not a multiple of grpo.mini_batch_size=2"),
         ("grpo.phases.7.steps=1", "'7' is not there; found indices 0 to 2"),
         ("grpo.phases.1.max_prompt_tokens=200", "max_prompt_tokens must grow from phase to phase"),
+        ("grpo.vllm={tensor_parallel=2}", "does not use it: drop one of them"),
+        ("grpo.engine='vllm-server'", "grpo.vllm.server_url and grpo.engine='vllm-server' go together"),
         ("seed", "expected key=value"),
         ("seed.x=1", "is a value, not a table"),
         ("model.revision='abc'", "needs a hub id"),

@@ -21,6 +21,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
+from qwenlong_core.config import VLLMSettings
 from qwenlong_core.data.rows import read_phase
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.generation.transformers_engine import TransformersEngine
@@ -147,7 +148,18 @@ def grpo_config(job: GRPOJob, cut: Layout, longest_prompt: int, work: Path) -> G
         vllm_max_model_length=longest_prompt + job.phase.max_completion_tokens,
         # A ratio over a whole sequence is the product of thousands of token ratios and masks most long rows.
         vllm_importance_sampling_mode="token_truncate",
+        **vllm_arguments(job.vllm or VLLMSettings()),
     )
+
+
+def vllm_arguments(settings: VLLMSettings) -> dict[str, Any]:
+    """The settings under TRL's names."""
+    return {
+        "vllm_tensor_parallel_size": settings.tensor_parallel,
+        "vllm_gpu_memory_utilization": settings.memory_share,
+        "vllm_enable_sleep_mode": settings.sleep,
+        "vllm_server_base_url": settings.server_url,
+    }
 
 
 class GRPOPhaseTrainer(LongContextGRPOTrainer):
