@@ -72,7 +72,10 @@ def print_result(result: dict[str, Any], *, as_json: bool) -> None:
     version = result["model"]
     console.print(f"Registry   {version['name']} version {version['version']}; {result['promotion']}", soft_wrap=True)
     console.print(f"Report     {result['report']}", soft_wrap=True)
-    console.print("Pages      `make serve` opens MLflow (http://127.0.0.1:5000) and Prefect (http://127.0.0.1:4200)")
+    serve = "make serve" if result["profile"] == "local" else f"qwenlong serve --profile {result['profile']}"
+    console.print(f"Pages      `{serve}` shows this run in MLflow and Prefect:", soft_wrap=True)
+    for page in filter(None, result["pages"].values()):
+        console.print(f"           {page}", soft_wrap=True)
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:

@@ -43,6 +43,9 @@ from tasks.specs import (
 from tasks.stage import RunContext
 from tasks.tracking import Tracker, log_scores
 
+PREFECT_PAGE = "http://127.0.0.1:4200"
+"""Where `make serve` shows Prefect."""
+
 
 @flow(name="qwenlong", flow_run_name="{profile}")
 def full_pipeline(
@@ -75,6 +78,7 @@ def full_pipeline(
     except BaseException as error:
         tracker.end_run(parent, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
+    result["pages"] = {"mlflow": tracker.page(parent), "prefect": f"{PREFECT_PAGE}/runs/flow-run/{flow_run.id}"}
     (folder / "result.json").write_text(json.dumps(result, indent=2))
     log_scores(tracker, parent, result["scores"], step=0)
     tracker.log_text(parent, (folder / "report.html").read_text(), "report.html")

@@ -120,9 +120,9 @@ class PipelineRun:
             forced=forced,
             mlflow_run_id=outcome.mlflow_run_id,
         )
-        _show_in_prefect(result, self.settings.tracking.ui_url)
+        tracker = Tracker(self.settings.tracking)
+        _show_in_prefect(result, tracker.page(result.mlflow_run_id))
         if hit:
-            tracker = Tracker(self.settings.tracking)
             tracker.tag(self.context.parent_run_id, f"cached.{spec.name}", result.ref.sha256)
         return result
 
@@ -137,14 +137,13 @@ def _in_words(result: StageResult) -> str:
     return "cached" if result.how == "cached" else "kept as it is"
 
 
-def _show_in_prefect(result: StageResult, ui_url: str) -> None:
-    run = f"[{result.mlflow_run_id}]({ui_url}/#/search?searchFilter=run_id%3D'{result.mlflow_run_id}')"
+def _show_in_prefect(result: StageResult, page: str | None) -> None:
+    run = f"[{result.mlflow_run_id}]({page})" if page else "none"
     create_markdown_artifact(
         key=f"stage-{result.name}",
         description=f"{result.name}: {_in_words(result)}",
         markdown=(
             f"| | |\n|-|-|\n| stage | {result.name} |\n| result | {_in_words(result)} |\n"
-            f"| artifact | `{result.ref.uri}` |\n| SHA-256 | `{result.ref.sha256}` |\n"
-            f"| MLflow run | {run if result.mlflow_run_id else 'none'} |\n"
+            f"| artifact | `{result.ref.uri}` |\n| SHA-256 | `{result.ref.sha256}` |\n| MLflow run | {run} |\n"
         ),
     )

@@ -107,6 +107,14 @@ class Tracker:
         return run_id
 
     @_survives_outage
+    def page(self, run_id: str | None) -> str | None:
+        """Where a person opens a run, once an MLflow server is up."""
+        if run_id is None:
+            return None
+        experiment = self.client.get_run(run_id).info.experiment_id
+        return f"{self.settings.ui_url}/#/experiments/{experiment}/runs/{run_id}"
+
+    @_survives_outage
     def log_inputs(self, run_id: str | None, inputs: Mapping[str, ArtifactRef]) -> None:
         """Record data artifacts as MLflow datasets and the other inputs as tags."""
         if run_id is None:

@@ -56,7 +56,7 @@ def test_an_edit_outside_the_closure_or_to_a_schema_does_not(project, edited):
 
 
 def test_a_module_that_does_not_exist_is_an_error(project):
-    with pytest.raises(ValueError, match="no module 'qwenlong_core.nope'"):
+    with pytest.raises(ValueError, match=r"no module 'qwenlong_core\.nope'"):
         closure(["qwenlong_core.nope"], project)
 
 

@@ -1,0 +1,118 @@
+"""``qwenlong serve`` for real: servers, worker, deployments, a deployed run that completes, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from qwenlong_core.fingerprint import ROOT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """The project as a user has it, with state of its own."""
+    home = tmp_path_factory.mktemp("served")
+    for name in ("flows", "tasks", "qwenlong_core", "infra", "prefect.yaml"):
+        (home / name).symlink_to(ROOT / name)
+    return home
+
+
+@pytest.fixture(scope="module")
+def served(home) -> Iterator[dict[str, str]]:
+    ports = [free_port(), free_port()]
+    command = [sys.executable, "-m", "flows.cli", "serve", "--json", "--profile", "smoke"]
+    command += ["--port", str(ports[0]), "--mlflow-port", str(ports[1])]
+    process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline()) | {"api": f"http://127.0.0.1:{ports[0]}/api"}
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert len(started) >= 3
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 130
+        _, alive = psutil.wait_procs(started, timeout=30)
+        assert not alive, "Ctrl-C stops everything it started"
+        assert bystander.poll() is None, "and nothing else"
+    finally:
+        bystander.kill()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+def prefect(home: Path, served: dict[str, str], *arguments: str) -> str:
+    environment = os.environ | {"PREFECT_API_URL": served["api"], "PREFECT_HOME": str(home / ".qwenlong/prefect")}
+    command = [sys.executable, "-m", "prefect", *arguments]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_deployments_are_listed(home, served):
+    listed = prefect(home, served, "deployment", "ls")
+    for name in ("qwenlong/full-pipeline", "nightly-eval/nightly", "promote/promote"):
+        assert name in listed.replace("\n", "")
+    [deployment] = httpx.post(f"{served['api']}/deployments/filter", json={"deployments": {"name": {"any_": ["nightly"]}}}).json()
+    assert deployment["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
+
+
+def test_a_deployed_run_completes_with_its_stages_as_tasks(home, served):
+    prefect(home, served, "deployment", "run", "qwenlong/full-pipeline", "-p", "profile=smoke", "--watch")
+    [run] = httpx.post(f"{served['api']}/flow_runs/filter", json={"flows": {"name": {"any_": ["qwenlong"]}}}).json()
+    assert run["state"]["type"] == "COMPLETED"
+    stages = {"base", "prepare", "sft", "grpo-1", "grpo-2", "grpo-3", "evaluate-grpo-3", "register", "promote", "report"}
+    deadline = time.monotonic() + 60  # task states reach the server through its event stream
+    states: dict[str, str] = {}
+    while not (stages <= set(states) and set(states.values()) == {"COMPLETED"}) and time.monotonic() < deadline:
+        tasks = httpx.post(f"{served['api']}/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}).json()
+        states = {task["name"]: task["state"]["type"] for task in tasks}
+        time.sleep(1)
+    assert stages <= set(states) and set(states.values()) == {"COMPLETED"}
+    artifacts = httpx.post(f"{served['api']}/artifacts/filter", json={}).json()
+    progress = {item["key"]: item["data"] for item in artifacts if item["type"] == "progress"}
+    assert progress["progress-grpo-3"] == 100.0
+    markdown = {item["key"]: item["data"] for item in artifacts if item["type"] == "markdown"}
+    assert "grpo-3" in markdown["scores"] and "SHA-256" in markdown["stage-sft"]
+
+
+def test_nightly_says_what_is_missing_while_nothing_is_promoted(home, served):
+    environment = os.environ | {"PREFECT_API_URL": served["api"], "PREFECT_HOME": str(home / ".qwenlong/prefect")}
+    command = [sys.executable, "-m", "prefect", "deployment", "run", "nightly-eval/nightly", "-p", "profile=smoke", "--watch"]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    [run] = httpx.post(f"{served['api']}/flow_runs/filter", json={"flows": {"name": {"any_": ["nightly-eval"]}}, "flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}}).json()
+    assert "there is no champion in the registry" in run["state"]["message"]
+
+
+def test_the_pages_answer(served):
+    assert "<html" in httpx.get(served["prefect"], follow_redirects=True).text.lower()
+    assert "<html" in httpx.get(served["mlflow"]).text.lower()
+
+
+def test_a_taken_port_is_refused(home):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "flows.cli", "serve", "--port", str(port)]
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True)
+    assert done.returncode == 2 and f"port {port} is in use" in done.stderr
