@@ -14,6 +14,7 @@ import typer
 
 from flows.environment import use_project_defaults
 from flows.generate import generate
+from flows.prepare import prepare
 from flows.score import score
 from flows.sources import sources
 
@@ -114,6 +115,7 @@ def doctor(profile: Profile = "local", overrides: Overrides = None, as_json: Jso
 
 app.command()(score)
 app.command()(generate)
+app.command()(prepare)
 app.command()(sources)
 
 

@@ -1,11 +1,12 @@
 """Documents that are nearly the same: MinHash signatures with locality-sensitive hashing (datasketch).
 
 Two documents are compared by the Jaccard similarity of their runs of words; a Chinese or Japanese
-character counts as a word. Memory holds signatures only, never texts.
+character counts as a word. Memory holds signatures only, never texts: about 3 kB a document.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import numpy as np
@@ -23,7 +24,7 @@ def signature(text: str) -> MinHash:
     """MinHash of the text's runs of eight words; a shorter text is one run."""
     words = _WORD.findall(text.lower())
     runs = {" ".join(words[i : i + _RUN]) for i in range(max(1, len(words) - _RUN + 1))}
-    minhash = MinHash(num_perm=_PERMUTATIONS, hashfunc=_hash)
+    minhash = _BLANK.copy()
     minhash.update_batch(sorted(runs))
     return minhash
 
@@ -32,12 +33,20 @@ def _hash(run: str) -> int:
     return int(sha1_hash32(run.encode()))
 
 
+def _band_key(band: bytes) -> bytes:
+    return hashlib.blake2b(band, digest_size=8).digest()
+
+
+_BLANK = MinHash(num_perm=_PERMUTATIONS, hashfunc=_hash)
+"""Copied for every document: copies share the permutations."""
+
+
 class NearDuplicates:
     """An index of documents that can be asked for one nearly equal to a given text."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+        self._index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, hashfunc=_band_key)
         self._signatures: dict[str, MinHash] = {}
 
     def find(self, minhash: MinHash) -> str | None:

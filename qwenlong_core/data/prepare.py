@@ -8,13 +8,15 @@ Output folder::
     refused.jsonl    rows that could not be read: file, line, reason
     dropped.jsonl    rows that were read and left out: split, id, reason
     summary.json     counts by split, domain, source, phase and reason; token lengths
+    card.md          the same for people, with samples and lengths.svg
 
 Rules, in this order: unreadable rows are refused; exact and near duplicates are dropped; training rows
 (SFT and GRPO) whose document (or one nearly equal), or question with its answers, also stands in the
 evaluation set are dropped (questions asked of many documents count with their document only); over-long
 training rows are dropped, over-long evaluation rows lose the middle of their document; a GRPO row belongs
 to the first phase whose limit holds it. A file named for both training and evaluation is split by
-document: :data:`HELD_OUT_SHARE` of its documents are evaluation rows.
+document. Two passes, both streams: the sources into scratch files without exact duplicates, then these
+through the filters that need to know all evaluation rows. Memory holds keys, not rows.
 Same inputs, same bytes. Stage command: ``python -m qwenlong_core.data.prepare``.
 """
 
@@ -22,101 +24,36 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from qwenlong_core.config import DataSettings, LengthBucket
+from qwenlong_core.config import DataSettings
+from qwenlong_core.data.card import CARD, PICTURE, write_card
+from qwenlong_core.data.collect import SPLITS, collect, specs_of
 from qwenlong_core.data.filters import (
-    Split,
-    digest,
-    document_key,
-    drop_duplicates,
-    drop_leaked,
-    drop_near_duplicates,
-    name_apart,
-    templated_questions,
+    HeldOut,
+    NearDuplicateFilter,
+    Templates,
+    named_apart,
+    without_duplicates,
+    without_leaks,
 )
-from qwenlong_core.data.prompts import count_tokens, render_prompt, truncate_middle
-from qwenlong_core.data.rows import write_examples
-from qwenlong_core.data.sources import GENERATED, Refused, local_files, read_source
-from qwenlong_core.data.synthesis import bucket_lengths, generate_bucket
+from qwenlong_core.data.lengths import fit_eval, fit_sft, fit_train, phase_of
+from qwenlong_core.data.rows import DOCUMENT, PHASE, ExampleWriter, stream_rows
+from qwenlong_core.data.sources import GENERATED, local_files
+from qwenlong_core.data.splits import SHOWN_REFUSALS, Row, Split
+from qwenlong_core.data.synthesis import bucket_lengths
 from qwenlong_core.jobs import OUTPUT, PrepareJob, stage_main
-from qwenlong_core.records import Example
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("sft", "train", "eval")
-HELD_OUT_SHARE = 0.2
-"""Share of documents that go to evaluation where one file is named for both."""
-_SHOWN_REFUSALS = 5
-_BATCH_ROWS = 64
-
-
-def _held_out(example: Example, seed: int) -> bool:
-    return int(digest(str(seed), document_key(example))[:8], 16) / 16**8 < HELD_OUT_SHARE
-
-
-def _buckets(data: DataSettings, split: str) -> tuple[LengthBucket, ...]:
-    return {"sft": data.generate_sft, "train": data.generate_train, "eval": data.generate_eval}[split]
-
-
-def _specs(data: DataSettings, split: str) -> tuple[str, ...]:
-    return {"sft": data.sft, "train": data.train, "eval": data.eval}[split]
-
-
-def _shared_files(data: DataSettings) -> set[Path]:
-    """Files that are named for evaluation and for training."""
-    files = {split: {path.resolve() for spec in _specs(data, split) for path in local_files(spec)} for split in SPLITS}
-    return files["eval"] & (files["sft"] | files["train"])
-
-
-def collect(data: DataSettings, split: str, tokenizer: Any, seed: int) -> Split:
-    """Read or generate all rows of a split."""
-    collected = Split(split)
-    shared = bool(_shared_files(data))
-    if shared:
-        logger.info("prepare %s: training and evaluation name the same file: %.0f%% of the documents are held out",
-                    split, 100 * HELD_OUT_SHARE)  # fmt: skip
-    for spec in _specs(data, split):
-        if spec == GENERATED:
-            buckets = _buckets(data, split)
-            if not buckets:
-                raise ValueError(
-                    f"data.{split} names {GENERATED!r}, but data.generate_{split} holds no length bucket: add one "
-                    "with min_tokens, max_tokens and rows, or name another source"
-                )
-            for bucket in buckets:
-                logger.info("prepare %s: generating %d rows of %d..%d tokens", split, bucket.rows, bucket.min_tokens, bucket.max_tokens)  # fmt: skip
-                collected.rows.extend(generate_bucket(tokenizer, bucket, f"{seed}-{split}"))
-            continue
-        logger.info("prepare %s: reading %s", split, spec)
-        for row in read_source(spec):
-            if isinstance(row, Refused):
-                collected.refused.append(row)
-            elif shared and _held_out(row, seed) != (split == "eval"):
-                collected.drop(row, "document_of_the_other_split")
-            else:
-                collected.rows.append(row)
-    collected.read = len(collected.rows) + len(collected.refused) + len(collected.dropped)
-    return collected
-
-
-def _measure(rows: Sequence[Example], tokenizer: Any) -> list[Example]:
-    """The rows with the tokens of their whole rendered prompt."""
-    measured: list[Example] = []
-    for start in range(0, len(rows), _BATCH_ROWS):
-        batch = rows[start : start + _BATCH_ROWS]
-        counts = count_tokens(tokenizer, [render_prompt(tokenizer, row) for row in batch])
-        measured += [replace(row, num_tokens=count) for row, count in zip(batch, counts, strict=True)]
-    return measured
-
-
-def phase_of(num_tokens: int, limits: Sequence[int]) -> int | None:
-    """The first phase, counted from 1, whose limit holds so many tokens; ``None`` if none does."""
-    return next((index for index, limit in enumerate(limits, 1) if num_tokens <= limit), None)
+REFUSED, DROPPED, SUMMARY = "refused.jsonl", "dropped.jsonl", "summary.json"
+FILES = (*(f"{split}.parquet" for split in SPLITS), REFUSED, DROPPED, SUMMARY, CARD, PICTURE)
+"""All that preparation writes."""
 
 
 def rows_per_phase(data: DataSettings, limits: Sequence[int], seed: int) -> dict[int, int]:
@@ -135,133 +72,137 @@ def rows_per_phase(data: DataSettings, limits: Sequence[int], seed: int) -> dict
     return counts
 
 
-def _check_refused(parts: Iterable[Split], limit: float) -> None:
-    refused = [row for part in parts for row in part.refused]
-    read = sum(part.read for part in parts)
-    if not refused:
-        return
-    shown = "; ".join(map(str, refused[:_SHOWN_REFUSALS]))
-    more = f" and {len(refused) - _SHOWN_REFUSALS} more" if len(refused) > _SHOWN_REFUSALS else ""
-    share = len(refused) / read
-    message = f"{len(refused)} of {read} rows are unreadable: {shown}{more}"
-    if share > limit:
-        raise ValueError(
-            f"{message}. That is a share of {share:.3g}, over data.max_refused_share={limit}: mend the rows, or go on "
-            f"without them with --set data.max_refused_share={min(1.0, share * 1.01):.2g}"
-        )
-    logger.warning("%s (they stand in refused.jsonl)", message)
+def prepare(
+    job: PrepareJob, tokenizer: Any, output: Path, wanted: Sequence[str] = SPLITS, *, every_phase: bool = True
+) -> dict[str, Any]:
+    """Read, filter, measure and bucket rows, and write the output folder; returns what summary.json holds.
 
-
-def _fit_eval(collected: Split, tokenizer: Any, limit: int) -> None:
-    rows = []
-    for row in collected.rows:
-        if row.num_tokens is not None and row.num_tokens > limit:
-            cut, kept, lost = truncate_middle(tokenizer, row, limit)
-            row = replace(_measure([cut], tokenizer)[0], metadata={**row.metadata, "kept_tokens": kept, "lost_tokens": lost})
-            collected.truncated += 1
-        rows.append(row)
-    collected.rows = rows
-
-
-def _drop_long_sft(collected: Split, tokenizer: Any, limit: int) -> None:
-    def too_long(row: Example) -> tuple[str, str] | None:
-        if row.solution is None:
-            return "no_solution", ""
-        tokens = (row.num_tokens or 0) + count_tokens(tokenizer, [row.solution])[0]
-        return (f"over_length (more than {limit} tokens)", "") if tokens > limit else None
-
-    collected.keep(too_long)
-
-
-def _check_filled(sft: Split, evaluation: Split, phases: Sequence[int], train: Split, limits: Sequence[int]) -> None:
-    for part, name in ((sft, "sft"), (evaluation, "eval")):
-        if not part.rows:
-            raise ValueError(
-                f"no row is left in the {name} split: {part.read} rows read, dropped by reason "
-                f"{part.reasons()}: name other sources in data.{name} or raise its limit"
-            )
-    counts = {f"phase {i} (<= {limit} tokens)": phases.count(i) for i, limit in enumerate(limits, 1)}
-    if 0 in counts.values():
-        lengths = [row.num_tokens or 0 for row in train.rows]
-        raise ValueError(
-            f"a GRPO phase has no training row: {counts}; dropped by reason "
-            f"{train.reasons()}; prompts kept have "
-            f"{min(lengths, default=0)}..{max(lengths, default=0)} tokens: change grpo.phases' max_prompt_tokens or add rows of that length "
-            "(data.train, data.generate_train)"
-        )
-
-
-def _summary(parts: Sequence[Split], phases: Sequence[int], limits: Sequence[int]) -> dict[str, Any]:
-    return {
-        "splits": {part.name: _split_summary(part) for part in parts},
-        "phases": {str(i): {"max_prompt_tokens": limit, "rows": phases.count(i)} for i, limit in enumerate(limits, 1)},
-    }
-
-
-def _split_summary(part: Split) -> dict[str, Any]:
-    lengths = sorted(row.num_tokens or 0 for row in part.rows)
-    return {
-        "read": part.read,
-        "rows": len(part.rows),
-        "documents": len({document_key(row) for row in part.rows}),
-        "refused": len(part.refused),
-        "truncated": part.truncated,
-        "domains": dict(sorted(Counter(row.domain for row in part.rows).items())),
-        "answer_types": dict(sorted(Counter(row.answer_type for row in part.rows).items())),
-        "sources": dict(sorted(Counter(row.source for row in part.rows).items())),
-        "dropped": part.reasons(),
-        "tokens": {
-            "min": lengths[0], "median": lengths[len(lengths) // 2], "max": lengths[-1], "total": sum(lengths),
-        },
-    }  # fmt: skip
-
-
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _write(output: Path, parts: Sequence[Split], phases: Sequence[int], limits: Sequence[int]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    for part in parts:
-        write_examples(output / f"{part.name}.parquet", part.rows, phases if part.name == "train" else None)
-    _write_lines(output / "refused.jsonl", (row.to_dict() for part in parts for row in part.refused))
-    _write_lines(output / "dropped.jsonl", (row for part in parts for row in part.dropped))
-    summary = _summary(parts, phases, limits)
-    (output / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-
-
-def prepare(job: PrepareJob, tokenizer: Any, output: Path) -> None:
-    """Read, filter, measure and bucket the rows of all splits, and write the output folder.
+    Only the ``wanted`` splits are written; an evaluation set is read in any case, since training rows are
+    compared with it. Without ``every_phase`` a phase may be empty. After an error the folder holds
+    refused.jsonl at most.
 
     Raises:
         ValueError: a source without a file, too many unreadable rows, an empty split or phase.
     """
+    read = [split for split in SPLITS if split in wanted or (split == "eval" and job.data.eval)]
     for split in SPLITS:
-        for spec in _specs(job.data, split):
+        for spec in specs_of(job.data, split):
             local_files(spec)
-    sft, train, evaluation = parts = [collect(job.data, split, tokenizer, job.seed) for split in SPLITS]
-    _check_refused(parts, job.data.max_refused_share)
+    output.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".prepare-", dir=output.parent) as folder, ExitStack() as logs:
+        scratch, finished = Path(folder), Path(folder) / OUTPUT
+        finished.mkdir()
+        refused = logs.enter_context((output / REFUSED).open("w", encoding="utf-8"))
+        dropped = logs.enter_context((finished / DROPPED).open("w", encoding="utf-8"))
+        parts = {name: Split(name, refused, dropped) for name in read}
+        held_out, templates = HeldOut(), Templates()
+        for part in parts.values():
+            _spool(job, part, tokenizer, scratch, held_out, templates)
+        _check_refused(parts.values(), job.data.max_refused_share, output / REFUSED)
+        near = NearDuplicateFilter(job.data.near_duplicates) if job.data.near_duplicates is not None else None
+        for name in sorted(read, key=lambda name: name != "eval"):
+            rows = _filtered(parts[name], scratch, held_out, templates, near)
+            if name in wanted:
+                _write(job, parts[name], rows, tokenizer, finished)
+            elif near is not None:
+                deque(rows, maxlen=0)
+        if near is not None:
+            logger.info("prepare: %d documents compared for near duplicates in %.1f s", near.documents, near.seconds)
+        _check_filled([parts[name] for name in wanted], job.phase_limits, every_phase)
+        summary = _summary(parts, wanted, job.phase_limits)
+        (finished / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_card(finished, [parts[name] for name in parts if name in wanted], summary)
+        logs.close()
+        for path in finished.iterdir():
+            path.replace(output / path.name)
+    for name in wanted:
+        part = parts[name]
+        logger.info("prepare %s: %d rows kept of %d read, %d dropped, %d refused, %d shortened", name,
+                    part.kept.rows, part.read, part.dropped.total(), part.refused.total(), part.truncated)  # fmt: skip
+    return summary
+
+
+def _spool(job: PrepareJob, part: Split, tokenizer: Any, scratch: Path, held_out: HeldOut, templates: Templates) -> None:
+    """First pass: a split's readable rows without exact duplicates, into a scratch file."""
+    with ExampleWriter(scratch / part.name, DOCUMENT) as file:
+        for row in without_duplicates(named_apart(collect(job.data, part, tokenizer, job.seed), part), part):
+            templates.add(row)
+            if part.name == "eval":
+                held_out.add(row)
+            file.write(row.example, row.document)
+
+
+def _filtered(
+    part: Split, scratch: Path, held_out: HeldOut, templates: Templates, near: NearDuplicateFilter | None
+) -> Iterator[Row]:
+    rows: Iterator[Row] = (Row(example, key) for example, key in stream_rows(scratch / part.name, DOCUMENT))
+    if part.name == "eval":
+        return near.evaluation(rows, part) if near else rows
+    rows = without_leaks(rows, part, held_out, templates)
+    return near.training(rows, part) if near else rows
+
+
+def _write(job: PrepareJob, part: Split, rows: Iterable[Row], tokenizer: Any, folder: Path) -> None:
+    """Second pass: what the filters leave is measured, fitted, counted and written."""
+    logger.info("prepare %s: counting the tokens of %d prompts at most", part.name, part.read)
+    fitted: Iterable[tuple[Row, int | None]]
+    if part.name == "train":
+        fitted = fit_train(rows, part, tokenizer, job.phase_limits)
+    elif part.name == "sft":
+        fitted = ((row, None) for row in fit_sft(rows, part, tokenizer, job.sft_max_tokens))
+    else:
+        fitted = ((row, None) for row in fit_eval(rows, part, tokenizer, job.eval_max_tokens))
+    with ExampleWriter(folder / f"{part.name}.parquet", PHASE if part.name == "train" else None) as file:
+        for row, phase in fitted:
+            part.kept.add(row, phase)
+            file.write(row.example, phase)
+
+
+def _check_refused(parts: Iterable[Split], limit: float, listed: Path) -> None:
+    parts = list(parts)
+    refused, read = sum(part.refused.total() for part in parts), sum(part.read for part in parts)
+    if not refused:
+        return
+    shown = [str(row) for part in parts for row in part.shown][:SHOWN_REFUSALS]
+    more = f" and {refused - len(shown)} more" if refused > len(shown) else ""
+    share = refused / read
+    message = f"{refused} of {read} rows are unreadable: {'; '.join(shown)}{more}"
+    if share > limit:
+        enough = f"{min(1.0, share * 1.01):.2g}"
+        raise ValueError(
+            f"{message}. That is a share of {share:.3g}, over data.max_refused_share={limit}: mend the rows "
+            f"(all stand in {listed}), or go on without them with --set data.max_refused_share={enough} "
+            f"(`qwenlong prepare`: --max-refused-share {enough})"
+        )
+    logger.warning("%s (they stand in %s)", message, listed)
+
+
+def _check_filled(parts: Iterable[Split], limits: Sequence[int], every_phase: bool) -> None:
     for part in parts:
-        name_apart(part)
-        drop_duplicates(part)
-    templated = templated_questions(parts)
-    for part in (sft, train):
-        drop_leaked(part, evaluation.rows, templated)
-    if job.data.near_duplicates is not None:
-        drop_near_duplicates((sft, train), evaluation, job.data.near_duplicates)
-    for part in parts:
-        logger.info("prepare %s: counting the tokens of %d prompts", part.name, len(part.rows))
-        part.rows = _measure(part.rows, tokenizer)
-    _drop_long_sft(sft, tokenizer, job.sft_max_tokens)
-    _fit_eval(evaluation, tokenizer, job.eval_max_tokens)
-    longest = f"over_length (more than {job.phase_limits[-1]} tokens)"
-    train.keep(lambda row: None if phase_of(row.num_tokens or 0, job.phase_limits) else (longest, ""))
-    phases = [phase_of(row.num_tokens or 0, job.phase_limits) or 0 for row in train.rows]
-    _check_filled(sft, evaluation, phases, train, job.phase_limits)
-    _write(output, parts, phases, job.phase_limits)
-    for part in parts:
-        logger.info("prepare %s: %d rows kept of %d read, %d dropped, %d refused, %d shortened", part.name,
-                    len(part.rows), part.read, len(part.dropped), len(part.refused), part.truncated)  # fmt: skip
+        if part.name != "train" and not part.kept.rows:
+            raise ValueError(
+                f"no row is left in the {part.name} split: {part.read} rows read, dropped by reason "
+                f"{dict(sorted(part.dropped.items()))}: name other sources in data.{part.name} or raise its limit"
+            )
+        counts = {f"phase {i} (<= {limit} tokens)": part.kept.phases[i] for i, limit in enumerate(limits, 1)}
+        if part.name == "train" and (0 in counts.values() if every_phase else not part.kept.rows):
+            lengths = part.kept.lengths
+            raise ValueError(
+                f"a GRPO phase has no training row: {counts}; dropped by reason {dict(sorted(part.dropped.items()))}; "
+                f"prompts kept have {min(lengths, default=0)}..{max(lengths, default=0)} tokens: change grpo.phases' "
+                "max_prompt_tokens or add rows of that length (data.train, data.generate_train)"
+            )
+
+
+def _summary(parts: Mapping[str, Split], wanted: Sequence[str], limits: Sequence[int]) -> dict[str, Any]:
+    summary: dict[str, Any] = {"splits": {name: part.summary() for name, part in parts.items() if name in wanted}}
+    if "train" in wanted:
+        phases = parts["train"].kept.phases
+        summary["phases"] = {str(i): {"max_prompt_tokens": limit, "rows": phases[i]} for i, limit in enumerate(limits, 1)}
+    if "eval" in parts and "eval" not in wanted:
+        against = parts["eval"]
+        summary["against"] = {"read": against.read, "refused": against.refused.total(), "dropped": dict(sorted(against.dropped.items()))}
+    return summary
 
 
 def run(job: PrepareJob, inputs: Mapping[str, Path], work: Path) -> None:

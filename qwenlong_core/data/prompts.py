@@ -51,8 +51,19 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
-    """Tokens of each text, tokenized as one batch (parallel inside the tokenizer)."""
-    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+    """Tokens of each text, tokenized as one batch on all cores.
+
+    The Rust tokenizer is asked directly: ids as Python lists, which nobody reads here, would take half of
+    the time.
+    """
+    if not texts:
+        return []
+    if not tokenizer.is_fast:
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return [len(encoding) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def prompt_tokens(tokenizer: Any, example: Example) -> int:

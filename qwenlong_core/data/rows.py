@@ -1,11 +1,13 @@
-"""Example rows on disk: parquet files, the same bytes for the same rows."""
+"""Example rows on disk: parquet files, written and read row group by row group; same rows, same bytes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,25 +30,64 @@ _SCHEMA = pa.schema(
         ("metadata", pa.string()),
     ]
 )
-_PHASE = pa.field("phase", pa.int32())
+PHASE = pa.field("phase", pa.int32())
+"""Column of ``train.parquet``: the phase of a row, counted from 1."""
+DOCUMENT = pa.field("document", pa.binary())
+"""Column of rows in preparation: the key of their document."""
+_GROUP_CHARACTERS = 8_000_000
+_GROUP_ROWS = 1_024
 
 
-def write_examples(path: Path, examples: Sequence[Example], phases: Sequence[int] | None = None) -> None:
-    """Write rows to a parquet file; ``phases`` adds the column ``phase``, one number a row.
+class ExampleWriter:
+    """A parquet file that is written while its rows come in: memory holds one row group.
 
     Metadata is stored as JSON with sorted keys, since its fields differ from source to source.
     """
-    rows = [_to_row(example) for example in examples]
-    schema = _SCHEMA
-    if phases is not None:
-        schema = _SCHEMA.append(_PHASE)
-        rows = [{**row, "phase": phase} for row, phase in zip(rows, phases, strict=True)]
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
+
+    def __init__(self, path: Path, column: pa.Field | None = None) -> None:
+        self._column = column
+        self._schema = _SCHEMA if column is None else _SCHEMA.append(column)
+        self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._rows: list[dict[str, Any]] = []
+        self._characters = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self._flush()
+        self._file.close()
+
+    def write(self, example: Example, value: Any = None) -> None:
+        """Append a row, with its value of the further column if there is one."""
+        row = example.to_dict()
+        row["metadata"] = json.dumps(row["metadata"], ensure_ascii=False, sort_keys=True)
+        self._rows.append(row if self._column is None else {**row, self._column.name: value})
+        self._characters += len(example.context)
+        if self._characters >= _GROUP_CHARACTERS or len(self._rows) >= _GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._characters = [], 0
 
 
-def _to_row(example: Example) -> dict[str, Any]:
-    row = example.to_dict()
-    return {**row, "metadata": json.dumps(row["metadata"], ensure_ascii=False, sort_keys=True)}
+def write_examples(path: Path, examples: Sequence[Example], phases: Sequence[int] | None = None) -> None:
+    """Write rows to a parquet file; ``phases`` adds the column ``phase``, one number a row."""
+    with ExampleWriter(path, None if phases is None else PHASE) as file:
+        for example, phase in zip(examples, phases or repeat(None, len(examples)), strict=True):
+            file.write(example, phase)
+
+
+def stream_rows(path: Path, column: pa.Field) -> Iterator[tuple[Example, Any]]:
+    """The rows of a file with the values of its further column; memory holds one row group."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            for row in file.read_row_group(group).to_pylist():
+                value = row.pop(column.name)
+                yield _to_example(row), value
 
 
 def _to_example(row: dict[str, Any]) -> Example:
@@ -54,7 +95,7 @@ def _to_example(row: dict[str, Any]) -> Example:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """All rows of a parquet file written by :func:`write_examples`."""
+    """All rows of a parquet file written by :class:`ExampleWriter`."""
     return [_to_example(row) for row in pq.read_table(path, columns=_SCHEMA.names).to_pylist()]
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from qwenlong_core.config import DataSettings
-from qwenlong_core.data.filters import document_key
+from qwenlong_core.data.lengths import phase_of
 from qwenlong_core.data.near_duplicates import similarity
-from qwenlong_core.data.prepare import phase_of, prepare, rows_per_phase
+from qwenlong_core.data.prepare import FILES, prepare, rows_per_phase
 from qwenlong_core.data.prompts import prompt_tokens
 from qwenlong_core.data.rows import read_examples, read_phase
+from qwenlong_core.data.splits import document_key
 from qwenlong_core.jobs import PrepareJob
 from qwenlong_core.records import Example
 
@@ -61,7 +62,7 @@ def test_same_inputs_same_bytes(tokenizer: Any, tmp_path: Path) -> None:
     for name in ("a", "b"):
         prepare(job(), tokenizer, tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["dropped.jsonl", "eval.parquet", "refused.jsonl", "sft.parquet", "summary.json", "train.parquet"]
+    assert files == sorted(FILES)
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 

@@ -18,7 +18,7 @@ from qwenlong_core.data.sources.files import SUFFIXES, records
 from qwenlong_core.data.sources.validation import BadRow, Refused, checked
 from qwenlong_core.records import Example
 
-__all__ = ["GENERATED", "SOURCES", "Refused", "local_files", "read_files", "read_source"]
+__all__ = ["GENERATED", "SOURCES", "Refused", "local_files", "read_by_file", "read_files", "read_source"]
 
 GENERATED = "generated"
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -73,7 +73,13 @@ def _is_hub_id(source: Source, location: str) -> bool:
 
 
 def read_source(spec: str) -> Iterator[Example | Refused]:
-    """All rows of a source other than ``generated``, in file and line order.
+    """All rows of a source other than ``generated``, in file and line order; see :func:`read_by_file`."""
+    for _, rows in read_by_file(spec):
+        yield from rows
+
+
+def read_by_file(spec: str) -> Iterator[tuple[Path, Iterator[Example | Refused]]]:
+    """Each file of a source other than ``generated`` with the stream of its rows.
 
     Raises:
         ValueError: no file matches.
@@ -81,7 +87,8 @@ def read_source(spec: str) -> Iterator[Example | Refused]:
     """
     source, location = _split(spec)
     local_files(spec)
-    yield from read_files(source, _matching(location) or _fetch(source, location))
+    for path in _matching(location) or _fetch(source, location):
+        yield path, read_files(source, [path])
 
 
 def read_files(source: Source, files: list[Path]) -> Iterator[Example | Refused]:

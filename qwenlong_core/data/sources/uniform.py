@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from qwenlong_core.data.sources.files import parse_object
 from qwenlong_core.data.sources.validation import (
     BadRow,
     check_choice,
@@ -58,6 +59,8 @@ def from_record(row: dict[str, Any], default_source: str) -> Example:
     if solution is not None:
         solution = text_field(row, "solution")
     metadata = {key: value for key, value in row.items() if key not in _KNOWN}
+    if isinstance(metadata.get("metadata"), str):  # as in the parquet files that preparation writes
+        metadata["metadata"] = parse_object(metadata["metadata"].encode())
     if isinstance(metadata.get("metadata"), dict):
         metadata = {**metadata.pop("metadata"), **metadata}
     check_text(json.dumps(metadata, ensure_ascii=False), "metadata")

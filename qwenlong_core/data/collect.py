@@ -1,0 +1,86 @@
+"""The rows of a split as they come from its sources, refusals and the other side of a shared file left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from qwenlong_core.config import DataSettings, LengthBucket
+from qwenlong_core.data.sources import GENERATED, Refused, local_files, read_by_file
+from qwenlong_core.data.splits import Row, Split, digest, document_key
+from qwenlong_core.data.synthesis import generate_bucket
+from qwenlong_core.records import Example
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("sft", "train", "eval")
+HELD_OUT_SHARE = 0.2
+"""Share of documents that go to evaluation where one file is named for both."""
+
+
+def specs_of(data: DataSettings, split: str) -> tuple[str, ...]:
+    """The sources of a split."""
+    return {"sft": data.sft, "train": data.train, "eval": data.eval}[split]
+
+
+def shared_files(data: DataSettings) -> set[Path]:
+    """Files that are named for evaluation and for training."""
+    files = {split: {path.resolve() for spec in specs_of(data, split) for path in local_files(spec)} for split in SPLITS}
+    return files["eval"] & (files["sft"] | files["train"])
+
+
+def collect(data: DataSettings, split: Split, tokenizer: Any, seed: int) -> Iterator[Row]:
+    """Read or generate the rows of a split, one after the other.
+
+    Raises:
+        ValueError: ``generated`` is named and no length bucket is given.
+    """
+    shared = shared_files(data)
+    for spec in specs_of(data, split.name):
+        if spec == GENERATED:
+            for example in _generated(data, split.name, tokenizer, seed):
+                split.read += 1
+                yield Row(example, document_key(example))
+            continue
+        logger.info("prepare %s: reading %s", split.name, spec)
+        for path, rows in read_by_file(spec):
+            yield from _of_file(rows, split, seed if path.resolve() in shared else None)
+
+
+def _of_file(rows: Iterable[Example | Refused], split: Split, seed: int | None) -> Iterator[Row]:
+    """The readable rows of a file, of a shared one (which has a seed) those of this side."""
+    if seed is not None:
+        logger.info("prepare %s: training and evaluation name the same file: %.0f%% of its documents are held out",
+                    split.name, 100 * HELD_OUT_SHARE)  # fmt: skip
+    for example in rows:
+        split.read += 1
+        if isinstance(example, Refused):
+            split.refuse(example)
+            continue
+        row = Row(example, document_key(example))
+        if seed is not None and _held_out(row, seed) != (split.name == "eval"):
+            split.drop(example, "document_of_the_other_split")
+        else:
+            yield row
+
+
+def _held_out(row: Row, seed: int) -> bool:
+    return int.from_bytes(digest(str(seed), row.document.hex())[:4]) / 2**32 < HELD_OUT_SHARE
+
+
+def _buckets(data: DataSettings, split: str) -> tuple[LengthBucket, ...]:
+    return {"sft": data.generate_sft, "train": data.generate_train, "eval": data.generate_eval}[split]
+
+
+def _generated(data: DataSettings, split: str, tokenizer: Any, seed: int) -> Iterator[Example]:
+    buckets = _buckets(data, split)
+    if not buckets:
+        raise ValueError(
+            f"data.{split} names {GENERATED!r}, but data.generate_{split} holds no length bucket: add one "
+            "with min_tokens, max_tokens and rows, or name another source"
+        )
+    for bucket in buckets:
+        logger.info("prepare %s: generating %d rows of %d..%d tokens", split, bucket.rows, bucket.min_tokens, bucket.max_tokens)
+        yield from generate_bucket(tokenizer, bucket, f"{seed}-{split}")

@@ -1,0 +1,108 @@
+"""Tokens of whole prompts, counted batch by batch on all cores, and rows fitted to their limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+from qwenlong_core.data.prompts import count_tokens, prompt_tokens, render_prompt, truncate_middle
+from qwenlong_core.data.splits import Row, Split
+
+_BATCH_CHARACTERS = 4_000_000
+_BATCH_ROWS = 1_024
+
+T = TypeVar("T")
+
+
+class Measured(NamedTuple):
+    """A row whose prompt was counted, with the tokens of its solution."""
+
+    row: Row
+    solution_tokens: int
+
+
+def phase_of(num_tokens: int, limits: Sequence[int]) -> int | None:
+    """The first phase, counted from 1, whose limit holds so many tokens; ``None`` if none does."""
+    return next((index for index, limit in enumerate(limits, 1) if num_tokens <= limit), None)
+
+
+def fit_sft(rows: Iterable[Row], split: Split, tokenizer: Any, limit: int) -> Iterator[Row]:
+    """Rows with a solution that fit the limit together with it."""
+
+    def solved() -> Iterator[Row]:
+        for row in rows:
+            if row.example.solution is None:
+                split.drop(row.example, "no_solution")
+            else:
+                yield row
+
+    for row, solution_tokens in _measured(solved(), lambda batch: _count(batch, tokenizer, solutions=True)):
+        if (row.example.num_tokens or 0) + solution_tokens > limit:
+            split.drop(row.example, f"over_length (more than {limit} tokens)")
+        else:
+            yield row
+
+
+def fit_train(rows: Iterable[Row], split: Split, tokenizer: Any, limits: Sequence[int]) -> Iterator[tuple[Row, int]]:
+    """Rows with the phase they belong to; longer ones than the last phase's limit are dropped."""
+    for row, _ in _measured(rows, lambda batch: _count(batch, tokenizer)):
+        if phase := phase_of(row.example.num_tokens or 0, limits):
+            yield row, phase
+        else:
+            split.drop(row.example, f"over_length (more than {limits[-1]} tokens)")
+
+
+def fit_eval(rows: Iterable[Row], split: Split, tokenizer: Any, limit: int) -> Iterator[Row]:
+    """All rows; longer ones than the limit lose the middle of their document."""
+
+    def shortened(batch: Sequence[Row]) -> list[Row]:
+        return [_shorten(row, split, tokenizer, limit) for row, _ in _count(batch, tokenizer)]
+
+    yield from _measured(rows, shortened)
+
+
+def _shorten(row: Row, split: Split, tokenizer: Any, limit: int) -> Row:
+    if (row.example.num_tokens or 0) <= limit:
+        return row
+    split.truncated += 1
+    cut, kept, lost = truncate_middle(tokenizer, row.example, limit)
+    metadata = {**cut.metadata, "kept_tokens": kept, "lost_tokens": lost}
+    return row._replace(example=replace(cut, num_tokens=prompt_tokens(tokenizer, cut), metadata=metadata))
+
+
+def _count(batch: Sequence[Row], tokenizer: Any, *, solutions: bool = False) -> list[Measured]:
+    counts = count_tokens(tokenizer, [render_prompt(tokenizer, row.example) for row in batch])
+    extra = count_tokens(tokenizer, [row.example.solution or "" for row in batch]) if solutions else [0] * len(batch)
+    return [
+        Measured(row._replace(example=replace(row.example, num_tokens=count)), more)
+        for row, count, more in zip(batch, counts, extra, strict=True)
+    ]
+
+
+def _measured(rows: Iterable[Row], work: Callable[[Sequence[Row]], list[T]]) -> Iterator[T]:
+    """``work`` on batch after batch, in order, in one thread: while the tokenizer (which needs no
+    interpreter lock) counts a batch, the next one is read and the last one written."""
+    pending: Future[list[T]] | None = None
+    with ThreadPoolExecutor(1) as thread:
+        for batch in _batches(rows):
+            done, pending = pending, thread.submit(work, batch)
+            if done is not None:
+                yield from done.result()
+        if pending is not None:
+            yield from pending.result()
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Batches of a bounded size of text, so that memory is bounded too."""
+    batch: list[Row] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += len(row.example.context)
+        if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_ROWS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
