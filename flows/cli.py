@@ -6,8 +6,10 @@ promotion is a normal end), 1 failed, 2 refused settings, data or folders, 130 i
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +19,7 @@ from flows.generate import generate
 from flows.prepare import prepare
 from flows.score import score
 from flows.sources import sources
+from qwenlong_core.fingerprint import PACKAGES, ROOT
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,17 +42,29 @@ def one_clear_message() -> Iterator[None]:
     from qwenlong_core.artifacts import ArtifactError
     from tasks.process import ProcessFailed
 
+    use_project_defaults()
     try:
         yield
-    except (ValueError, FileNotFoundError, ArtifactError) as error:
-        _say(error)
-        raise typer.Exit(2) from error
     except (ProcessFailed, ConnectionError) as error:
         _say(error)
         raise typer.Exit(1) from error
+    except (ArtifactError, OSError) as error:
+        _say(error)
+        raise typer.Exit(2) from error
+    except ValueError as error:
+        if not _raised_here(error):
+            raise  # a fault, not a refusal: its traceback is wanted
+        _say(error)
+        raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         typer.echo("interrupted: run the same command again to go on from the last checkpoint", err=True)
         raise typer.Exit(130) from error
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether our own code refused something; the same type from inside a library is a fault."""
+    innermost = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return any(innermost.is_relative_to(ROOT / package) for package in PACKAGES)
 
 
 def _say(error: Exception) -> None:
@@ -73,7 +88,6 @@ def run(
 
     Stages whose inputs, settings and code have not changed are taken from the store.
     """
-    use_project_defaults()
     with one_clear_message():
         from flows.console import print_result, run_pipeline
 
@@ -90,7 +104,6 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Start Prefect, MLflow and a worker on loopback and apply prefect.yaml. Ctrl-C stops them."""
-    use_project_defaults()
     with one_clear_message():
         from flows.serve import serve_all
         from qwenlong_core.profiles import load_settings
@@ -102,7 +115,6 @@ def serve(
 def doctor(profile: Profile = "local", overrides: Overrides = None, as_json: Json = False) -> None:
     """Say what is installed, which accelerator and engines will be used, what is reachable, and how
     many rows each phase will see. Exit code 1 if the profile cannot run here."""
-    use_project_defaults()
     with one_clear_message():
         from flows.doctor import examine, print_findings
         from qwenlong_core.profiles import load_settings

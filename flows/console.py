@@ -14,7 +14,9 @@ from rich.table import Table
 from flows.environment import prefect_api
 from flows.full_pipeline import describe_settings, full_pipeline
 from flows.pipeline_run import preflight
-from qwenlong_core.profiles import load_settings
+from qwenlong_core.artifacts import ArtifactError
+from qwenlong_core.profiles import SettingsError, load_settings
+from tasks.process import ProcessFailed, StageRefused
 from tasks.specs import SCALED_DOWN, is_scaled_down
 
 
@@ -48,7 +50,7 @@ def _quieten() -> None:
 
 def _drop_expected_traceback(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, ValueError | RuntimeError):
+    if isinstance(error, StageRefused | ProcessFailed | ArtifactError | SettingsError | ConnectionError):
         record.exc_info, record.exc_text = None, None
     return True
 

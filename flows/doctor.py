@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.environment import is_up
-from qwenlong_core.artifacts import ArtifactError, LocalStore
+from qwenlong_core.artifacts import ArtifactError, LocalStore, check_writable
+from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.config import JudgeSettings, Settings
 from qwenlong_core.data.prepare import rows_per_phase
 from qwenlong_core.data.sources import GENERATED, local_files
-from qwenlong_core.models import attention_implementation, bundled_weights
+from qwenlong_core.models import attention_implementation
 from tasks.stage import open_store
 from tasks.tracking import client_for
 
@@ -86,21 +87,21 @@ def _accelerator(settings: Settings) -> Finding:
 def _attention(settings: Settings) -> Finding:
     name = attention_implementation(settings.model)
     ok = name != "flash_attention_2" or _version("flash-attn") is not None
-    return Finding(topic="attention", ok=ok, found=name, mend="" if ok else 'pip install "qwenlong[gpu]"')
+    return Finding(topic="attention", ok=ok, found=name, mend="" if ok else 'pip install -e ".[gpu]"')
 
 
 def _engines(settings: Settings) -> Iterator[Finding]:
     used = {"rollout engine": settings.grpo.engine, "evaluation engine": settings.evaluation.engine}
     for topic, engine in used.items():
         ok = not engine.startswith("vllm") or _version("vllm") is not None
-        yield Finding(topic=topic, ok=ok, found=engine, mend="" if ok else 'vLLM is not installed: pip install "qwenlong[gpu]"')
+        yield Finding(topic=topic, ok=ok, found=engine, mend="" if ok else 'vLLM is not installed: pip install -e ".[gpu]"')
 
 
 def _base_model(settings: Settings) -> Finding:
     name = settings.model.name
-    if name in ("smollm2-135m", "tiny"):
+    if name in BUNDLED:
         try:
-            return Finding(topic="base model", ok=True, found=f"{name}, bundled in {bundled_weights().name}")
+            return Finding(topic="base model", ok=True, found=f"{name}, bundled as {bundled_file().name}")
         except FileNotFoundError as error:
             return Finding(topic="base model", ok=False, found="missing", mend=str(error))
     if Path(name).is_dir():
@@ -136,7 +137,7 @@ def _storage(settings: Settings) -> Iterator[Finding]:
     uri = settings.storage.uri
     if isinstance(store, LocalStore):
         try:
-            store.check_writable()
+            check_writable(store.root, "storage.uri")
             yield Finding(topic="artifact store", ok=True, found=f"folder {uri}, writable")
         except ArtifactError as error:
             yield Finding(topic="artifact store", ok=False, found=uri, mend=str(error))

@@ -138,7 +138,7 @@ def decide_and_promote(
         champion = StageResult(name="champion", ref=baseline.model, how="kept")
         baseline_evaluation = run.stage(evaluate_stage(settings, "champion"), {"model": champion, "data": data})
     decision = run.stage(promote_stage(settings), {"challenger": evaluation, "champion": baseline_evaluation})
-    return version, decision, apply_decision(tracking, version, run.folder(decision) / "decision.json")
+    return version, decision, apply_decision(tracking, version, baseline, run.folder(decision) / "decision.json")
 
 
 def close_dead_runs(tracker: Tracker) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from qwenlong_core.bundled import BUNDLED, bundled_tokenizer
 from qwenlong_core.records import Domain, Example
 
 logger = logging.getLogger(__name__)
@@ -77,11 +78,8 @@ def policy_tokenizer(name: str) -> Any:
     """The tokenizer of a policy by its ``model.name``, without loading its weights."""
     from transformers import AutoTokenizer
 
-    from qwenlong_core.models import bundled_weights
-
-    if name in ("smollm2-135m", "tiny"):
-        folder = bundled_weights()
-        return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
+    if name in BUNDLED:
+        return bundled_tokenizer()
     try:
         return AutoTokenizer.from_pretrained(name)
     except OSError as error:

@@ -48,9 +48,14 @@ def nightly_eval(profile: str = "local", overrides: list[str] | None = None, nig
     for alias, version in versions.items():
         if version is not None and version.model.sha256 not in {result.ref.sha256 for result in seen.values()}:
             seen[alias] = StageResult(name=alias, ref=version.model, how="kept")
-    evaluations = {
-        alias: run.stage(evaluate_stage(settings, alias), {"model": model, "data": rows}) for alias, model in seen.items()
-    }
+    try:
+        evaluations = {
+            alias: run.stage(evaluate_stage(settings, alias), {"model": model, "data": rows})
+            for alias, model in seen.items()
+        }
+    except BaseException:
+        tracker.end_run(parent, "FAILED")
+        raise
     scores = scores_table({alias: run.folder(result) for alias, result in evaluations.items()})
     log_scores(tracker, parent, scores, step=night.toordinal())
     tracker.end_run(parent, "FINISHED")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from qwenlong_core.artifacts import ArtifactError, ArtifactRef, LocalStore
+from qwenlong_core.artifacts import ArtifactError, ArtifactRef, LocalStore, StageRecord, check_writable, now
 from qwenlong_core.config import Settings
 from tasks.specs import StageSpec, prepare_stage, stage_names
 from tasks.stage import RunContext, StageOutcome, open_store, run_stage, stage_fingerprint
@@ -49,9 +51,28 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         if value is not None and value not in names and not (option == "--refresh" and value in families):
             raise ValueError(f"{option} {value!r}: no such stage; this profile has {', '.join(names)}")
     prepare_stage(settings)
+    _check_launch(settings)
+    for name in ("work_dir", "runs_dir"):
+        check_writable(Path(getattr(settings.storage, name)), f"storage.{name}")
     store = open_store(settings)
     if isinstance(store, LocalStore):
-        store.check_writable()
+        check_writable(store.root, "storage.uri")
+
+
+def _check_launch(settings: Settings) -> None:
+    """Engines, launch files and keys that stages of this machine will need."""
+    config = settings.launch.accelerate_config
+    if config and not Path(config).is_file():
+        raise ValueError(f"launch.accelerate_config={config!r}: no such file; take one of infra/accelerate, or none")
+    here = {"grpo", "evaluate"} - set(settings.execution.deployments)
+    engines = {"grpo": settings.grpo.engine, "evaluate": settings.evaluation.engine}
+    judges = {"grpo": settings.rewards.judge, "evaluate": settings.evaluation.judge}
+    for stage in sorted(here):
+        judge = judges[stage]
+        if engines[stage].startswith("vllm") and find_spec("vllm") is None:
+            raise ValueError(f"stage {stage}: engine {engines[stage]!r} needs vLLM: pip install -e '.[gpu]', or set 'transformers'")
+        if judge is not None and judge.api_key_variable and not os.environ.get(judge.api_key_variable):
+            raise ValueError(f"stage {stage}: its judge's key is not there: set the variable {judge.api_key_variable}")
 
 
 @dataclass
@@ -73,7 +94,8 @@ class PipelineRun:
         result = self._kept(spec) or self._made(spec, refs, forced)
         self.results[spec.name] = result
         logger = get_run_logger()
-        position = f"{len(self.results)}/{len(stage_names(self.settings))}"
+        names = dict.fromkeys((*stage_names(self.settings), *self.results))
+        position = f"{list(names).index(spec.name) + 1}/{len(names)}"
         logger.info("stage %s %s: %s, artifact %s", position, spec.name, _in_words(result), result.ref.short)
         return result
 
@@ -112,6 +134,8 @@ class PipelineRun:
         state = task(spec, refs, self.context, forced, return_state=True)
         outcome = StageOutcome.model_validate(state.result())
         hit = state.name == "Cached" or outcome.how == "adopted"
+        if hit and known is not None:
+            self._remember(spec, known)
         result = StageResult(
             name=spec.name,
             ref=outcome.ref,
@@ -125,6 +149,11 @@ class PipelineRun:
         if hit:
             tracker.tag(self.context.parent_run_id, f"cached.{spec.name}", result.ref.sha256)
         return result
+
+    def _remember(self, spec: StageSpec, known: StageRecord) -> None:
+        """A hit is this profile's newest result of the stage: what `--from` and the nightly run start on."""
+        now_current = {"stage": spec.name, "profile": self.settings.profile, "created_at": now()}
+        open_store(self.settings).record(known.model_copy(update=now_current))
 
     def folder(self, result: StageResult) -> Path:
         """The verified files of a result."""

@@ -40,6 +40,6 @@ def promote(profile: str = "local", overrides: list[str] | None = None) -> dict[
         model = StageResult(name=role, ref=ref, how="kept")
         evaluations[role] = run.stage(evaluate_stage(settings, role), {"model": model, "data": rows})
     decision = run.stage(promote_stage(settings), evaluations)
-    outcome = apply_decision(settings.tracking, version, run.folder(decision) / "decision.json")
+    outcome = apply_decision(settings.tracking, version, baseline, run.folder(decision) / "decision.json")
     get_run_logger().info("promotion: %s", outcome)
     return {"version": version.version, "promotion": outcome}

@@ -9,6 +9,7 @@ half-written artifact that reads as whole, and readers check every file's digest
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -25,6 +26,8 @@ from qwenlong_core.config import Block
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
+NOTES = frozenset({"metrics.jsonl", "job.json"})
+"""Files that tell how long a stage took and what it was told; verified, but not part of the digest."""
 _CHUNK = 1 << 20
 
 
@@ -66,12 +69,13 @@ class Manifest(Block):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over kind, files and parents; times, settings and code do not enter, so a stage
-        that is run again and yields the same content keeps its digest and re-runs nothing."""
+        """SHA-256 over kind, files and parents; times, settings and code do not enter, and neither do
+        the :data:`NOTES` beside the content, so a stage that is run again and yields the same content
+        keeps its digest and re-runs nothing."""
         content = {
             "kind": self.kind,
             "schema_version": self.schema_version,
-            "files": {name: entry.sha256 for name, entry in sorted(self.files.items())},
+            "files": {n: entry.sha256 for n, entry in sorted(self.files.items()) if n not in NOTES},
             "parents": dict(sorted(self.parents.items())),
         }
         return digest_json(content)
@@ -171,33 +175,39 @@ def verify(directory: Path, manifest: Manifest) -> None:
             )
 
 
+def check_writable(folder: Path, setting: str) -> None:
+    """Fail at once, and clearly, if nothing can be stored in a folder.
+
+    Raises:
+        ArtifactError: naming the setting to change.
+    """
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ArtifactError(
+            f"{setting}={str(folder)!r} cannot be written ({error.strerror}): "
+            f"make the folder writable or choose another with --set {setting}=DIR"
+        ) from error
+
+
+_VERIFIED: set[Path] = set()
+"""Artifacts whose digests this process has checked; they are immutable, so once is enough."""
+
+
 class LocalStore:
     """A folder on this machine; publishing writes to a temporary name, syncs and renames."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        self._verified: set[str] = set()
-
-    def check_writable(self) -> None:
-        """Fail at once, and clearly, if nothing can be stored here."""
-        probe = self.root / f".probe-{uuid.uuid4().hex}"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            raise ArtifactError(
-                f"storage.uri={str(self.root)!r} cannot be written ({error.strerror}): "
-                "make the folder writable or choose another with --set storage.uri=DIR"
-            ) from error
 
     def publish(self, directory: Path, manifest: Manifest) -> ArtifactRef:
         """See :class:`Store`. The files are copied; ``directory`` is left as it is."""
         target = self.root / "artifacts" / manifest.kind / manifest.digest
         ref = ArtifactRef(kind=manifest.kind, uri=target.as_uri(), sha256=manifest.digest)
-        if self.manifest(ref) is None:
-            # A folder without a manifest is what a crash left of an earlier try.
-            shutil.rmtree(target, ignore_errors=True)
+        if not self._sound(ref):
             staging = target.with_name(f".tmp-{uuid.uuid4().hex}")
             try:
                 shutil.copytree(directory, staging, ignore=_root_manifest(directory))
@@ -209,17 +219,28 @@ class LocalStore:
                 shutil.rmtree(staging, ignore_errors=True)
         return ref
 
+    def _sound(self, ref: ArtifactRef) -> bool:
+        """Whether the artifact is there and undamaged; a damaged one is put aside, to be made again."""
+        directory, manifest = self._directory(ref), self.manifest(ref)
+        with contextlib.suppress(ArtifactError):
+            if manifest is not None:
+                verify(directory, manifest)
+                return True
+        with contextlib.suppress(FileNotFoundError):
+            directory.rename(directory.with_name(f".bad-{uuid.uuid4().hex}"))
+        return False
+
     def fetch(self, ref: ArtifactRef) -> Path:
         """See :class:`Store`; each artifact is verified once per process."""
         manifest = self.manifest(ref)
         if manifest is None:
             raise ArtifactError(f"artifact {ref.kind}/{ref.short} is not in {self.root}: re-run the stage that makes it")
         directory = self._directory(ref)
-        if ref.sha256 not in self._verified:
+        if directory not in _VERIFIED:
             if manifest.digest != ref.sha256:
                 raise ArtifactError(f"{directory / MANIFEST} does not match its digest {ref.short}: delete the folder")
             verify(directory, manifest)
-            self._verified.add(ref.sha256)
+            _VERIFIED.add(directory)
         return directory
 
     def manifest(self, ref: ArtifactRef) -> Manifest | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Block(BaseModel):
@@ -26,6 +27,19 @@ def _as_tuple(value: Any) -> Any:
 
 Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 """A list of strings; a single string stands for a list of one."""
+
+def _without_password(url: str) -> str:
+    if urlsplit(url).password:
+        shown = url.replace(f":{urlsplit(url).password}@", ":***@")
+        raise ValueError(
+            f"{shown!r} carries a password, which would be written into artifacts and logs: "
+            "leave it out and give it in an environment variable"
+        )
+    return url
+
+
+PlainUrl = Annotated[str, AfterValidator(_without_password)]
+"""An address without a password in it."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -203,6 +217,8 @@ class GRPOSettings(Block):
         server_url = self.vllm.server_url if self.vllm else None
         if (self.engine == "vllm-server") != (server_url is not None):
             raise ValueError("grpo.vllm.server_url and grpo.engine='vllm-server' go together: give both or none")
+        if self.engine == "vllm-server" and self.vllm != VLLMSettings(server_url=server_url):
+            raise ValueError("grpo.vllm: with grpo.engine='vllm-server' the server decides all but server_url: drop the rest")
         limits = [phase.max_prompt_tokens for phase in self.phases]
         if any(b <= a for a, b in pairwise(limits)):
             raise ValueError(f"grpo.phases: max_prompt_tokens must grow from phase to phase, got {limits}")
@@ -212,7 +228,7 @@ class GRPOSettings(Block):
 class JudgeSettings(Block):
     """An OpenAI-compatible endpoint that compares two answers, asked only when the rule fails."""
 
-    base_url: str
+    base_url: PlainUrl
     model: str
     api_key_variable: str | None = None
     """Name of the environment variable that holds the key; the key itself is never a setting."""
@@ -260,6 +276,8 @@ class EvaluationSettings(Block):
     """Prompts generated together (transformers engine)."""
     engine: Literal["transformers", "vllm"] = "transformers"
     judge: JudgeSettings | None = None
+    max_unscored_share: Share = 0.1
+    """Over this share of answers without a verdict the stage fails, and asks again when it is retried."""
     bootstrap_resamples: int = Field(2_000, ge=100)
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
@@ -286,6 +304,15 @@ class LaunchSettings(Block):
     cpu_threads: int | None = Field(None, ge=1)
     """Threads per process on CPU; ``None`` takes all cores."""
 
+    @model_validator(mode="after")
+    def _machines_divide(self) -> LaunchSettings:
+        if self.num_processes % self.num_machines:
+            raise ValueError(
+                f"launch.num_processes={self.num_processes} is not a multiple of launch.num_machines="
+                f"{self.num_machines}: processes are spread evenly"
+            )
+        return self
+
 
 class StorageSettings(Block):
     """Where artifacts live."""
@@ -301,8 +328,10 @@ class StorageSettings(Block):
 class TrackingSettings(Block):
     """MLflow."""
 
-    uri: str = "sqlite:///.qwenlong/mlflow.db"
-    ui_url: str = "http://127.0.0.1:5000"
+    uri: PlainUrl = "sqlite:///.qwenlong/mlflow.db"
+    """SQLite, or a tracking server; a server's user and password come from MLflow's own variables
+    ``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD``."""
+    ui_url: PlainUrl = "http://127.0.0.1:5000"
     """Where a person opens MLflow; links in Prefect and on the console start with it."""
     experiment: str = "qwenlong"
     registered_model: str = "qwenlong"
@@ -314,7 +343,7 @@ class ExecutionSettings(Block):
     retries: int = Field(2, ge=0)
     """For failures that can pass: network, storage, server errors, a killed worker."""
     retry_delay_seconds: float = Field(10.0, ge=0)
-    deployments: dict[str, str] = {}
+    deployments: dict[Literal["base", "prepare", "sft", "grpo", "evaluate", "promote", "report"], str] = {}
     """First word of a stage (``sft``, ``grpo``, ``evaluate`` ...) to the Prefect deployment that runs it on
     its own work pool, for example ``{grpo = "stage/gpu"}``. Stages not named run in-process."""
 
@@ -336,3 +365,17 @@ class Settings(Block):
     storage: StorageSettings = StorageSettings()
     tracking: TrackingSettings = TrackingSettings()
     execution: ExecutionSettings = ExecutionSettings()
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Settings:
+        processes = self.launch.num_processes
+        for name, batch, micro in (
+            ("grpo.mini_batch_size", self.grpo.mini_batch_size, self.grpo.micro_batch_size),
+            ("sft.batch_size", self.sft.batch_size, self.sft.micro_batch_size),
+        ):
+            if batch % (micro * processes):
+                raise ValueError(
+                    f"{name}={batch} is not a multiple of {micro * processes} (micro_batch_size={micro} on "
+                    f"launch.num_processes={processes}): every process takes whole micro-batches"
+                )
+        return self

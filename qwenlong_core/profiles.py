@@ -34,7 +34,7 @@ def load_settings(profile: str, overrides: Iterable[str] = ()) -> Settings:
 
     Args:
         overrides: ``"a.b=c"`` strings; the value is read as TOML where it is TOML, else as text,
-            and list elements are addressed by index: ``grpo.phases.0.steps=3``.
+            ``none`` switches an optional setting off, and list elements are addressed by index: ``grpo.phases.0.steps=3``.
 
     Raises:
         SettingsError: naming every wrong key or value.
@@ -55,6 +55,8 @@ def load_settings(profile: str, overrides: Iterable[str] = ()) -> Settings:
 
 
 def _toml_value(text: str) -> Any:
+    if text.strip() == "none":  # TOML has no word for it
+        return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_ALREADY_EXISTS,
+    RESOURCE_DOES_NOT_EXIST,
+    ErrorCode,
+)
 from mlflow.tracking import MlflowClient
 
 from qwenlong_core.artifacts import ArtifactRef
@@ -38,7 +43,11 @@ class RegisteredVersion(Block):
 
 
 def _missing(error: MlflowException) -> bool:
-    return bool(error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST))
+    """Whether the registry answered that there is no such thing; MLflow reports a missing alias as a
+    bad parameter. A registry that did not answer at all must never read as an empty one."""
+    if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+        return True
+    return error.error_code == ErrorCode.Name(INVALID_PARAMETER_VALUE) and "not found" in str(error)
 
 
 def _from_tags(name: str, version: str, tags: Mapping[str, str]) -> RegisteredVersion:
@@ -55,8 +64,7 @@ def by_alias(settings: TrackingSettings, alias: str) -> RegisteredVersion | None
     try:
         found = client_for(settings).get_model_version_by_alias(settings.registered_model, alias)
     except MlflowException as error:
-        # An alias that is not set is reported as a bad parameter, not as missing.
-        if _missing(error) or "alias" in str(error).lower():
+        if _missing(error):
             return None
         raise
     return _from_tags(found.name, str(found.version), found.tags)
@@ -82,6 +90,14 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
             raise
 
 
+def _source(settings: TrackingSettings, model: ArtifactRef) -> str:
+    """The version's address: the artifact's, except that a tracking server takes no folder of another
+    machine; the tags carry the reference in any case."""
+    if settings.uri.startswith("http") and model.uri.startswith("file:"):
+        return f"qwenlong-artifact://{model.kind}/{model.sha256}"
+    return model.uri
+
+
 def register(
     settings: TrackingSettings, inputs: Mapping[str, ArtifactRef], run_id: str | None, output: Path
 ) -> RegisteredVersion:
@@ -97,7 +113,8 @@ def register(
             _EVALUATION_TAG: evaluation.model_dump_json(),
             _DIGEST_TAG: model.sha256,
         }
-        made = client.create_model_version(settings.registered_model, source=model.uri, run_id=run_id, tags=tags)
+        source = _source(settings, model)
+        made = client.create_model_version(settings.registered_model, source=source, run_id=run_id, tags=tags)
         version = _from_tags(made.name, str(made.version), tags)
     client.set_registered_model_alias(version.name, CHALLENGER, version.version)
     (output / "registration.json").write_text(version.model_dump_json(indent=2))
@@ -125,11 +142,14 @@ def baseline_for(settings: TrackingSettings, challenger: RegisteredVersion) -> R
     return champion
 
 
-def apply_decision(settings: TrackingSettings, version: RegisteredVersion, decision_file: Path) -> str:
+def apply_decision(
+    settings: TrackingSettings, version: RegisteredVersion, baseline: RegisteredVersion | None, decision_file: Path
+) -> str:
     """Carry out a promotion decision on the aliases and say in words what was done.
 
-    Moves ``champion`` to the version only if the decision says so; the old champion becomes
-    ``previous``. Doing it again changes nothing.
+    Moves ``champion`` to the version only if the decision says so and the champion is still the
+    ``baseline`` that it was made against; the old champion becomes ``previous``. Doing it again
+    changes nothing.
     """
     decision = json.loads(decision_file.read_text())
     client = client_for(settings)
@@ -140,6 +160,9 @@ def apply_decision(settings: TrackingSettings, version: RegisteredVersion, decis
     if not decision["promote"]:
         kept = f"champion stays version {champion.version}" if champion else "there is no champion"
         return f"version {version.version} not promoted, {kept}: {decision['reason']}"
+    if (champion and champion.version) != (baseline and baseline.version):
+        now = f"version {champion.version}" if champion else "none"
+        return f"version {version.version} not promoted: the champion has changed meanwhile (now {now}); decide again"
     if champion is not None:
         client.set_registered_model_alias(version.name, PREVIOUS, champion.version)
     client.set_registered_model_alias(version.name, CHAMPION, version.version)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qwenlong_core.artifacts import digest_file, digest_json, files_below
+from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.config import Block, Settings
 from qwenlong_core.data.sources import local_files
 from qwenlong_core.jobs import (
@@ -67,7 +68,8 @@ def _spec(name: str, kind: str, module: str, job: Block, family: str | None = No
 def base_stage(settings: Settings) -> StageSpec:
     """Import the base policy."""
     folder = Path(settings.model.name)
-    digest = digest_json([[p.name, digest_file(p)] for p in files_below(folder)]) if folder.is_dir() else None
+    files = [bundled_file()] if settings.model.name in BUNDLED else files_below(folder) if folder.is_dir() else []
+    digest = digest_json([[path.name, digest_file(path)] for path in files]) if files else None
     return _spec("base", "model", "qwenlong_core.models", BaseJob(model=settings.model, digest=digest))
 
 
@@ -91,9 +93,20 @@ def prepare_stage(settings: Settings) -> StageSpec:
     return _spec("prepare", "data", "qwenlong_core.data.prepare", job)
 
 
+def _launch_digest(settings: Settings) -> str | None:
+    config = settings.launch.accelerate_config
+    return digest_file(Path(config)) if config else None
+
+
 def sft_stage(settings: Settings) -> StageSpec:
     """Short-context SFT. Inputs: ``model``, ``data``."""
-    job = SFTJob(sft=settings.sft, model=settings.model, launch=settings.launch, seed=settings.seed)
+    job = SFTJob(
+        sft=settings.sft,
+        model=settings.model,
+        launch=settings.launch,
+        launch_digest=_launch_digest(settings),
+        seed=settings.seed,
+    )
     return _spec("sft", "model", "qwenlong_core.training.sft", job, launcher="accelerate")
 
 
@@ -107,6 +120,7 @@ def grpo_stage(settings: Settings, index: int) -> StageSpec:
         rewards=settings.rewards,
         model=settings.model,
         launch=settings.launch,
+        launch_digest=_launch_digest(settings),
         seed=settings.seed + index,
         **shared,
     )
@@ -119,7 +133,8 @@ def evaluate_stage(settings: Settings, checkpoint: str) -> StageSpec:
         evaluation=settings.evaluation,
         number_tolerance=settings.rewards.number_tolerance,
         model=settings.model,
-        launch=settings.launch,
+        # How training is sharded does not matter to sampling.
+        launch=settings.launch.model_copy(update={"accelerate_config": None, "gradient_checkpointing": False}),
         seed=settings.seed,
     )
     module = "qwenlong_core.evaluation.runner"

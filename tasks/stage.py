@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,9 +31,21 @@ from qwenlong_core.jobs import OUTPUT, REFUSED
 from tasks.process import ProcessFailed, StageRefused, run_process, stage_command
 from tasks.registry import register
 from tasks.specs import StageSpec
-from tasks.tracking import MetricsForwarder, Tracker, to_metrics
+from tasks.tracking import MetricsForwarder, StageTracking, Tracker
 
 Log = Callable[[str], None]
+
+_INCIDENTAL = frozenset(
+    {
+        "save_steps",
+        "concurrency",
+        "timeout_seconds",
+        "max_retries",
+        "cache_dir",
+        "price_per_million_prompt_tokens",
+        "price_per_million_completion_tokens",
+    }
+)
 
 
 class StageOutcome(Block):
@@ -62,7 +75,14 @@ def open_store(settings: Settings) -> Store:
 def stage_fingerprint(spec: StageSpec, inputs: Mapping[str, ArtifactRef]) -> str:
     """The digest that decides whether the stage's result is already there."""
     parents = {name: ref.sha256 for name, ref in inputs.items()}
-    return fingerprint(spec.family, spec.job, parents, code_digest((spec.module,)))
+    return fingerprint(spec.family, _deciding(spec.job), parents, code_digest((spec.module,)))
+
+
+def _deciding(job: Any) -> Any:
+    """The part of a job that can change the result: without how often to save and how to reach a judge."""
+    if not isinstance(job, dict):
+        return job
+    return {key: _deciding(value) for key, value in job.items() if key not in _INCIDENTAL}
 
 
 def launch_options(spec: StageSpec, context: RunContext) -> list[str] | None:
@@ -71,11 +91,24 @@ def launch_options(spec: StageSpec, context: RunContext) -> list[str] | None:
         return None
     launch = context.settings.launch
     if launch.accelerate_config:
-        return ["--config_file", launch.accelerate_config]
+        return ["--config_file", launch.accelerate_config, *_machine(launch.num_machines)]
     options = ["--num_processes", str(launch.num_processes), "--num_machines", str(launch.num_machines)]
     options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     # accelerate starts several processes, on CPU too (gloo), only when told so by this name.
     return options + (["--multi_gpu"] if launch.num_processes > 1 else [])
+
+
+def _machine(machines: int) -> list[str]:
+    """Which of several machines this is; their job sets the variables, as `torchrun`'s does."""
+    if machines == 1:
+        return []
+    variables = {"--machine_rank": "NODE_RANK", "--main_process_ip": "MASTER_ADDR", "--main_process_port": "MASTER_PORT"}
+    if missing := [name for name in variables.values() if name not in os.environ]:
+        raise StageRefused(
+            f"launch.num_machines={machines}, but {', '.join(missing)} is not set: start the stage's worker on every "
+            "machine with NODE_RANK, MASTER_ADDR and MASTER_PORT"
+        )
+    return [part for option, name in variables.items() for part in (option, os.environ[name])]
 
 
 @contextmanager
@@ -115,7 +148,7 @@ def execute_stage(
     started = time.monotonic()
     store = open_store(context.settings)
     key = stage_fingerprint(spec, inputs)
-    name = f"{spec.name}-{context.run_id}" if forced else f"{spec.family}-{key[:16]}"
+    name = f"{spec.family}-{key[:16]}" + ("-forced" if forced else "")
     work = Path(context.settings.storage.work_dir).absolute() / name
     with _work_lock(work, log) as lock:
         record = None if forced else store.lookup(spec.family, key)
@@ -123,23 +156,24 @@ def execute_stage(
             return StageOutcome(ref=record.ref, how="adopted", seconds=0.0, mlflow_run_id=record.mlflow_run_id)
         tracker = Tracker(context.settings.tracking)
         tags = {"stage": spec.name, "fingerprint": key, "profile": context.settings.profile}
-        run_id = tracker.start_run(spec.name, spec.job, tags, context.parent_run_id)
-        tracker.log_inputs(run_id, inputs)
+        tracked = StageTracking(tracker, spec.name, spec.job, tags, context.parent_run_id, inputs)
         try:
             output = work / OUTPUT
             output.mkdir(parents=True, exist_ok=True)
             (output / "job.json").write_text(json.dumps(spec.job, indent=2))
             if spec.launcher == "inline":
-                register(context.settings.tracking, inputs, run_id, output)
+                register(context.settings.tracking, inputs, tracked.run_id(), output)
             else:
                 folders = {name: store.fetch(ref) for name, ref in inputs.items()}
                 command = stage_command(spec.module, launch_options(spec, context), output / "job.json", folders, work)
-                with MetricsForwarder(output / "metrics.jsonl", _forward_to(tracker, run_id, progress)):
+                tracked.run_id()
+                with MetricsForwarder(output / "metrics.jsonl", _forward_to(tracked, progress)):
                     _run_or_refuse(spec, command, work, lock, log)
             ref = _publish(spec, inputs, store, work / OUTPUT)
         except BaseException as error:
-            tracker.end_run(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            tracker.end_run(tracked.run_id(), "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
+        run_id = tracked.run_id()
         tracker.log_output(run_id, spec.name, ref)
         tracker.end_run(run_id, "FINISHED")
         _remember(store, spec, key, ref, context, run_id)
@@ -157,13 +191,11 @@ def _run_or_refuse(spec: StageSpec, command: list[str], work: Path, lock: int, l
 
 
 def _forward_to(
-    tracker: Tracker, run_id: str | None, progress: Callable[[dict[str, Any]], None]
+    tracked: StageTracking, progress: Callable[[dict[str, Any]], None]
 ) -> Callable[[dict[str, Any]], bool]:
     def on_line(line: dict[str, Any]) -> bool:
         progress(line)
-        if run_id is None:
-            return True
-        return bool(tracker.log_metrics(run_id, to_metrics(line, int(time.time() * 1000))))
+        return tracked.send(line)
 
     return on_line
 
@@ -229,7 +261,7 @@ def progress_artifact(stage: str) -> Callable[[dict[str, Any]], None]:
 def run_stage(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunContext, forced: bool) -> StageOutcome:
     """Run one stage here, or on the deployment that the settings name for it."""
     logger = get_run_logger()
-    deployment = context.settings.execution.deployments.get(spec.name.partition("-")[0])
+    deployment = cast(dict[str, str], context.settings.execution.deployments).get(spec.name.partition("-")[0])
     if deployment is None:
         update = progress_artifact(spec.name)
         outcome = execute_stage(spec, inputs, context, forced=forced, log=logger.info, progress=update)

@@ -1,8 +1,9 @@
 """MLflow: one parent run per pipeline run, one child per stage.
 
-Training never depends on the tracker: a call that fails is logged and skipped, and the metrics
-stay in the stage's ``metrics.jsonl``, from where they are sent once the tracker answers. Only the
-registry, whose job is to write to MLflow, lets errors through (:mod:`tasks.registry`).
+Training never depends on the tracker: a call that fails is logged and skipped. Metrics are sent from
+the stage's ``metrics.jsonl`` as soon as the tracker answers again while the stage runs; what could
+not be sent by its end stays in the artifact. Only the registry, whose job is to write to MLflow, lets
+errors through (:mod:`tasks.registry`).
 """
 
 from __future__ import annotations
@@ -92,7 +93,15 @@ class Tracker:
 
     def _experiment_id(self) -> str:
         found: Experiment | None = self.client.get_experiment_by_name(self.settings.experiment)
-        return str(found.experiment_id if found else self.client.create_experiment(self.settings.experiment))
+        if found:
+            return str(found.experiment_id)
+        return str(self.client.create_experiment(self.settings.experiment, self._artifact_location()))
+
+    def _artifact_location(self) -> str | None:
+        """Attachments lie beside an SQLite database, not in the working directory; a server decides itself."""
+        if not self.settings.uri.startswith("sqlite:///"):
+            return None
+        return Path(self.settings.uri.removeprefix("sqlite:///")).absolute().with_suffix(".attachments").as_uri()
 
     @_survives_outage
     def start_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None) -> str:
@@ -202,6 +211,38 @@ def to_metrics(line: Mapping[str, Any], timestamp_ms: int) -> list[Metric]:
     ]
 
 
+class StageTracking:
+    """A stage's run, opened as soon as the tracker is there to take it."""
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent: str | None,
+        inputs: Mapping[str, ArtifactRef],
+    ) -> None:
+        self._tracker = tracker
+        self._opening = (name, params, tags, parent)
+        self._inputs = inputs
+        self._run_id: str | None = None
+
+    def run_id(self) -> str | None:
+        """The run's id; ``None`` while the tracker is away."""
+        if self._run_id is None:
+            self._run_id = self._tracker.start_run(*self._opening)
+            self._tracker.log_inputs(self._run_id, self._inputs)
+        return self._run_id
+
+    def send(self, line: Mapping[str, Any]) -> bool:
+        """Send one line of metrics; ``True`` once it arrived."""
+        run_id = self.run_id()
+        if run_id is None:
+            return False
+        return bool(self._tracker.log_metrics(run_id, to_metrics(line, int(time.time() * 1000))))
+
+
 def log_scores(tracker: Tracker, run_id: str | None, scores: list[dict[str, Any]], step: int) -> None:
     """Add the numbers of a score table to a run, one metric per row and column."""
     timestamp = int(time.time() * 1000)
@@ -226,7 +267,6 @@ class MetricsForwarder:
     def __init__(self, path: Path, on_line: Callable[[dict[str, Any]], bool]) -> None:
         self._path = path
         self._on_line = on_line
-        self._offset = 0
         self._last_step = -1
         self._stop = threading.Event()
         # Prefect keeps its settings and the current task run in context variables.
@@ -247,19 +287,18 @@ class MetricsForwarder:
             self.drain()
 
     def drain(self) -> None:
-        """Pass on every whole line that has come since the last time."""
+        """Pass on the line of every step that has not gone out yet.
+
+        The file is read from its start each time: a resume may cut it back and write on between two
+        looks, and it has one line a step.
+        """
         if not self._path.is_file():
             return
-        with self._path.open("rb") as stream:
-            if stream.seek(0, os.SEEK_END) < self._offset:
-                self._offset = 0
-            stream.seek(self._offset)
-            for raw in stream:
-                if not raw.endswith(b"\n"):
+        for raw in self._path.read_bytes().splitlines(keepends=True):
+            if not raw.endswith(b"\n"):
+                return
+            line = json.loads(raw)
+            if line["step"] > self._last_step:
+                if not self._on_line(line):
                     return
-                line = json.loads(raw)
-                if line["step"] > self._last_step:
-                    if not self._on_line(line):
-                        return
-                    self._last_step = line["step"]
-                self._offset += len(raw)
+                self._last_step = line["step"]

@@ -18,6 +18,7 @@ from qwenlong_core.artifacts import (
     LocalStore,
     Manifest,
     StageRecord,
+    check_writable,
     describe,
     digest_file,
     now,
@@ -87,13 +88,37 @@ def test_an_artifact_without_manifest_does_not_exist(store, tmp_path):
 def test_a_damaged_file_is_refused(store, tmp_path, damage):
     folder = make_folder(tmp_path / "out")
     ref = store.publish(folder, manifest_of(folder))
-    path = store.fetch(ref) / "model.bin"
+    path = store.root / "artifacts" / "model" / ref.sha256 / "model.bin"
     if damage == "remove":
         path.unlink()
     else:
         path.write_text("weightz" if damage == "flip" else "wei")
     with pytest.raises(ArtifactError, match=r"model\.bin is (damaged|missing)"):
         LocalStore(store.root).fetch(ref)
+
+
+@pytest.mark.parametrize("damage", ["flip", "no manifest"])
+def test_publishing_again_mends_a_damaged_artifact(store, tmp_path, damage):
+    folder = make_folder(tmp_path / "out")
+    ref = store.publish(folder, manifest_of(folder))
+    directory = store.root / "artifacts" / "model" / ref.sha256
+    if damage == "flip":
+        (directory / "model.bin").write_text("weightz")
+    else:
+        (directory / MANIFEST).unlink()
+    assert store.publish(folder, manifest_of(folder)) == ref
+    assert (directory / "model.bin").read_text() == "weights" and (directory / MANIFEST).is_file()
+
+
+def test_notes_are_verified_but_do_not_make_the_artifact_another(tmp_path):
+    digests = []
+    for name, seconds in (("a", 1), ("b", 2)):
+        folder = make_folder(tmp_path / name)
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "seconds": seconds}))
+        manifest = manifest_of(folder)
+        assert manifest.files["metrics.jsonl"].sha256 == digest_file(folder / "metrics.jsonl")
+        digests.append(manifest.digest)
+    assert digests[0] == digests[1]
 
 
 def test_latest_is_the_newest_record_of_the_profile(store, tmp_path):
@@ -117,7 +142,7 @@ def test_an_empty_output_cannot_be_published(tmp_path):
 def test_a_file_where_the_folder_should_be_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match=r"storage\.uri=.*cannot be written"):
-        LocalStore(tmp_path / "file").check_writable()
+        check_writable(tmp_path / "file", "storage.uri")
 
 
 def publish_forever(root: Path, folder: Path) -> None:

@@ -53,6 +53,10 @@ def test_overrides_reach_any_value():
         ("grpo.phases.1.max_prompt_tokens=200", "max_prompt_tokens must grow from phase to phase"),
         ("grpo.vllm={tensor_parallel=2}", "does not use it: drop one of them"),
         ("grpo.engine='vllm-server'", "grpo.vllm.server_url and grpo.engine='vllm-server' go together"),
+        ("execution.deployments={gprp='stage/gpu'}", "gprp"),
+        ("grpo.micro_batch_size=3", "is not a multiple of 3 (micro_batch_size=3 on launch.num_processes=1)"),
+        ("launch.num_machines=3", "launch.num_processes=1 is not a multiple of launch.num_machines=3"),
+        ("tracking.uri='http://me:hunter2@host'", "'http://me:***@host' carries a password"),
         ("seed", "expected key=value"),
         ("seed.x=1", "is a value, not a table"),
         ("model.revision='abc'", "needs a hub id"),
@@ -62,6 +66,17 @@ def test_a_wrong_override_is_refused_with_its_mend(override, said):
     with pytest.raises(SettingsError) as error:
         load_settings("local", ["seed=7", override])
     assert said in str(error.value)
+
+
+def test_a_password_in_an_address_is_not_repeated_in_the_error():
+    with pytest.raises(SettingsError) as error:
+        load_settings("local", ["tracking.uri='http://me:hunter2@host'"])
+    assert "hunter2" not in str(error.value)
+
+
+def test_none_switches_an_optional_setting_off():
+    assert load_settings("8gpu-14b", ["rewards.judge=none"]).rewards.judge is None
+    assert load_settings("local", ["data.near_duplicates=none"]).data.near_duplicates is None
 
 
 def test_an_unknown_profile_names_the_known_ones():

@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -84,6 +85,12 @@ def _transformers_engine(job: EvaluateJob, folder: Path, tokenizer: Any) -> Engi
     if job.launch.cpu_threads:
         torch.set_num_threads(job.launch.cpu_threads)
     model = load_policy(folder, job.model)
+    longest = job.evaluation.max_prompt_tokens + job.evaluation.max_completion_tokens
+    if longest > model.config.max_position_embeddings:
+        raise ValueError(
+            f"evaluation.max_prompt_tokens + max_completion_tokens = {longest:,} is over the model's context of "
+            f"{model.config.max_position_embeddings:,}: lower them, or raise model.yarn_factor"
+        )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return TransformersEngine(model, tokenizer, batch_size=job.evaluation.batch_size)
 
@@ -138,13 +145,6 @@ def _judge(job: EvaluateJob) -> Judge | None:
     return Judge(job.evaluation.judge) if job.evaluation.judge else None
 
 
-async def _check_judge(judge: Judge) -> None:
-    try:
-        await require_judge(judge)
-    finally:
-        await judge.close()
-
-
 def answer_batch(
     job: EvaluateJob, engine: Engine, tokenizer: Any, judge: Judge | None, batch: Sequence[Example]
 ) -> list[Sample]:
@@ -187,7 +187,7 @@ class _Progress:
         accuracy = self.correct / self.done
         minutes, seconds = divmod(round(left), 60)
         logger.info("evaluate %d/%d | acc %.2f | %dm%02ds left", self.done, self.total, accuracy, minutes, seconds)
-        line = {"step": self.done, "done": self.done, "total": self.total, "accuracy": accuracy}
+        line = {"step": self.done, "total_steps": self.total, "accuracy": accuracy}
         with self.path.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 
@@ -201,7 +201,7 @@ def _answer_missing(job: EvaluateJob, plan: Plan, examples: Sequence[Example], m
     judge = _judge(job)
     if judge:
         # Answers are dear and verdicts are cheap: a judge that is down stops the run before the first one.
-        asyncio.run(_check_judge(judge))
+        asyncio.run(require_judge(judge))
     engine, tokenizer = load_engine(job, model)
     progress = _Progress(done, len(plan.expected), output / "metrics.jsonl")
     for batch in _batches(job, examples):
@@ -231,8 +231,50 @@ def run(job: EvaluateJob, inputs: Mapping[str, Path], work: Path) -> None:
         logger.info("evaluate | finished before: %d samples", len(plan.expected))
         return
     drop_cut_line(output / SAMPLES)
+    drop_cut_line(output / "metrics.jsonl")
+    _ask_again(job, {example.id: example for example in examples}, output / SAMPLES)
     _answer_missing(job, plan, examples, inputs["model"], output)
+    _check_unscored(job, read_samples(output / SAMPLES))
     write_scores(output, _bootstrap(job))
+
+
+def _score_anew(job: EvaluateJob, rows: Mapping[str, Example], samples: Sequence[Sample]) -> list[Sample]:
+    """The same answers under the job's rules and judge."""
+    completions = [Completion(text=s.completion, token_ids=(), finish_reason=s.finish_reason) for s in samples]
+    scores = score_completions_sync([rows[s.example_id] for s in samples], completions, _rewards(job), judge=_judge(job))
+    return [
+        replace(s, score=score, metrics=official_metrics(rows[s.example_id], score.extracted, job.number_tolerance))
+        for s, score in zip(samples, scores, strict=True)
+    ]
+
+
+def _ask_again(job: EvaluateJob, rows: Mapping[str, Example], log: Path) -> None:
+    """Give answers that an earlier try left without a verdict to the judge once more."""
+    samples = read_samples(log)
+    unscored = [sample for sample in samples if sample.score.status == "unscored"]
+    if not unscored:
+        return
+    logger.info("evaluate | asking the judge again about %d unscored answers", len(unscored))
+    anew = {sample.key: sample for sample in _score_anew(job, rows, unscored)}
+    staging = log.with_suffix(".tmp")
+    staging.unlink(missing_ok=True)
+    append_samples(staging, [anew.get(sample.key, sample) for sample in samples])
+    os.replace(staging, log)
+
+
+def _check_unscored(job: EvaluateJob, samples: Sequence[Sample]) -> None:
+    """A judge that was down must not become a low score.
+
+    Raises:
+        RuntimeError: over ``evaluation.max_unscored_share``; a retry asks the judge again.
+    """
+    unscored = [sample for sample in samples if sample.score.status == "unscored"]
+    limit = job.evaluation.max_unscored_share
+    if len(unscored) > limit * len(samples):
+        raise RuntimeError(
+            f"{len(unscored)} of {len(samples)} answers are unscored, over evaluation.max_unscored_share={limit}; the "
+            f"last reason: {unscored[-1].score.reason}. Mend the judge and run again: the answers are kept"
+        )
 
 
 def rescore(job: EvaluateJob, evaluation: Path, data: Path, output: Path) -> None:
@@ -247,16 +289,11 @@ def rescore(job: EvaluateJob, evaluation: Path, data: Path, output: Path) -> Non
     if dataset_digest(known) != plan.dataset_digest:
         raise ValueError(f"{data / 'eval.parquet'} is not the data that {evaluation} answered: give its own data folder")
     samples = read_samples(evaluation / SAMPLES)
-    completions = [Completion(text=s.completion, token_ids=(), finish_reason=s.finish_reason) for s in samples]
-    scores = score_completions_sync([rows[s.example_id] for s in samples], completions, _rewards(job), judge=_judge(job))
     protocol = plan.protocol | scoring_protocol(job)
     output.mkdir(parents=True, exist_ok=True)
     (output / PLAN).write_text(plan.model_copy(update={"protocol": protocol}).model_dump_json(indent=1))
     (output / SAMPLES).unlink(missing_ok=True)
-    append_samples(output / SAMPLES, [
-        replace(s, score=score, metrics=official_metrics(rows[s.example_id], score.extracted, job.number_tolerance))
-        for s, score in zip(samples, scores, strict=True)
-    ])  # fmt: skip
+    append_samples(output / SAMPLES, _score_anew(job, rows, samples))
     write_scores(output, _bootstrap(job))
 
 

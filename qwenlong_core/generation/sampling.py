@@ -12,11 +12,15 @@ _HEAD = 256
 """Most likely tokens tried before a full sort: they nearly always hold the nucleus of a trained model."""
 
 
-def prompt_generator(seed: int, prompt: Sequence[int], occurrence: int) -> torch.Generator:
-    """A generator for one prompt that depends on nothing else in the call."""
+def prompt_seed(seed: int, prompt: Sequence[int], occurrence: int = 0) -> int:
+    """A seed for one prompt that depends on nothing else in the call; fits 63 bits."""
     text = f"{seed}/{occurrence}/" + ",".join(map(str, prompt))
-    digest = hashlib.sha256(text.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def prompt_generator(seed: int, prompt: Sequence[int], occurrence: int) -> torch.Generator:
+    """A generator seeded by :func:`prompt_seed`."""
+    return torch.Generator().manual_seed(prompt_seed(seed, prompt, occurrence))
 
 
 def _nucleus(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.generation.engine import Sampling
+from qwenlong_core.generation.sampling import prompt_seed
 from qwenlong_core.records import Completion
 
 
@@ -18,7 +19,7 @@ def _import_vllm() -> Any:
         import vllm
     except ImportError as error:
         raise ValueError(
-            f"engine 'vllm' needs the gpu extra ({error}): pip install 'qwenlong[gpu]', or set engine = 'transformers'"
+            f"engine 'vllm' needs the gpu extra ({error}): pip install -e '.[gpu]', or set engine = 'transformers'"
         ) from error
     return vllm
 
@@ -52,14 +53,19 @@ class VLLMEngine:
         self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling
     ) -> list[list[Completion]]:
         """See :class:`qwenlong_core.generation.engine.Engine`."""
-        params = self._vllm.SamplingParams(
-            n=samples,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed,
-            logprobs=0,
-        )
+        seeds = [None if sampling.seed is None else prompt_seed(sampling.seed, prompt) for prompt in prompts]
+        params = [
+            self._vllm.SamplingParams(
+                n=samples,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                # One seed for all would give every prompt the same noise.
+                seed=seed,
+                logprobs=0,
+            )
+            for seed in seeds
+        ]
         requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self._llm.generate(requests, params, use_tqdm=False)
         return [[_completion(choice) for choice in output.outputs] for output in outputs]

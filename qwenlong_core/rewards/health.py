@@ -32,13 +32,22 @@ class JudgeHealth:
     """Share of the pairs judged as a person would; a missing verdict agrees with nobody."""
     disagreements: tuple[str, ...]
     """Pairs judged otherwise or not at all, in words."""
+    last_error: str | None = None
+    """What the endpoint said last, where it failed."""
     pairs: int = len(_PAIRS)
 
 
 async def check_judge(judge: Judge) -> JudgeHealth:
-    """Ask the judge a dozen fixed pairs, six equal and six not."""
+    """Ask the judge a dozen fixed pairs, six equal and six not.
+
+    A judge of its own asks them, without the cache: a remembered verdict says nothing of today.
+    """
     questions = [JudgeQuestion(question=q, golds=(gold,), answer=answer) for q, gold, answer, _ in _PAIRS]
-    verdicts = await judge.verdicts(questions)
+    fresh = Judge(judge.settings.model_copy(update={"cache_dir": None}))
+    try:
+        verdicts = await fresh.verdicts(questions)
+    finally:
+        await fresh.close()
     disagreements = tuple(
         f"{gold!r} against {answer!r}: "
         + (verdict.error if verdict.equal is None else f"said {'equal' if verdict.equal else 'different'}")
@@ -47,6 +56,7 @@ async def check_judge(judge: Judge) -> JudgeHealth:
     )
     return JudgeHealth(
         reachable=any(verdict.equal is not None for verdict in verdicts),
+        last_error=fresh.last_error,
         agreement=1 - len(disagreements) / len(_PAIRS),
         disagreements=disagreements,
     )
@@ -61,7 +71,7 @@ async def require_judge(judge: Judge, min_agreement: float = 0.75) -> JudgeHealt
     health = await check_judge(judge)
     if not health.reachable:
         raise RuntimeError(
-            f"judge {judge.settings.model!r} at {judge.settings.base_url} gave no verdict: {judge.last_error}. "
+            f"judge {judge.settings.model!r} at {judge.settings.base_url} gave no verdict: {health.last_error}. "
             "Start it or correct rewards.judge before the run"
         )
     if health.agreement < min_agreement:

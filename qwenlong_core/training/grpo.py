@@ -196,7 +196,7 @@ def require_engine(engine: str) -> None:
     """
     if engine.startswith("vllm") and importlib.util.find_spec("vllm") is None:
         raise ValueError(
-            f"grpo.engine={engine!r} needs vLLM: pip install 'qwenlong[gpu]', or set grpo.engine='transformers'"
+            f"grpo.engine={engine!r} needs vLLM: pip install -e '.[gpu]', or set grpo.engine='transformers'"
         )
 
 
@@ -227,7 +227,8 @@ def build_trainer(
         job.temperature, job.top_p, job.phase.max_completion_tokens, job.seed * 1000 + job.index
     )
     engine = rollout_engine(job, trainer, tokenizer)
-    rollouts = Rollouts(prompts, engine, scorer, job.group_size, sampling, rank, processes)
+    together = job.engine.startswith("vllm")
+    rollouts = Rollouts(prompts, engine, scorer, job.group_size, sampling, rank, processes, one_call=together)
     trainer.draw_from(rollouts, PromptStream(len(examples), job.seed))
     return trainer
 

@@ -71,6 +71,7 @@ class Rollouts:
         group_size: G.
         sampling: How to draw; its seed is the run's.
         rank: Of this process, of ``processes``.
+        one_call: The engine is one that all processes must call equally often, and takes no seed.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class Rollouts:
         sampling: Sampling,
         rank: int,
         processes: int,
+        one_call: bool = False,
     ) -> None:
+        self.one_call = one_call
         self.prompts, self.engine, self.scorer = prompts, engine, scorer
         self.group_size, self.sampling = group_size, sampling
         self.rank, self.processes = rank, processes
@@ -97,11 +100,7 @@ class Rollouts:
         ]
 
     def _local(self, draws: list[Draw]) -> list[tuple[int, tuple[Completion, ...], tuple[Score, ...]]]:
-        groups = [
-            group
-            for epoch, part in groupby(draws, key=lambda d: d.epoch)
-            for group in self._sample(epoch, part)
-        ]
+        groups = [group for epoch, part in self._calls(draws) for group in self._sample(epoch, part)]
         examples = [self.prompts.examples[draw.row] for draw in draws for _ in range(self.group_size)]
         visible = [
             self._with_opened_thought(draw.row, c) for draw, group in zip(draws, groups) for c in group
@@ -112,6 +111,13 @@ class Rollouts:
             (draw.row, tuple(group), tuple(scores[i * g : (i + 1) * g]))
             for i, (draw, group) in enumerate(zip(draws, groups))
         ]
+
+    def _calls(self, draws: list[Draw]) -> list[tuple[int, list[Draw]]]:
+        """One engine call per epoch, whose seed it is; one in all for an engine that the processes call
+        together, since their shares may cross an epoch's end at different draws."""
+        if self.one_call:
+            return [(draws[0].epoch, draws)]
+        return [(epoch, list(part)) for epoch, part in groupby(draws, key=lambda d: d.epoch)]
 
     def _sample(self, epoch: int, draws: Any) -> list[list[Completion]]:
         assert self.sampling.seed is not None

@@ -4,14 +4,14 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from qwenlong_core.models import bundled_weights
+from qwenlong_core.bundled import bundled_tokenizer
 
 
 @pytest.fixture(scope="session")
 def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with SmolLM2's real tokenizer: all that preparation needs of a policy."""
     folder = tmp_path_factory.mktemp("policy")
-    AutoTokenizer.from_pretrained(bundled_weights(), gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf").save_pretrained(folder)
+    bundled_tokenizer().save_pretrained(folder)
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qwenlong_core.artifacts import ArtifactRef
 from qwenlong_core.profiles import load_settings
 from tasks.specs import (
     base_stage,
@@ -16,6 +17,7 @@ from tasks.specs import (
     sft_stage,
     stage_names,
 )
+from tasks.stage import stage_fingerprint
 
 OWN_STORE = ["storage.uri='/tmp/elsewhere'", "storage.work_dir='/tmp/w'", "execution.retries=9", "profile='other'"]
 
@@ -26,6 +28,17 @@ def jobs(*overrides: str) -> dict[str, dict]:
     specs += [grpo_stage(settings, index) for index in (1, 2, 3)]
     specs += [evaluate_stage(settings, "sft"), register_stage(settings), promote_stage(settings), report_stage(settings)]
     return {spec.name: spec.job for spec in specs}
+
+
+def test_how_a_judge_is_reached_and_how_often_is_saved_re_run_nothing():
+    judge = "rewards.judge={base_url='http://u', model='m'%s}"
+    refs = {"model": ArtifactRef(kind="model", uri="u", sha256="a"), "data": ArtifactRef(kind="data", uri="u", sha256="b")}
+
+    def key(*overrides: str) -> str:
+        return stage_fingerprint(grpo_stage(load_settings("smoke", overrides), 1), refs)
+
+    assert key(judge % "") == key(judge % ", concurrency=3, cache_dir='c'", "grpo.save_steps=2")
+    assert key(judge % "") != key(judge % ", temperature=0.5")
 
 
 @pytest.mark.parametrize(
