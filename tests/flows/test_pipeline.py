@@ -78,7 +78,7 @@ def _group(pid: int) -> int | None:
 
 @pytest.fixture(scope="module")
 def resumed(home) -> dict[str, Any]:
-    kill_when(home, r"grpo-2 step 1/")
+    kill_when(home, r"grpo-2 step 2/3")
     return run(home)
 
 
@@ -86,8 +86,9 @@ def test_after_a_kill_in_phase_2_it_goes_on_from_there(home, resumed):
     ways = how(resumed)
     assert [name for name, way in ways.items() if way == "cached"] == BEFORE
     assert ways["grpo-2"] == "ran" and ways["report"] == "ran"
-    steps = re.findall(r"grpo-2 step (\d)/2", resumed["log"])
-    assert steps == ["2"], "phase 2 must go on from its checkpoint, not start over"
+    steps = re.findall(r"grpo-2 step (\d)/3", resumed["log"])
+    # Step 1 was saved before step 2 began; whether step 2 was, too, is a matter of moments.
+    assert steps in (["2", "3"], ["3"]), "phase 2 must go on from its checkpoint, not start over"
 
 
 def test_the_killed_run_is_shown_as_killed(home, resumed):
