@@ -86,7 +86,7 @@ def _measured(rows: Iterable[Row], work: Callable[[Sequence[Row]], list[T]]) -> 
     interpreter lock) counts a batch, the next one is read and the last one written."""
     pending: Future[list[T]] | None = None
     with ThreadPoolExecutor(1) as thread:
-        for batch in _batches(rows):
+        for batch in batches(rows):
             done, pending = pending, thread.submit(work, batch)
             if done is not None:
                 yield from done.result()
@@ -94,7 +94,7 @@ def _measured(rows: Iterable[Row], work: Callable[[Sequence[Row]], list[T]]) -> 
             yield from pending.result()
 
 
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
     """Batches of a bounded size of text, so that memory is bounded too."""
     batch: list[Row] = []
     characters = 0

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
-from datasketch.hashfunc import sha1_hash32
+from datasketch.hashfunc import sha1_hash64
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 _RUN = 8
@@ -21,23 +21,31 @@ _PERMUTATIONS = 128
 
 
 def signature(text: str) -> MinHash:
-    """MinHash of the text's runs of eight words; a shorter text is one run."""
-    words = _WORD.findall(text.lower())
-    runs = {" ".join(words[i : i + _RUN]) for i in range(max(1, len(words) - _RUN + 1))}
+    """MinHash of the text's runs of eight words; a shorter text is one run.
+
+    A run's hash is a polynomial of its words' hashes (as in Rabin-Karp), so that a long text costs a few
+    vector operations and one look-up a word.
+    """
+    hashes: dict[str, int] = {}
+    words = [hashes.get(word) or hashes.setdefault(word, _hash(word)) for word in _WORD.findall(text.lower())]
+    padded = np.array(words + [0] * (_RUN - len(words)), dtype=np.uint64)
+    runs = sum((padded[i : len(padded) - _RUN + 1 + i] * power for i, power in enumerate(_POWERS)), np.uint64(0))
     minhash = _BLANK.copy()
-    minhash.update_batch(sorted(runs))
+    minhash.update_batch(np.unique(runs >> np.uint64(32)).tolist())
     return minhash
 
 
-def _hash(run: str) -> int:
-    return int(sha1_hash32(run.encode()))
+def _hash(word: str) -> int:
+    return int(sha1_hash64(word.encode()))
 
 
 def _band_key(band: bytes) -> bytes:
     return hashlib.blake2b(band, digest_size=8).digest()
 
 
-_BLANK = MinHash(num_perm=_PERMUTATIONS, hashfunc=_hash)
+_POWERS = [np.uint64(pow(0x9E3779B97F4A7C15, power, 2**64)) for power in range(_RUN)]
+"""Powers of an odd number of 64 bits, the golden ratio's."""
+_BLANK = MinHash(num_perm=_PERMUTATIONS, hashfunc=int)
 """Copied for every document: copies share the permutations."""
 
 

@@ -107,7 +107,7 @@ def prepare(
             elif near is not None:
                 deque(rows, maxlen=0)
         if near is not None:
-            logger.info("prepare: %d documents compared for near duplicates in %.1f s", near.documents, near.seconds)
+            logger.info("prepare: %d documents compared for near duplicates in %.1f s of one core", near.documents, near.seconds)
         _check_filled([parts[name] for name in wanted], job.phase_limits, every_phase)
         summary = _summary(parts, wanted, job.phase_limits)
         (finished / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
