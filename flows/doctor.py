@@ -192,5 +192,5 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> None:
     table = Table(show_header=False, box=None)
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
-        table.add_row(mark, finding.topic, finding.found + (f"\n{finding.mend}" if finding.mend else ""))
+        table.add_row(mark, finding.topic, finding.found if finding.ok else f"{finding.found}\n{finding.mend}")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
