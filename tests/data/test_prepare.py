@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from qwenlong_core.config import DataSettings
@@ -249,3 +250,70 @@ def test_examples_read_back_equal(tmp_path: Path) -> None:
     ]  # fmt: skip
     write_examples(tmp_path / "rows.parquet", rows)
     assert read_examples(tmp_path / "rows.parquet") == rows
+
+
+def test_the_size_of_batches_changes_nothing(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = job((300, 400), 300, generate_train=BUCKETS["generate_train"], near_duplicates=0.9)
+    prepare(settings, tokenizer, tmp_path / "whole")
+    monkeypatch.setattr("qwenlong_core.data.lengths._BATCH_CHARACTERS", 2_000)
+    prepare(settings, tokenizer, tmp_path / "batches")
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "batches" / path.name).read_bytes(), path.name
+
+
+def test_rows_are_read_back_from_many_row_groups(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(job(), tokenizer, tmp_path / "whole")
+    monkeypatch.setattr("qwenlong_core.data.rows._GROUP_ROWS", 3)
+    prepare(job(), tokenizer, tmp_path / "groups")
+    for name in ("sft", "train", "eval"):
+        paths = [tmp_path / folder / f"{name}.parquet" for folder in ("whole", "groups")]
+        assert pq.ParquetFile(paths[1]).num_row_groups > 1
+        assert read_examples(paths[0]) == read_examples(paths[1])
+
+
+def test_only_files_that_both_sides_name_are_split(tokenizer: Any, tmp_path: Path) -> None:
+    both, only = tmp_path / "both.jsonl", tmp_path / "only.jsonl"
+    write(both, [record(i) for i in range(30)])
+    write(only, [record(i, id=f"only{i}") for i in range(100, 110)])
+    prepare(job((400,), train=str(both), eval=(str(both), str(only))), tokenizer, tmp_path / "out")
+    evaluation = [row.id for row in read_examples(tmp_path / "out" / "eval.parquet")]
+    assert sum(name.startswith("only") for name in evaluation) == 10
+    assert 10 < len(evaluation) < 30
+
+
+def test_a_failed_preparation_leaves_the_refused_rows_alone(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"id": "cut\n' * 20)
+    with pytest.raises(ValueError, match=r"20 of 36 rows are unreadable.*and 15 more.*all stand in .*refused\.jsonl"):
+        prepare(job((400,), train=str(path)), tokenizer, tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["refused.jsonl"]
+    assert len((tmp_path / "out" / "refused.jsonl").read_text().splitlines()) == 20
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "t.jsonl"]
+
+
+MEMORY = """
+import re, sys
+from pathlib import Path
+from transformers import AutoTokenizer
+from qwenlong_core.data import lengths, rows
+from qwenlong_core.data.prepare import prepare
+from qwenlong_core.jobs import PrepareJob
+lengths._BATCH_CHARACTERS = rows._GROUP_CHARACTERS = 1_000_000  # so that even the smaller file is many batches
+prepare(PrepareJob.model_validate_json(Path(sys.argv[1]).read_text()), AutoTokenizer.from_pretrained(sys.argv[2]),
+        Path(sys.argv[3]), ("train",), every_phase=False)
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+def test_memory_does_not_grow_with_the_data(policy_folder: Path, tmp_path: Path) -> None:
+    peaks = []
+    for megabytes in (15, 45):
+        path = tmp_path / f"{megabytes}.jsonl"
+        write(path, [record(i, context=f"{i} " + "the quick brown fox " * 2_500) for i in range(20 * megabytes)])
+        settings = job((60_000,), train=str(path), eval=())
+        (tmp_path / "job.json").write_text(settings.model_dump_json())
+        command = [sys.executable, "-c", MEMORY, str(tmp_path / "job.json"), str(policy_folder), str(tmp_path / "out")]
+        peaks.append(int(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    assert peaks[1] - peaks[0] < 15, peaks

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from qwenlong_core.data.prompts import (
     answer_form,
+    count_tokens,
     encode,
     opens_thinking,
     prompt_tokens,
@@ -98,3 +99,9 @@ def test_truncation_of_multibyte_text_stays_valid(tokenizer: Any) -> None:
 def test_truncation_names_the_limit_that_no_document_can_meet(tokenizer: Any) -> None:
     with pytest.raises(ValueError, match=r"'r'.*take \d+ tokens, the limit is 20"):
         truncate_middle(tokenizer, NUMBER, 20)
+
+
+def test_counted_tokens_are_those_of_the_encoded_prompt(tokenizer: Any) -> None:
+    texts = ["", "Net sales were $120 million.", "合同自签署之日起生效。" * 50, "<|im_start|>user\nx<|im_end|>", "a\u00a0\tb\r\n\n  c " * 100]
+    assert count_tokens(tokenizer, texts) == [len(encode(tokenizer, text)) for text in texts]
+    assert count_tokens(tokenizer, []) == []
