@@ -63,7 +63,7 @@ def one_clear_message() -> Iterator[None]:
 
 def _raised_here(error: BaseException) -> bool:
     """Whether our own code refused something; the same type from inside a library is a fault."""
-    innermost = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    innermost = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
     return any(innermost.is_relative_to(ROOT / package) for package in PACKAGES)
 
 

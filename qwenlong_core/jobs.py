@@ -174,4 +174,4 @@ def stage_main(schema: type[J], run: Callable[[J, Mapping[str, Path], Path], Non
 def _raised_here(error: BaseException) -> bool:
     """Whether our own code raised it; the same types from inside a library are faults, not refusals."""
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+    return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(Path(__file__).resolve().parent)
