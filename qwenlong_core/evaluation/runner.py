@@ -234,7 +234,7 @@ def run(job: EvaluateJob, inputs: Mapping[str, Path], work: Path) -> None:
     drop_cut_line(output / "metrics.jsonl")
     _ask_again(job, {example.id: example for example in examples}, output / SAMPLES)
     _answer_missing(job, plan, examples, inputs["model"], output)
-    _check_unscored(job, read_samples(output / SAMPLES))
+    check_unscored(job, read_samples(output / SAMPLES))
     write_scores(output, _bootstrap(job))
 
 
@@ -262,7 +262,7 @@ def _ask_again(job: EvaluateJob, rows: Mapping[str, Example], log: Path) -> None
     os.replace(staging, log)
 
 
-def _check_unscored(job: EvaluateJob, samples: Sequence[Sample]) -> None:
+def check_unscored(job: EvaluateJob, samples: Sequence[Sample]) -> None:
     """A judge that was down must not become a low score.
 
     Raises:

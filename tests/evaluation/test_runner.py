@@ -17,10 +17,10 @@ from qwenlong_core.config import EvaluationSettings, JudgeSettings, LaunchSettin
 from qwenlong_core.data.rows import read_examples, write_examples
 from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES, Plan, choose_items, dataset_digest
 from qwenlong_core.evaluation.results import read_evaluation
-from qwenlong_core.evaluation.runner import rescore, run
+from qwenlong_core.evaluation.runner import check_unscored, rescore, run
 from qwenlong_core.evaluation.samples import append_samples, read_samples
 from qwenlong_core.jobs import OUTPUT, EvaluateJob
-from qwenlong_core.records import Example
+from qwenlong_core.records import Example, Score
 
 
 def make_job(seed=7, **changes) -> EvaluateJob:
@@ -70,7 +70,7 @@ def test_every_item_is_answered_once_and_written_down(tmp_path, tiny_policy, dat
     assert all(s.num_tokens <= 12 and s.finish_reason in ("stop", "length") for s in evaluation.samples)
     assert evaluation.scores.overall.truncated_prompts == 2
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [line["done"] for line in lines] == [6, 12, 18, 20]
+    assert [line["step"] for line in lines] == [6, 12, 18, 20]
     assert lines[-1]["accuracy"] == pytest.approx(evaluation.scores.overall.accuracy.mean)
     assert any(record.message.startswith("evaluate 20/20 | acc 0.") for record in caplog.records)
 
@@ -162,6 +162,31 @@ def test_a_judge_that_is_down_stops_before_the_first_answer(tmp_path, tiny_polic
     with pytest.raises(RuntimeError, match="gave no verdict"):
         evaluate(make_job(judge=judge), tiny_policy, data_folder, tmp_path / "w")
     assert not (tmp_path / "w" / OUTPUT / SAMPLES).read_bytes()
+
+
+def leave_without_verdict(output, every):
+    """What a judge that died half-way leaves in the log of an unfinished evaluation."""
+    unscored = Score(value=None, status="unscored", reason="connection refused")
+    samples = read_samples(output / SAMPLES)
+    (output / SAMPLES).unlink()
+    (output / SCORES).unlink()
+    changed = [replace(sample, score=unscored) if i % every == 0 else sample for i, sample in enumerate(samples)]
+    append_samples(output / SAMPLES, changed)
+    return changed
+
+
+def test_answers_left_without_a_verdict_are_judged_again_not_sampled_again(work, finished, tiny_policy, data_folder):
+    output = work / OUTPUT
+    leave_without_verdict(output, every=3)
+    evaluate(make_job(), tiny_policy, data_folder, work)
+    assert read_samples(output / SAMPLES) == read_samples(finished / OUTPUT / SAMPLES), "same answers, same times, scored"
+
+
+def test_a_judge_that_died_fails_the_stage_instead_of_lowering_the_score(work):
+    samples = leave_without_verdict(work / OUTPUT, every=5)
+    with pytest.raises(RuntimeError, match=r"4 of 20 answers are unscored.*connection refused.*answers are kept"):
+        check_unscored(make_job(max_unscored_share=0.19), samples)
+    check_unscored(make_job(max_unscored_share=0.2), samples)
 
 
 def test_what_prepare_cut_counts_as_lost(tmp_path, tiny_policy, rows):
