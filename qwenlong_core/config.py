@@ -271,7 +271,7 @@ class EvaluationSettings(Block):
     samples: int = Field(1, ge=1)
     """Completions per item."""
     limit: int | None = Field(None, ge=1)
-    """Items per domain; ``None`` takes all."""
+    """Items per source and domain; ``None`` takes all."""
     batch_size: int = Field(1, ge=1)
     """Prompts generated together (transformers engine)."""
     engine: Literal["transformers", "vllm"] = "transformers"

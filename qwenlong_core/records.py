@@ -34,7 +34,8 @@ from pydantic import TypeAdapter
 Domain = Literal["math", "logical", "multihop", "reading"]
 AnswerType = Literal["number", "choice", "span", "yes_no", "unanswerable"]
 FinishReason = Literal["stop", "length"]
-Status = Literal["scored", "no_answer", "truncated", "unscored"]
+Status = Literal["scored", "no_answer", "truncated", "unscored", "error"]
+"""``unscored``: the judge gave no verdict; ``error``: the engine gave no answer. Neither says anything of the model."""
 
 DOMAINS: tuple[str, ...] = get_args(Domain)
 
@@ -88,7 +89,7 @@ class Score:
     """What a completion earned, with its parts and the reason in words."""
 
     value: float | None
-    """``max(rule, judge) + length_penalty``; ``None`` when ``status == "unscored"``."""
+    """``max(rule, judge) + length_penalty``; ``None`` when there is none: see :attr:`accuracy`."""
     rule: float | None = None
     """1.0 or 0.0 by the rule of the answer type; ``None`` when no rule was applied."""
     judge: float | None = None
@@ -102,8 +103,8 @@ class Score:
 
     @property
     def accuracy(self) -> float | None:
-        """``max(rule, judge)``, the part dynamic sampling filters on; ``None`` if unscored."""
-        if self.status == "unscored":
+        """``max(rule, judge)``, the part dynamic sampling filters on; ``None`` if unscored or an error."""
+        if self.status in ("unscored", "error"):
             return None
         return max(self.rule or 0.0, self.judge or 0.0)
 

@@ -93,8 +93,8 @@ TEMPLATE = """<!doctype html>
 <p class="soft">Accuracy as above, beside the benchmarks' own metrics: numeric accuracy, exact match, token F1, ROUGE-L.</p>
 {{ table(sources) }}
 <h3 style="margin-top:20px">What the answers came to</h3>
-<p class="soft">Counted apart, over a denominator that never shrinks. An unscored answer is one the judge could not be
-reached for; it counts 0 in the table above, and the last column leaves it out.</p>
+<p class="soft">Counted apart, over a denominator that never shrinks. An unscored answer is one without the judge's verdict,
+an error one that the engine never gave; both count 0 in the table above, and the last column leaves them out.</p>
 {{ table(outcomes) }}
 </section>
 {% endif %}

@@ -14,7 +14,7 @@ from typing import Any
 from qwenlong_core.artifacts import MANIFEST, Manifest, describe, digest_json
 from qwenlong_core.config import Block
 from qwenlong_core.jobs import EvaluateJob
-from qwenlong_core.records import DOMAINS, Example
+from qwenlong_core.records import Example
 
 PLAN, SAMPLES, SCORES = "plan.json", "samples.jsonl", "scores.json"
 
@@ -57,15 +57,17 @@ def _rank(example: Example) -> str:
 
 
 def choose_items(examples: Sequence[Example], limit: int | None) -> list[Example]:
-    """At most ``limit`` rows of each domain, documents together, shorter documents first.
+    """At most ``limit`` rows of each domain of each source, documents together, shorter documents first.
 
     Which rows are taken depends on their ids alone, so every model and every seed answers the same
     ones, and a larger limit takes the same rows and more.
     """
     chosen: list[Example] = []
-    for domain in DOMAINS:
-        rows = sorted((example for example in examples if example.domain == domain), key=_rank)
-        chosen += rows[:limit]
+    groups: dict[tuple[str, str], list[Example]] = {}
+    for example in examples:
+        groups.setdefault((example.source, example.domain), []).append(example)
+    for rows in groups.values():
+        chosen += sorted(rows, key=_rank)[:limit]
     return sorted(chosen, key=lambda row: (len(row.context), row.document_id, row.context, row.id))
 
 

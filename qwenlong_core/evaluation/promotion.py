@@ -59,7 +59,7 @@ class Pairs:
 
 
 def _item_value(group: Sequence[Sample], unscored: float) -> float:
-    values = [unscored if sample.score.status == "unscored" else sample.accuracy for sample in group]
+    values = [sample.accuracy if sample.has_verdict else unscored for sample in group]
     return fmean(values)
 
 
@@ -126,7 +126,7 @@ def _share(name: str, who: str, hits: Sequence[bool], ceiling: float) -> Conditi
 
 def _rates(challenger: Evaluation, champion: Evaluation, settings: PromotionSettings) -> list[Condition]:
     conditions = [
-        _share("unscored share", who, [s.score.status == "unscored" for s in samples], settings.max_unscored_share)
+        _share("unscored share", who, [not s.has_verdict for s in samples], settings.max_unscored_share)
         for who, samples in (("challenger", challenger.samples), ("champion", champion.samples))
     ]
     cut = [sample.finish_reason == "length" for sample in challenger.samples]

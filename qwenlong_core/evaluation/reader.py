@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from qwenlong_core.evaluation.evidence import evidence_spans, marked_texts, occurrences
 from qwenlong_core.evaluation.results import Evaluation
-from qwenlong_core.evaluation.samples import Sample
+from qwenlong_core.evaluation.samples import Outcome, Sample
 from qwenlong_core.records import DOMAINS, Example
 
 MAX_ITEMS = 24
@@ -27,8 +27,7 @@ class Answer:
     stage: str
     thinking: str
     visible: str
-    verdict: str
-    """``right``, ``wrong``, ``no answer``, ``truncated`` or ``unscored``."""
+    verdict: Outcome
     sample: Sample
     cut_characters: int
     """Characters of the completion that are not shown."""
@@ -57,19 +56,13 @@ def split_thinking(completion: str) -> tuple[str, str]:
     return "", completion.strip()
 
 
-def _verdict(sample: Sample) -> str:
-    if sample.score.status == "scored":
-        return "right" if sample.accuracy == 1 else "wrong"
-    return sample.score.status.replace("_", " ")
-
-
 def _answer(stage: str, sample: Sample) -> Answer:
     thinking, visible = split_thinking(sample.completion)
     # The end of an answer is where it commits, so that is what stays.
     shown = visible[-MAX_COMPLETION_CHARS:]
     thought = thinking[-MAX_COMPLETION_CHARS:]
     return Answer(
-        stage=stage, thinking=thought, visible=shown, verdict=_verdict(sample), sample=sample,
+        stage=stage, thinking=thought, visible=shown, verdict=sample.outcome, sample=sample,
         cut_characters=len(visible) - len(shown) + len(thinking) - len(thought),
     )  # fmt: skip
 

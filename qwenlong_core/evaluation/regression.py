@@ -41,7 +41,7 @@ class Change:
 def _scored_means(evaluation: Evaluation) -> dict[str, float]:
     """Mean accuracy of each item over its scored samples. A judge that was down is not a fall: items
     without a scored sample are left out here, and the unscored rate has a ceiling of its own."""
-    scored = (sample for sample in evaluation.samples if sample.score.status != "unscored")
+    scored = (sample for sample in evaluation.samples if sample.has_verdict)
     return {item: fmean(sample.accuracy for sample in group) for item, group in by_example(scored)}
 
 
@@ -86,4 +86,4 @@ def confirmed_falls(first: Sequence[Change], second: Sequence[Change]) -> list[C
 
 def unscored_share(evaluation: Evaluation) -> float:
     """Share of samples that the judge could not score, to hold against a ceiling."""
-    return float(np.mean([sample.score.status == "unscored" for sample in evaluation.samples]))
+    return float(np.mean([not sample.has_verdict for sample in evaluation.samples]))

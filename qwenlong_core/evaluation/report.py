@@ -23,7 +23,7 @@ from qwenlong_core.evaluation.curves import Panel, training_panels
 from qwenlong_core.evaluation.plan import folder_digest
 from qwenlong_core.evaluation.reader import MAX_COMPLETION_CHARS, MAX_DOCUMENT_CHARS, choose_samples
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
-from qwenlong_core.evaluation.scores import STATUSES, Bootstrap, Scores, Slice
+from qwenlong_core.evaluation.scores import Bootstrap, Scores, Slice
 from qwenlong_core.evaluation.tables import Interval, baseline_of, markdown_table, score_rows, scores_table
 from qwenlong_core.jobs import OUTPUT, ReportJob, stage_main
 from qwenlong_core.records import DOMAINS
@@ -79,7 +79,7 @@ def _outcome_row(stage: str, scores: Scores) -> dict[str, Any]:
     return {
         "stage": stage,
         "samples": part.samples,
-        **{status.replace("_", " "): part.statuses[status] for status in STATUSES},
+        **part.outcomes,
         "cut prompts": part.truncated_prompts,
         "tokens per answer": f"{part.mean_completion_tokens:.0f}",
         **pass_at_k,

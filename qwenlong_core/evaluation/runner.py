@@ -239,8 +239,13 @@ def run(job: EvaluateJob, inputs: Mapping[str, Path], work: Path) -> None:
 
 
 def _score_anew(job: EvaluateJob, rows: Mapping[str, Example], samples: Sequence[Sample]) -> list[Sample]:
-    """The same answers under the job's rules and judge."""
-    completions = [Completion(text=s.completion, token_ids=(), finish_reason=s.finish_reason) for s in samples]
+    """The same answers under the job's rules and judge; an error has no answer to score."""
+    if any(sample.finish_reason == "error" for sample in samples):
+        raise ValueError("errors hold no answer to score: leave them as they are")
+    completions = [
+        Completion(text=s.completion, token_ids=(), finish_reason="length" if s.finish_reason == "length" else "stop")
+        for s in samples
+    ]
     scores = score_completions_sync([rows[s.example_id] for s in samples], completions, _rewards(job), judge=_judge(job))
     return [
         replace(s, score=score, metrics=official_metrics(rows[s.example_id], score.extracted, job.number_tolerance))

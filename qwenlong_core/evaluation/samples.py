@@ -12,10 +12,14 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from qwenlong_core.records import FinishReason, Score
+
+Outcome = Literal["right", "wrong", "no answer", "truncated", "unscored", "error"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +44,7 @@ class Sample:
     completion: str
     num_tokens: int
     """Tokens of the completion."""
-    finish_reason: FinishReason
+    finish_reason: FinishReason | Literal["error"]
     score: Score
     metrics: dict[str, float]
     """The benchmark's own metrics of the extracted answer, by name."""
@@ -49,8 +53,20 @@ class Sample:
 
     @property
     def accuracy(self) -> float:
-        """1.0 or 0.0; an unscored answer counts 0, so that a denominator never shrinks."""
+        """1.0 or 0.0; an unscored answer and an error count 0, so that a denominator never shrinks."""
         return self.score.accuracy or 0.0
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether the model was really asked and judged: neither ``unscored`` nor ``error``."""
+        return self.score.accuracy is not None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the answer came to, in one of six words."""
+        if self.score.status == "scored":
+            return "right" if self.accuracy == 1 else "wrong"
+        return "no answer" if self.score.status == "no_answer" else self.score.status
 
     @property
     def key(self) -> tuple[str, int]:

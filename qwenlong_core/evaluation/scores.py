@@ -1,8 +1,8 @@
 """From samples to numbers: accuracy with intervals, by domain, source, length and depth.
 
 The denominator is fixed by the items that the evaluation set out to answer. Wrong, truncated, no
-answer and unscored are counted apart; ``accuracy`` counts an unscored sample as 0, and
-``accuracy_without_unscored`` leaves it out, so a judge that was down shows as a gap between the two.
+answer, unscored and error are counted apart; ``accuracy`` counts the last two as 0, and
+``accuracy_without_unscored`` leaves them out, so a judge or server that was down shows as a gap.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import get_args
 
 import numpy as np
 
 from qwenlong_core.config import Block
 from qwenlong_core.evaluation import statistics
-from qwenlong_core.evaluation.samples import Sample, by_example
-from qwenlong_core.records import DOMAINS, Status
-
-STATUSES: tuple[Status, ...] = get_args(Status)
+from qwenlong_core.evaluation.samples import OUTCOMES, Sample, by_example
+from qwenlong_core.records import DOMAINS
 
 _LENGTHS = (0, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536, 131_072, 1 << 40)
 _DEPTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -37,9 +34,9 @@ class Slice(Block):
     """The numbers of one group of items."""
 
     accuracy: statistics.Estimate
-    """Mean over items of the mean over their samples; an unscored sample counts 0."""
+    """Mean over items of the mean over their samples; an unscored one or an error counts 0."""
     accuracy_without_unscored: statistics.Estimate | None
-    """The same over scored samples alone; ``None`` when there is none."""
+    """The same without unscored samples and errors; ``None`` when nothing is left."""
     minimum_detectable_effect: float | None
     """Gain that an *unpaired* look at this slice would find with 80% power, as if the other model
     had the same error; pairing usually does better. ``None`` without a standard error."""
@@ -50,7 +47,8 @@ class Slice(Block):
     items: int
     documents: int
     samples: int
-    statuses: dict[str, int]
+    outcomes: dict[str, int]
+    """Samples by :attr:`~qwenlong_core.evaluation.samples.Sample.outcome`; they sum to ``samples``."""
     truncated_prompts: int
     """Samples whose document lost its middle."""
     mean_completion_tokens: float
@@ -84,7 +82,7 @@ def _pass_at_k(groups: Sequence[list[Sample]]) -> dict[int, float]:
 
 
 def _scored(groups: Sequence[list[Sample]]) -> list[list[Sample]]:
-    kept = ([sample for sample in group if sample.score.status != "unscored"] for group in groups)
+    kept = ([sample for sample in group if sample.has_verdict] for group in groups)
     return [group for group in kept if group]
 
 
@@ -103,7 +101,7 @@ def summarise(samples: Iterable[Sample], bootstrap: Bootstrap) -> Slice:
     scored = _scored(groups)
     without = statistics.clustered_accuracy(_item_means(scored), _documents(scored), **settings) if scored else None
     flat = [sample for group in groups for sample in group]
-    counted = Counter(sample.score.status for sample in flat)
+    counted = Counter(sample.outcome for sample in flat)
     return Slice(
         accuracy=accuracy,
         accuracy_without_unscored=without,
@@ -116,7 +114,7 @@ def summarise(samples: Iterable[Sample], bootstrap: Bootstrap) -> Slice:
         items=accuracy.items,
         documents=accuracy.documents,
         samples=len(flat),
-        statuses={status: counted[status] for status in STATUSES},
+        outcomes={outcome: counted[outcome] for outcome in OUTCOMES},
         truncated_prompts=sum(sample.lost_tokens > 0 for sample in flat),
         mean_completion_tokens=float(np.mean([sample.num_tokens for sample in flat])),
     )

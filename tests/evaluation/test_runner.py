@@ -123,6 +123,12 @@ def test_limit_takes_the_same_rows_of_each_domain_and_more(rows):
     assert choose_items(rows, None) == choose_items(list(reversed(rows)), None)
 
 
+def test_limit_counts_each_benchmark_of_a_domain_apart(rows):
+    other = [replace(row, id=f"other-{row.id}", source="other") for row in rows]
+    taken = [row for row in choose_items([*rows, *other], 2) if row.domain == "math"]
+    assert sorted(row.source for row in taken) == ["made", "made", "other", "other"]
+
+
 def test_questions_on_one_document_stand_together():
     rows = [
         Example(id=f"q{i}", source="s", domain="math", answer_type="span", context=f"text {i % 3}", question="?", answers=("a",), document_id=f"d{i % 3}")

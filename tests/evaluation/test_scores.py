@@ -6,7 +6,7 @@ from evaluation_tables import BOOTSTRAP, make_sample
 from qwenlong_core.evaluation.evidence import evidence_depth, occurrences
 from qwenlong_core.evaluation.official import official_metrics
 from qwenlong_core.evaluation.scores import compute_scores, summarise
-from qwenlong_core.records import Example
+from qwenlong_core.records import Example, Score
 
 
 def samples_of(table):
@@ -17,7 +17,18 @@ def test_unscored_stays_in_the_denominator():
     result = summarise(samples_of({"a": [1], "b": [0], "c": [None], "d": [None]}), BOOTSTRAP)
     assert result.accuracy.mean == 0.25 and result.accuracy.items == 4
     assert result.accuracy_without_unscored.mean == 0.5 and result.accuracy_without_unscored.items == 2
-    assert result.statuses == {"scored": 2, "no_answer": 0, "truncated": 0, "unscored": 2}
+    assert result.outcomes == {"right": 1, "wrong": 1, "no answer": 0, "truncated": 0, "unscored": 2, "error": 0}
+
+
+def test_every_outcome_is_counted_apart_and_an_error_is_never_the_models():
+    gone = dict(completion="", finish_reason="error")
+    statuses = ("no_answer", "truncated", "unscored", "error")
+    samples = [make_sample("right", 1), make_sample("wrong", 0)]
+    samples += [make_sample(status, score=Score(value=None, status=status), **gone) for status in statuses]
+    result = summarise(samples, BOOTSTRAP)
+    assert result.outcomes == dict.fromkeys(("right", "wrong", "no answer", "truncated", "unscored", "error"), 1)
+    assert result.accuracy.mean == pytest.approx(1 / 6) and result.accuracy.items == result.samples == 6
+    assert result.accuracy_without_unscored.mean == 0.25 and result.accuracy_without_unscored.items == 4
 
 
 def test_nothing_scored_has_no_score_without_unscored():
