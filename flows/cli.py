@@ -6,6 +6,7 @@ promotion is a normal end), 1 failed, 2 refused settings, data or folders, 130 i
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,6 +124,21 @@ def doctor(profile: Profile = "local", overrides: Overrides = None, as_json: Jso
         print_findings(findings, as_json=as_json)
         if not all(finding.ok for finding in findings):
             raise typer.Exit(1)
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why, in words; kept with the version that is taken out.")],
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Give the registry's alias `champion` back to the version before the last promotion, once."""
+    with one_clear_message():
+        from flows.rollback import run_rollback
+
+        done = run_rollback(reason, profile, overrides or [])
+        typer.echo(json.dumps(done) if as_json else done["rollback"])
 
 
 app.command()(score)

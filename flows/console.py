@@ -16,6 +16,7 @@ from flows.full_pipeline import describe_settings, full_pipeline
 from flows.pipeline_run import preflight
 from qwenlong_core.artifacts import ArtifactError
 from qwenlong_core.profiles import SettingsError, load_settings
+from tasks.champion import RollbackRefused
 from tasks.process import ProcessFailed, StageRefused
 from tasks.specs import SCALED_DOWN, is_scaled_down
 
@@ -30,7 +31,7 @@ def run_pipeline(profile: str, overrides: list[str], refresh: str | None, start:
     preflight(settings, refresh, start)
     print(f"qwenlong: profile {settings.profile}: {describe_settings(settings)}", file=sys.stderr)
     with prefect_api() as url:
-        _quieten()
+        quieten()
         print(f"qwenlong: Prefect API at {url}", file=sys.stderr)
         try:
             result: dict[str, Any] = full_pipeline(profile=profile, overrides=overrides, refresh=refresh, start=start)
@@ -39,7 +40,7 @@ def run_pipeline(profile: str, overrides: list[str], refresh: str | None, start:
     return result | {"scaled_down": is_scaled_down(settings), "mlflow_uri": settings.tracking.uri}
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Leave out tracebacks of refused stages, whose message says all, and chatter of libraries."""
     for name in ("alembic", "mlflow", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -50,7 +51,7 @@ def _quieten() -> None:
 
 def _drop_expected_traceback(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, StageRefused | ProcessFailed | ArtifactError | SettingsError | ConnectionError):
+    if isinstance(error, StageRefused | ProcessFailed | ArtifactError | SettingsError | RollbackRefused | ConnectionError):
         record.exc_info, record.exc_text = None, None
     return True
 

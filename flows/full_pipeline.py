@@ -23,13 +23,7 @@ from flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
 from qwenlong_core.config import Settings
 from qwenlong_core.evaluation.tables import markdown_table, scores_table
 from qwenlong_core.profiles import load_settings
-from tasks.registry import (
-    RegisteredVersion,
-    apply_decision,
-    baseline_for,
-    read_registration,
-    still_registered,
-)
+from tasks.registry import RegisteredVersion, baseline_for, read_registration, still_registered
 from tasks.specs import (
     base_stage,
     evaluate_stage,
@@ -138,7 +132,7 @@ def decide_and_promote(
         champion = StageResult(name="champion", ref=baseline.model, how="kept")
         baseline_evaluation = run.stage(evaluate_stage(settings, "champion"), {"model": champion, "data": data})
     decision = run.stage(promote_stage(settings), {"challenger": evaluation, "champion": baseline_evaluation})
-    return version, decision, apply_decision(tracking, version, baseline, run.folder(decision) / "decision.json")
+    return version, decision, run.carry_out(decision, version, baseline)
 
 
 def close_dead_runs(tracker: Tracker) -> None:

@@ -15,6 +15,8 @@ from prefect.artifacts import create_markdown_artifact
 
 from qwenlong_core.artifacts import ArtifactError, ArtifactRef, LocalStore, StageRecord, check_writable, now
 from qwenlong_core.config import Settings
+from tasks.champion import apply_decision
+from tasks.registry import RegisteredVersion
 from tasks.specs import StageSpec, prepare_stage, stage_names
 from tasks.stage import RunContext, StageOutcome, open_store, run_stage, stage_fingerprint
 from tasks.tracking import Tracker
@@ -158,6 +160,14 @@ class PipelineRun:
     def folder(self, result: StageResult) -> Path:
         """The verified files of a result."""
         return open_store(self.settings).fetch(result.ref)
+
+    def carry_out(self, decision: StageResult, version: RegisteredVersion, baseline: RegisteredVersion | None) -> str:
+        """Apply the promote stage's decision to the registry and say in words what was done."""
+        runs = f"pipeline {self.context.run_id}, MLflow run {decision.mlflow_run_id}, decision {decision.ref.short}"
+        return apply_decision(
+            self.settings.tracking, open_store(self.settings), version, baseline, self.folder(decision),
+            fresh=decision.how == "ran", runs=runs,
+        )  # fmt: skip
 
 
 def _in_words(result: StageResult) -> str:

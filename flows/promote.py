@@ -13,7 +13,7 @@ from prefect import flow, get_run_logger
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id
 from qwenlong_core.artifacts import ArtifactError
 from qwenlong_core.profiles import load_settings
-from tasks.registry import CHALLENGER, apply_decision, baseline_for, by_alias
+from tasks.registry import CHALLENGER, baseline_for, by_alias
 from tasks.specs import evaluate_stage, promote_stage
 from tasks.stage import RunContext, open_store
 
@@ -40,6 +40,6 @@ def promote(profile: str = "local", overrides: list[str] | None = None) -> dict[
         model = StageResult(name=role, ref=ref, how="kept")
         evaluations[role] = run.stage(evaluate_stage(settings, role), {"model": model, "data": rows})
     decision = run.stage(promote_stage(settings), evaluations)
-    outcome = apply_decision(settings.tracking, version, baseline, run.folder(decision) / "decision.json")
+    outcome = run.carry_out(decision, version, baseline)
     get_run_logger().info("promotion: %s", outcome)
     return {"version": version.version, "promotion": outcome}

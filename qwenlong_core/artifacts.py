@@ -5,6 +5,7 @@ half-written artifact that reads as whole, and readers check every file's digest
 
     ROOT/artifacts/KIND/DIGEST/...files..., manifest.json     immutable, by content
     ROOT/stages/STAGE/FINGERPRINT.json                        which artifact a stage's inputs gave
+    ROOT/claims/NAME                                          texts that only the first writer could set
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class StageRecord(Block):
 
 
 class Store(Protocol):
-    """Where artifacts live. Small on purpose: a new backend implements these six methods."""
+    """Where artifacts live. Small on purpose: a new backend implements these seven methods."""
 
     def publish(self, directory: Path, manifest: Manifest) -> ArtifactRef:
         """Store the files of ``directory`` under ``manifest``; of two writers of one digest one
@@ -114,6 +115,13 @@ class Store(Protocol):
 
     def latest(self, stage: str, profile: str) -> StageRecord | None:
         """The newest record of a stage under a profile whose artifact is really there."""
+
+    def claim(self, name: str, text: str) -> str:
+        """Write ``text`` under ``name`` if nothing stands there, and return what stands there now.
+
+        Atomic for all users of the store: of several writers exactly one gets its own text back, and
+        the others get that one's (S3: a put with ``If-None-Match: *``, and a get where it is refused).
+        """
 
 
 def now() -> str:
@@ -267,6 +275,19 @@ class LocalStore:
         records = [StageRecord.model_validate_json(path.read_text()) for path in paths]
         whole = [entry for entry in records if entry.profile == profile and self._whole(entry)]
         return max(whole, key=lambda entry: entry.created_at, default=None)
+
+    def claim(self, name: str, text: str) -> str:
+        """See :class:`Store`; a hard link to the written text, which the file system makes for one alone."""
+        path = self.root / "claims" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        try:
+            _write_synced(staging, text)
+            with contextlib.suppress(FileExistsError):
+                os.link(staging, path)
+        finally:
+            staging.unlink(missing_ok=True)
+        return path.read_text()
 
     def _directory(self, ref: ArtifactRef) -> Path:
         return self.root / "artifacts" / ref.kind / ref.sha256

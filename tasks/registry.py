@@ -1,16 +1,16 @@
 """The MLflow model registry: versions that point at artifacts, and the aliases on them.
 
 Aliases: ``champion`` is what should be served, ``challenger`` the newest registered candidate,
-``previous`` the champion before the last promotion. A version holds no second copy of the weights;
-its tags carry the artifact's reference and its evaluation's.
+``previous`` the champion before the last promotion (:mod:`tasks.champion` moves these two). A version
+holds no second copy of the weights; its tags carry the artifact's reference and its evaluation's.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
     INVALID_PARAMETER_VALUE,
@@ -70,15 +70,18 @@ def by_alias(settings: TrackingSettings, alias: str) -> RegisteredVersion | None
     return _from_tags(found.name, str(found.version), found.tags)
 
 
+def versions_of(settings: TrackingSettings, model: ArtifactRef) -> list[ModelVersion]:
+    """All versions that stand for a model, the newest first."""
+    versions = client_for(settings).search_model_versions(f"name = '{settings.registered_model}'")
+    return [v for v in sorted(versions, key=lambda v: -int(v.version)) if v.tags.get(_DIGEST_TAG) == model.sha256]
+
+
 def find_version(settings: TrackingSettings, model: ArtifactRef, evaluation: ArtifactRef) -> RegisteredVersion | None:
     """The newest version that stands for exactly these artifacts, or ``None``."""
-    query = f"name = '{settings.registered_model}'"
-    versions = client_for(settings).search_model_versions(query)
-    for found in sorted(versions, key=lambda item: -int(item.version)):
-        if found.tags.get(_DIGEST_TAG) == model.sha256:
-            version = _from_tags(found.name, str(found.version), found.tags)
-            if version.evaluation.sha256 == evaluation.sha256:
-                return version
+    for found in versions_of(settings, model):
+        version = _from_tags(found.name, str(found.version), found.tags)
+        if version.evaluation.sha256 == evaluation.sha256:
+            return version
     return None
 
 
@@ -140,30 +143,3 @@ def baseline_for(settings: TrackingSettings, challenger: RegisteredVersion) -> R
     if champion is not None and champion.version == challenger.version:
         return by_alias(settings, PREVIOUS)
     return champion
-
-
-def apply_decision(
-    settings: TrackingSettings, version: RegisteredVersion, baseline: RegisteredVersion | None, decision_file: Path
-) -> str:
-    """Carry out a promotion decision on the aliases and say in words what was done.
-
-    Moves ``champion`` to the version only if the decision says so and the champion is still the
-    ``baseline`` that it was made against; the old champion becomes ``previous``. Doing it again
-    changes nothing.
-    """
-    decision = json.loads(decision_file.read_text())
-    client = client_for(settings)
-    client.set_model_version_tag(version.name, version.version, "promotion.reason", decision["reason"])
-    champion = by_alias(settings, CHAMPION)
-    if champion is not None and champion.version == version.version:
-        return f"version {version.version} is champion"
-    if not decision["promote"]:
-        kept = f"champion stays version {champion.version}" if champion else "there is no champion"
-        return f"version {version.version} not promoted, {kept}: {decision['reason']}"
-    if (champion and champion.version) != (baseline and baseline.version):
-        now = f"version {champion.version}" if champion else "none"
-        return f"version {version.version} not promoted: the champion has changed meanwhile (now {now}); decide again"
-    if champion is not None:
-        client.set_registered_model_alias(version.name, PREVIOUS, champion.version)
-    client.set_registered_model_alias(version.name, CHAMPION, version.version)
-    return f"version {version.version} promoted to champion: {decision['reason']}"

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,17 @@ def test_a_writer_killed_at_any_moment_leaves_nothing_that_reads_as_whole(tmp_pa
             LocalStore(root).fetch(ref)
     ref = LocalStore(root).publish(folder, expected)
     assert (LocalStore(root).fetch(ref) / "model.bin").stat().st_size == 3_000_000
+
+
+def claim_at_once(root: Path, number: int, start: float) -> str:
+    time.sleep(max(0.0, start - time.time()))
+    return LocalStore(root).claim("promotions/m/1", f"writer {number}")
+
+
+def test_of_eight_processes_that_claim_a_name_at_once_one_wins_and_all_read_its_text(tmp_path):
+    with ProcessPoolExecutor(8, mp_context=multiprocessing.get_context("spawn")) as pool:
+        start = time.time() + 5
+        said = [task.result() for task in [pool.submit(claim_at_once, tmp_path, n, start) for n in range(8)]]
+    assert len(set(said)) == 1 and said[0].startswith("writer ")
+    assert LocalStore(tmp_path).claim("promotions/m/1", "later") == said[0]
+    assert [path.name for path in (tmp_path / "claims" / "promotions" / "m").iterdir()] == ["1"]

@@ -1,8 +1,7 @@
-"""The registry: aliases move only on proof, against the champion that was compared, and fail closed."""
+"""The registry: versions stand for artifacts, and one that is away never reads as empty."""
 
 from __future__ import annotations
 
-import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,10 +14,7 @@ from qwenlong_core.config import TrackingSettings
 from tasks.registry import (
     CHALLENGER,
     CHAMPION,
-    PREVIOUS,
     RegisteredVersion,
-    apply_decision,
-    baseline_for,
     by_alias,
     find_version,
     register,
@@ -37,12 +33,6 @@ def make(settings: TrackingSettings, tmp_path: Path, number: int) -> RegisteredV
     return register(settings, {"model": model, "evaluation": evaluation}, None, tmp_path)
 
 
-def decision(tmp_path: Path, promote: bool) -> Path:
-    path = tmp_path / f"decision-{promote}.json"
-    path.write_text(json.dumps({"promote": promote, "reason": "because"}))
-    return path
-
-
 def test_registering_twice_adopts_the_version(settings, tmp_path):
     first = make(settings, tmp_path, 1)
     assert make(settings, tmp_path, 1) == first
@@ -50,27 +40,6 @@ def test_registering_twice_adopts_the_version(settings, tmp_path):
     assert (first.version, second.version) == ("1", "2")
     assert by_alias(settings, CHALLENGER) == second and still_registered(settings, first)
     assert find_version(settings, first.model, second.evaluation) is None
-
-
-def test_a_refusal_moves_nothing_and_a_promotion_keeps_the_previous_champion(settings, tmp_path):
-    first, second = make(settings, tmp_path, 1), make(settings, tmp_path, 2)
-    assert "not promoted, there is no champion" in apply_decision(settings, first, None, decision(tmp_path, False))
-    assert by_alias(settings, CHAMPION) is None
-    assert "promoted" in apply_decision(settings, first, None, decision(tmp_path, True))
-    assert baseline_for(settings, first) is None and baseline_for(settings, second) == first
-    assert "promoted" in apply_decision(settings, second, first, decision(tmp_path, True))
-    assert by_alias(settings, CHAMPION) == second and by_alias(settings, PREVIOUS) == first
-    assert apply_decision(settings, second, first, decision(tmp_path, True)) == "version 2 is champion"
-    assert by_alias(settings, PREVIOUS) == first
-
-
-def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(settings, tmp_path):
-    first, second, third = (make(settings, tmp_path, number) for number in (1, 2, 3))
-    apply_decision(settings, first, None, decision(tmp_path, True))
-    assert "promoted" in apply_decision(settings, second, first, decision(tmp_path, True))
-    said = apply_decision(settings, third, first, decision(tmp_path, True))
-    assert "the champion has changed meanwhile (now version 2)" in said
-    assert by_alias(settings, CHAMPION) == second
 
 
 class Unavailable(BaseHTTPRequestHandler):
