@@ -258,6 +258,24 @@ class RewardSettings(Block):
     policy that learned to please the judge."""
 
 
+class ServerSettings(Block):
+    """An OpenAI-compatible server that samples the answers of an evaluation."""
+
+    base_url: PlainUrl
+    model: str
+    """The name under which the server offers the model."""
+    endpoint: Literal["chat", "completions"] = "chat"
+    """``chat`` sends the question and the server applies its own chat template; ``completions`` sends
+    the rendered prompt as token ids, exactly what the other engines see (vLLM takes it)."""
+    api_key_variable: str | None = None
+    """Name of the environment variable that holds the key; the key itself is never a setting."""
+    concurrency: int = Field(32, ge=1)
+    """Requests under way at once; each is one completion."""
+    timeout_seconds: float = Field(1_800.0, gt=0)
+    """For one completion."""
+    max_retries: int = Field(5, ge=0)
+
+
 class EvaluationSettings(Block):
     """Sampling and statistics of the evaluation stage (paper section 3.2 for the sampling)."""
 
@@ -274,12 +292,21 @@ class EvaluationSettings(Block):
     """Items per source and domain; ``None`` takes all."""
     batch_size: int = Field(1, ge=1)
     """Prompts generated together (transformers engine)."""
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    server: ServerSettings | None = None
+    """Given for, and only for, ``engine = "openai"``."""
     judge: JudgeSettings | None = None
     max_unscored_share: Share = 0.1
-    """Over this share of answers without a verdict the stage fails, and asks again when it is retried."""
+    """Over this share of answers without a verdict, or without an answer from the engine, the stage
+    fails, and asks again when it is retried."""
     bootstrap_resamples: int = Field(2_000, ge=100)
     confidence: float = Field(0.95, gt=0.5, lt=1)
+
+    @model_validator(mode="after")
+    def _server_goes_with_its_engine(self) -> EvaluationSettings:
+        if (self.engine == "openai") != (self.server is not None):
+            raise ValueError("evaluation.engine='openai' and evaluation.server go together: give both or none")
+        return self
 
 
 class PromotionSettings(Block):

@@ -8,7 +8,6 @@ example's ``solution``. What happened to every question is counted.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from pydantic import Field
 
 from qwenlong_core.config import Block, RewardSettings
 from qwenlong_core.data.prompts import user_message
+from qwenlong_core.endpoint import api_key
 from qwenlong_core.records import Completion, Example, FinishReason
 from qwenlong_core.rewards import score_by_rule
 
@@ -80,7 +80,7 @@ async def _distill_all(examples: list[Example], settings: TeacherSettings) -> tu
     counts = DistillCounts(questions=len(examples))
     slots = asyncio.Semaphore(settings.concurrency)
     async with AsyncOpenAI(
-        base_url=settings.base_url, api_key=_key(settings), timeout=settings.timeout_seconds, max_retries=settings.max_retries
+        base_url=settings.base_url, api_key=api_key(settings.api_key_variable, "teacher.api_key_variable"), timeout=settings.timeout_seconds, max_retries=settings.max_retries
     ) as client:
 
         async def one(example: Example) -> Example | None:
@@ -94,14 +94,6 @@ async def _distill_all(examples: list[Example], settings: TeacherSettings) -> tu
             f"last error: {counts.last_error}"
         )
     return [example for example in solved if example is not None], counts
-
-
-def _key(settings: TeacherSettings) -> str:
-    if settings.api_key_variable is None:
-        return "none"
-    if not (key := os.environ.get(settings.api_key_variable)):
-        raise ValueError(f"the environment variable {settings.api_key_variable} is not set: export the teacher's key in it")
-    return key
 
 
 async def _distill_one(

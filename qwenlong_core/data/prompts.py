@@ -6,6 +6,7 @@ question with its options, and the form in which the answer is to be given.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,9 @@ _PROMPT = (
 )
 _FORM = "Therefore, the answer is (insert answer here)"
 _CHOICE_FORM = "The correct answer is (insert answer here)"
+
+TEMPLATE_DIGEST = hashlib.sha256("\n".join((_PROMPT, _FORM, _CHOICE_FORM)).encode()).hexdigest()
+"""Tells prompts of another wording apart; the chat template is the policy's own."""
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

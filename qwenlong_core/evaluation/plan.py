@@ -13,6 +13,7 @@ from typing import Any
 
 from qwenlong_core.artifacts import MANIFEST, Manifest, describe, digest_json
 from qwenlong_core.config import Block
+from qwenlong_core.data.prompts import TEMPLATE_DIGEST
 from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
 
@@ -93,13 +94,14 @@ def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
         repeated = next(item for item in items if items.count(item) > 1)
         raise ValueError(f"evaluation row id {repeated!r} occurs twice: ids must be unique, run prepare again")
     settings = job.evaluation
-    protocol = settings.model_dump(exclude={"samples", "limit", "judge", "bootstrap_resamples", "confidence"})
+    protocol = settings.model_dump(exclude={"samples", "limit", "judge", "server", "bootstrap_resamples", "confidence"})
+    server = settings.server.model_dump(include={"model", "endpoint"}) if settings.server else None
     return Plan(
         model_digest=folder_digest(model),
         dataset_digest=dataset_digest(examples),
         items=items,
         samples=settings.samples,
-        protocol=protocol | scoring_protocol(job) | {"dtype": job.model.dtype},
+        protocol=protocol | scoring_protocol(job) | {"server": server, "dtype": job.model.dtype, "prompt": TEMPLATE_DIGEST},
         seed=job.seed,
     )
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from qwenlong_core.config import JudgeSettings
+from qwenlong_core.endpoint import api_key, fault_of, pause_before
 from qwenlong_core.rewards.judge_prompt import PROMPT_VERSION, REMINDER, judge_messages, read_verdict
 from qwenlong_core.rewards.verdicts import VerdictCache, cache_key
 
@@ -32,9 +29,6 @@ MAX_REPLY_TOKENS = 256
 _CONNECTIONS_PER_CLIENT = 16
 """Each request walks over all connections of its client's pool; at 64 requests at once, pools of 16
 took 13% less of the client's processor time than one pool of 64."""
-_FIRST_BACKOFF_SECONDS = 0.5
-_LONGEST_BACKOFF_SECONDS = 30.0
-_RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +93,7 @@ class Judge:
     last_error: str = ""
 
     def __post_init__(self) -> None:
-        self._key = _api_key(self.settings)
+        self._key = api_key(self.settings.api_key_variable, "judge.api_key_variable")
         self._cache = VerdictCache(self.settings.cache_dir) if self.settings.cache_dir else None
         self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
 
@@ -167,12 +161,12 @@ class Judge:
             try:
                 return await self._request(client, messages)
             except Exception as error:
-                fault = _fault(error, self.settings.timeout_seconds)
+                fault = fault_of(error, self.settings.timeout_seconds)
                 if not fault.passing or attempt == self.settings.max_retries:
                     raise JudgeError(f"{self.settings.base_url}: {fault.text} (try {attempt + 1})") from error
                 self.counts.retries += 1
                 logger.debug("judge: %s; trying again", fault.text)
-                await asyncio.sleep(_pause(attempt, fault.retry_after))
+                await asyncio.sleep(pause_before(attempt, fault.retry_after))
         raise AssertionError("the last attempt returns or raises")
 
     async def _request(self, client: AsyncOpenAI, messages: list[dict[str, str]]) -> str:
@@ -251,66 +245,6 @@ def _content(reply: Any) -> str:
     if not isinstance(content, str) or not content.strip():
         raise ValueError(f"the reply holds no text: {str(content)[:80]!r}")
     return content
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Fault:
-    text: str
-    passing: bool = True
-    """Whether another try can help."""
-    retry_after: float | None = None
-    """Seconds the server asked to wait."""
-
-
-def _fault(error: Exception, timeout_seconds: float) -> _Fault:
-    """What the endpoint did; whatever it sends, the run goes on and the completion stays unscored."""
-    import openai
-
-    if isinstance(error, openai.APIStatusError):
-        return _Fault(
-            text=f"HTTP {error.status_code}: {str(error.message)[:200]}",
-            passing=error.status_code in _RETRIED_STATUS,
-            retry_after=_retry_after(error.response.headers.get("retry-after")),
-        )
-    if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return _Fault(text=f"no complete reply in timeout_seconds={timeout_seconds:g}")
-    return _Fault(text=f"{type(error).__name__}: {str(error)[:200]}{_cause(error)}")
-
-
-def _cause(error: Exception) -> str:
-    return f" ({str(error.__cause__)[:200]})" if error.__cause__ else ""
-
-
-def _retry_after(header: str | None) -> float | None:
-    """Seconds from a ``Retry-After`` header: a number or an HTTP date (RFC 9110 section 10.2.3)."""
-    if not header:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
-
-
-def _pause(attempt: int, retry_after: float | None) -> float:
-    """Seconds before the next try: exponential with jitter, at least what the server asked for, bounded."""
-    backoff = _FIRST_BACKOFF_SECONDS * 2.0**attempt * random.uniform(0.5, 1.0)
-    return min(_LONGEST_BACKOFF_SECONDS, max(backoff, (retry_after or 0.0) * random.uniform(1.0, 1.1)))
-
-
-def _api_key(settings: JudgeSettings) -> str:
-    if settings.api_key_variable is None:
-        return "none"  # the client insists on a key, local servers ignore it
-    key = os.environ.get(settings.api_key_variable)
-    if not key:
-        raise ValueError(
-            f"judge.api_key_variable={settings.api_key_variable!r} is not set in the environment; "
-            "export it, or leave the setting out for an endpoint without a key"
-        )
-    return key
 
 
 def training_judge(base_url: str) -> JudgeSettings:

@@ -16,8 +16,9 @@ import pytest
 from qwenlong_core.config import EvaluationSettings, JudgeSettings, LaunchSettings, ModelSettings
 from qwenlong_core.data.rows import read_examples, write_examples
 from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES, Plan, choose_items, dataset_digest
+from qwenlong_core.evaluation.rescoring import check_unscored, rescore
 from qwenlong_core.evaluation.results import read_evaluation
-from qwenlong_core.evaluation.runner import check_unscored, rescore, run
+from qwenlong_core.evaluation.runner import run
 from qwenlong_core.evaluation.samples import append_samples, read_samples
 from qwenlong_core.jobs import OUTPUT, EvaluateJob
 from qwenlong_core.records import Example, Score

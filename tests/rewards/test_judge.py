@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_server import Respond, hang, payload, raw, reset, says, served, trickle
+from endpoint_server import Respond, hang, payload, raw, reset, says, served, trickle
 
 from qwenlong_core.config import JudgeSettings, RewardSettings
 from qwenlong_core.records import Completion, Example, Score

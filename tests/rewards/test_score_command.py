@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_server import hang, says, served
+from endpoint_server import hang, says, served
 from reward_cases import cases
 
 from qwenlong_core.rewards.stream import MAX_LINE_BYTES

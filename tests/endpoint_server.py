@@ -18,12 +18,14 @@ class Served:
 
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[str] = field(default_factory=list)
     open_now: int = 0
     most_open: int = 0
 
 
-def payload(content: Any, usage: tuple[int, int] = (100, 5)) -> bytes:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+def payload(content: Any, usage: tuple[int, int] = (100, 5), finish_reason: str = "stop", **message: Any) -> bytes:
+    message = {"role": "assistant", "content": content, **message}
+    choice = {"index": 0, "finish_reason": finish_reason, "message": message, "text": content}
     tokens = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
     body = {
         "id": "c",
@@ -46,10 +48,10 @@ def head(status: str, length: int, **headers: str) -> bytes:
     return (f"HTTP/1.1 {status}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items()) + "\r\n").encode()
 
 
-def says(content: Any, after: float = 0.0) -> Respond:
+def says(content: Any, after: float = 0.0, **choice: Any) -> Respond:
     async def respond(writer: asyncio.StreamWriter, _request: dict[str, Any]) -> None:
         await asyncio.sleep(after)
-        body = payload(content)
+        body = payload(content, **choice)
         writer.write(head("200 OK", len(body)) + body)
 
     return respond
@@ -95,6 +97,7 @@ def served(choose: Callable[[int, dict[str, Any]], Respond]) -> Iterator[Served]
             header = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
             length = int(header.split("content-length:")[1].split("\r\n")[0])
             request = json.loads(await reader.readexactly(length))
+            state.headers.append(header)
             state.requests.append(request)
             await choose(len(state.requests) - 1, request)(writer, request)
             await writer.drain()

@@ -1,0 +1,211 @@
+"""Sampling from any OpenAI-compatible server: bounded concurrency, retries, one request a completion.
+
+A request that fails for good gives a :class:`Reply` with the error and no completion: what a server
+did never reads as what a model said. There are no log-probabilities and no token ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from qwenlong_core.config import ServerSettings
+from qwenlong_core.endpoint import api_key, fault_of, pause_before
+from qwenlong_core.generation.engine import Sampling
+from qwenlong_core.generation.sampling import prompt_seed
+from qwenlong_core.records import Completion, FinishReason
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+Prompt = str | Sequence[int]
+"""A user message for ``/chat/completions``, or token ids for ``/completions``."""
+
+K = TypeVar("K")
+
+_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[K]):
+    """One completion to be sampled."""
+
+    key: K
+    """Comes back with the reply."""
+    prompt: Prompt
+    sample: int = 0
+    """Number of the sample within its prompt; with the seed it decides the server's seed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply(Generic[K]):
+    """What became of a request."""
+
+    key: K
+    completion: Completion | None
+    """``None``: the server gave none, see ``error``."""
+    num_tokens: int | None
+    """Tokens of the completion by the server's count, if it gave one."""
+    seconds: float
+    error: str = ""
+
+
+class BadReply(Exception):
+    """A reply that holds no completion, which another try would not mend."""
+
+
+class OpenAIEngine:
+    """A client of one server.
+
+    Raises:
+        ValueError: ``settings.api_key_variable`` names a variable that is not set.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self._key = api_key(settings.api_key_variable, "evaluation.server.api_key_variable")
+
+    def replies(self, requests: Iterable[Request[K]], sampling: Sampling) -> Iterator[Reply[K]]:
+        """A reply to each request, in the order in which they come.
+
+        Requests are taken from the iterable as slots become free, in a thread of their own, so that
+        prompts can be rendered while answers are awaited.
+        """
+        done: queue.SimpleQueue[Reply[K] | BaseException | None] = queue.SimpleQueue()
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(self._ask_all(requests, sampling, done.put))
+
+        def work() -> None:
+            try:
+                loop.run_until_complete(task)
+                done.put(None)
+            except BaseException as error:
+                done.put(error)
+            finally:
+                loop.run_until_complete(loop.shutdown_default_executor())
+                loop.close()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while (reply := done.get()) is not None:
+                if isinstance(reply, BaseException):
+                    raise reply
+                yield reply
+        finally:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(task.cancel)
+            thread.join(10)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling
+    ) -> list[list[Completion]]:
+        """See :class:`qwenlong_core.generation.engine.Engine`; completions hold text alone.
+
+        Raises:
+            ConnectionError: a completion could not be had.
+        """
+        requests = [Request((i, n), ids, n) for i, ids in enumerate(prompts) for n in range(samples)]
+        found: dict[tuple[int, int], Completion] = {}
+        for reply in self.replies(requests, sampling):
+            if reply.completion is None:
+                raise ConnectionError(reply.error)
+            found[reply.key] = reply.completion
+        return [[found[i, n] for n in range(samples)] for i in range(len(prompts))]
+
+    async def _ask_all(self, requests: Iterable[Request[K]], sampling: Sampling, put: Any) -> None:
+        from openai import AsyncOpenAI
+
+        slots = asyncio.Semaphore(self.settings.concurrency)
+        waiting = iter(requests)
+        async with (
+            AsyncOpenAI(
+                base_url=self.settings.base_url, api_key=self._key, max_retries=0, timeout=self.settings.timeout_seconds
+            ) as client,
+            asyncio.TaskGroup() as group,
+        ):
+
+            async def one(request: Request[K]) -> None:
+                try:
+                    put(await self._ask(client, request, sampling))
+                finally:
+                    slots.release()
+
+            while True:
+                await slots.acquire()
+                request = await asyncio.to_thread(next, waiting, None)
+                if request is None:
+                    return
+                group.create_task(one(request))
+
+    async def _ask(self, client: AsyncOpenAI, request: Request[K], sampling: Sampling) -> Reply[K]:
+        """The reply after as many tries as the settings allow."""
+        started = time.monotonic()
+        settings, body = self.settings, self._body(request, sampling)
+        path = "/chat/completions" if isinstance(request.prompt, str) else "/completions"
+        error = ""
+        for attempt in range(settings.max_retries + 1):
+            try:
+                # The client's own timeout restarts with every byte; a trickling server must end too.
+                async with asyncio.timeout(settings.timeout_seconds):
+                    reply = await client.post(path, body=body, cast_to=object)
+                completion, tokens = _completion(reply)
+                seconds = time.monotonic() - started
+                return Reply(key=request.key, completion=completion, num_tokens=tokens, seconds=seconds)
+            except BadReply as refusal:
+                error = f"{settings.base_url}: {refusal}"
+                break
+            except Exception as problem:
+                fault = fault_of(problem, settings.timeout_seconds)
+                error = f"{settings.base_url}: {fault.text} (try {attempt + 1})"
+                if not fault.passing or attempt == settings.max_retries:
+                    break
+                await asyncio.sleep(pause_before(attempt, fault.retry_after))
+        seconds = time.monotonic() - started
+        return Reply(key=request.key, completion=None, num_tokens=None, seconds=seconds, error=error)
+
+    def _body(self, request: Request[K], sampling: Sampling) -> dict[str, Any]:
+        prompt = request.prompt
+        asked: dict[str, Any] = (
+            {"messages": [{"role": "user", "content": prompt}]} if isinstance(prompt, str) else {"prompt": list(prompt)}
+        )
+        asked |= {"model": self.settings.model, "max_tokens": sampling.max_tokens}
+        asked |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        if sampling.seed is not None:
+            ids = list(prompt.encode()) if isinstance(prompt, str) else prompt
+            # Servers differ in how wide a seed they take; 31 bits fit everywhere.
+            asked["seed"] = prompt_seed(sampling.seed, ids, request.sample) >> 32
+        return asked
+
+
+def _completion(reply: Any) -> tuple[Completion, int | None]:
+    """The completion in a reply, and its tokens where the server counts them.
+
+    Raises:
+        BadReply: the server stopped the answer for a reason of its own, such as a content filter.
+        ValueError: the reply is no completion at all.
+    """
+    try:
+        choice = reply["choices"][0]
+        message, reason = choice.get("message"), choice.get("finish_reason")
+        text = choice.get("text") if message is None else message.get("content")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"no completion: {str(reply)[:80]!r}") from error
+    if reason not in _FINISH:
+        raise BadReply(f"finish_reason={reason!r}, neither of {', '.join(_FINISH)}")
+    # Servers with a reasoning parser hand the thinking over in a field of its own.
+    thinking = (message or {}).get("reasoning_content") or (message or {}).get("reasoning")
+    if not isinstance(text, str) and not thinking:
+        raise ValueError(f"the reply holds no text: {str(text)[:80]!r}")
+    text = (text or "").encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
+    if isinstance(thinking, str) and thinking.strip():
+        closed = f"\n</think>\n\n{text.strip()}" if text.strip() or reason == "stop" else ""
+        text = f"<think>\n{thinking.strip()}{closed}"
+    usage = reply.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return Completion(text=text, token_ids=(), finish_reason=_FINISH[reason]), tokens if isinstance(tokens, int) else None
