@@ -122,8 +122,17 @@ class SFTSettings(Block):
     batch_size: int = Field(128, ge=1)
     """Rows per optimizer step over all processes."""
     micro_batch_size: int = Field(1, ge=1)
-    """Rows per forward on one process."""
+    """Rows per forward on one process; with ``packing``, on average."""
+    packing: bool = False
+    """Rows of a forward stand one behind another without padding, each seeing only itself. An
+    optimizer step takes the same rows as without and has the same gradient."""
     save_steps: int = Field(50, ge=1)
+
+    @model_validator(mode="after")
+    def _packing_needs_several(self) -> SFTSettings:
+        if self.packing and self.micro_batch_size == 1:
+            raise ValueError("sft.packing packs the rows of a forward, and sft.micro_batch_size=1 has one: raise it or drop packing")
+        return self
 
 
 class DynamicSamplingSettings(Block):
@@ -141,6 +150,9 @@ class CurriculumSettings(Block):
 
     retrospective_share: Share = 0.25
     """Largest share of a phase's rows that come from earlier phases; 0 switches it off."""
+    probe_samples: int | None = Field(None, ge=2)
+    """Completions a row that the base model is asked for before training, to know the difficulty of
+    every row from the start (paper section 2); ``None`` learns it from the rollouts alone."""
 
 
 class Phase(Block):
@@ -177,6 +189,20 @@ class VLLMSettings(Block):
     """Address of ``trl vllm-serve``; needed by, and only for, ``vllm-server``."""
 
 
+class EntropyAlarmSettings(Block):
+    """When the policy's entropy (nats per token) counts as collapsed: samples of a group then hardly
+    differ and nothing more is learned."""
+
+    floor: float = Field(0.01, ge=0)
+    """Below this an entropy is low, whatever it started at; 0 switches it off."""
+    share: Share = 0.1
+    """Below this share of the phase's first step an entropy is low; 0 switches it off."""
+    steps: int = Field(5, ge=1)
+    """So many low steps in a row raise the alarm."""
+    stop: bool = False
+    """The alarm ends the run; else it is a warning, again after each further ``steps``."""
+
+
 class GRPOSettings(Block):
     """GRPO over length phases; defaults are the paper's (section 3.2) and DAPO's clip range."""
 
@@ -201,6 +227,11 @@ class GRPOSettings(Block):
     """Given for the vLLM engines alone."""
     save_steps: int = Field(1, ge=1)
     """Rollout batches between checkpoints."""
+    entropy_alarm: EntropyAlarmSettings = EntropyAlarmSettings()
+    kl_to_start_every: int | None = Field(None, ge=1)
+    """Measure the KL divergence from the phase's starting weights every so many steps. It costs the
+    memory of one more copy of the weights and one more pass. With ``kl_coefficient`` above 0 it is
+    reported at every step anyway."""
     dynamic_sampling: DynamicSamplingSettings = DynamicSamplingSettings()
     curriculum: CurriculumSettings = CurriculumSettings()
     phases: tuple[Phase, ...] = Field(min_length=1)
@@ -219,6 +250,8 @@ class GRPOSettings(Block):
             raise ValueError("grpo.vllm.server_url and grpo.engine='vllm-server' go together: give both or none")
         if self.engine == "vllm-server" and self.vllm != VLLMSettings(server_url=server_url):
             raise ValueError("grpo.vllm: with grpo.engine='vllm-server' the server decides all but server_url: drop the rest")
+        if self.kl_to_start_every is not None and self.kl_coefficient:
+            raise ValueError("grpo.kl_to_start_every: with grpo.kl_coefficient above 0 the KL is reported at every step: drop it")
         limits = [phase.max_prompt_tokens for phase in self.phases]
         if any(b <= a for a, b in pairwise(limits)):
             raise ValueError(f"grpo.phases: max_prompt_tokens must grow from phase to phase, got {limits}")
@@ -328,8 +361,17 @@ class LaunchSettings(Block):
     accelerate_config: str | None = None
     """A file of ``infra/accelerate/`` (FSDP2 and so on); ``None`` runs plain data parallel."""
     gradient_checkpointing: bool = False
+    activation_offload: bool = False
+    """Keep the activations that checkpointing saves in the host's memory: they grow with layers x
+    tokens, and the copies make a step slower."""
     cpu_threads: int | None = Field(None, ge=1)
     """Threads per process on CPU; ``None`` takes all cores."""
+
+    @model_validator(mode="after")
+    def _offload_needs_checkpointing(self) -> LaunchSettings:
+        if self.activation_offload and not self.gradient_checkpointing:
+            raise ValueError("launch.activation_offload moves what launch.gradient_checkpointing saves: set both or none")
+        return self
 
     @model_validator(mode="after")
     def _machines_divide(self) -> LaunchSettings:

@@ -27,6 +27,7 @@ from qwenlong_core.config import (
     CurriculumSettings,
     DataSettings,
     DynamicSamplingSettings,
+    EntropyAlarmSettings,
     EvaluationSettings,
     LaunchSettings,
     ModelSettings,
@@ -93,6 +94,8 @@ class GRPOJob(Block):
     engine: str
     vllm: VLLMSettings | None = None
     save_steps: int
+    entropy_alarm: EntropyAlarmSettings = EntropyAlarmSettings()
+    kl_to_start_every: int | None = None
     dynamic_sampling: DynamicSamplingSettings
     curriculum: CurriculumSettings
     rewards: RewardSettings

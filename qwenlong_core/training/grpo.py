@@ -15,8 +15,9 @@ import importlib.util
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from trl import GRPOConfig
@@ -31,12 +32,15 @@ from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import Judge, LengthLimits, check_rewards, require_judge, score_completions_sync
 from qwenlong_core.training import curriculum, step_metrics
 from qwenlong_core.training.checkpoints import delete_partial, newest_complete, read_state, write_json
+from qwenlong_core.training.distances import LogprobDistances
 from qwenlong_core.training.dynamic_sampling import PromptStream
+from qwenlong_core.training.entropy import EntropyAlarm, EntropyWatch
 from qwenlong_core.training.logprobs import use_compact_head
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
 from qwenlong_core.training.runtime import (
     StepBoundary,
+    checkpointing_off,
     quiet,
     save_policy,
     set_up_process,
@@ -162,12 +166,26 @@ def vllm_arguments(settings: VLLMSettings) -> dict[str, Any]:
     }
 
 
-class GRPOPhaseTrainer(LongContextGRPOTrainer):
+class GRPOPhaseTrainer(LogprobDistances, LongContextGRPOTrainer):
     """Adds the step's report to the trainer."""
 
     def __init__(self, job: GRPOJob, sample_lines: JsonLines, *args: Any) -> None:
         super().__init__(*args)
         self.job, self.sample_lines = job, sample_lines
+        self.entropy_watch = EntropyWatch()
+
+    def own_state(self) -> dict[str, Any]:
+        """Adds what the entropy alarm has seen."""
+        return super().own_state() | {"entropy": asdict(self.entropy_watch)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`own_state`."""
+        super().restore(state)
+        self.entropy_watch = EntropyWatch(**state["entropy"])
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        with checkpointing_off(self.model, self.args.gradient_checkpointing_kwargs):
+            return super()._generate_and_score_completions(inputs)
 
     def _next_batch(self) -> dict[str, Any]:
         output = super()._next_batch()
@@ -176,16 +194,33 @@ class GRPOPhaseTrainer(LongContextGRPOTrainer):
         missing = step_metrics.shortfall(self.batch, self.prompts_per_batch)
         if missing:
             logger.info("grpo-%d: %s", self.job.index, missing)
+        step = self._step // self.args.steps_per_generation + 1
+        if self.job.kl_to_start_every and step % self.job.kl_to_start_every == 0:
+            self.measure_kl(output)
         if self.accelerator.is_main_process:
-            step = self._step // self.args.steps_per_generation + 1
             for sample in step_metrics.samples(self.batch, step):
                 self.sample_lines.append(sample)
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's log with the batch's metrics beside it."""
+        """TRL's log with the batch's metrics beside it.
+
+        Raises:
+            EntropyAlarm: the entropy has collapsed and ``entropy_alarm.stop`` is set.
+        """
+        if "loss" not in logs:  # the closing summary
+            super().log(logs, start_time)
+            return
+        measured = [e for e in self._metrics["train"]["entropy"] if not math.isnan(e)]
+        alarm = self.entropy_watch.see(fmean(measured) if measured else None, self.job.entropy_alarm)
         prompt_tokens = sum(len(self._prompt_ids[group.example.id]) for group in self.batch.groups)
-        super().log(logs | {"batch": step_metrics.batch_metrics(self.batch, prompt_tokens)}, start_time)
+        batch = step_metrics.batch_metrics(self.batch, prompt_tokens) | self.engine_difference()
+        batch["entropy_low_steps"] = self.entropy_watch.low_steps
+        super().log(logs | {"batch": batch}, start_time)
+        if alarm and self.job.entropy_alarm.stop:
+            raise EntropyAlarm(f"grpo-{self.job.index}: {alarm}; or set grpo.entropy_alarm.stop=false and run again")
+        if alarm:
+            logger.warning("grpo-%d: %s", self.job.index, alarm)
 
 
 def require_engine(engine: str) -> None:
@@ -219,6 +254,8 @@ def build_trainer(
     arguments = grpo_config(job, cut, max(map(len, prompts.token_ids)), work)
     samples = JsonLines(work / OUTPUT / "samples.jsonl")
     trainer = GRPOPhaseTrainer(job, samples, model, arguments, tokenizer, job.dynamic_sampling, difficulties)
+    if job.kl_to_start_every:
+        trainer.keep_start(load_policy(inputs["model"], job.model))
     for scored in filter(None, (trainer.model, trainer.ref_model)):
         use_compact_head(scored, job.temperature)
     trainer.share_prefixes()

@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +72,38 @@ def trainer_arguments(
         "ddp_backend": "gloo" if on_cpu and launch.num_processes > 1 else None,
         "bf16": model.dtype == "bfloat16",
         "gradient_checkpointing": launch.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} | ({"offload": True} if offloads(launch) else {}),
         "logging_strategy": "no",
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": not on_cpu,
     }
+
+
+def offloads(launch: LaunchSettings) -> bool:
+    """Whether activations move to the host; on a CPU they are there already, and it is said."""
+    if launch.activation_offload and not torch.cuda.is_available():
+        logger.info("launch.activation_offload has nothing to move: without a GPU activations are in the host's memory")
+    return launch.activation_offload and torch.cuda.is_available()
+
+
+@contextmanager
+def checkpointing_off(model: Any, options: Mapping[str, Any] | None) -> Iterator[None]:
+    """Switch checkpointing with offload off for TRL's passes without gradient, and on again as it was.
+
+    TRL does so itself, but hands ``offload``, which is transformers' option, on to
+    ``torch.utils.checkpoint``, which refuses it. Where TRL finds checkpointing off, it leaves it alone.
+    """
+    if not (options or {}).get("offload"):
+        yield
+        return
+    model.gradient_checkpointing_disable()
+    try:
+        yield
+    finally:
+        others = {name: value for name, value in (options or {}).items() if name != "offload"}
+        model.activation_checkpointing_enable(others, offload=True)
 
 
 def training_weights(model: ModelSettings) -> ModelSettings:

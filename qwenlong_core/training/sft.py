@@ -24,11 +24,12 @@ from qwenlong_core.config import SFTSettings
 from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.jobs import OUTPUT, SFTJob, stage_main
-from qwenlong_core.models import load_policy, load_tokenizer
+from qwenlong_core.models import attention_implementation, load_policy, load_tokenizer
 from qwenlong_core.records import Example
 from qwenlong_core.training.checkpoints import SealedCheckpoints, delete_partial, newest_complete
 from qwenlong_core.training.logprobs import use_compact_head
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
+from qwenlong_core.training.packing import data_share, packed
 from qwenlong_core.training.runtime import (
     StepBoundary,
     quiet,
@@ -120,11 +121,9 @@ def _row(logs: dict[str, Any], step: int, step_tokens: Sequence[int]) -> dict[st
     return {name: logs.get(name) for name in names} | {"tokens": step_tokens[step - 1]}
 
 
-def tokens_by_step(
-    rows: Sequence[Mapping[str, Sequence[int]]], order: Sequence[int], batch_size: int
-) -> list[int]:
-    """Tokens, prompts included, of each optimizer step."""
-    lengths = [len(rows[i]["input_ids"]) for i in order]
+def tokens_by_step(rows: Sequence[Mapping[str, Sequence[int]]], batch_size: int) -> list[int]:
+    """Tokens, prompts included, of each optimizer step over rows in training order."""
+    lengths = [len(row["input_ids"]) for row in rows]
     return [sum(lengths[i : i + batch_size]) for i in range(0, len(lengths), batch_size)]
 
 
@@ -137,10 +136,12 @@ def build_trainer(
 ) -> ResumableSFTTrainer:
     """The trainer over rows in the order they are trained on; each optimizer step is one step."""
     set_seed(job.seed)
+    dataset = packed(rows, job.sft) if job.sft.packing else rows
     arguments = SFTConfig(
         **trainer_arguments(job.model, job.launch, job.seed, work / "checkpoints"),
-        per_device_train_batch_size=job.sft.micro_batch_size,
+        per_device_train_batch_size=1 if job.sft.packing else job.sft.micro_batch_size,
         gradient_accumulation_steps=accumulation(job.sft, job.launch.num_processes),
+        packing=job.sft.packing,
         max_steps=len(rows) // job.sft.batch_size,
         learning_rate=job.sft.learning_rate,
         lr_scheduler_type="linear",
@@ -151,7 +152,7 @@ def build_trainer(
     trainer = ResumableSFTTrainer(
         model=load_policy(model_dir, training_weights(job.model)),
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(dataset),
         processing_class=tokenizer,
     )
     use_compact_head(trainer.model)
@@ -169,9 +170,9 @@ def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
     state = set_up_process(job.launch)
     tokenizer = load_tokenizer(inputs["model"])
     rows = tokenized(tokenizer, read_examples(inputs["data"] / "sft.parquet"), job.sft.max_tokens)
-    order = training_order(len(rows), job.sft.epochs, job.sft.batch_size, job.seed)
-    step_tokens = tokens_by_step(rows, order, job.sft.batch_size)
-    trainer = build_trainer(job, inputs["model"], tokenizer, [rows[i] for i in order], work)
+    rows = [rows[i] for i in training_order(len(rows), job.sft.epochs, job.sft.batch_size, job.seed)]
+    step_tokens = tokens_by_step(rows, job.sft.batch_size)
+    trainer = build_trainer(job, inputs["model"], tokenizer, rows, work)
     steps = trainer.args.max_steps
     lines = JsonLines(work / OUTPUT / "metrics.jsonl")
     boundary = StepBoundary(updates=1, steps=steps, save_steps=job.sft.save_steps)
@@ -183,11 +184,10 @@ def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
         delete_partial(work / "checkpoints")
         lines.cut_back(int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0)
     logger.info(
-        "sft: %d steps of %d rows%s",
-        steps,
-        job.sft.batch_size,
-        f", from {checkpoint.name}" if checkpoint else "",
-    )
+        "sft: %d steps of %d rows, attention %s, %s: %.0f%% of the computed tokens are data%s",
+        steps, job.sft.batch_size, attention_implementation(job.model), "packed" if job.sft.packing else "padded",
+        100 * data_share(rows, job.sft), f", from {checkpoint.name}" if checkpoint else "",
+    )  # fmt: skip
     state.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     boundary.exit_if_stopped()

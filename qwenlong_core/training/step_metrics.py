@@ -18,7 +18,11 @@ _TRAINER_FIELDS = {
     "entropy": "entropy",
     "kl": "kl",
     "clip_ratio": "clip_ratio/region_mean",
-    "engine_logprob_difference": "sampling/sampling_logp_difference/mean",
+    "clip_low_share": "clip_ratio/low_mean",
+    "clip_high_share": "clip_ratio/high_mean",
+    "importance_ratio_min": "sampling/importance_sampling_ratio/min",
+    "importance_ratio_mean": "sampling/importance_sampling_ratio/mean",
+    "importance_ratio_max": "sampling/importance_sampling_ratio/max",
 }
 
 
@@ -61,8 +65,7 @@ def batch_metrics(batch: RolloutBatch, prompt_tokens: int) -> dict[str, Any]:
         "penalties": sum(score.length_penalty < 0 for score in scores),
         "penalty_mean": rewards.get("reward/length_penalty_mean", 0.0),
         "length_mean": fmean(lengths) if lengths else 0.0,
-        "length_p50": _percentile(lengths, 0.5),
-        "length_p95": _percentile(lengths, 0.95),
+        **{f"length_p{share}": _percentile(lengths, share / 100) for share in (50, 90, 99)},
         "truncated_share": fmean(c.finish_reason == "length" for g in groups for c in g.completions)
         if lengths
         else 0.0,

@@ -179,7 +179,8 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
         """The rows drawn already, in the form TRL expects of its own generation."""
         rows = [self._rows[int(number)] for number in prompts]
         in_loss = [[int(row.in_loss)] * len(row.completion_ids) for row in rows]
-        logprobs = [list(row.logprobs or ()) for row in rows] if self.use_vllm else None
+        known = all(row.logprobs is not None for row in rows)
+        logprobs = [list(row.logprobs or ()) for row in rows] if known else None
         prompt_ids = [list(row.prompt_ids) for row in rows]
         completion_ids = [list(row.completion_ids) for row in rows]
         return prompt_ids, completion_ids, in_loss, [""] * len(rows), logprobs, {}, None, []

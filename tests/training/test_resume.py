@@ -190,9 +190,12 @@ def test_a_damaged_checkpoint_is_passed_over(policy: Path, data: Path, tmp_path:
     assert_same(end_state(tmp_path), before)
 
 
-def test_interrupted_sft_ends_like_an_undisturbed_one(policy: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("packing", [False, True])
+def test_interrupted_sft_ends_like_an_undisturbed_one(
+    packing: bool, policy: Path, data: Path, tmp_path: Path
+) -> None:
     inputs = {"model": policy, "data": data}
-    job = sft_job(epochs=4.0, save_steps=2)
+    job = sft_job(epochs=4.0, save_steps=2, packing=packing)
     undisturbed = Stage(SFT_STAGE, job, inputs, tmp_path / "a")
     undisturbed.finish()
     disturbed = Stage(SFT_STAGE, job, inputs, tmp_path / "b")
