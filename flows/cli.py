@@ -18,6 +18,7 @@ import typer
 from flows.environment import use_project_defaults
 from flows.generate import generate
 from flows.prepare import prepare
+from flows.probe import probe
 from flows.score import score
 from flows.sources import sources
 from qwenlong_core.fingerprint import PACKAGES, ROOT
@@ -144,6 +145,7 @@ def rollback(
 app.command()(score)
 app.command()(generate)
 app.command()(prepare)
+app.command()(probe)
 app.command()(sources)
 
 

@@ -29,6 +29,7 @@ from tasks.specs import (
     evaluate_stage,
     grpo_stage,
     prepare_stage,
+    probe_stage,
     promote_stage,
     register_stage,
     report_stage,
@@ -85,10 +86,14 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
     settings = run.settings
     base = run.stage(base_stage(settings), {})
     data = run.stage(prepare_stage(settings), {"base": base})
+    extra: dict[str, StageResult] = {}
+    if settings.grpo.curriculum.probe_samples:
+        extra = {"probe": run.stage(probe_stage(settings), {"model": base, "data": data})}
     checkpoints = {"base": base, "sft": run.stage(sft_stage(settings), {"model": base, "data": data})}
     model = checkpoints["sft"]
     for index in range(1, len(settings.grpo.phases) + 1):
-        model = run.stage(grpo_stage(settings, index), {"model": model, "data": data})
+        # Later phases find the difficulty in the policy folder of the one before.
+        model = run.stage(grpo_stage(settings, index), {"model": model, "data": data, **(extra if index == 1 else {})})
         checkpoints[f"grpo-{index}"] = model
     evaluations = {
         name: run.stage(evaluate_stage(settings, name), {"model": checkpoint, "data": data})

@@ -412,7 +412,7 @@ class ExecutionSettings(Block):
     retries: int = Field(2, ge=0)
     """For failures that can pass: network, storage, server errors, a killed worker."""
     retry_delay_seconds: float = Field(10.0, ge=0)
-    deployments: dict[Literal["base", "prepare", "sft", "grpo", "evaluate", "promote", "report"], str] = {}
+    deployments: dict[Literal["base", "prepare", "probe", "sft", "grpo", "evaluate", "promote", "report"], str] = {}
     """First word of a stage (``sft``, ``grpo``, ``evaluate`` ...) to the Prefect deployment that runs it on
     its own work pool, for example ``{grpo = "stage/gpu"}``. Stages not named run in-process."""
 

@@ -18,7 +18,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -74,8 +74,32 @@ class SFTJob(Block):
     seed: int
 
 
+class ProbeJob(Block):
+    """Measure how hard training rows are for a model. Inputs: ``model``, ``data``."""
+
+    samples: int = Field(ge=2)
+    """Completions a row."""
+    rows: int | None = Field(None, ge=1)
+    """Rows a phase; ``None`` takes all."""
+    rows_at_once: int = Field(1, ge=1)
+    """Rows sampled together."""
+    phases: tuple[Phase, ...]
+    group_size: int
+    batch_size: int
+    max_rounds: int
+    """Of the training whose cost is estimated, as the two before."""
+    temperature: float
+    top_p: float
+    engine: Literal["transformers", "vllm"]
+    rewards: RewardSettings
+    model: ModelSettings
+    launch: LaunchSettings
+    seed: int
+
+
 class GRPOJob(Block):
-    """One GRPO phase. Inputs: ``model`` (SFT or the previous phase), ``data``."""
+    """One GRPO phase. Inputs: ``model`` (SFT or the previous phase), ``data``, and ``probe`` where the
+    difficulty of the rows was measured beforehand."""
 
     index: int = Field(ge=1)
     """Phase number, counted from 1; its rows are those prepare put in bucket ``index``."""

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 from qwenlong_core.artifacts import digest_file, digest_json, files_below
 from qwenlong_core.bundled import BUNDLED, bundled_file
-from qwenlong_core.config import Block, Settings
+from qwenlong_core.config import Block, LaunchSettings, Settings
 from qwenlong_core.data.sources import local_files
 from qwenlong_core.jobs import (
     BaseJob,
     EvaluateJob,
     GRPOJob,
     PrepareJob,
+    ProbeJob,
     PromoteJob,
     ReportJob,
     SFTJob,
@@ -29,6 +30,8 @@ SCALED_DOWN = (
 )
 _FULL_SCALE_TOKENS = 20_000
 """The paper's first phase."""
+VLLM_ROWS = 64
+"""Rows of one vLLM call of the probe: each stands for several completions."""
 
 
 class StageSpec(Block):
@@ -51,7 +54,8 @@ class StageSpec(Block):
 def stage_names(settings: Settings) -> list[str]:
     """Names of all stages in the order they run."""
     checkpoints = ["base", "sft", *(f"grpo-{k}" for k in range(1, len(settings.grpo.phases) + 1))]
-    return ["base", "prepare", *checkpoints[1:], *(f"evaluate-{name}" for name in checkpoints), "register", "promote", "report"]
+    probe = ["probe"] if settings.grpo.curriculum.probe_samples else []
+    return ["base", "prepare", *probe, *checkpoints[1:], *(f"evaluate-{name}" for name in checkpoints), "register", "promote", "report"]
 
 
 def is_scaled_down(settings: Settings) -> bool:
@@ -110,8 +114,36 @@ def sft_stage(settings: Settings) -> StageSpec:
     return _spec("sft", "model", "qwenlong_core.training.sft", job, launcher="accelerate")
 
 
+def probe_job(settings: Settings, samples: int, rows: int | None = None) -> ProbeJob:
+    """The probe of the settings' training: its prompts, sampling, rewards and engine."""
+    grpo = settings.grpo
+    return ProbeJob(
+        samples=samples,
+        rows=rows,
+        rows_at_once=VLLM_ROWS if grpo.engine.startswith("vllm") else grpo.micro_batch_size,
+        phases=grpo.phases,
+        group_size=grpo.group_size,
+        batch_size=grpo.batch_size,
+        max_rounds=grpo.dynamic_sampling.max_rounds,
+        temperature=grpo.temperature,
+        top_p=grpo.top_p,
+        engine="vllm" if grpo.engine.startswith("vllm") else "transformers",
+        rewards=settings.rewards,
+        model=settings.model,
+        launch=_sampling_launch(settings),
+        seed=settings.seed,
+    )
+
+
+def probe_stage(settings: Settings) -> StageSpec:
+    """Measure the difficulty of all training rows on the base model. Inputs: ``model``, ``data``."""
+    samples = settings.grpo.curriculum.probe_samples
+    assert samples is not None
+    return _spec("probe", "probe", "qwenlong_core.training.probe", probe_job(settings, samples))
+
+
 def grpo_stage(settings: Settings, index: int) -> StageSpec:
-    """GRPO phase ``index``, counted from 1. Inputs: ``model``, ``data``."""
+    """GRPO phase ``index``, counted from 1. Inputs: ``model``, ``data``; the first also ``probe`` if it ran."""
     grpo = settings.grpo
     shared = grpo.model_dump(exclude={"phases"})
     job = GRPOJob(
@@ -127,14 +159,19 @@ def grpo_stage(settings: Settings, index: int) -> StageSpec:
     return _spec(f"grpo-{index}", "model", "qwenlong_core.training.grpo", job, launcher="accelerate")
 
 
+def _sampling_launch(settings: Settings) -> LaunchSettings:
+    """How training is sharded does not matter to sampling."""
+    plain = {"accelerate_config": None, "gradient_checkpointing": False, "activation_offload": False}
+    return settings.launch.model_copy(update=plain)
+
+
 def evaluate_stage(settings: Settings, checkpoint: str) -> StageSpec:
     """Evaluate one checkpoint. Inputs: ``model``, ``data``."""
     job = EvaluateJob(
         evaluation=settings.evaluation,
         number_tolerance=settings.rewards.number_tolerance,
         model=settings.model,
-        # How training is sharded does not matter to sampling.
-        launch=settings.launch.model_copy(update={"accelerate_config": None, "gradient_checkpointing": False}),
+        launch=_sampling_launch(settings),
         seed=settings.seed,
     )
     module = "qwenlong_core.evaluation.runner"

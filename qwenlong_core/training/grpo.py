@@ -245,7 +245,7 @@ def build_trainer(
     """
     require_engine(job.engine)
     cut = layout(job, processes)
-    difficulties = curriculum.read_difficulties(inputs["model"])
+    difficulties = curriculum.read_difficulties(inputs.get("probe", inputs["model"]))
     examples = phase_examples(job, inputs["data"], difficulties)
     tokenizer = load_tokenizer(inputs["model"])
     model = load_policy(inputs["model"], training_weights(job.model))
