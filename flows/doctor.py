@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.environment import is_up
-from qwenlong_core.artifacts import ArtifactError, LocalStore, check_writable
+from qwenlong_core.artifacts import ArtifactError
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.config import JudgeSettings, Settings
 from qwenlong_core.data.prepare import rows_per_phase
 from qwenlong_core.data.sources import GENERATED, local_files
 from qwenlong_core.models import attention_implementation
-from tasks.stage import open_store
+from tasks.store import open_store
 from tasks.tracking import client_for
 
 PACKAGES = ("prefect", "torch", "transformers", "trl", "accelerate", "datasets", "mlflow", "boto3", "vllm", "flash-attn")
@@ -50,7 +50,7 @@ def examine(settings: Settings) -> list[Finding]:
         _base_model(settings),
         _prefect(),
         _mlflow(settings),
-        *_storage(settings),
+        _storage(settings),
         *(_judge(name, judge) for name, judge in _judges(settings).items()),
         *_rows(settings),
     ]
@@ -132,16 +132,11 @@ def _mlflow(settings: Settings) -> Finding:
     return Finding(topic="MLflow", ok=True, found=uri)
 
 
-def _storage(settings: Settings) -> Iterator[Finding]:
-    store = open_store(settings)
-    uri = settings.storage.uri
-    if isinstance(store, LocalStore):
-        try:
-            check_writable(store.root, "storage.uri")
-            yield Finding(topic="artifact store", ok=True, found=f"folder {uri}, writable")
-        except ArtifactError as error:
-            yield Finding(topic="artifact store", ok=False, found=uri, mend=str(error))
-    yield Finding(topic="S3", ok=True, found="not used: storage.uri is a folder")
+def _storage(settings: Settings) -> Finding:
+    try:
+        return Finding(topic="artifact store", ok=True, found=open_store(settings).check())
+    except ArtifactError as error:
+        return Finding(topic="artifact store", ok=False, found=settings.storage.uri, mend=str(error))
 
 
 def _judges(settings: Settings) -> dict[str, JudgeSettings | None]:

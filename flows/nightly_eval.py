@@ -18,7 +18,8 @@ from qwenlong_core.evaluation.tables import scores_table
 from qwenlong_core.profiles import load_settings
 from tasks.registry import CHALLENGER, CHAMPION, by_alias
 from tasks.specs import evaluate_stage
-from tasks.stage import RunContext, open_store
+from tasks.stage import RunContext
+from tasks.store import open_store
 from tasks.tracking import Tracker, log_scores
 
 

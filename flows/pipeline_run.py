@@ -13,12 +13,13 @@ from pathlib import Path
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from qwenlong_core.artifacts import ArtifactError, ArtifactRef, LocalStore, StageRecord, check_writable, now
+from qwenlong_core.artifacts import ArtifactError, ArtifactRef, StageRecord, check_writable, now
 from qwenlong_core.config import Settings
 from tasks.champion import apply_decision
 from tasks.registry import RegisteredVersion
 from tasks.specs import StageSpec, prepare_stage, stage_names
-from tasks.stage import RunContext, StageOutcome, open_store, run_stage, stage_fingerprint
+from tasks.stage import RunContext, StageOutcome, run_stage, stage_fingerprint
+from tasks.store import open_store
 from tasks.tracking import Tracker
 
 
@@ -45,7 +46,7 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
 
     Raises:
         ValueError: an unknown stage name, or a data path that matches nothing.
-        ArtifactError: the artifact folder cannot be written.
+        ArtifactError: the artifact store cannot be written.
     """
     names = stage_names(settings)
     families = {name.partition("-")[0] for name in names}
@@ -56,9 +57,7 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
     _check_launch(settings)
     for name in ("work_dir", "runs_dir"):
         check_writable(Path(getattr(settings.storage, name)), f"storage.{name}")
-    store = open_store(settings)
-    if isinstance(store, LocalStore):
-        check_writable(store.root, "storage.uri")
+    open_store(settings).check()
 
 
 def _check_launch(settings: Settings) -> None:

@@ -15,7 +15,8 @@ from qwenlong_core.artifacts import ArtifactError
 from qwenlong_core.profiles import load_settings
 from tasks.registry import CHALLENGER, baseline_for, by_alias
 from tasks.specs import evaluate_stage, promote_stage
-from tasks.stage import RunContext, open_store
+from tasks.stage import RunContext
+from tasks.store import open_store
 
 
 @flow(name="promote", flow_run_name="{profile}")

@@ -6,22 +6,22 @@ half-written artifact that reads as whole, and readers check every file's digest
     ROOT/artifacts/KIND/DIGEST/...files..., manifest.json     immutable, by content
     ROOT/stages/STAGE/FINGERPRINT.json                        which artifact a stage's inputs gave
     ROOT/claims/NAME                                          texts that only the first writer could set
+
+A store is a folder (:mod:`qwenlong_core.local_store`) or a bucket (``tasks.s3_store``).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
 import uuid
+import zipfile
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Protocol
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationError
 
 from qwenlong_core.config import Block
 
@@ -33,15 +33,39 @@ _CHUNK = 1 << 20
 
 
 class ArtifactError(RuntimeError):
-    """An artifact that is missing, incomplete or damaged."""
+    """An artifact that is missing, incomplete or damaged, or a store that cannot be used."""
+
+
+class Damaged(ArtifactError):
+    """Content that differs from its digest."""
+
+
+def _inside(name: str) -> str:
+    """Refuse the name of a file that would lie outside its artifact's folder, or that two stores read
+    differently."""
+    parts = name.split("/")
+    if not name or not name.isprintable() or "\\" in name or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(
+            f"{name!r} is no file name of an artifact: it must be relative, with '/' between its parts and "
+            "without empty parts, '.', '..', backslashes and control characters"
+        )
+    if name == MANIFEST:
+        raise ValueError(f"{name!r} is the manifest's own name: call the file something else")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_inside)]
+"""Path of a file inside its artifact, POSIX; it cannot leave the artifact's folder."""
+PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+"""One part of a path: a kind, a stage, a digest."""
 
 
 class ArtifactRef(Block):
     """The small reference that travels through the pipeline instead of data or weights."""
 
-    kind: str
+    kind: PlainName
     uri: str
-    sha256: str
+    sha256: PlainName
 
     @property
     def short(self) -> str:
@@ -59,9 +83,9 @@ class FileEntry(Block):
 class Manifest(Block):
     """What an artifact holds and where it came from."""
 
-    kind: str
+    kind: PlainName
     schema_version: int = SCHEMA_VERSION
-    files: dict[str, FileEntry]
+    files: dict[FileName, FileEntry]
     parents: dict[str, str] = Field(default_factory=dict)
     """Digest of every input artifact, by the name the stage knows it under."""
     settings_digest: str
@@ -85,8 +109,8 @@ class Manifest(Block):
 class StageRecord(Block):
     """One line of provenance: the artifact that a stage's fingerprint gave, and when."""
 
-    stage: str
-    fingerprint: str
+    stage: PlainName
+    fingerprint: PlainName
     ref: ArtifactRef
     profile: str
     settings: dict[str, Any]
@@ -95,7 +119,14 @@ class StageRecord(Block):
 
 
 class Store(Protocol):
-    """Where artifacts live. Small on purpose: a new backend implements these seven methods."""
+    """Where artifacts live. Small on purpose: a new backend implements these methods."""
+
+    def check(self) -> str:
+        """Make sure that the store can be written, and say in words what it is.
+
+        Raises:
+            ArtifactError: it cannot, with the setting to change.
+        """
 
     def publish(self, directory: Path, manifest: Manifest) -> ArtifactRef:
         """Store the files of ``directory`` under ``manifest``; of two writers of one digest one
@@ -105,7 +136,7 @@ class Store(Protocol):
         """A local folder with the artifact's files, every digest checked."""
 
     def manifest(self, ref: ArtifactRef) -> Manifest | None:
-        """The artifact's manifest, or ``None`` when it is not whole."""
+        """The artifact's manifest, or ``None`` when there is none that fits the digest."""
 
     def record(self, entry: StageRecord) -> None:
         """Remember which artifact a fingerprint gave; the newest record of a fingerprint counts."""
@@ -121,7 +152,16 @@ class Store(Protocol):
 
         Atomic for all users of the store: of several writers exactly one gets its own text back, and
         the others get that one's (S3: a put with ``If-None-Match: *``, and a get where it is refused).
+
+        Raises:
+            ArtifactError: the store cannot do it.
         """
+
+
+def newest_whole(store: Store, records: Iterable[StageRecord]) -> StageRecord | None:
+    """The newest record whose artifact is really there."""
+    newest_first = sorted(records, key=lambda entry: entry.created_at, reverse=True)
+    return next((entry for entry in newest_first if store.manifest(entry.ref)), None)
 
 
 def now() -> str:
@@ -141,6 +181,36 @@ def digest_file(path: Path) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+_PICKLED = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib"})
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle: by its name, by the first bytes of protocols 2 to 5, or inside a zip
+    (``torch.save``). Safetensors may start with the same two bytes, so those are told by name."""
+    if path.suffix in _PICKLED or path.suffix == ".safetensors":
+        return path.suffix in _PICKLED
+    with path.open("rb") as stream:
+        start = stream.read(2)
+    if start == b"PK" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(PurePosixPath(name).suffix in _PICKLED for name in archive.namelist())
+    return start in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def refuse_pickles(directory: Path) -> None:
+    """Refuse to publish what runs code when it is read.
+
+    Raises:
+        ArtifactError: naming the file and what to write instead.
+    """
+    for path in files_below(directory):
+        if _is_pickle(path):
+            raise ArtifactError(
+                f"{path.relative_to(directory)} is a pickle, which runs code when it is loaded, and is not published: "
+                "write tensors as .safetensors, tables as .parquet and everything else as .json"
+            )
 
 
 def files_below(directory: Path) -> Iterable[Path]:
@@ -166,18 +236,34 @@ def describe(directory: Path, kind: str, *, parents: dict[str, str], settings_di
     )
 
 
+def read_manifest(text: str | bytes, ref: ArtifactRef) -> Manifest:
+    """Parse a manifest and hold it against the digest it stands under.
+
+    Raises:
+        Damaged: it is no manifest, names a file outside its artifact, or has another digest.
+    """
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise Damaged(f"the manifest of artifact {ref.kind}/{ref.short} cannot be read: {reason}") from error
+    if (manifest.kind, manifest.digest) != (ref.kind, ref.sha256):
+        raise Damaged(f"the manifest of artifact {ref.kind}/{ref.short} does not match its digest")
+    return manifest
+
+
 def verify(directory: Path, manifest: Manifest) -> None:
     """Check every file against its manifest.
 
     Raises:
-        ArtifactError: naming the first file that is missing, of the wrong size or damaged.
+        Damaged: naming the first file that is missing, of the wrong size or altered.
     """
     for name, entry in manifest.files.items():
         path = directory / name
         if not path.is_file():
-            raise ArtifactError(f"{path} is missing from artifact {manifest.digest[:12]}: re-run its stage with --refresh")
+            raise Damaged(f"{path} is missing from artifact {manifest.digest[:12]}: re-run its stage with --refresh")
         if path.stat().st_size != entry.size or digest_file(path) != entry.sha256:
-            raise ArtifactError(
+            raise Damaged(
                 f"{path} is damaged: its SHA-256 differs from the manifest's {entry.sha256[:12]}; "
                 "delete the artifact's folder and re-run its stage"
             )
@@ -199,131 +285,3 @@ def check_writable(folder: Path, setting: str) -> None:
             f"{setting}={str(folder)!r} cannot be written ({error.strerror}): "
             f"make the folder writable or choose another with --set {setting}=DIR"
         ) from error
-
-
-_VERIFIED: set[Path] = set()
-"""Artifacts whose digests this process has checked; they are immutable, so once is enough."""
-
-
-class LocalStore:
-    """A folder on this machine; publishing writes to a temporary name, syncs and renames."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
-
-    def publish(self, directory: Path, manifest: Manifest) -> ArtifactRef:
-        """See :class:`Store`. The files are copied; ``directory`` is left as it is."""
-        target = self.root / "artifacts" / manifest.kind / manifest.digest
-        ref = ArtifactRef(kind=manifest.kind, uri=target.as_uri(), sha256=manifest.digest)
-        if not self._sound(ref):
-            staging = target.with_name(f".tmp-{uuid.uuid4().hex}")
-            try:
-                shutil.copytree(directory, staging, ignore=_root_manifest(directory))
-                verify(staging, manifest)
-                _write_synced(staging / MANIFEST, manifest.model_dump_json(indent=2))
-                _sync_tree(staging)
-                _rename_or_adopt(staging, target)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-        return ref
-
-    def _sound(self, ref: ArtifactRef) -> bool:
-        """Whether the artifact is there and undamaged; a damaged one is put aside, to be made again."""
-        directory, manifest = self._directory(ref), self.manifest(ref)
-        with contextlib.suppress(ArtifactError):
-            if manifest is not None:
-                verify(directory, manifest)
-                return True
-        with contextlib.suppress(FileNotFoundError):
-            directory.rename(directory.with_name(f".bad-{uuid.uuid4().hex}"))
-        return False
-
-    def fetch(self, ref: ArtifactRef) -> Path:
-        """See :class:`Store`; each artifact is verified once per process."""
-        manifest = self.manifest(ref)
-        if manifest is None:
-            raise ArtifactError(f"artifact {ref.kind}/{ref.short} is not in {self.root}: re-run the stage that makes it")
-        directory = self._directory(ref)
-        if directory not in _VERIFIED:
-            if manifest.digest != ref.sha256:
-                raise ArtifactError(f"{directory / MANIFEST} does not match its digest {ref.short}: delete the folder")
-            verify(directory, manifest)
-            _VERIFIED.add(directory)
-        return directory
-
-    def manifest(self, ref: ArtifactRef) -> Manifest | None:
-        """See :class:`Store`."""
-        path = self._directory(ref) / MANIFEST
-        return Manifest.model_validate_json(path.read_text()) if path.is_file() else None
-
-    def record(self, entry: StageRecord) -> None:
-        """See :class:`Store`."""
-        path = self._record_path(entry.stage, entry.fingerprint)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
-        _write_synced(staging, entry.model_dump_json(indent=2))
-        os.replace(staging, path)
-
-    def lookup(self, stage: str, fingerprint: str) -> StageRecord | None:
-        """See :class:`Store`."""
-        path = self._record_path(stage, fingerprint)
-        return self._whole(StageRecord.model_validate_json(path.read_text())) if path.is_file() else None
-
-    def latest(self, stage: str, profile: str) -> StageRecord | None:
-        """See :class:`Store`."""
-        paths = (self.root / "stages" / stage).glob("*.json")
-        records = [StageRecord.model_validate_json(path.read_text()) for path in paths]
-        whole = [entry for entry in records if entry.profile == profile and self._whole(entry)]
-        return max(whole, key=lambda entry: entry.created_at, default=None)
-
-    def claim(self, name: str, text: str) -> str:
-        """See :class:`Store`; a hard link to the written text, which the file system makes for one alone."""
-        path = self.root / "claims" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
-        try:
-            _write_synced(staging, text)
-            with contextlib.suppress(FileExistsError):
-                os.link(staging, path)
-        finally:
-            staging.unlink(missing_ok=True)
-        return path.read_text()
-
-    def _directory(self, ref: ArtifactRef) -> Path:
-        return self.root / "artifacts" / ref.kind / ref.sha256
-
-    def _record_path(self, stage: str, fingerprint: str) -> Path:
-        return self.root / "stages" / stage / f"{fingerprint}.json"
-
-    def _whole(self, entry: StageRecord) -> StageRecord | None:
-        return entry if self.manifest(entry.ref) is not None else None
-
-
-def _root_manifest(directory: Path) -> Any:
-    """Ignore rule for copytree: a manifest left in the source folder is not one of its files."""
-    return lambda folder, names: [MANIFEST] if Path(folder) == directory and MANIFEST in names else []
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_tree(directory: Path) -> None:
-    for path in (*directory.rglob("*"), directory):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _rename_or_adopt(staging: Path, target: Path) -> None:
-    try:
-        os.rename(staging, target)
-    except OSError:
-        # Another writer of the same content was first; its artifact is as good as ours.
-        if not (target / MANIFEST).is_file():
-            raise

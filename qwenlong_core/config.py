@@ -8,6 +8,7 @@ out of the code digests that decide what is cached.
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -383,15 +384,59 @@ class LaunchSettings(Block):
         return self
 
 
+class S3Settings(Block):
+    """How a bucket is reached. Keys come from boto3's own places: ``AWS_ACCESS_KEY_ID`` and
+    ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``, or the machine's role."""
+
+    endpoint_url: PlainUrl | None = None
+    """Another server than Amazon's, for example ``http://127.0.0.1:8333``."""
+    region: str | None = None
+    """``None`` leaves it to boto3, and is ``us-east-1`` where that knows none."""
+    server_side_encryption: Literal["AES256", "aws:kms"] | None = None
+    """What the server is asked to encrypt with; ``None`` leaves it to the bucket's own rule."""
+    kms_key: str | None = None
+    max_concurrency: int = Field(8, ge=1, le=256)
+    """Parts in flight at once, over all files."""
+    part_bytes: int = Field(16 * 1024**2, ge=5 * 1024**2, le=1024**3)
+    """Larger files travel in parts of this size; a transfer holds at most ``max_concurrency + 2`` of them."""
+
+    @model_validator(mode="after")
+    def _key_has_a_use(self) -> S3Settings:
+        if self.kms_key is not None and self.server_side_encryption != "aws:kms":
+            raise ValueError("kms_key is used with server_side_encryption='aws:kms' only: set it, or leave the key out")
+        return self
+
+
 class StorageSettings(Block):
     """Where artifacts live."""
 
     uri: str = ".qwenlong/artifacts"
-    """A local folder."""
+    """A local folder, or ``s3://BUCKET/PREFIX``."""
+    s3: S3Settings | None = None
+    """How the bucket is reached; only with ``s3://``."""
+    cache_dir: str = ".qwenlong/cache"
+    """Where artifacts of a bucket are read; a folder's are read where they lie."""
     work_dir: str = ".qwenlong/work"
     """Scratch space for stages in progress; unfinished training resumes from here."""
     runs_dir: str = ".qwenlong/runs"
     """One folder per pipeline run: resolved settings, result, report."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_store(self) -> StorageSettings:
+        scheme, separator, rest = self.uri.partition("://")
+        if separator and scheme != "s3":
+            raise ValueError(f"uri={self.uri!r}: only 's3://BUCKET/PREFIX' or a folder without a scheme can be used")
+        if separator and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=][A-Za-z0-9._=-]*)*/?", rest):
+            raise ValueError(
+                f"uri={self.uri!r} is not 's3://BUCKET/PREFIX': the bucket has 3 to 63 small letters, digits, '.' and '-', "
+                "the prefix letters, digits, '.', '_', '=' and '-' between single '/'"
+            )
+        if self.s3 is not None and not separator:
+            raise ValueError(
+                f"storage.s3 is given but storage.uri={self.uri!r} is a folder: "
+                "leave storage.s3 out, or set storage.uri to 's3://BUCKET/PREFIX'"
+            )
+        return self
 
 
 class TrackingSettings(Block):

@@ -24,13 +24,14 @@ from prefect.context import TaskRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import PrefectException
 
-from qwenlong_core.artifacts import ArtifactRef, LocalStore, StageRecord, Store, describe, digest_json, now
+from qwenlong_core.artifacts import ArtifactRef, StageRecord, Store, describe, digest_json, now
 from qwenlong_core.config import Block, Settings
 from qwenlong_core.fingerprint import code_digest, fingerprint
 from qwenlong_core.jobs import OUTPUT, REFUSED
 from tasks.process import ProcessFailed, StageRefused, run_process, stage_command
 from tasks.registry import register
 from tasks.specs import StageSpec
+from tasks.store import open_store
 from tasks.tracking import MetricsForwarder, StageTracking, Tracker
 
 Log = Callable[[str], None]
@@ -65,11 +66,6 @@ class RunContext(Block):
     """The pipeline run: names the scratch space of forced stages."""
     parent_run_id: str | None = None
     """MLflow run of the pipeline."""
-
-
-def open_store(settings: Settings) -> Store:
-    """The artifact store of the settings."""
-    return LocalStore(Path(settings.storage.uri))
 
 
 def stage_fingerprint(spec: StageSpec, inputs: Mapping[str, ArtifactRef]) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+from pydantic import ValidationError
 
 from qwenlong_core.artifacts import (
     MANIFEST,
     ArtifactError,
     ArtifactRef,
-    LocalStore,
     Manifest,
     StageRecord,
     check_writable,
@@ -24,6 +27,7 @@ from qwenlong_core.artifacts import (
     digest_file,
     now,
 )
+from qwenlong_core.local_store import LocalStore
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def store(tmp_path) -> LocalStore:
 
 def make_folder(root: Path, content: str = "weights") -> Path:
     (root / "sub").mkdir(parents=True)
-    (root / "model.bin").write_text(content)
+    (root / "model.safetensors").write_text(content)
     (root / "sub" / "config.json").write_text("{}")
     return root
 
@@ -50,7 +54,7 @@ def test_published_files_come_back_with_their_digests(store, tmp_path):
     folder = make_folder(tmp_path / "out")
     ref = store.publish(folder, manifest_of(folder, data="abc"))
     fetched = store.fetch(ref)
-    assert (fetched / "model.bin").read_text() == "weights"
+    assert (fetched / "model.safetensors").read_text() == "weights"
     manifest = Manifest.model_validate_json((fetched / MANIFEST).read_text())
     assert manifest.files["sub/config.json"].sha256 == digest_file(folder / "sub" / "config.json")
     assert manifest.parents == {"data": "abc"} and manifest.digest == ref.sha256
@@ -89,12 +93,12 @@ def test_an_artifact_without_manifest_does_not_exist(store, tmp_path):
 def test_a_damaged_file_is_refused(store, tmp_path, damage):
     folder = make_folder(tmp_path / "out")
     ref = store.publish(folder, manifest_of(folder))
-    path = store.root / "artifacts" / "model" / ref.sha256 / "model.bin"
+    path = store.root / "artifacts" / "model" / ref.sha256 / "model.safetensors"
     if damage == "remove":
         path.unlink()
     else:
         path.write_text("weightz" if damage == "flip" else "wei")
-    with pytest.raises(ArtifactError, match=r"model\.bin is (damaged|missing)"):
+    with pytest.raises(ArtifactError, match=r"model\.safetensors is (damaged|missing)"):
         LocalStore(store.root).fetch(ref)
 
 
@@ -104,11 +108,11 @@ def test_publishing_again_mends_a_damaged_artifact(store, tmp_path, damage):
     ref = store.publish(folder, manifest_of(folder))
     directory = store.root / "artifacts" / "model" / ref.sha256
     if damage == "flip":
-        (directory / "model.bin").write_text("weightz")
+        (directory / "model.safetensors").write_text("weightz")
     else:
         (directory / MANIFEST).unlink()
     assert store.publish(folder, manifest_of(folder)) == ref
-    assert (directory / "model.bin").read_text() == "weights" and (directory / MANIFEST).is_file()
+    assert (directory / "model.safetensors").read_text() == "weights" and (directory / MANIFEST).is_file()
 
 
 def test_notes_are_verified_but_do_not_make_the_artifact_another(tmp_path):
@@ -132,6 +136,53 @@ def test_latest_is_the_newest_record_of_the_profile(store, tmp_path):
     assert store.latest("sft", "p").ref == refs[1]
     assert store.latest("sft", "another").ref == refs[0]
     assert store.latest("sft", "none") is None
+
+
+@pytest.mark.parametrize(
+    "name", ["../up", "a/../../up", "/etc/passwd", "a//b", "a\\\\b", "./a", "a/", "", "..", "line\nbreak", MANIFEST]
+)
+def test_a_file_name_cannot_leave_its_artifact(store, tmp_path, name):
+    ref = store.publish(make_folder(tmp_path / "out"), manifest_of(tmp_path / "out"))
+    manifest = store.manifest(ref)
+    entry = manifest.files["model.safetensors"]
+    with pytest.raises(ValidationError, match="file name|manifest's own name"):
+        Manifest(**manifest.model_dump() | {"files": {name: entry}})
+    path = store.fetch(ref) / MANIFEST
+    path.write_text(json.dumps(manifest.model_dump() | {"files": {name: entry.model_dump()}}))
+    assert store.manifest(ref) is None
+    with pytest.raises(ArtifactError):
+        LocalStore(tmp_path / "store" / ".." / "store").fetch(ref)
+
+
+@pytest.mark.parametrize("field", ["kind", "sha256"])
+@pytest.mark.parametrize("value", ["..", "a/b", "", "/a", "a\\b"])
+def test_a_reference_cannot_leave_the_store(field, value):
+    with pytest.raises(ValidationError):
+        ArtifactRef(**{"kind": "model", "uri": "u", "sha256": "ab"} | {field: value})
+
+
+def saved_by_torch() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"weights": torch.zeros(2)}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("optimizer.pt", b"anything"),
+        ("training_args.bin", b"anything"),
+        ("rows.pkl", b"anything"),
+        ("sub/state", pickle.dumps({"a": 1})),
+        ("sub/old", pickle.dumps({"a": 1}, protocol=2)),
+        ("weights", saved_by_torch()),
+    ],
+)
+def test_a_pickle_is_not_published(store, tmp_path, name, content):
+    folder = make_folder(tmp_path / "out")
+    (folder / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=f"{name} is a pickle.*write tensors as .safetensors"):
+        store.publish(folder, manifest_of(folder))
 
 
 def test_an_empty_output_cannot_be_published(tmp_path):
@@ -170,7 +221,7 @@ def test_a_writer_killed_at_any_moment_leaves_nothing_that_reads_as_whole(tmp_pa
             ref = ArtifactRef(kind="model", uri=path.parent.as_uri(), sha256=expected.digest)
             LocalStore(root).fetch(ref)
     ref = LocalStore(root).publish(folder, expected)
-    assert (LocalStore(root).fetch(ref) / "model.bin").stat().st_size == 3_000_000
+    assert (LocalStore(root).fetch(ref) / "model.safetensors").stat().st_size == 3_000_000
 
 
 def claim_at_once(root: Path, number: int, start: float) -> str:

@@ -94,3 +94,27 @@ def test_broken_toml_names_the_file(tmp_path):
 def test_settings_survive_a_round_trip():
     settings = load_settings("8gpu-14b")
     assert type(settings).model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["storage.uri='gs://bucket/x'"], "only 's3://BUCKET/PREFIX'"),
+        (["storage.uri='s3://'"], "is not 's3://BUCKET/PREFIX'"),
+        (["storage.uri='s3://bucket//x'"], "is not 's3://BUCKET/PREFIX'"),
+        (["storage.uri='s3://bucket/../x'"], "is not 's3://BUCKET/PREFIX'"),
+        (["storage.s3.region='eu-central-1'"], "is a folder"),
+        (["storage.uri='s3://bucket'", "storage.s3.kms_key='k'"], "server_side_encryption='aws:kms'"),
+        (["storage.uri='s3://bucket'", "storage.s3.endpoint_url='http://user:planted@host'"], "carries a password"),
+        (["storage.uri='s3://bucket'", "storage.s3.part_bytes=1000"], "part_bytes"),
+    ],
+)
+def test_a_store_that_cannot_be_meant_is_refused(overrides, message):
+    with pytest.raises(SettingsError, match=message) as refusal:
+        load_settings("smoke", overrides)
+    assert "planted" not in str(refusal.value)
+
+
+def test_one_setting_chooses_the_bucket():
+    storage = load_settings("smoke", ["storage.uri='s3://bucket/team/project'"]).storage
+    assert storage.uri == "s3://bucket/team/project" and storage.s3 is None

@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 import pytest
 
-from qwenlong_core.artifacts import LocalStore
 from qwenlong_core.config import TrackingSettings
+from qwenlong_core.local_store import LocalStore
 from tasks.registry import CHALLENGER, CHAMPION, by_alias
 from tasks.tracking import client_for
 

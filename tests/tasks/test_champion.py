@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from qwenlong_core.artifacts import ArtifactRef, LocalStore
+from qwenlong_core.artifacts import ArtifactRef
 from qwenlong_core.config import TrackingSettings
+from qwenlong_core.local_store import LocalStore
 from tasks.champion import Move, apply_decision, roll_back
 from tasks.registry import CHAMPION, PREVIOUS, RegisteredVersion, baseline_for, by_alias, register
 from tasks.tracking import client_for

@@ -1,0 +1,232 @@
+"""The artifact store in a bucket.
+
+    s3://BUCKET/PREFIX/artifacts/KIND/DIGEST/NAME             a file; the same bytes whoever writes it
+    s3://BUCKET/PREFIX/artifacts/KIND/DIGEST/.notes/SHA/NAME  a note, which the digest does not cover
+    s3://BUCKET/PREFIX/artifacts/KIND/DIGEST/manifest.json    last, create-only: this publishes
+    s3://BUCKET/PREFIX/stages/STAGE/FINGERPRINT.json
+    s3://BUCKET/PREFIX/claims/NAME                            create-only, too
+
+Nothing rests on the completion of a multipart upload, which servers do not make atomic, nor on the
+order of a listing. Two writers of one artifact write the same bytes under the same keys, or different
+notes under different ones; the manifest of one of them is put, and the other adopts it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from qwenlong_core.artifacts import (
+    MANIFEST,
+    NOTES,
+    ArtifactError,
+    ArtifactRef,
+    Damaged,
+    FileEntry,
+    Manifest,
+    StageRecord,
+    check_writable,
+    newest_whole,
+    read_manifest,
+    refuse_pickles,
+)
+from qwenlong_core.config import S3Settings, StorageSettings
+from qwenlong_core.local_store import LocalStore
+from tasks.s3_client import Abilities, Garbled, connect, find_abilities, insist, status_of
+from tasks.s3_transfer import DIGEST, Item, Transfers, checksum
+
+logger = logging.getLogger(__name__)
+
+_RECORDS_AT_ONCE = 8
+
+
+@functools.cache
+def s3_store(storage: StorageSettings) -> S3Store:
+    """The store of these settings; one per process, so that the server is asked once what it can do."""
+    return S3Store(storage.uri, storage.s3 or S3Settings(), Path(storage.cache_dir))
+
+
+class S3Store:
+    """A prefix in a bucket behind a local read cache."""
+
+    def __init__(self, uri: str, s3: S3Settings, cache: Path) -> None:
+        self.uri = uri.rstrip("/")
+        self.bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")
+        self.prefix = f"{prefix}/" if prefix else ""
+        self.cache = LocalStore(cache)
+        self.client = connect(s3)
+        self.s3 = s3
+        self._transfers = Transfers(self.client, self.bucket, s3)
+
+    @functools.cached_property
+    def abilities(self) -> Abilities:
+        """What the server does, asked on the first write."""
+        return find_abilities(self.client, self.bucket, self.prefix, self.uri)
+
+    def check(self) -> str:
+        """See :class:`Store`."""
+        check_writable(self.cache.root, "storage.cache_dir")
+        try:
+            return f"{self.uri}, writable; {self.abilities.in_words()}"
+        except (ArtifactError, ConnectionError, ClientError) as error:
+            raise ArtifactError(f"storage.uri={self.uri!r} cannot be used: {error}") from error
+
+    def publish(self, directory: Path, manifest: Manifest) -> ArtifactRef:
+        """See :class:`Store`. ``directory`` is left as it is."""
+        refuse_pickles(directory)
+        ref = self._ref(manifest)
+        there = self.manifest(ref)
+        damaged = there is not None and bool(self._transfers.damaged(self._items(there, directory)))
+        if there is None or damaged:
+            if damaged:
+                logger.warning("%s is damaged in the store and is published again", ref.uri)
+                self._delete(self._key(ref, MANIFEST))
+            items = self._items(manifest, directory)
+            self._transfers.upload(items, checks_sha256=self.abilities.checks_sha256, overwrite=damaged)
+            self._put_manifest(ref, manifest)
+        return ref
+
+    def fetch(self, ref: ArtifactRef) -> Path:
+        """See :class:`Store`. A damaged copy in the cache is put aside and brought again."""
+        if self.cache.manifest(ref) is not None:
+            try:
+                return self.cache.fetch(ref)
+            except Damaged as error:
+                logger.warning("the cache's copy is brought again: %s", error)
+        manifest = self.manifest(ref)
+        if manifest is None:
+            raise ArtifactError(f"artifact {ref.kind}/{ref.short} is not in {self.uri}: re-run the stage that makes it")
+        self.cache.admit(manifest, lambda staging: self._transfers.download(self._items(manifest, staging)))
+        return self.cache.fetch(ref)
+
+    def manifest(self, ref: ArtifactRef) -> Manifest | None:
+        """See :class:`Store`."""
+        try:
+            text = self._get(self._key(ref, MANIFEST))
+            return None if text is None else read_manifest(text, ref)
+        except Damaged as error:
+            logger.warning("taken as not there: %s", error)
+            return None
+
+    def record(self, entry: StageRecord) -> None:
+        """See :class:`Store`."""
+        self._put(self._record_key(entry.stage, entry.fingerprint), entry.model_dump_json(indent=2).encode())
+
+    def lookup(self, stage: str, fingerprint: str) -> StageRecord | None:
+        """See :class:`Store`."""
+        try:
+            text = self._get(self._record_key(stage, fingerprint))
+        except Damaged as error:
+            logger.warning("taken as not there, and the stage is run: %s", error)
+            return None
+        entry = None if text is None else StageRecord.model_validate_json(text)
+        return entry if entry and self.manifest(entry.ref) else None
+
+    def latest(self, stage: str, profile: str) -> StageRecord | None:
+        """See :class:`Store`."""
+        keys = list(self._keys(f"{self.prefix}stages/{stage}/"))
+        with ThreadPoolExecutor(_RECORDS_AT_ONCE) as pool:
+            found = [StageRecord.model_validate_json(text) for text in pool.map(self._get, keys) if text is not None]
+        return newest_whole(self, [entry for entry in found if entry.profile == profile])
+
+    def claim(self, name: str, text: str) -> str:
+        """See :class:`Store`."""
+        if not self.abilities.create_only:
+            raise ArtifactError(f"{self.uri}: this server knows no create-only writes, so no claim on {name} would hold")
+        key = f"{self.prefix}claims/{name}"
+        try:
+            self._put(key, text.encode(), IfNoneMatch="*")
+        except ClientError as error:
+            if status_of(error) != 412:
+                raise
+        found = self._get(key)
+        if found is None:
+            raise ArtifactError(f"s3://{self.bucket}/{key} was deleted while it was claimed: try again")
+        return found.decode()
+
+    def _ref(self, manifest: Manifest) -> ArtifactRef:
+        uri = f"{self.uri}/artifacts/{manifest.kind}/{manifest.digest}"
+        return ArtifactRef(kind=manifest.kind, uri=uri, sha256=manifest.digest)
+
+    def _key(self, ref: ArtifactRef, name: str) -> str:
+        return f"{self.prefix}artifacts/{ref.kind}/{ref.sha256}/{name}"
+
+    def _record_key(self, stage: str, fingerprint: str) -> str:
+        return f"{self.prefix}stages/{stage}/{fingerprint}.json"
+
+    def _items(self, manifest: Manifest, directory: Path) -> list[Item]:
+        """The artifact's files, here and there."""
+        ref = self._ref(manifest)
+        return [Item(self._key(ref, _place(name, entry)), directory / name, entry) for name, entry in manifest.files.items()]
+
+    def _put_manifest(self, ref: ArtifactRef, manifest: Manifest) -> None:
+        key, text = self._key(ref, MANIFEST), manifest.model_dump_json(indent=2).encode()
+        only_new = {"IfNoneMatch": "*"} if self.abilities.create_only else {}
+        for _ in range(2):
+            try:
+                return self._put(key, text, **only_new)
+            except ClientError as error:
+                if status_of(error) != 412:
+                    raise
+            if self.manifest(ref) is not None:
+                logger.info("%s was published by another writer, whose manifest stays", ref.uri)
+                return None
+            self._delete(key)  # what stands there is no manifest of this artifact
+        raise ConnectionError(f"{ref.uri}: a manifest that cannot be read comes back as often as it is deleted")
+
+    def _put(self, key: str, data: bytes, **condition: str) -> None:
+        """Write a small object whose content can be checked when it is read."""
+        made = self._transfers.new_object(hashlib.sha256(data).hexdigest()) | {"ChecksumSHA256": checksum(data)}
+        put = partial(self.client.put_object, Bucket=self.bucket, Key=key, Body=data, **made, **condition)
+
+        def send() -> None:
+            put()
+            if not self.abilities.checks_sha256 and self._get(key) != data:
+                raise Garbled(f"{key} reads back differently")
+
+        insist(f"writing s3://{self.bucket}/{key}", send)
+
+    def _get(self, key: str) -> bytes | None:
+        """A small object whose content fits the digest beside it, ``None`` if there is none."""
+
+        def read() -> bytes | None:
+            try:
+                answer = self.client.get_object(Bucket=self.bucket, Key=key)
+            except ClientError as error:
+                if status_of(error) == 404:
+                    return None
+                raise
+            data = bytes(answer["Body"].read())
+            if hashlib.sha256(data).hexdigest() != answer["Metadata"].get(DIGEST):
+                raise Garbled(f"{key} differs from its digest")
+            return data
+
+        return insist(f"reading s3://{self.bucket}/{key}", read)
+
+    def _delete(self, key: str) -> None:
+        insist(f"deleting s3://{self.bucket}/{key}", partial(self.client.delete_object, Bucket=self.bucket, Key=key))
+
+    def _keys(self, prefix: str) -> Iterator[str]:
+        return (item["Key"] for item in self._list("list_objects_v2", "Contents", prefix))
+
+    def _list(self, operation: str, entries: str, prefix: str) -> list[dict[str, Any]]:
+        """A whole listing; servers order it differently, so nothing here relies on an order."""
+
+        def read() -> list[dict[str, Any]]:
+            pages = self.client.get_paginator(operation).paginate(Bucket=self.bucket, Prefix=prefix)
+            return [item for page in pages for item in page.get(entries, ())]
+
+        return insist(f"listing s3://{self.bucket}/{prefix}", read)
+
+
+def _place(name: str, entry: FileEntry) -> str:
+    """Where a file of an artifact lies below it. Notes differ between two writers of one artifact."""
+    return f".notes/{entry.sha256}/{name}" if name in NOTES else name

