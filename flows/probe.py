@@ -62,7 +62,7 @@ def _model(settings: Settings, name: str | None, out: Path) -> Path:
 
 def _prepared(settings: Settings) -> Path:
     from qwenlong_core.artifacts import ArtifactError
-    from tasks.stage import open_store
+    from tasks.store import open_store
 
     store = open_store(settings)
     record = store.latest("prepare", settings.profile)

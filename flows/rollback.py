@@ -10,7 +10,7 @@ from flows.console import quieten
 from flows.environment import prefect_api
 from qwenlong_core.profiles import load_settings
 from tasks.champion import roll_back
-from tasks.stage import open_store
+from tasks.store import open_store
 
 
 @flow(name="rollback", flow_run_name="{profile}")

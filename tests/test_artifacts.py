@@ -145,7 +145,7 @@ def test_a_file_name_cannot_leave_its_artifact(store, tmp_path, name):
     ref = store.publish(make_folder(tmp_path / "out"), manifest_of(tmp_path / "out"))
     manifest = store.manifest(ref)
     entry = manifest.files["model.safetensors"]
-    with pytest.raises(ValidationError, match="file name|manifest's own name"):
+    with pytest.raises(ValidationError, match=r"file name|manifest's own name"):
         Manifest(**manifest.model_dump() | {"files": {name: entry}})
     path = store.fetch(ref) / MANIFEST
     path.write_text(json.dumps(manifest.model_dump() | {"files": {name: entry.model_dump()}}))
@@ -181,7 +181,7 @@ def saved_by_torch() -> bytes:
 def test_a_pickle_is_not_published(store, tmp_path, name, content):
     folder = make_folder(tmp_path / "out")
     (folder / name).write_bytes(content)
-    with pytest.raises(ArtifactError, match=f"{name} is a pickle.*write tensors as .safetensors"):
+    with pytest.raises(ArtifactError, match=rf"{name} is a pickle.*write tensors as .safetensors"):
         store.publish(folder, manifest_of(folder))
 
 
