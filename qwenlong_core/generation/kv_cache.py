@@ -1,8 +1,9 @@
-"""A key/value cache for decoding many rows from a few prefilled prompts.
+"""Key/value caches for decoding.
 
-``DynamicCache`` copies every key and value at every new token. This one writes in place into
-buffers that grow by blocks, starts from prompts of different lengths padded on the left, and lets
-finished rows leave.
+``DynamicCache`` copies every key and value at every new token. :class:`GrowingLayer` writes in place
+into a buffer that grows by blocks, and lets finished rows leave. :func:`expand` is for models whose
+attention :mod:`cascade` cannot replace: prompts of different lengths, padded on the left and repeated
+for every row.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ _BLOCK = 128
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values ``[rows, heads, length, head_dim]``, appended in place."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self._buffers = [_with_room(keys, 0), _with_room(values, 0)]
-        self._show(keys.size(-2))
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Start empty, with the first tokens' shape."""
+        super().lazy_initialization(key_states, value_states)
+        self._buffers = [states[..., :0, :] for states in (key_states, value_states)]
+        self._show(0)
 
     def _show(self, length: int) -> None:
         self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
@@ -35,6 +36,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append the new tokens and return everything so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
         start, new = self.keys.size(-2), key_states.size(-2)
         if start + new > self._buffers[0].size(-2):
             self._buffers = [_with_room(buffer, new) for buffer in self._buffers]
@@ -45,6 +48,8 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows."""
+        if not self.is_initialized:
+            return
         length = self.keys.size(-2)
         self._buffers = [buffer[indices] for buffer in self._buffers]
         self._show(length)
@@ -55,31 +60,41 @@ def _with_room(states: Tensor, new: int) -> Tensor:
     return torch.cat([states, room], dim=-2)
 
 
+def require_full_attention(config: Any) -> int:
+    """The number of layers.
+
+    Raises:
+        ValueError: a layer is not plain attention (sliding window or recurrent state), whose cache can
+            neither be shared between rows nor padded and repeated.
+    """
+    layers = DynamicCache(config=config).layers
+    for layer in layers:
+        if type(layer) is not DynamicLayer:
+            raise ValueError(
+                f"the transformers engine decodes full-attention models only, got a {type(layer).__name__}: "
+                "use a vLLM engine"
+            )
+    return len(layers)
+
+
+def growing_cache(layers: int) -> Cache:
+    """An empty cache."""
+    return Cache(layers=[GrowingLayer() for _ in range(layers)])
+
+
 def _left_padded(states: Tensor, length: int, rows: int) -> Tensor:
     """Repeat ``[1, heads, p, d]`` for ``rows`` and pad it on the left to ``length``."""
     padded = torch.nn.functional.pad(states, (0, 0, length - states.size(-2), 0))
     return padded.expand(rows, -1, -1, -1)
 
 
-def expand(prefilled: Sequence[DynamicCache], rows: int) -> Cache:
-    """One cache with ``rows`` rows for each prefilled prompt, in order, left-padded to the longest.
-
-    Raises:
-        ValueError: a layer is not plain attention (sliding window or recurrent state), whose cache
-            cannot be padded and repeated like this.
-    """
+def expand(prefilled: Sequence[Cache], rows: int) -> Cache:
+    """One cache with ``rows`` rows for each prefilled prompt, in order, left-padded to the longest."""
     length = max(cache.get_seq_length() for cache in prefilled)
-    layers = []
-    for parts in zip(*(cache.layers for cache in prefilled)):
-        if type(parts[0]) is not DynamicLayer:
-            raise ValueError(
-                f"the transformers engine decodes full-attention models only, got a {type(parts[0]).__name__}: "
-                "use a vLLM engine"
-            )
-        layers.append(
-            GrowingLayer(
-                torch.cat([_left_padded(part.keys, length, rows) for part in parts]),
-                torch.cat([_left_padded(part.values, length, rows) for part in parts]),
-            )
+    expanded = growing_cache(len(prefilled[0].layers))
+    for layer, parts in zip(expanded.layers, zip(*(cache.layers for cache in prefilled))):
+        layer.update(
+            torch.cat([_left_padded(part.keys, length, rows) for part in parts]),
+            torch.cat([_left_padded(part.values, length, rows) for part in parts]),
         )
-    return Cache(layers=layers)
+    return expanded

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _HEAD = 256
-"""Most likely tokens tried before a full sort: they nearly always hold the nucleus of a trained model."""
+"""Most likely tokens looked at first: they nearly always hold the nucleus of a trained model."""
 
 
 def prompt_seed(seed: int, prompt: Sequence[int], occurrence: int = 0) -> int:
@@ -25,9 +25,12 @@ def prompt_generator(seed: int, prompt: Sequence[int], occurrence: int) -> torch
 
 def _nucleus(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     """Probabilities ``[B, K]`` in descending order, zero outside the nucleus, and their token ids."""
-    head, ids = probs.topk(min(_HEAD, probs.size(-1)), dim=-1)
-    if bool((head.sum(-1) < top_p).any()):
-        head, ids = probs.sort(dim=-1, descending=True)
+    size = _HEAD
+    while True:
+        head, ids = probs.topk(min(size, probs.size(-1)), dim=-1)
+        if size >= probs.size(-1) or bool((head.sum(-1) >= top_p).all()):
+            break
+        size *= 8
     before = head.cumsum(-1) - head
     return head.masked_fill(before >= top_p, 0.0), ids
 

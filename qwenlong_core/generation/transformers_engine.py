@@ -1,22 +1,31 @@
-"""Sampling with a transformers model: each prompt is prefilled once, its samples share the result.
+"""Sampling with a transformers model: what prompts and samples share is run once and kept once.
 
-``generate`` of transformers repeats the prompt for every sample before the prefill; for long
-prompts the prefill is nearly all of the work. Here a prompt is run once, its keys and values are
-repeated for the G samples, and rows that are finished leave the batch.
+``generate`` of transformers repeats the prompt for every sample before the prefill; for long prompts
+the prefill is nearly all of the work. Here the prompts of a call form a tree (:mod:`prompt_tree`): each
+part is run once, the samples of all prompts below it attend to its one copy (:mod:`cascade`), and rows
+that are finished leave the batch.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch.func import functional_call
+from transformers import PreTrainedModel
 
+from qwenlong_core.generation.cascade import serves
+from qwenlong_core.generation.decoder import CascadeDecoder, Decoder, ExpandedDecoder
 from qwenlong_core.generation.engine import Sampling
-from qwenlong_core.generation.kv_cache import expand
+from qwenlong_core.generation.kv_cache import require_full_attention
+from qwenlong_core.generation.packed_weights import pack_weights
+from qwenlong_core.generation.prefill import Forward, Prefill
+from qwenlong_core.generation.prompt_tree import Part, Path, paths
 from qwenlong_core.generation.sampling import draw, prompt_generator
 from qwenlong_core.records import Completion
 
@@ -35,13 +44,19 @@ class TransformersEngine:
     Args:
         model: Any decoder with full attention; it is used in evaluation mode and given back as it was.
         tokenizer: For decoding and its end-of-sequence token.
-        batch_size: Prompts decoded together; memory grows with ``batch_size * samples`` caches.
+        batch_size: Prompts decoded together. Memory grows with their tokens, each shared one counted once,
+            and with ``batch_size * samples`` completions.
+
+    Raises:
+        ValueError: the model has layers of another kind.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, batch_size: int = 1) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.layers = require_full_attention(model.config)
+        self._shares: bool | None = None
         declared = model.generation_config.eos_token_id
         ids = declared if isinstance(declared, list) else [declared]
         self.stop_ids = frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
@@ -52,14 +67,33 @@ class TransformersEngine:
     ) -> list[list[Completion]]:
         """See :class:`qwenlong_core.generation.engine.Engine`."""
         generators = self._generators(prompts, sampling.seed)
+        groups: list[list[Completion]] = [[] for _ in prompts]
+        with self._forward(self.batch_size * samples) as forward:
+            prefill = Prefill(self.model, forward, self.layers)
+            order = (
+                paths(prompts) if self._shares else [Path(i, (Part(0, p),)) for i, p in enumerate(prompts)]
+            )
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                decoder, logits = self._decoder(prefill, batch, samples)
+                chosen = [generators[path.index] for path in batch]
+                done = self._sample(decoder, logits, samples, sampling, chosen)
+                for i, path in enumerate(batch):
+                    groups[path.index] = done[i * samples : (i + 1) * samples]
+                del decoder
+                prefill.keep_for(order[start + self.batch_size :][:1])
+        return groups
+
+    @contextmanager
+    def _forward(self, rows: int) -> Iterator[Forward]:
+        """The model's forward in evaluation mode, with its weights packed where that is faster."""
         was_training = self.model.training
         self.model.eval()
         try:
-            groups: list[list[Completion]] = []
-            for start in range(0, len(prompts), self.batch_size):
-                part = slice(start, start + self.batch_size)
-                groups += self._generate_batch(prompts[part], samples, sampling, generators[part])
-            return groups
+            if self._shares is None:
+                self._shares = serves(self.model, self.layers)
+            weights = pack_weights(self.model, rows)
+            yield partial(_call, self.model, weights) if weights else self.model
         finally:
             self.model.train(was_training)
 
@@ -75,44 +109,48 @@ class TransformersEngine:
             seen[tuple(prompt)] += 1
         return generators
 
-    def _prefill(self, prompt: Sequence[int]) -> tuple[DynamicCache, Tensor]:
-        """The prompt's cache and the logits ``[1, V]`` after its last token."""
-        cache = DynamicCache(config=self.model.config)
-        ids = torch.tensor([list(prompt)], device=self.model.device)
-        output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache, output.logits[:, -1]
+    def _decoder(self, prefill: Prefill, batch: Sequence[Path], samples: int) -> tuple[Decoder, Tensor]:
+        """A decoder of ``samples`` rows for each path, and the logits ``[paths, V]`` of their first tokens."""
+        logits = torch.cat([prefill(path) for path in batch])
+        lengths = [path.length for path in batch]
+        if self._shares:
+            return CascadeDecoder(prefill, lengths, samples, prefill.shared(batch, samples)), logits
+        return ExpandedDecoder(
+            prefill, lengths, samples, [prefill.caches[path.parts[0]] for path in batch]
+        ), logits
 
-    def _generate_batch(
+    def _sample(
         self,
-        prompts: Sequence[Sequence[int]],
+        decoder: Decoder,
+        logits: Tensor,
         samples: int,
         sampling: Sampling,
         generators: Sequence[torch.Generator],
-    ) -> list[list[Completion]]:
-        caches, logits = zip(*(self._prefill(prompt) for prompt in prompts))
-        rows = [_Row() for _ in range(len(prompts) * samples)]
-        decoder = _Decoder(self.model, expand(caches, samples), [len(p) for p in prompts], samples)
-        del caches  # the expanded copy is all that is needed; the originals would only hold memory
-        step_logits = torch.cat(logits).repeat_interleave(samples, dim=0)
+    ) -> list[Completion]:
+        """Completions of the decoder's rows, in order."""
+        rows = [_Row() for _ in range(len(logits) * samples)]
+        logits = logits.repeat_interleave(samples, dim=0)
         alive = list(range(len(rows)))
-        for step in range(sampling.max_tokens):
-            # One number for every row, finished or not: a row's draws do not depend on its neighbours.
-            uniform = torch.cat([torch.rand(samples, generator=g, dtype=torch.float64) for g in generators])
-            tokens, logprobs = draw(step_logits, sampling.temperature, sampling.top_p, uniform[alive])
-            drawn = tokens.tolist()
-            for index, token, logprob in zip(alive, drawn, logprobs.tolist()):
-                rows[index].token_ids.append(token)
-                rows[index].logprobs.append(logprob)
-            staying = [i for i, token in enumerate(drawn) if token not in self.stop_ids]
-            if not staying or step + 1 == sampling.max_tokens:
-                break
-            if len(staying) < len(alive):
-                alive = [alive[i] for i in staying]
-                tokens = tokens[staying]
-                decoder.keep(staying)
-            step_logits = decoder.step(tokens)
-        done = [self._completion(row) for row in rows]
-        return [done[i : i + samples] for i in range(0, len(done), samples)]
+        with decoder.attention():
+            for step in range(sampling.max_tokens):
+                # One number for every row, finished or not: a row's draws do not depend on its neighbours.
+                uniform = torch.cat(
+                    [torch.rand(samples, generator=g, dtype=torch.float64) for g in generators]
+                )
+                tokens, logprobs = draw(logits, sampling.temperature, sampling.top_p, uniform[alive])
+                drawn = tokens.tolist()
+                for index, token, logprob in zip(alive, drawn, logprobs.tolist()):
+                    rows[index].token_ids.append(token)
+                    rows[index].logprobs.append(logprob)
+                staying = [i for i, token in enumerate(drawn) if token not in self.stop_ids]
+                if not staying or step + 1 == sampling.max_tokens:
+                    break
+                if len(staying) < len(alive):
+                    alive = [alive[i] for i in staying]
+                    tokens = tokens[staying]
+                    decoder.keep(staying)
+                logits = decoder.step(tokens)
+        return [self._completion(row) for row in rows]
 
     def _completion(self, row: _Row) -> Completion:
         return Completion(
@@ -123,37 +161,5 @@ class TransformersEngine:
         )
 
 
-class _Decoder:
-    """One forward step at a time over the living rows."""
-
-    def __init__(self, model: PreTrainedModel, cache: Any, lengths: Sequence[int], samples: int) -> None:
-        self.model, self.cache = model, cache
-        self.positions = torch.tensor(lengths, device=model.device).repeat_interleave(samples)
-        longest = max(lengths)
-        columns = torch.arange(longest, device=model.device)
-        # Without padding no mask is given: attention then runs on grouped heads without copying them.
-        self.mask = None
-        if min(lengths) < longest:
-            self.mask = (columns >= (longest - self.positions).unsqueeze(-1)).long()
-
-    def keep(self, rows: list[int]) -> None:
-        index = torch.tensor(rows, device=self.positions.device)
-        self.cache.batch_select_indices(index)
-        self.positions = self.positions[index]
-        if self.mask is not None:
-            self.mask = self.mask[index]
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Append one token per row; logits ``[rows, V]`` for the next."""
-        if self.mask is not None:
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
-        output = self.model(
-            input_ids=tokens.unsqueeze(-1),
-            attention_mask=self.mask,
-            position_ids=self.positions.unsqueeze(-1),
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self.positions = self.positions + 1
-        logits: Tensor = output.logits[:, -1]
-        return logits
+def _call(model: PreTrainedModel, weights: dict[str, Tensor], **inputs: Any) -> Any:
+    return functional_call(model, weights, (), inputs)

@@ -1,0 +1,59 @@
+"""Linear layers in oneDNN's own weight layout, for sampling on a CPU.
+
+Decoding multiplies a few rows by every weight of the model at every token. PyTorch's float32 linear
+packs the weight anew in each call, or reads it in an unfavourable order; packed once, the product
+takes a third of the time at 2 to 8 rows (``benchmarks/rollout.py --profile``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+
+class PackedWeight(Tensor):
+    """A weight that :func:`torch.nn.functional.linear` multiplies by in its packed form."""
+
+    packed: Tensor
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            if func is linear and isinstance(args[1], PackedWeight):
+                return _packed_linear(*args, **(kwargs or {}))
+            return func(*args, **(kwargs or {}))
+
+
+def _packed_linear(rows: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight.packed, bias, "none", [], "")
+    return result
+
+
+def pack_weights(model: nn.Module, rows: int) -> dict[str, Tensor]:
+    """The model's linear weights packed for products with about ``rows`` rows, by parameter name.
+
+    They are used by ``torch.func.functional_call``, which leaves the model as it is, and are as large as
+    the weights themselves. Empty where there is nothing to gain: on other devices and in other types.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return {}
+    packed: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if type(module) is not nn.Linear:
+            continue
+        weight = module.weight.detach()
+        if weight.device.type == "cpu" and weight.dtype == torch.float32:
+            view = weight.as_subclass(PackedWeight)
+            view.packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+            packed[f"{name}.weight"] = view
+    return packed
