@@ -45,7 +45,7 @@ def pack_weights(model: nn.Module, rows: int) -> dict[str, Tensor]:
     They are used by ``torch.func.functional_call``, which leaves the model as it is, and are as large as
     the weights themselves. Empty where there is nothing to gain: on other devices and in other types.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch._C._has_mkldnn:
         return {}
     packed: dict[str, Tensor] = {}
     for name, module in model.named_modules():
