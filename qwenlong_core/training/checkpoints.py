@@ -1,7 +1,8 @@
 """Checkpoints that are whole or not there, and the state that makes a resumed run exact.
 
 A checkpoint folder counts only once its ``manifest.json`` lists every file with size and SHA-256.
-The manifest is written last, under a temporary name, and renamed.
+The manifest is written last, under a temporary name, and renamed. Nothing in it is a pickle: weights and
+optimizer are safetensors, all else JSON (:mod:`state_files`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+from qwenlong_core.training import state_files
 
 logger = logging.getLogger(__name__)
 
@@ -97,11 +100,15 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 class SealedCheckpoints:
-    """Mixin for a transformers ``Trainer``: adds own state to each checkpoint and seals it."""
+    """Mixin for a transformers ``Trainer``: its checkpoints hold no pickle, have own state, and are sealed."""
 
     args: Any
     state: Any
     accelerator: Any
+    model_wrapped: Any
+    optimizer: Any
+    lr_scheduler: Any
+    is_fsdp_enabled: bool
 
     def own_state(self) -> dict[str, Any]:
         """JSON state to save; the same on every process."""
@@ -116,7 +123,34 @@ class SealedCheckpoints:
         if self.accelerator.is_main_process:
             folder = Path(self.args.output_dir)
             checkpoint = folder / f"checkpoint-{self.state.global_step}"
+            (checkpoint / "training_args.bin").unlink()  # a pickle; the stage's job says the same
             write_json(checkpoint / STATE, self.own_state())
             seal(checkpoint)
             prune(folder)
         self.accelerator.wait_for_everyone()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        state_files.save_optimizer(self.model_wrapped, self.optimizer, Path(output_dir))
+        if self.accelerator.is_main_process:
+            state_files.save_scheduler(self.lr_scheduler, Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            state_files.load_optimizer(self.model_wrapped, self.optimizer, Path(checkpoint))
+            state_files.load_scheduler(self.lr_scheduler, Path(checkpoint))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            state_files.load_weights(model or self.model_wrapped, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        state_files.save_random_state(self._random_state_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            state_files.load_random_state(self._random_state_file(checkpoint))
+
+    def _random_state_file(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"random-state-{self.args.process_index}.json"

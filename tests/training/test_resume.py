@@ -78,13 +78,12 @@ def end_state(work: Path) -> dict[str, Any]:
     """Everything that must be equal: weights, optimizer, own state, metrics without times, samples."""
     checkpoint = newest_complete(work / "checkpoints")
     assert checkpoint is not None
-    optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
+    names = {path.name for path in checkpoint.iterdir()}
+    assert {path.suffix for path in checkpoint.iterdir()} <= {".json", ".safetensors", ".jinja"}, names
     files = [work / "output" / name for name in ("samples.jsonl", "difficulty.json")]
     return {
         "weights": load_file(work / "output" / "model.safetensors"),
-        "optimizer": {
-            f"{i}.{name}": value for i, state in optimizer.items() for name, value in state.items()
-        },
+        "optimizer": load_file(checkpoint / "optimizer.safetensors"),
         "state": read_state(checkpoint),
         "metrics": [
             {k: v for k, v in row.items() if k not in TIMES} for row in lines(work / "output/metrics.jsonl")
