@@ -27,7 +27,7 @@ OPTIMIZER_OPTIONS = "optimizer.json"
 SCHEDULER = "scheduler.json"
 
 
-def _options(**more: bool) -> StateDictOptions:
+def _options(**more: Any) -> StateDictOptions:
     return StateDictOptions(full_state_dict=True, cpu_offload=True, **more)
 
 
@@ -47,7 +47,7 @@ def save_optimizer(model: Any, optimizer: Any, folder: Path) -> None:
     ``optimizer.safetensors`` holds tensors named ``WEIGHT/NAME`` (``lm_head.weight/exp_avg``),
     ``optimizer.json`` the parameter groups with the names of their weights.
     """
-    state = get_optimizer_state_dict(model, _inner(optimizer), options=_options())
+    state: dict[str, Any] = get_optimizer_state_dict(model, _inner(optimizer), options=_options())
     if not _is_writer():
         return
     tensors = {
@@ -74,7 +74,7 @@ def load_optimizer(model: Any, optimizer: Any, folder: Path) -> None:
 
 def load_weights(model: Any, folder: Path) -> None:
     """Spread the weights of ``folder/model*.safetensors`` over a sharded model; the first process reads."""
-    weights: dict[str, torch.Tensor] = {}
+    weights: dict[str, Any] = {}
     if _is_writer():
         for path in sorted(folder.glob("model*.safetensors")):
             weights |= load_file(path)
@@ -96,7 +96,8 @@ def load_scheduler(scheduler: Any, folder: Path) -> None:
 def save_random_state(path: Path) -> None:
     """Write this process's random states: Python, NumPy, torch on CPU and on every GPU."""
     version, python, gauss = random.getstate()
-    kind, keys, *numpy_rest = np.random.get_state()
+    numpy_state: Any = np.random.get_state(legacy=True)
+    kind, keys, *numpy_rest = numpy_state
     state = {
         "python": [version, list(python), gauss],
         "numpy": [kind, keys.tolist(), *numpy_rest],
