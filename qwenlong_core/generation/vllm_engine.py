@@ -1,4 +1,4 @@
-"""Sampling with vLLM in this process, for evaluation on a GPU (the ``gpu`` extra).
+"""Sampling with vLLM in this process, for evaluation and the probe (the ``gpu`` extra).
 
 GRPO's rollouts reach vLLM through TRL, which also keeps its weights in step with the trainer's.
 """
@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from qwenlong_core.generation.engine import Sampling
-from qwenlong_core.generation.sampling import prompt_seed
+from qwenlong_core.generation.sampling import prompt_seeds
 from qwenlong_core.records import Completion
 
 
@@ -39,12 +41,15 @@ class VLLMEngine:
 
     def __init__(self, folder: Path, dtype: str, max_model_len: int, tensor_parallel_size: int = 1) -> None:
         self._vllm = _import_vllm()
+        self._max_model_len = max_model_len
         self._llm = self._vllm.LLM(
             model=str(folder),
             dtype=dtype,
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel_size,
             enable_prefix_caching=True,
+            # On a CPU compiling takes minutes, and only tests sample there.
+            enforce_eager=not torch.cuda.is_available(),
             # log-probs of the distribution that was drawn from, not of the raw logits
             logprobs_mode="processed_logprobs",
         )
@@ -52,15 +57,22 @@ class VLLMEngine:
     def generate(
         self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling
     ) -> list[list[Completion]]:
-        """See :class:`qwenlong_core.generation.engine.Engine`."""
-        seeds = [None if sampling.seed is None else prompt_seed(sampling.seed, prompt) for prompt in prompts]
+        """See :class:`qwenlong_core.generation.engine.Engine`.
+
+        Raises:
+            ValueError: a prompt is empty, or does not fit ``max_model_len`` with its completion.
+        """
+        self._check(prompts, sampling)
+        # One request a prompt with n samples: vLLM runs the prompt once, and seeds each sample on its own.
+        seeds = [None] * len(prompts) if sampling.seed is None else prompt_seeds(sampling.seed, prompts)
+        # Greedy samples are all the same, and vLLM refuses to draw them more than once.
+        distinct = samples if sampling.temperature else 1
         params = [
             self._vllm.SamplingParams(
-                n=samples,
+                n=distinct,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                # One seed for all would give every prompt the same noise.
                 seed=seed,
                 logprobs=0,
             )
@@ -68,7 +80,17 @@ class VLLMEngine:
         ]
         requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self._llm.generate(requests, params, use_tqdm=False)
-        return [[_completion(choice) for choice in output.outputs] for output in outputs]
+        return [[_completion(choice) for choice in output.outputs] * (samples // distinct) for output in outputs]
+
+    def _check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        for prompt in prompts:
+            if not prompt:
+                raise ValueError("an empty prompt cannot be continued: give it at least one token")
+            if len(prompt) + sampling.max_tokens > self._max_model_len:
+                raise ValueError(
+                    f"a prompt of {len(prompt)} tokens with max_tokens={sampling.max_tokens} is over max_model_len="
+                    f"{self._max_model_len}: vLLM would cut the completion in silence; raise max_model_len"
+                )
 
 
 def _completion(choice: Any) -> Completion:

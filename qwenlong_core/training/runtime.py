@@ -92,8 +92,9 @@ def offloads(launch: LaunchSettings) -> bool:
 def checkpointing_off(model: Any, options: Mapping[str, Any] | None) -> Iterator[None]:
     """Switch checkpointing with offload off for TRL's passes without gradient, and on again as it was.
 
-    TRL does so itself, but hands ``offload``, which is transformers' option, on to
-    ``torch.utils.checkpoint``, which refuses it. Where TRL finds checkpointing off, it leaves it alone.
+    TRL does so itself, but switches it on with ``offload``, which is transformers' option, among the
+    options of ``torch.utils.checkpoint``: that refuses it, or with ``use_reentrant=False`` hands it to the
+    layer, which ignores it. Where TRL finds checkpointing off, it leaves it alone.
     """
     if not (options or {}).get("offload"):
         yield

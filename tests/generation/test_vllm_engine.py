@@ -1,16 +1,97 @@
-"""Without vLLM the engine says which extra is missing."""
+"""vLLM behind the engine interface, on a CPU: ``make test-vllm``. Without vLLM it says which extra is missing."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from qwenlong_core.config import ModelSettings
+from qwenlong_core.generation.engine import Sampling
+from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.generation.vllm_engine import VLLMEngine
+from qwenlong_core.models import import_base, load_policy, load_tokenizer
+
+MODEL = ModelSettings(name="smollm2-135m")
+QUESTIONS = ("What is the capital of France?", "Name the largest planet.", "What is 2 + 3?")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_a_missing_vllm_names_the_extra_and_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.\[gpu\].*transformers"):
         VLLMEngine(tmp_path, "float32", 128)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("smollm2")
+    import_base(MODEL, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompts(folder: Path) -> list[list[int]]:
+    tokenizer = load_tokenizer(folder)
+    chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    return [tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] for chat in chats]
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> VLLMEngine:
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process instead of three
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    return VLLMEngine(folder, MODEL.dtype, 128)
+
+
+def ids(groups: Any) -> list[list[tuple[int, ...]]]:
+    return [[completion.token_ids for completion in group] for group in groups]
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("max_tokens", [24, 3])
+def test_greedy_equals_the_transformers_engine(
+    max_tokens: int, engine: VLLMEngine, folder: Path, prompts: list[list[int]]
+) -> None:
+    sampling = Sampling(0.0, 1.0, max_tokens)
+    tokenizer = load_tokenizer(folder)
+    expected = TransformersEngine(load_policy(folder, MODEL), tokenizer).generate(prompts, 2, sampling)
+    found = engine.generate(prompts, 2, sampling)
+    assert ids(found) == ids(expected)
+    reasons = {c.finish_reason for group in found for c in group}
+    assert reasons == ({"length"} if max_tokens == 3 else {"stop", "length"})
+    for ours, theirs in zip(chain(*found), chain(*expected)):
+        assert (ours.finish_reason, ours.text) == (theirs.finish_reason, theirs.text)
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=2e-3)
+        assert len(ours.token_ids) <= max_tokens
+
+
+@pytest.mark.vllm
+def test_a_seed_fixes_a_prompts_draws_and_every_draw_is_its_own(
+    engine: VLLMEngine, prompts: list[list[int]]
+) -> None:
+    sampling = Sampling(1.0, 0.95, 12, seed=5)
+    found = ids(engine.generate([*prompts, prompts[0]], 3, sampling))
+    assert ids(engine.generate([*prompts, prompts[0]], 3, sampling)) == found
+    assert ids(engine.generate([prompts[1]], 3, sampling))[0] == found[1], "whatever stands beside it"
+    assert ids(engine.generate(prompts, 3, Sampling(1.0, 0.95, 12, seed=6))) != found[:3]
+    assert len(set(found[0])) > 1, "samples of a prompt"
+    assert found[0] != found[3], "the same prompt twice in a call"
+
+
+@pytest.mark.vllm
+def test_log_probs_are_of_the_distribution_drawn_from(engine: VLLMEngine, prompts: list[list[int]]) -> None:
+    """With a tiny nucleus only the likeliest token is left, and it is certain."""
+    for group in engine.generate(prompts, 1, Sampling(1.0, 0.01, 6, seed=1)):
+        assert group[0].logprobs == pytest.approx([0.0] * len(group[0].token_ids), abs=1e-4)
+
+
+@pytest.mark.vllm
+def test_what_does_not_fit_is_refused(engine: VLLMEngine) -> None:
+    with pytest.raises(ValueError, match="over max_model_len=128"):
+        engine.generate([[5] * 120], 1, Sampling(0.0, 1.0, 24))
+    with pytest.raises(ValueError, match="at least one token"):
+        engine.generate([[]], 1, Sampling(0.0, 1.0, 4))

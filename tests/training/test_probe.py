@@ -15,7 +15,7 @@ from parity_stage import score_parity
 from qwenlong_core.jobs import ProbeJob
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.training import curriculum, probe
-from qwenlong_core.training.grpo import phase_examples
+from qwenlong_core.training.grpo import build_trainer, phase_examples
 from qwenlong_core.training.probe import choose_rows, measure
 from qwenlong_core.training.probe_summary import informative_chance, step_cost, summary, table
 
@@ -43,7 +43,9 @@ def test_with_few_samples_the_pass_rate_stands_for_the_true_one() -> None:
     assert informative_chance(0, 2, 8) == 0
 
 
-def line(phase: int, domain: str, accuracies: Sequence[float], tokens: int, seconds: float = 1.0) -> dict[str, Any]:
+def line(
+    phase: int, domain: str, accuracies: Sequence[float], tokens: int, seconds: float = 1.0
+) -> dict[str, Any]:
     return {
         "step": phase, "id": f"{phase}{domain}{accuracies}", "domain": domain, "prompt_tokens": 100 * phase,
         "accuracies": list(accuracies), "tokens": [tokens] * 4, "truncated": int(tokens == 8), "seconds": seconds,
@@ -58,18 +60,27 @@ def test_a_summary_by_hand() -> None:
     )  # fmt: skip
     one, two = found["phases"]["1"], found["phases"]["2"]
     assert one["pass_rate"] == 0.5
-    assert one["all_right_share"] == one["all_wrong_share"] == one["informative_share"] == pytest.approx(1 / 3)
+    assert (
+        one["all_right_share"] == one["all_wrong_share"] == one["informative_share"] == pytest.approx(1 / 3)
+    )
     assert one["truncated_share"] == pytest.approx(1 / 12)
     assert found["domains"]["1/math"]["pass_rate"] == 0.75
     # 4 / (1/3) = 12 groups fill the batch, which three rounds of 4 just allow: 12 * (100 + 4 * 6) tokens.
     expected = {"groups_drawn": 12.0, "groups_kept": 4.0, "tokens": 1488.0, "sampling_seconds": 12.0}
     assert one["step"] == pytest.approx(expected)
-    assert two["step"] == pytest.approx({"groups_drawn": 12, "groups_kept": 0, "tokens": 12 * 208, "sampling_seconds": 12})
+    assert two["step"] == pytest.approx(
+        {"groups_drawn": 12, "groups_kept": 0, "tokens": 12 * 208, "sampling_seconds": 12}
+    )
     assert "a step of phase 1: 12.0 groups drawn for 4.0 informative ones" in table(found)
 
 
 def test_rounds_bound_what_is_drawn() -> None:
-    found = {"informative_share": 0.1, "prompt_tokens": 10.0, "completion_tokens": 1.0, "seconds_per_completion": 1.0}
+    found = {
+        "informative_share": 0.1,
+        "prompt_tokens": 10.0,
+        "completion_tokens": 1.0,
+        "seconds_per_completion": 1.0,
+    }
     assert step_cost(found, probe_job(max_rounds=2))["groups_kept"] == pytest.approx(0.8)
 
 
@@ -127,7 +138,9 @@ def test_a_stopped_probe_goes_on_and_ends_the_same(
     with (tmp_path / "b" / "probe.jsonl").open("a") as file:
         file.write('{"step": 1, "half')
     measure(probe_job(), policy, data, tmp_path / "b")
-    assert (tmp_path / "a" / "difficulty.json").read_bytes() == (tmp_path / "b" / "difficulty.json").read_bytes()
+    assert (tmp_path / "a" / "difficulty.json").read_bytes() == (
+        tmp_path / "b" / "difficulty.json"
+    ).read_bytes()
     with pytest.raises(ValueError, match="another model, other rows or other settings"):
         measure(probe_job(samples=2), policy, data, tmp_path / "b")
 
@@ -136,13 +149,18 @@ def test_an_unscored_row_is_left_out_and_asked_again(
     policy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def silent(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
-        return [Score(value=None, status="unscored") if e.id == "p1-0" else Score(value=1, rule=1) for e in examples]
+        return [
+            Score(value=None, status="unscored") if e.id == "p1-0" else Score(value=1, rule=1)
+            for e in examples
+        ]
 
     with monkeypatch.context() as patch:
         patch.setattr(probe, "_scorer", lambda job: silent)
         measure(probe_job(), policy, data, tmp_path)
         assert "p1-0" not in curriculum.read_difficulties(tmp_path)
-        patch.setattr(probe, "_scorer", lambda job: lambda e, c: [Score(value=None, status="unscored") for _ in e])
+        patch.setattr(
+            probe, "_scorer", lambda job: lambda e, c: [Score(value=None, status="unscored") for _ in e]
+        )
         with pytest.raises(RuntimeError, match="no verdict on 16 of 16 rows"):
             measure(probe_job(), policy, data, tmp_path / "none")
     monkeypatch.setattr(probe, "_scorer", lambda job: score_parity)
@@ -154,3 +172,12 @@ def test_the_real_rewards_score_a_random_model_wrong(policy: Path, data: Path, t
     found = measure(probe_job(rows=2), policy, data, tmp_path)
     assert [phase["all_wrong_share"] for phase in found["phases"].values()] == [1.0, 1.0]
     assert json.loads((tmp_path / "probe.json").read_text()) == found
+
+
+@pytest.mark.usefixtures("parity")
+def test_the_first_phase_starts_with_what_the_probe_found(policy: Path, data: Path, tmp_path: Path) -> None:
+    measure(probe_job(rows=3), policy, data, tmp_path / "probe")
+    inputs = {"model": policy, "data": data, "probe": tmp_path / "probe"}
+    trainer = build_trainer(grpo_job(), inputs, tmp_path / "work", score_parity, 1, 0)
+    assert trainer.difficulties == curriculum.read_difficulties(tmp_path / "probe")
+    assert len(trainer.difficulties) == 6

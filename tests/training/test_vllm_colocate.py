@@ -1,0 +1,46 @@
+"""TRL with vLLM in the trainer's process, on a CPU: ``make test-vllm``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import grpo_job, lines
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+# One process; tracing without compiling, which takes minutes; one GiB of cache.
+ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_CI_ENV": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
+               "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": str(ROOT)}  # fmt: skip
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(1800)
+def test_two_steps_of_phase_one_with_weights_kept_in_step(policy: Path, data: Path, tmp_path: Path) -> None:
+    """Two updates a step at a high learning rate: with stale weights the second step's log-probs would be
+    far from the trainer's."""
+    phase = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": 2}
+    job = grpo_job(engine="vllm-colocate", phase=phase, batch_size=2, learning_rate=1e-2, save_steps=2)
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    command = [
+        sys.executable, str(Path(__file__).with_name("parity_stage.py")), "--job", str(tmp_path / "job.json"),
+        f"--input=model={policy}", f"--input=data={data}", "--work", str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run(command, env=os.environ | ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-5000:]
+    rows = lines(tmp_path / "output" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["groups_kept"] > 0
+        assert row["grad_norm"] > 0
+        assert row["engine_mismatch_max"] < 0.05
+        assert row["importance_ratio_min"] == pytest.approx(1, abs=0.05)
+        assert row["importance_ratio_max"] == pytest.approx(1, abs=0.05)
+    start, end = load_file(policy / "model.safetensors"), load_file(tmp_path / "output/model.safetensors")
+    moved = max(float((end[name] - start[name]).abs().max()) for name in start)
+    assert moved > 5e-3
+    assert not torch.equal(start["model.embed_tokens.weight"], end["model.embed_tokens.weight"])
