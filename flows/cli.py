@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from flows.artifacts import app as artifacts
 from flows.environment import use_project_defaults
 from flows.generate import generate
 from flows.prepare import prepare
@@ -142,6 +143,7 @@ def rollback(
         typer.echo(json.dumps(done) if as_json else done["rollback"])
 
 
+app.add_typer(artifacts, name="artifacts")
 app.command()(score)
 app.command()(generate)
 app.command()(prepare)

@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -118,8 +118,23 @@ class StageRecord(Block):
     mlflow_run_id: str | None = None
 
 
+class Stored(NamedTuple):
+    """One file or object of a store, as a listing shows it."""
+
+    name: str
+    """Below the store's root, POSIX."""
+    size: int
+    modified: datetime
+    upload: str | None = None
+    """Id of an upload that was begun and not completed; it is no object yet."""
+
+
 class Store(Protocol):
     """Where artifacts live. Small on purpose: a new backend implements these methods."""
+
+    @property
+    def uri(self) -> str:
+        """The store's address."""
 
     def check(self) -> str:
         """Make sure that the store can be written, and say in words what it is.
@@ -147,6 +162,19 @@ class Store(Protocol):
     def latest(self, stage: str, profile: str) -> StageRecord | None:
         """The newest record of a stage under a profile whose artifact is really there."""
 
+    def damage(self, ref: ArtifactRef) -> list[str]:
+        """Names of an artifact's files that are missing or altered; every byte is read.
+
+        Raises:
+            Damaged: the manifest itself is, or there is none.
+        """
+
+    def listing(self) -> list[Stored]:
+        """Everything below the store's root, in no order, unfinished writes included."""
+
+    def remove(self, stored: Stored) -> None:
+        """Take one file, object or unfinished upload away; gone already is as good."""
+
     def claim(self, name: str, text: str) -> str:
         """Write ``text`` under ``name`` if nothing stands there, and return what stands there now.
 
@@ -156,6 +184,20 @@ class Store(Protocol):
         Raises:
             ArtifactError: the store cannot do it.
         """
+
+
+def refs_in(listing: Iterable[Stored], base: str) -> list[ArtifactRef]:
+    """The artifacts of a store by its listing: those that have a manifest.
+
+    Args:
+        base: the store's address.
+    """
+    parts = [stored.name.split("/") for stored in listing if stored.upload is None]
+    return [
+        ArtifactRef(kind=kind, uri=f"{base}/artifacts/{kind}/{digest}", sha256=digest)
+        for top, kind, digest, name in (part for part in parts if len(part) == 4)
+        if top == "artifacts" and name == MANIFEST and not digest.startswith(".")
+    ]
 
 
 def newest_whole(store: Store, records: Iterable[StageRecord]) -> StageRecord | None:
@@ -252,6 +294,11 @@ def read_manifest(text: str | bytes, ref: ArtifactRef) -> Manifest:
     return manifest
 
 
+def is_whole(path: Path, entry: FileEntry) -> bool:
+    """Whether a file is there with the size and content of its entry."""
+    return path.is_file() and path.stat().st_size == entry.size and digest_file(path) == entry.sha256
+
+
 def verify(directory: Path, manifest: Manifest) -> None:
     """Check every file against its manifest.
 
@@ -262,7 +309,7 @@ def verify(directory: Path, manifest: Manifest) -> None:
         path = directory / name
         if not path.is_file():
             raise Damaged(f"{path} is missing from artifact {manifest.digest[:12]}: re-run its stage with --refresh")
-        if path.stat().st_size != entry.size or digest_file(path) != entry.sha256:
+        if not is_whole(path, entry):
             raise Damaged(
                 f"{path} is damaged: its SHA-256 differs from the manifest's {entry.sha256[:12]}; "
                 "delete the artifact's folder and re-run its stage"

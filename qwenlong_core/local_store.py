@@ -6,19 +6,22 @@ import contextlib
 import logging
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from qwenlong_core.artifacts import (
     MANIFEST,
-    ArtifactError,
     ArtifactRef,
     Damaged,
     Manifest,
     StageRecord,
+    Stored,
     check_writable,
+    is_whole,
     newest_whole,
     read_manifest,
     refuse_pickles,
@@ -82,21 +85,26 @@ class LocalStore:
     def fetch(self, ref: ArtifactRef) -> Path:
         """See :class:`Store`; each artifact is verified once per process."""
         directory = self._directory(ref)
-        path = directory / MANIFEST
-        if not path.is_file():
-            raise ArtifactError(f"artifact {ref.kind}/{ref.short} is not in {self.root}: re-run the stage that makes it")
+        manifest = self._read(ref)
         if directory not in _VERIFIED:
-            verify(directory, read_manifest(path.read_bytes(), ref))
+            verify(directory, manifest)
             _VERIFIED.add(directory)
         return directory
 
+    def _read(self, ref: ArtifactRef) -> Manifest:
+        try:
+            return read_manifest((self._directory(ref) / MANIFEST).read_bytes(), ref)
+        except FileNotFoundError:
+            raise Damaged(
+                f"artifact {ref.kind}/{ref.short} is not in {self.root}: re-run the stage that makes it"
+            ) from None
+
     def manifest(self, ref: ArtifactRef) -> Manifest | None:
         """See :class:`Store`."""
-        path = self._directory(ref) / MANIFEST
-        try:
-            return read_manifest(path.read_bytes(), ref)
-        except FileNotFoundError:
+        if not (self._directory(ref) / MANIFEST).is_file():
             return None
+        try:
+            return self._read(ref)
         except Damaged as error:
             logger.warning("taken as not there: %s", error)
             return None
@@ -122,6 +130,38 @@ class LocalStore:
         paths = (self.root / "stages" / stage).glob("*.json")
         records = [StageRecord.model_validate_json(path.read_text()) for path in paths]
         return newest_whole(self, [entry for entry in records if entry.profile == profile])
+
+    @property
+    def uri(self) -> str:
+        """See :class:`Store`."""
+        return self.root.as_uri()
+
+    def damage(self, ref: ArtifactRef) -> list[str]:
+        """See :class:`Store`."""
+        directory = self._directory(ref)
+        manifest = self._read(ref)
+        return [name for name, entry in manifest.files.items() if not is_whole(directory / name, entry)]
+
+    def listing(self) -> list[Stored]:
+        """See :class:`Store`."""
+        return [stored for path in self.root.rglob("*") for stored in self._stored(path)]
+
+    def _stored(self, path: Path) -> Iterator[Stored]:
+        with contextlib.suppress(FileNotFoundError):  # a temporary file of a writer at work
+            about = path.lstat()
+            if not stat.S_ISDIR(about.st_mode):
+                modified = datetime.fromtimestamp(about.st_mtime, UTC)
+                yield Stored(path.relative_to(self.root).as_posix(), about.st_size, modified)
+
+    def remove(self, stored: Stored) -> None:
+        """See :class:`Store`; folders that become empty go with their last file."""
+        path = self.root / stored.name
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first folder that is not empty
+            for folder in path.parents:
+                if folder == self.root:
+                    return
+                folder.rmdir()
 
     def claim(self, name: str, text: str) -> str:
         """See :class:`Store`; a hard link to the written text, which the file system makes for one alone."""

@@ -7,8 +7,10 @@ holds no second copy of the weights; its tags carry the artifact's reference and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -63,6 +65,17 @@ def by_alias(settings: TrackingSettings, alias: str) -> RegisteredVersion | None
     """The version an alias points at, or ``None``."""
     try:
         found = client_for(settings).get_model_version_by_alias(settings.registered_model, alias)
+    except MlflowException as error:
+        if _missing(error):
+            return None
+        raise
+    return _from_tags(found.name, str(found.version), found.tags)
+
+
+def by_version(settings: TrackingSettings, version: str) -> RegisteredVersion | None:
+    """A version by its number, or ``None``."""
+    try:
+        found = client_for(settings).get_model_version(settings.registered_model, version)
     except MlflowException as error:
         if _missing(error):
             return None
@@ -143,3 +156,37 @@ def baseline_for(settings: TrackingSettings, challenger: RegisteredVersion) -> R
     if champion is not None and champion.version == challenger.version:
         return by_alias(settings, PREVIOUS)
     return champion
+
+
+def needed_artifacts(settings: TrackingSettings) -> set[str]:
+    """Digests of all artifacts that MLflow still points at: of every registry version, whatever its
+    model, and the inputs of every run that is open.
+
+    Raises:
+        ValueError: the database is not there, which must never read as an empty registry.
+    """
+    path = Path(settings.uri.removeprefix("sqlite:///"))
+    if settings.uri.startswith("sqlite:///") and not path.is_file():
+        raise ValueError(
+            f"tracking.uri={settings.uri!r}: there is no such database, so nothing says which artifacts the registry "
+            "needs; run it where the pipeline ran, or set tracking.uri"
+        )
+    client = client_for(settings)
+    tags = [version.tags for version in _pages(client.search_model_versions)]
+    texts = [each[name] for each in tags for name in (_MODEL_TAG, _EVALUATION_TAG) if name in each]
+    experiments = [experiment.experiment_id for experiment in _pages(client.search_experiments)]
+    running = _pages(functools.partial(client.search_runs, experiments, "attributes.status = 'RUNNING'"))
+    inputs = [value for run in running for name, value in run.data.tags.items() if name.startswith("input.")]
+    return {ArtifactRef.model_validate_json(text).sha256 for text in texts} | {
+        value.rpartition("sha256:")[2] for value in inputs
+    }
+
+
+def _pages(search: Callable[..., Any]) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

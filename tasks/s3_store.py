@@ -33,6 +33,7 @@ from qwenlong_core.artifacts import (
     FileEntry,
     Manifest,
     StageRecord,
+    Stored,
     check_writable,
     newest_whole,
     read_manifest,
@@ -40,7 +41,16 @@ from qwenlong_core.artifacts import (
 )
 from qwenlong_core.config import S3Settings, StorageSettings
 from qwenlong_core.local_store import LocalStore
-from tasks.s3_client import Abilities, Garbled, connect, find_abilities, insist, status_of
+from tasks.s3_client import (
+    TRIES_AT_THE_DOOR,
+    Abilities,
+    Garbled,
+    code_of,
+    connect,
+    find_abilities,
+    insist,
+    status_of,
+)
 from tasks.s3_transfer import DIGEST, Item, Transfers, checksum
 
 logger = logging.getLogger(__name__)
@@ -58,8 +68,8 @@ class S3Store:
     """A prefix in a bucket behind a local read cache."""
 
     def __init__(self, uri: str, s3: S3Settings, cache: Path) -> None:
-        self.uri = uri.rstrip("/")
-        self.bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")
+        self._uri = uri.rstrip("/")
+        self.bucket, _, prefix = self._uri.removeprefix("s3://").partition("/")
         self.prefix = f"{prefix}/" if prefix else ""
         self.cache = LocalStore(cache)
         self.client = connect(s3)
@@ -70,6 +80,11 @@ class S3Store:
     def abilities(self) -> Abilities:
         """What the server does, asked on the first write."""
         return find_abilities(self.client, self.bucket, self.prefix, self.uri)
+
+    @property
+    def uri(self) -> str:
+        """See :class:`Store`."""
+        return self._uri
 
     def check(self) -> str:
         """See :class:`Store`."""
@@ -101,9 +116,7 @@ class S3Store:
                 return self.cache.fetch(ref)
             except Damaged as error:
                 logger.warning("the cache's copy is brought again: %s", error)
-        manifest = self.manifest(ref)
-        if manifest is None:
-            raise ArtifactError(f"artifact {ref.kind}/{ref.short} is not in {self.uri}: re-run the stage that makes it")
+        manifest = self._read(ref)
         self.cache.admit(manifest, lambda staging: self._transfers.download(self._items(manifest, staging)))
         return self.cache.fetch(ref)
 
@@ -115,6 +128,12 @@ class S3Store:
         except Damaged as error:
             logger.warning("taken as not there: %s", error)
             return None
+
+    def _read(self, ref: ArtifactRef) -> Manifest:
+        text = self._get(self._key(ref, MANIFEST))
+        if text is None:
+            raise Damaged(f"artifact {ref.kind}/{ref.short} is not in {self.uri}: re-run the stage that makes it")
+        return read_manifest(text, ref)
 
     def record(self, entry: StageRecord) -> None:
         """See :class:`Store`."""
@@ -136,6 +155,28 @@ class S3Store:
         with ThreadPoolExecutor(_RECORDS_AT_ONCE) as pool:
             found = [StageRecord.model_validate_json(text) for text in pool.map(self._get, keys) if text is not None]
         return newest_whole(self, [entry for entry in found if entry.profile == profile])
+
+    def damage(self, ref: ArtifactRef) -> list[str]:
+        """See :class:`Store`."""
+        items = self._items(self._read(ref), Path())
+        return [item.path.as_posix() for item in self._transfers.damaged(items)]
+
+    def listing(self) -> list[Stored]:
+        """See :class:`Store`."""
+        objects = self._list("list_objects_v2", "Contents", self.prefix)
+        uploads = self._list("list_multipart_uploads", "Uploads", self.prefix)
+        cut = len(self.prefix)
+        return [Stored(item["Key"][cut:], item["Size"], item["LastModified"]) for item in objects] + [
+            Stored(item["Key"][cut:], 0, item["Initiated"], item["UploadId"]) for item in uploads
+        ]
+
+    def remove(self, stored: Stored) -> None:
+        """See :class:`Store`."""
+        key = self.prefix + stored.name
+        if stored.upload is None:
+            self._delete(key)
+        else:
+            self._abort(key, stored.upload)
 
     def claim(self, name: str, text: str) -> str:
         """See :class:`Store`."""
@@ -213,6 +254,15 @@ class S3Store:
 
     def _delete(self, key: str) -> None:
         insist(f"deleting s3://{self.bucket}/{key}", partial(self.client.delete_object, Bucket=self.bucket, Key=key))
+
+    def _abort(self, key: str, upload: str) -> None:
+        abort = partial(self.client.abort_multipart_upload, Bucket=self.bucket, Key=key, UploadId=upload)
+        try:
+            insist(f"aborting an upload of s3://{self.bucket}/{key}", abort, TRIES_AT_THE_DOOR)
+        except ConnectionError as error:
+            cause = error.__cause__
+            if not isinstance(cause, ClientError) or code_of(cause) != "NoSuchUpload":
+                raise
 
     def _keys(self, prefix: str) -> Iterator[str]:
         return (item["Key"] for item in self._list("list_objects_v2", "Contents", prefix))
