@@ -30,6 +30,10 @@ from qwenlong_core.rewards import Judge, score_completions_sync
 _VLLM_BATCH = 256
 """Prompts in one vLLM call: enough to keep its scheduler full, few enough to lose little to a kill."""
 
+_QUESTIONS = 16
+"""Questions on one document in one call: the document is then a small part of the work, and a kill loses
+no more than these."""
+
 _NO_DOCUMENT = "(The text is not available.)"
 
 Key = tuple[str, int]
@@ -140,13 +144,28 @@ def answers(
         yield from _local(job, engine, tokenizer, examples, missing)
 
 
+def batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
+    """Engine calls: ``size`` rows, and more where they go on with questions on the last row's document.
+
+    The plan has the questions on one document side by side, and an engine runs what the prompts of a call
+    have in common once.
+    """
+    batch: list[Example] = []
+    for example in examples:
+        goes_on = bool(batch) and example.context == batch[-1].context and len(batch) < max(size, _QUESTIONS)
+        if len(batch) >= size and not goes_on:
+            yield batch
+            batch = []
+        batch.append(example)
+    if batch:
+        yield batch
+
+
 def _local(
     job: EvaluateJob, engine: Engine, tokenizer: Any, examples: Sequence[Example], missing: set[Key]
 ) -> Iterator[list[Answer]]:
     settings = job.evaluation
-    size = _VLLM_BATCH if settings.engine == "vllm" else settings.batch_size
-    for start in range(0, len(examples), size):
-        batch = examples[start : start + size]
+    for batch in batches(examples, _VLLM_BATCH if settings.engine == "vllm" else settings.batch_size):
         wanted = missing & {(example.id, number) for example in batch for number in range(settings.samples)}
         if not wanted:
             continue
