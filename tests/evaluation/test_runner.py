@@ -15,6 +15,7 @@ import pytest
 
 from qwenlong_core.config import EvaluationSettings, JudgeSettings, LaunchSettings, ModelSettings
 from qwenlong_core.data.rows import read_examples, write_examples
+from qwenlong_core.evaluation.answers import batches
 from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES, Plan, choose_items, dataset_digest
 from qwenlong_core.evaluation.rescoring import check_unscored, rescore
 from qwenlong_core.evaluation.results import read_evaluation
@@ -213,6 +214,18 @@ def test_the_probe_asks_without_the_document(tmp_path, tiny_policy, data_folder,
     assert asked["r9"].document_id == whole["r9"].document_id
 
 
+def test_questions_on_one_document_go_into_one_call(rows):
+    """Calls of two rows; the third and fourth question on a document go with its first two, the 17th does not."""
+    alone, many = rows[0], rows[1]
+    asked = [alone, *(replace(many, id=f"q{n}") for n in range(3)), rows[2], *(replace(many, id=f"p{n}") for n in range(19))]
+    calls = [[row.id for row in call] for call in batches(asked, 2)]
+    assert calls == [
+        ["r0", "q0", "q1", "q2"], ["r2", *(f"p{n}" for n in range(15))], ["p15", "p16", "p17", "p18"],
+    ]  # fmt: skip
+    assert [len(call) for call in batches(asked, 20)] == [20, 4]
+    assert list(batches([], 3)) == []
+
+
 def test_without_rows_it_says_so(tmp_path, tiny_policy):
     write_examples(tmp_path / "eval.parquet", [])
     with pytest.raises(ValueError, match="no evaluation rows"):
@@ -221,7 +234,8 @@ def test_without_rows_it_says_so(tmp_path, tiny_policy):
 
 @pytest.mark.slow
 def test_killed_ten_times_at_random_it_answers_each_item_once(tmp_path, tiny_policy, rows):
-    many = [replace(row, id=f"{row.id}-{n}", question=f"{row.question} ({n})") for row in rows for n in range(4)]
+    # Documents of their own: questions on one document would go into one call, and there would be fewer to kill.
+    many = [replace(row, id=f"{row.id}-{n}", context=f"{row.context} ({n})") for row in rows for n in range(4)]
     write_examples(tmp_path / "eval.parquet", many)
     job = make_job(temperature=0.0, samples=1, batch_size=1, max_completion_tokens=100)
     whole = evaluate(job, tiny_policy, tmp_path, tmp_path / "whole")

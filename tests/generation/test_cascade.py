@@ -83,6 +83,22 @@ def test_equals_one_masked_attention(
     )
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", [1, 33])
+def test_equals_one_masked_attention_on_a_gpu(length: int) -> None:
+    rows = 4 if length == 1 else 1
+    shapes = [(rows, 6, length, 64), (rows, 2, max(length, 20), 64), (rows, 2, max(length, 20), 64)]
+    query, key, value = (torch.randn(shape, device="cuda") for shape in shapes)
+    if length > 1:
+        key, value = key[:, :, :length], value[:, :, :length]
+    shared = [(*torch.randn(2, 1, 2, 500, 64, device="cuda").unbind(0), 0, rows)]
+    expected = by_one_mask(
+        query.cpu(), key.cpu(), value.cpu(), [(k.cpu(), v.cpu(), a, b) for k, v, a, b in shared], 0.125
+    )
+    found = cascade_attention(query, key, value, shared, 0.125).cpu()
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
 def test_rows_that_leave_narrow_the_parts() -> None:
     caches = [growing_cache(1) for _ in range(3)]
     shared = [Shared(caches[0], 0, 6), Shared(caches[1], 0, 2), Shared(caches[2], 2, 6)]
