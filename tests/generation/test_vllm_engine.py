@@ -16,6 +16,7 @@ from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.generation.vllm_engine import VLLMEngine
 from qwenlong_core.models import import_base, load_policy, load_tokenizer
 
+pytestmark = pytest.mark.timeout(1800)
 MODEL = ModelSettings(name="smollm2-135m")
 QUESTIONS = ("What is the capital of France?", "Name the largest planet.", "What is 2 + 3?")
 

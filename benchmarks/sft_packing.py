@@ -1,0 +1,85 @@
+"""SFT steps packed against padded: share of the computed tokens that are data, and time, in the same run.
+
+    python benchmarks/sft_packing.py MODEL_FOLDER                       rows of 256 to 1,024 tokens, 8 a forward
+    python benchmarks/sft_packing.py MODEL_FOLDER --shortest 900        rows of nearly one length
+
+Both take the same rows in the same optimizer steps. They are run in turn; the better time of each counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from qwenlong_core.config import LaunchSettings, ModelSettings, SFTSettings
+from qwenlong_core.data.synthesis import domain_of_row, generate
+from qwenlong_core.jobs import SFTJob
+from qwenlong_core.models import load_tokenizer
+from qwenlong_core.training.packing import data_share
+from qwenlong_core.training.sft import build_trainer, tokenized
+
+
+def rows_between(tokenizer: object, shortest: int, longest: int, count: int) -> list[dict[str, list[int]]]:
+    """Worked examples with lengths spread evenly, in an order that mixes them."""
+    examples = [
+        generate(
+            tokenizer, domain=domain_of_row(i), tokens=shortest + (longest - shortest) * (i * 7 % count) // count,
+            seed=f"packing/{i}", row_id=str(i),
+        ).example
+        for i in range(count)
+    ]  # fmt: skip
+    return tokenized(tokenizer, examples, longest + 512)
+
+
+def seconds(job: SFTJob, model: Path, rows: list[dict[str, list[int]]]) -> float:
+    """Time of one optimizer step, forward and backward, without setting up."""
+    with tempfile.TemporaryDirectory() as work:
+        trainer = build_trainer(job, model, load_tokenizer(model), rows, Path(work))
+        started: list[float] = []
+        inner = trainer.training_step
+
+        def step(*args: object, **kwargs: object) -> object:
+            started.append(time.perf_counter())
+            return inner(*args, **kwargs)
+
+        trainer.training_step = step
+        trainer.train()
+        return time.perf_counter() - started[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="policy folder")
+    parser.add_argument("--shortest", type=int, default=256)
+    parser.add_argument("--longest", type=int, default=1024)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--together", type=int, default=8, help="rows of a forward")
+    parser.add_argument("--repeats", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = rows_between(load_tokenizer(args.model), args.shortest, args.longest, args.rows)
+    jobs = {}
+    for name, packing in (("padded", False), ("packed", True)):
+        sft = SFTSettings(epochs=1, batch_size=args.rows, micro_batch_size=args.together, packing=packing)
+        jobs[name] = SFTJob(sft=sft, model=ModelSettings(name=str(args.model)), launch=LaunchSettings(), seed=1)
+    times = {name: [] for name in jobs}
+    for _ in range(args.repeats):
+        for name, job in jobs.items():
+            times[name].append(seconds(job, args.model, rows))
+    best = {name: min(found) for name, found in times.items()}
+    result = {
+        "tokens": sum(len(row["input_ids"]) for row in rows),
+        "data_share_padded": round(data_share(rows, jobs["padded"].sft), 3),
+        "seconds": {name: round(value, 2) for name, value in best.items()},
+        "times_faster": round(best["padded"] / best["packed"], 2),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
