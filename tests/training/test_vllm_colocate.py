@@ -27,7 +27,7 @@ def test_two_steps_of_phase_one_with_weights_kept_in_step(policy: Path, data: Pa
     job = grpo_job(engine="vllm-colocate", phase=phase, batch_size=2, learning_rate=1e-2, save_steps=2)
     (tmp_path / "job.json").write_text(job.model_dump_json())
     command = [
-        sys.executable, str(Path(__file__).with_name("parity_stage.py")), "--job", str(tmp_path / "job.json"),
+        sys.executable, str(Path(__file__).with_name("vllm_stage.py")), "--job", str(tmp_path / "job.json"),
         f"--input=model={policy}", f"--input=data={data}", "--work", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(command, env=os.environ | ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
