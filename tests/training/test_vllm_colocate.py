@@ -11,6 +11,9 @@ import pytest
 import torch
 from conftest import grpo_job, lines
 from safetensors.torch import load_file
+from transformers import AutoConfig, LlamaForCausalLM
+
+from qwenlong_core.models import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 # One process; nothing compiled, which takes minutes; one GiB of cache.
@@ -18,9 +21,22 @@ ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCHDYNAMO_DISABLE": "1"
                "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": str(ROOT)}  # fmt: skip
 
 
+@pytest.fixture
+def wide_policy(policy: Path, tmp_path: Path) -> Path:
+    """The tiny policy with heads of 64, since vLLM's attention on a CPU knows none of 16."""
+    config = AutoConfig.from_pretrained(policy)
+    config.update({"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64})
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "wide")
+    load_tokenizer(policy).save_pretrained(tmp_path / "wide")
+    return tmp_path / "wide"
+
+
 @pytest.mark.vllm
 @pytest.mark.timeout(1800)
-def test_two_steps_of_phase_one_with_weights_kept_in_step(policy: Path, data: Path, tmp_path: Path) -> None:
+def test_two_steps_of_phase_one_with_weights_kept_in_step(
+    wide_policy: Path, data: Path, tmp_path: Path
+) -> None:
     """Two updates a step at a high learning rate: with stale weights the second step's log-probs would be
     far from the trainer's."""
     phase = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": 2}
@@ -28,7 +44,7 @@ def test_two_steps_of_phase_one_with_weights_kept_in_step(policy: Path, data: Pa
     (tmp_path / "job.json").write_text(job.model_dump_json())
     command = [
         sys.executable, str(Path(__file__).with_name("vllm_stage.py")), "--job", str(tmp_path / "job.json"),
-        f"--input=model={policy}", f"--input=data={data}", "--work", str(tmp_path),
+        f"--input=model={wide_policy}", f"--input=data={data}", "--work", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(command, env=os.environ | ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
@@ -40,7 +56,10 @@ def test_two_steps_of_phase_one_with_weights_kept_in_step(policy: Path, data: Pa
         assert row["engine_mismatch_max"] < 0.05
         assert row["importance_ratio_min"] == pytest.approx(1, abs=0.05)
         assert row["importance_ratio_max"] == pytest.approx(1, abs=0.05)
-    start, end = load_file(policy / "model.safetensors"), load_file(tmp_path / "output/model.safetensors")
+    start, end = (
+        load_file(wide_policy / "model.safetensors"),
+        load_file(tmp_path / "output/model.safetensors"),
+    )
     moved = max(float((end[name] - start[name]).abs().max()) for name in start)
     assert moved > 5e-3
     assert not torch.equal(start["model.embed_tokens.weight"], end["model.embed_tokens.weight"])
