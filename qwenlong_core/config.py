@@ -43,6 +43,9 @@ PlainUrl = Annotated[str, AfterValidator(_without_password)]
 """An address without a password in it."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
+ScaleRewards = Literal["group", "batch", "none"]
+Truncated = Literal["keep", "mask"]
+OptimizerAcrossPhases = Literal["fresh", "carried"]
 
 
 class ModelSettings(Block):
@@ -142,6 +145,9 @@ class DynamicSamplingSettings(Block):
     max_rounds: int = Field(10, ge=1)
     """Rounds of rollouts per step; 1 switches the refill off. After the last round training goes
     on with the informative groups there are."""
+    oversampling: float = Field(1.0, ge=1, le=16)
+    """Draws of a round over the groups that are missing (the released QwenLong-L1 script takes 3). Informative
+    groups over the batch are used in the next step, or dropped if that one has no place for them."""
     tolerance: float = Field(1e-6, ge=0)
     """Accuracies closer than this count as equal."""
 
@@ -154,6 +160,9 @@ class CurriculumSettings(Block):
     probe_samples: int | None = Field(None, ge=2)
     """Completions a row that the base model is asked for before training, to know the difficulty of
     every row from the start (paper section 2); ``None`` learns it from the rollouts alone."""
+    retire_after_visits: Annotated[int, Field(ge=1)] | None = None
+    """A prompt without one right completion in so many visits is not drawn again and never comes back;
+    ``None`` gives up on none. At least ``batch_size`` prompts always stay."""
 
 
 class Phase(Block):
@@ -222,6 +231,15 @@ class GRPOSettings(Block):
     clip_high: float = Field(0.2, gt=0)
     kl_coefficient: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    scale_rewards: ScaleRewards = "group"
+    """What a reward's distance from its group's mean is divided by: the group's standard deviation, that of
+    all rewards trained on in the step, or nothing (Dr. GRPO)."""
+    truncated: Truncated = "keep"
+    """Completions cut at the limit: ``keep`` them in the loss and in their group's baseline, where the length
+    penalty counts against them, or ``mask`` them in both and in the loss's denominator (DAPO's overlong filtering)."""
+    optimizer_across_phases: OptimizerAcrossPhases = "fresh"
+    """``carried``: a phase starts with the optimizer state (AdamW's moments, 8 bytes a parameter in the
+    policy folder) that the one before ended with; ``fresh``: without any. The first phase is always fresh."""
     engine: Literal["transformers", "vllm-colocate", "vllm-server"] = "transformers"
     """Rollout engine; the vLLM ones need a GPU and the ``gpu`` extra."""
     vllm: VLLMSettings | None = None
@@ -256,6 +274,10 @@ class GRPOSettings(Block):
         limits = [phase.max_prompt_tokens for phase in self.phases]
         if any(b <= a for a, b in pairwise(limits)):
             raise ValueError(f"grpo.phases: max_prompt_tokens must grow from phase to phase, got {limits}")
+        if self.optimizer_across_phases == "carried" and len(self.phases) == 1:
+            raise ValueError(
+                "grpo.optimizer_across_phases='carried' does nothing with 1 phase: set it to 'fresh', or add a phase"
+            )
         return self
 
 

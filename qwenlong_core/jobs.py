@@ -31,10 +31,13 @@ from qwenlong_core.config import (
     EvaluationSettings,
     LaunchSettings,
     ModelSettings,
+    OptimizerAcrossPhases,
     Phase,
     PromotionSettings,
     RewardSettings,
+    ScaleRewards,
     SFTSettings,
+    Truncated,
     VLLMSettings,
 )
 
@@ -115,6 +118,9 @@ class GRPOJob(Block):
     clip_high: float
     kl_coefficient: float
     max_grad_norm: float
+    scale_rewards: ScaleRewards = "group"
+    truncated: Truncated = "keep"
+    optimizer_across_phases: OptimizerAcrossPhases = "fresh"
     engine: str
     vllm: VLLMSettings | None = None
     save_steps: int

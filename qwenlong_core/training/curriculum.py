@@ -3,13 +3,14 @@
 Retrospective sampling (QwenLong-L1, section 2): an earlier row comes back with a weight of
 ``1 / max(mean accuracy, 1 / G)``. The paper's ``1 / mean reward`` has no value at a mean of 0; the
 floor ``1 / G`` treats "never right" like "right less than once in a group". The length penalty is
-no part of difficulty.
+no part of difficulty. A row that was never right in a set number of visits is retired: it is drawn no
+more in its phase and does not come back in a later one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,6 +59,30 @@ def read_difficulties(folder: Path) -> Difficulties:
     return from_json(json.loads(path.read_text())) if path.exists() else {}
 
 
+def is_hopeless(difficulty: Difficulty | None, after_visits: int | None) -> bool:
+    """Whether a row was visited so often without one right completion; ``None`` visits: never."""
+    if difficulty is None or after_visits is None:
+        return False
+    return difficulty.visits >= after_visits and difficulty.mean_accuracy == 0
+
+
+def to_retire(
+    examples: Sequence[Example],
+    difficulties: Mapping[str, Difficulty],
+    after_visits: int | None,
+    retired: Set[int],
+    keep: int,
+) -> tuple[list[int], int]:
+    """Rows to retire besides those that are, so that ``keep`` stay; and how many hopeless ones must stay."""
+    hopeless = [
+        row
+        for row, example in enumerate(examples)
+        if row not in retired and is_hopeless(difficulties.get(example.id), after_visits)
+    ]
+    room = max(0, len(examples) - len(retired) - keep)
+    return hopeless[:room], len(hopeless[room:])
+
+
 def retrospective_weight(mean_accuracy: float, group_size: int) -> float:
     """``1 / max(mean accuracy, 1 / G)``, between 1 (always right) and G (never right)."""
     return 1 / max(mean_accuracy, 1 / group_size)
@@ -75,9 +100,11 @@ def choose_retrospective(
     limit: int,
     group_size: int,
     seed: int,
+    retire_after_visits: int | None = None,
 ) -> list[Example]:
-    """At most ``limit`` earlier rows that were visited, drawn by weight without replacement."""
-    seen = [example for example in earlier if example.id in difficulties]
+    """At most ``limit`` earlier rows that were visited and not retired, drawn by weight without replacement."""
+    visited = [example for example in earlier if example.id in difficulties]
+    seen = [e for e in visited if not is_hopeless(difficulties[e.id], retire_after_visits)]
     if not seen or limit <= 0:
         return []
     weights = np.array([retrospective_weight(difficulties[e.id].mean_accuracy, group_size) for e in seen])

@@ -2,7 +2,8 @@
 
 A group whose completions are all right, or all wrong, has zero advantages everywhere. Such groups
 are dropped and further prompts drawn, round by round, until the batch is full of informative ones
-or the rounds are used up; then training goes on with those there are. What decides is the accuracy
+or the rounds are used up; then training goes on with those there are. Informative groups over the batch
+are used first in the next step, and dropped if that one has no place for them either. What decides is the accuracy
 alone: with the length penalty in it, a group that is right throughout would look informative as
 soon as one answer is long.
 
@@ -12,16 +13,21 @@ answer, which is how several processes agree without talking.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar, get_args
 
 import torch
 
+from qwenlong_core.config import DynamicSamplingSettings, Truncated
 from qwenlong_core.records import Group, Score
 
-Verdict = Literal["informative", "all_right", "all_wrong", "unscored"]
+Reason = Literal["all_right", "all_wrong", "unscored", "truncated"]
+"""Why a group teaches nothing."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,8 @@ class PromptStream:
 
     def __init__(self, rows: int, seed: int, position: int = 0) -> None:
         self.rows, self.seed, self.position = rows, seed, position
+        self.retired: set[int] = set()
+        """Rows passed over from here on."""
         self._generator = torch.Generator().manual_seed(seed)
         self._orders: list[list[int]] = []
 
@@ -52,23 +60,40 @@ class PromptStream:
 
     def take(self, count: int) -> list[Draw]:
         """The next ``count`` draws."""
-        draws = [self._at(self.position + i) for i in range(count)]
-        self.position += count
+        draws: list[Draw] = []
+        while len(draws) < count:
+            draw = self._at(self.position)
+            self.position += 1
+            if draw.row not in self.retired:
+                draws.append(draw)
         return draws
 
 
-def verdict(scores: Sequence[Score], tolerance: float) -> Verdict:
-    """Whether a group teaches anything, by its accuracies alone.
+def in_loss(group: Group, truncated: Truncated) -> list[bool]:
+    """Which completions count, in the loss as in the group's baseline."""
+    return [truncated == "keep" or completion.finish_reason != "length" for completion in group.completions]
+
+
+def counted_scores(group: Group, truncated: Truncated) -> list[Score]:
+    """Scores of the completions that count."""
+    return [score for score, counts in zip(group.scores, in_loss(group, truncated)) if counts]
+
+
+def why_not(scores: Sequence[Score], tolerance: float) -> Reason | None:
+    """Why a group with these scores teaches nothing, by its accuracies alone; ``None``: it does teach.
 
     One unscored completion drops the group: only rule failures reach the judge, so leaving out just
-    that completion would raise the group's baseline.
+    that completion would raise the group's baseline. No score at all means that every completion was
+    truncated.
     """
+    if not scores:
+        return "truncated"
     accuracies = [score.accuracy for score in scores]
     known = [accuracy for accuracy in accuracies if accuracy is not None]
     if len(known) < len(accuracies):
         return "unscored"
     if max(known) - min(known) > tolerance:
-        return "informative"
+        return None
     return "all_right" if known[0] >= 0.5 else "all_wrong"
 
 
@@ -77,39 +102,49 @@ class RolloutBatch:
     """What one step drew."""
 
     kept: list[Group] = field(default_factory=list)
-    """Informative groups, at most the batch, in the order they were drawn."""
-    dropped: list[tuple[Group, str]] = field(default_factory=list)
-    """The others with the reason: a verdict, or ``surplus`` where the batch was full already."""
+    """Groups to train on, at most the batch: first those of the step before, then as they were drawn."""
+    from_last: int = 0
+    """How many of ``kept`` the step before drew."""
+    stale: int = 0
+    """Groups of the step before that found no place in this one either."""
+    surplus: list[Group] = field(default_factory=list)
+    """Informative groups over the batch, for the next step."""
+    dropped: list[tuple[Group, Reason]] = field(default_factory=list)
+    """The groups that teach nothing."""
     rounds: int = 0
 
     @property
     def groups(self) -> list[Group]:
-        """Every group drawn."""
-        return [*self.kept, *(group for group, _ in self.dropped)]
+        """Every group drawn in this step."""
+        return [*self.kept[self.from_last :], *self.surplus, *(group for group, _ in self.dropped)]
 
     def counts(self) -> dict[str, int]:
         """Metrics: drawn, kept and dropped groups by reason, and rounds."""
         reasons = Counter(reason for _, reason in self.dropped)
         return {
-            "groups_drawn": len(self.kept) + len(self.dropped),
+            "groups_drawn": len(self.groups),
             "groups_kept": len(self.kept),
-            **{f"groups_{name}": reasons[name] for name in ("all_right", "all_wrong", "unscored", "surplus")},
+            **{f"groups_{name}": reasons[name] for name in get_args(Reason)},
+            "groups_surplus": len(self.surplus),
+            "kept_from_last_step": self.from_last,
+            "stale": self.stale,
             "rounds": self.rounds,
         }
 
 
-def round_size(missing: int, processes: int) -> int:
-    """Draws of a round: what is missing, rounded up so that every process has as many."""
-    return -(-missing // processes) * processes
+def round_size(missing: int, oversampling: float, processes: int) -> int:
+    """Draws of a round: what is missing, oversampled, rounded up so that every process has as many."""
+    return -(-math.ceil(missing * oversampling) // processes) * processes
 
 
 def fill_batch(
     stream: PromptStream,
     roll_out: Callable[[list[Draw]], list[Group]],
     batch_size: int,
-    max_rounds: int,
-    tolerance: float,
+    settings: DynamicSamplingSettings,
+    truncated: Truncated = "keep",
     processes: int = 1,
+    left: Sequence[Group] = (),
 ) -> RolloutBatch:
     """Draw and score groups until ``batch_size`` are informative or the rounds are used up.
 
@@ -118,24 +153,28 @@ def fill_batch(
         roll_out: Samples and scores one group per draw; on several processes it must return the
             same groups everywhere.
         batch_size: Groups wanted.
-        max_rounds: 1 never refills.
-        tolerance: Accuracies closer than this count as equal.
+        settings: Rounds, oversampling and tolerance.
+        truncated: Whether truncated completions count.
         processes: A round's draws are a multiple of it.
+        left: The surplus of the step before, which is used first.
     """
-    batch = RolloutBatch()
-    while len(batch.kept) < batch_size and batch.rounds < max_rounds:
-        draws = stream.take(round_size(batch_size - len(batch.kept), processes))
+    kept = list(left[:batch_size])
+    batch = RolloutBatch(kept, from_last=len(kept), stale=len(left) - len(kept))
+    while len(batch.kept) < batch_size and batch.rounds < settings.max_rounds:
+        draws = stream.take(round_size(batch_size - len(batch.kept), settings.oversampling, processes))
         for group in roll_out(draws):
-            reason: str = verdict(group.scores, tolerance)
-            if reason == "informative" and len(batch.kept) < batch_size:
+            reason = why_not(counted_scores(group, truncated), settings.tolerance)
+            if reason is not None:
+                batch.dropped.append((group, reason))
+            elif len(batch.kept) < batch_size:
                 batch.kept.append(group)
             else:
-                batch.dropped.append((group, "surplus" if reason == "informative" else reason))
+                batch.surplus.append(group)
         batch.rounds += 1
     return batch
 
 
-def arrange(groups: Sequence[Group], batch_size: int, minis: int, processes: int) -> list[list[Group | None]]:
+def arrange(groups: Sequence[T], batch_size: int, minis: int, processes: int) -> list[list[T | None]]:
     """Place groups on processes, spread evenly over the mini-batches and within each over processes.
 
     Args:
@@ -149,9 +188,9 @@ def arrange(groups: Sequence[Group], batch_size: int, minis: int, processes: int
         has as many slots, since sharded training needs as many forwards on each.
     """
     per_mini = batch_size // minis
-    slots: list[list[Group | None]] = [[] for _ in range(processes)]
+    slots: list[list[T | None]] = [[] for _ in range(processes)]
     for mini in range(minis):
-        members: list[Group | None] = list(groups[mini::minis])
+        members: list[T | None] = list(groups[mini::minis])
         members += [None] * (per_mini - len(members))
         for process in range(processes):
             slots[process] += members[process::processes]

@@ -29,7 +29,7 @@ from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.jobs import OUTPUT, GRPOJob, stage_main
 from qwenlong_core.models import attention_implementation, load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.rewards import Judge, LengthLimits, check_rewards, require_judge, score_completions_sync
+from qwenlong_core.rewards import Judge, LengthLimits, check_rewards, require_judge, score_completions
 from qwenlong_core.training import curriculum, step_metrics
 from qwenlong_core.training.checkpoints import delete_partial, newest_complete, read_state, write_json
 from qwenlong_core.training.distances import LogprobDistances
@@ -37,6 +37,7 @@ from qwenlong_core.training.dynamic_sampling import PromptStream
 from qwenlong_core.training.entropy import EntropyAlarm, EntropyWatch
 from qwenlong_core.training.logprobs import use_compact_head
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
+from qwenlong_core.training.optimizer_state import CarryOptimizer, save_optimizer
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
 from qwenlong_core.training.runtime import (
     StepBoundary,
@@ -101,7 +102,9 @@ def phase_examples(job: GRPOJob, data: Path, difficulties: curriculum.Difficulti
     if difficulties and job.index > 1:
         earlier = [example for i in range(1, job.index) for example in read_phase(path, i)]
     limit = curriculum.retrospective_limit(len(own), job.curriculum.retrospective_share)
-    back = curriculum.choose_retrospective(earlier, difficulties, limit, job.group_size, job.seed)
+    back = curriculum.choose_retrospective(
+        earlier, difficulties, limit, job.group_size, job.seed, job.curriculum.retire_after_visits
+    )
     logger.info(
         "grpo-%d: %d rows of its own length, %d hard ones of earlier phases", job.index, len(own), len(back)
     )
@@ -120,8 +123,8 @@ def reward_scorer(job: GRPOJob) -> Scorer:
     if judge is not None:
         asyncio.run(require_judge(judge))
 
-    def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
-        return score_completions_sync(examples, completions, job.rewards, limits, judge)
+    async def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+        return await score_completions(examples, completions, job.rewards, limits, judge)
 
     return score
 
@@ -146,7 +149,7 @@ def grpo_config(job: GRPOJob, cut: Layout, longest_prompt: int, work: Path) -> G
         epsilon_high=job.clip_high,
         beta=job.kl_coefficient,
         loss_type="dapo",
-        scale_rewards="group",
+        scale_rewards=job.scale_rewards,
         use_vllm=job.engine.startswith("vllm"),
         vllm_mode=job.engine.removeprefix("vllm-") if job.engine.startswith("vllm") else "colocate",
         vllm_max_model_length=longest_prompt + job.phase.max_completion_tokens,
@@ -215,6 +218,7 @@ class GRPOPhaseTrainer(LogprobDistances, LongContextGRPOTrainer):
         alarm = self.entropy_watch.see(fmean(measured) if measured else None, self.job.entropy_alarm)
         prompt_tokens = sum(len(self._prompt_ids[group.example.id]) for group in self.batch.groups)
         batch = step_metrics.batch_metrics(self.batch, prompt_tokens) | self.engine_difference()
+        batch["prompts_retired"] = len(self.stream.retired)
         batch["entropy_low_steps"] = self.entropy_watch.low_steps
         super().log(logs | {"batch": batch}, start_time)
         if alarm and self.job.entropy_alarm.stop:
@@ -253,7 +257,10 @@ def build_trainer(
     prompts = Prompts(tokenizer, examples, job.phase, context)
     arguments = grpo_config(job, cut, max(map(len, prompts.token_ids)), work)
     samples = JsonLines(work / OUTPUT / "samples.jsonl")
-    trainer = GRPOPhaseTrainer(job, samples, model, arguments, tokenizer, job.dynamic_sampling, difficulties)
+    trainer = GRPOPhaseTrainer(
+        job, samples, model, arguments, tokenizer, job.dynamic_sampling, job.truncated, difficulties,
+        job.curriculum.retire_after_visits,
+    )  # fmt: skip
     if job.kl_to_start_every:
         trainer.keep_start(load_policy(inputs["model"], job.model))
     for scored in filter(None, (trainer.model, trainer.ref_model)):
@@ -264,10 +271,30 @@ def build_trainer(
         job.temperature, job.top_p, job.phase.max_completion_tokens, job.seed * 1000 + job.index
     )
     engine = rollout_engine(job, trainer, tokenizer)
+    carry_optimizer(job, trainer, inputs["model"])
     together = job.engine.startswith("vllm")
-    rollouts = Rollouts(prompts, engine, scorer, job.group_size, sampling, rank, processes, one_call=together)
+    # A judge's answers take time that is not the processor's: it gets each part while the next is sampled.
+    part = job.micro_batch_size if job.rewards.judge else None
+    rollouts = Rollouts(prompts, engine, scorer, job.group_size, sampling, rank, processes, together, part)
     trainer.draw_from(rollouts, PromptStream(len(examples), job.seed))
     return trainer
+
+
+def carry_optimizer(job: GRPOJob, trainer: GRPOPhaseTrainer, model: Path) -> None:
+    """Let every phase but the first start with its predecessor's optimizer state, where that is wanted.
+
+    Raises:
+        ValueError: each process holds a part of the state only.
+    """
+    if job.optimizer_across_phases == "fresh":
+        return
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ValueError(
+            f"grpo.optimizer_across_phases='carried' with {job.launch.accelerate_config}: a sharded optimizer's state is "
+            "not gathered into the policy folder; set it to 'fresh', or launch.accelerate_config to none"
+        )
+    if job.index > 1:
+        trainer.add_callback(CarryOptimizer(model))
 
 
 def rollout_engine(job: GRPOJob, trainer: GRPOPhaseTrainer, tokenizer: Any) -> Engine:
@@ -329,6 +356,8 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
     boundary.exit_if_stopped()
     save_policy(trainer, trainer._tokenizer, job.model.dtype, output)
     if state.is_main_process:
+        if job.optimizer_across_phases == "carried":
+            save_optimizer(trainer.optimizer, trainer.model, output)
         write_json(output / curriculum.FILE, curriculum.to_json(trainer.difficulties))
 
 

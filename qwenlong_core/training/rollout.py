@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -16,8 +19,22 @@ from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.records import Completion, Example, Group, Score
 from qwenlong_core.training.dynamic_sampling import Draw
 
-Scorer = Callable[[Sequence[Example], Sequence[Completion]], list[Score]]
-"""Scores ``completions[i]`` against ``examples[i]``."""
+Scorer = Callable[[Sequence[Example], Sequence[Completion]], Coroutine[Any, Any, list[Score]]]
+"""Scores ``completions[i]`` against ``examples[i]``. All calls share one event loop, so that a judge's
+bound on requests holds over all of them."""
+
+
+class BackgroundScoring:
+    """A scorer on an event loop in a thread of its own: a judge answers while the engine samples on."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="scoring", daemon=True).start()
+
+    def submit(self, examples: Sequence[Example], completions: Sequence[Completion]) -> Future[list[Score]]:
+        """Start scoring; the result, or what went wrong, is in the future."""
+        return asyncio.run_coroutine_threadsafe(self.scorer(examples, completions), self._loop)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -67,11 +84,12 @@ class Rollouts:
     Args:
         prompts: The phase's rows.
         engine: Samples completions; on a process of its own or in step with the others.
-        scorer: Called once a round with all of the process's completions.
+        scorer: Called for each part of a round as soon as it is sampled.
         group_size: G.
         sampling: How to draw; its seed is the run's.
         rank: Of this process, of ``processes``.
         one_call: The engine is one that all processes must call equally often, and takes no seed.
+        prompts_a_call: Prompts sampled before their completions are given to the scorer; ``None``: all.
     """
 
     def __init__(
@@ -84,9 +102,10 @@ class Rollouts:
         rank: int,
         processes: int,
         one_call: bool = False,
+        prompts_a_call: int | None = None,
     ) -> None:
-        self.one_call = one_call
-        self.prompts, self.engine, self.scorer = prompts, engine, scorer
+        self.one_call, self.prompts_a_call = one_call, prompts_a_call
+        self.prompts, self.engine, self.scoring = prompts, engine, BackgroundScoring(scorer)
         self.group_size, self.sampling = group_size, sampling
         self.rank, self.processes = rank, processes
 
@@ -100,24 +119,35 @@ class Rollouts:
         ]
 
     def _local(self, draws: list[Draw]) -> list[tuple[int, tuple[Completion, ...], tuple[Score, ...]]]:
-        groups = [group for epoch, part in self._calls(draws) for group in self._sample(epoch, part)]
-        examples = [self.prompts.examples[draw.row] for draw in draws for _ in range(self.group_size)]
-        visible = [
-            self._with_opened_thought(draw.row, c) for draw, group in zip(draws, groups) for c in group
-        ]
-        scores = self.scorer(examples, visible)
+        groups: list[list[Completion]] = []
+        scoring: list[Future[list[Score]]] = []
+        for epoch, part in self._calls(draws):
+            sampled = self._sample(epoch, part)
+            scoring.append(self._score(part, sampled))
+            groups += sampled
+        scores = [score for future in scoring for score in future.result()]
         g = self.group_size
         return [
             (draw.row, tuple(group), tuple(scores[i * g : (i + 1) * g]))
             for i, (draw, group) in enumerate(zip(draws, groups))
         ]
 
-    def _calls(self, draws: list[Draw]) -> list[tuple[int, list[Draw]]]:
-        """One engine call per epoch, whose seed it is; one in all for an engine that the processes call
-        together, since their shares may cross an epoch's end at different draws."""
+    def _calls(self, draws: list[Draw]) -> Iterator[tuple[int, list[Draw]]]:
+        """Engine calls, each within an epoch, whose seed it is; one in all for an engine that the
+        processes call together, since their shares may cross an epoch's end at different draws."""
         if self.one_call:
-            return [(draws[0].epoch, draws)]
-        return [(epoch, list(part)) for epoch, part in groupby(draws, key=lambda d: d.epoch)]
+            yield draws[0].epoch, draws
+            return
+        for epoch, members in groupby(draws, key=lambda d: d.epoch):
+            part = list(members)
+            size = self.prompts_a_call or len(part)
+            yield from ((epoch, part[i : i + size]) for i in range(0, len(part), size))
+
+    def _score(self, draws: list[Draw], groups: list[list[Completion]]) -> Future[list[Score]]:
+        examples = [self.prompts.examples[draw.row] for draw in draws for _ in range(self.group_size)]
+        pairs = zip(draws, groups)
+        visible = [self._with_opened_thought(draw.row, c) for draw, group in pairs for c in group]
+        return self.scoring.submit(examples, visible)
 
     def _sample(self, epoch: int, draws: Any) -> list[list[Completion]]:
         assert self.sampling.seed is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,6 +39,18 @@ class GroupScoring:
         for model in filter(None, (self.model, self.ref_model)):
             share_prefixes(model)
         self.shares_prefix = True
+
+    @torch.no_grad()
+    def completion_logprobs(
+        self, prompt: Sequence[int], completions: Sequence[Sequence[int]]
+    ) -> tuple[tuple[float, ...], ...]:
+        """Log-probs of one prompt's completions under the policy as it stands, as the training pass has them."""
+        longest = max(map(len, completions))
+        rows = [[*prompt, *tokens, *[0] * (longest - len(tokens))] for tokens in completions]
+        mask = [[1] * (len(prompt) + len(c)) + [0] * (longest - len(c)) for c in completions]
+        ids, kept = (torch.tensor(value, device=self.accelerator.device) for value in (rows, mask))
+        logps, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, kept, longest)
+        return tuple(tuple(row[: len(c)]) for row, c in zip(logps.tolist(), completions))
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -11,49 +11,32 @@ so that nothing of the data order lives in samplers, which TRL cannot resume.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from qwenlong_core.config import DynamicSamplingSettings
+from qwenlong_core.config import DynamicSamplingSettings, Truncated
 from qwenlong_core.records import Group
 from qwenlong_core.training.checkpoints import SealedCheckpoints
-from qwenlong_core.training.curriculum import UNSEEN, Difficulties, from_json, to_json
+from qwenlong_core.training.curriculum import UNSEEN, Difficulties, from_json, to_json, to_retire
 from qwenlong_core.training.dynamic_sampling import PromptStream, RolloutBatch, arrange, fill_batch
 from qwenlong_core.training.rollout import Rollouts
+from qwenlong_core.training.rows import Placed, Row, empty_rows, rows_of
 from qwenlong_core.training.scoring import GroupScoring
+from qwenlong_core.training.surplus import OldLogprobs, SurplusGroup, surplus_from_json
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One completion as the trainer sees it."""
-
-    prompt_ids: Sequence[int]
-    completion_ids: Sequence[int]
-    reward: float
-    in_loss: bool
-    logprobs: Sequence[float] | None = None
-
-
-def rows_of(slot: Group | None, prompt_ids: Sequence[int], group_size: int, filler: int) -> list[Row]:
-    """A group's rows, or for an empty slot as many one-token rows outside the loss."""
-    if slot is None:
-        return [Row([filler], [filler], 0.0, in_loss=False, logprobs=[0.0])] * group_size
-    return [
-        Row(prompt_ids, completion.token_ids, score.value, in_loss=True, logprobs=completion.logprobs)
-        for completion, score in zip(slot.completions, slot.scores)
-        if score.value is not None  # an informative group has a value everywhere
-    ]
-
-
-def _reward(completions: list[str], reward: list[float], **_: Any) -> list[float]:
-    """Hands the scores that the rollouts carry already to TRL."""
-    return reward
+def carried_by_rows(**_: Any) -> None:
+    """Stands where TRL wants a reward function: rewards come with the rows."""
 
 
 class _SkipEmptyUpdates(TrainerCallback):  # type: ignore[misc]
@@ -78,7 +61,9 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
         args: With ``steps_per_generation`` forwards per rollout batch.
         tokenizer: The policy's.
         sampling: Dynamic sampling settings.
+        truncated: Whether truncated completions count.
         difficulties: What earlier phases recorded; extended by every group drawn.
+        retire_after_visits: When to give up on a prompt that was never solved.
 
     Call :meth:`draw_from` before training.
     """
@@ -89,47 +74,56 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
         args: GRPOConfig,
         tokenizer: Any,
         sampling: DynamicSamplingSettings,
+        truncated: Truncated,
         difficulties: Difficulties,
+        retire_after_visits: int | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
         self.prompts_per_batch = args.generation_batch_size // args.num_generations
         super().__init__(
             model=model,
-            reward_funcs=[_reward],
+            reward_funcs=[carried_by_rows],
             args=args,
             train_dataset=Dataset.from_dict({"prompt": [""] * self.prompts_per_batch}),
             processing_class=tokenizer,
             callbacks=callbacks,
         )
-        self.dynamic_sampling = sampling
-        self.difficulties = difficulties
+        self.dynamic_sampling, self.truncated = sampling, truncated
+        self.difficulties, self.retire_after_visits = difficulties, retire_after_visits
         self.batch = RolloutBatch()
+        self._left: list[SurplusGroup] = []
         self._rows: list[Row] = []
+        self._in_old_pass = False
+        self._hopeless_kept = 0
         self._slices_in_loss: list[bool] = []
         self.add_callback(_SkipEmptyUpdates(self))
 
     def draw_from(self, rollouts: Rollouts, stream: PromptStream) -> None:
         """Set where batches come from."""
         self.rollouts, self.stream = rollouts, stream
-        self._prompt_ids = {
-            e.id: ids for e, ids in zip(rollouts.prompts.examples, rollouts.prompts.token_ids)
-        }
+        examples = rollouts.prompts.examples
+        self._prompt_ids = {e.id: ids for e, ids in zip(examples, rollouts.prompts.token_ids)}
+        self._retire()
 
     # -- resume ----------------------------------------------------------------------------------
 
     def own_state(self) -> dict[str, Any]:
-        """Position in the prompt stream, forwards done, and difficulty."""
+        """Position in the prompt stream, retired rows, forwards done, difficulty, and groups left over."""
         return {
             "stream_position": self.stream.position,
+            "retired": sorted(self.stream.retired),
             "forwards": self._step,
             "difficulty": to_json(self.difficulties),
+            "left": [group.to_json() for group in self._left],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`own_state`."""
-        self.stream.position = state["stream_position"]
+        self.stream.position, self.stream.retired = state["stream_position"], set(state["retired"])
         self._step = state["forwards"]
         self.difficulties = from_json(state["difficulty"])
+        examples = {example.id: example for example in self.rollouts.prompts.examples}
+        self._left = [surplus_from_json(group, examples) for group in state["left"]]
 
     # -- a rollout batch ---------------------------------------------------------------------------
 
@@ -142,19 +136,65 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
     def _next_batch(self) -> dict[str, Any]:
         processes = self.accelerator.num_processes
         self.batch = fill_batch(
-            self.stream, self.rollouts, self.prompts_per_batch,
-            self.dynamic_sampling.max_rounds, self.dynamic_sampling.tolerance, processes,
+            self.stream, self.rollouts, self.prompts_per_batch, self.dynamic_sampling, self.truncated,
+            processes, [left.group for left in self._left],
         )  # fmt: skip
         for group in self.batch.groups:
             self._remember(group)
+        self._retire()
+        used, fresh = self._left[: self.batch.from_last], self.batch.kept[self.batch.from_last :]
+        placed: list[Placed] = [(left.group, left.old_logprobs) for left in used]
+        placed += [(group, None) for group in fresh]
         minis = self.args.steps_per_generation // self.args.gradient_accumulation_steps
-        slots = arrange(self.batch.kept, self.prompts_per_batch, minis, processes)
+        slots = arrange(placed, self.prompts_per_batch, minis, processes)
         self._slices_in_loss = self._in_loss(slots)
         self._rows = [row for slot in slots[self.accelerator.process_index] for row in self._to_rows(slot)]
+        self._left = self._with_old_logprobs(self.batch.surplus)
+        return self._prepared_rows()
+
+    def _prepared_rows(self) -> dict[str, Any]:
+        """The rows as TRL's batch, with old log-probs wherever a policy before this one sampled."""
+        self._in_old_pass = True
         # The prompt TRL carries about is the row's number: its text would be gathered on every process.
-        inputs = [{"prompt": str(i), "reward": row.reward} for i, row in enumerate(self._rows)]
+        inputs = [{"prompt": str(number)} for number in range(len(self._rows))]
         output: dict[str, Any] = self._generate_and_score_completions(inputs)
+        if self.batch.from_last and "old_per_token_logps" not in output:
+            output["old_per_token_logps"] = self._old_pass(output)
+        self._in_old_pass = False
         return output
+
+    @torch.no_grad()
+    def _old_pass(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Old log-probs ``[rows, tokens]``, for a batch on which TRL takes them for the current ones."""
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        size, columns = self.args.per_device_train_batch_size, batch["completion_ids"].size(1)
+        logps: torch.Tensor = self._get_per_token_logps_and_entropies(
+            self.model, ids, mask, columns, batch_size=size
+        )[0]
+        return logps
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """The pass; the old one then takes in what the policy of the last step gave its own groups."""
+        logps, entropies, aux = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+        if self._in_old_pass and model is self.model:
+            for values, row in zip(logps, self._rows):
+                if row.old_logprobs is not None:
+                    values[: len(row.old_logprobs)] = values.new_tensor(row.old_logprobs)
+        return logps, entropies, aux
+
+    def _with_old_logprobs(self, groups: Sequence[Group]) -> list[SurplusGroup]:
+        """The groups with the log-probs of the policy as it stands, which sampled them. Each process
+        scores as many, since sharded training needs as many forwards on each."""
+        share = -(-len(groups) // self.accelerator.num_processes)
+        first = share * self.accelerator.process_index
+        own = [groups[number % len(groups)] for number in range(first, first + share)]
+        scored: list[OldLogprobs] = gather_object([self._logprobs_of(group) for group in own]) if own else []
+        return [SurplusGroup(group, logprobs) for group, logprobs in zip(groups, scored)]
+
+    def _logprobs_of(self, group: Group) -> OldLogprobs:
+        completions = [completion.token_ids for completion in group.completions]
+        return self.completion_logprobs(self._prompt_ids[group.example.id], completions)
 
     def _remember(self, group: Group) -> None:
         accuracies = [score.accuracy for score in group.scores if score.accuracy is not None]
@@ -163,7 +203,22 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
                 accuracies
             )
 
-    def _in_loss(self, slots: list[list[Group | None]]) -> list[bool]:
+    def _retire(self) -> None:
+        """Take prompts that were visited in vain too often out of the stream, and say where that must stop."""
+        examples, retired = self.rollouts.prompts.examples, self.stream.retired
+        rows, hopeless_kept = to_retire(
+            examples, self.difficulties, self.retire_after_visits, retired, keep=self.prompts_per_batch
+        )
+        retired.update(rows)
+        if hopeless_kept > self._hopeless_kept:
+            logger.warning(
+                "%d prompt(s) without a right completion in %s visits are drawn on: with %d of %d retired, no more than "
+                "batch_size=%d are left; add rows or raise curriculum.retire_after_visits",
+                hopeless_kept, self.retire_after_visits, len(retired), len(examples), self.prompts_per_batch,
+            )  # fmt: skip
+        self._hopeless_kept = hopeless_kept
+
+    def _in_loss(self, slots: list[list[Placed | None]]) -> list[bool]:
         """For each forward of the batch, whether any process has a group in it."""
         per_forward = self.args.per_device_train_batch_size // self.num_generations
         return [
@@ -171,9 +226,11 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
             for i in range(self.args.steps_per_generation)
         ]
 
-    def _to_rows(self, slot: Group | None) -> list[Row]:
-        prompt_ids = [] if slot is None else self._prompt_ids[slot.example.id]
-        return rows_of(slot, prompt_ids, self.num_generations, self._tokenizer.eos_token_id)
+    def _to_rows(self, slot: Placed | None) -> list[Row]:
+        if slot is None:
+            return empty_rows(self.num_generations, self._tokenizer.eos_token_id)
+        group, old = slot
+        return rows_of(group, self._prompt_ids[group.example.id], self.truncated, old)
 
     def _generate(self, prompts: list[str]) -> tuple[Any, ...]:
         """The rows drawn already, in the form TRL expects of its own generation."""
@@ -184,6 +241,12 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
         prompt_ids = [list(row.prompt_ids) for row in rows]
         completion_ids = [list(row.completion_ids) for row in rows]
         return prompt_ids, completion_ids, in_loss, [""] * len(rows), logprobs, {}, None, []
+
+    def _calculate_rewards(self, *_: Any) -> torch.Tensor:
+        """The rows' rewards ``[rows of all processes, 1]``."""
+        rewards = torch.tensor([[row.reward] for row in self._rows], device=self.accelerator.device)
+        gathered: torch.Tensor = self.accelerator.gather(rewards)
+        return gathered
 
     def update_has_loss(self) -> bool:
         """Whether the optimizer step being finished has an informative group on any process."""
