@@ -44,14 +44,9 @@ def load_optimizer(optimizer: Any, model: Any, folder: Path) -> None:
     """Give a fresh optimizer the state that :func:`save_optimizer` wrote.
 
     Raises:
-        ValueError: the folder holds none, or that of another optimizer or model.
+        ValueError: it is that of another optimizer or model.
     """
     path = folder / FILE
-    if not path.exists():
-        raise ValueError(
-            f"{path} is missing, but grpo.optimizer_across_phases='carried': train the phase before with the same "
-            "setting, or set it to 'fresh'"
-        )
     parameters = _named_parameters(optimizer, model)
     numbers = {name: number for number, (name, _) in enumerate(parameters)}
     shapes = {name: parameter.shape for name, parameter in parameters}
@@ -62,19 +57,28 @@ def load_optimizer(optimizer: Any, model: Any, folder: Path) -> None:
                 f"{path} holds the state of {file.metadata()['optimizer']}, not of {_class_of(optimizer)}: set "
                 "grpo.optimizer_across_phases='fresh'"
             )
-        for key in file.keys():
+        for key in file.keys():  # noqa: SIM118 (the file is no dict)
             name, _, entry = key.rpartition("/")
             value = file.get_tensor(key)
-            if name not in shapes or value.dim() and value.shape != shapes[name]:
+            if name not in shapes or (value.dim() and value.shape != shapes[name]):
                 raise ValueError(f"{path} does not fit the model at {name}: set grpo.optimizer_across_phases='fresh'")
             state.setdefault(numbers[name], {})[entry] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 class CarryOptimizer(TrainerCallback):  # type: ignore[misc]
-    """Starts a phase with the state in its model's folder; a resumed one has it from its checkpoint."""
+    """Starts a phase with the state in its model's folder; a resumed one has it from its checkpoint.
+
+    Raises:
+        ValueError: the folder holds none.
+    """
 
     def __init__(self, folder: Path) -> None:
+        if not (folder / FILE).exists():
+            raise ValueError(
+                f"{folder / FILE} is missing, but grpo.optimizer_across_phases='carried': train the phase before with "
+                "the same setting, or set it to 'fresh'"
+            )
         self.folder = folder
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -244,7 +244,8 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
 
     def _calculate_rewards(self, *_: Any) -> torch.Tensor:
         """The rows' rewards ``[rows of all processes, 1]``."""
-        rewards = torch.tensor([[row.reward] for row in self._rows], device=self.accelerator.device)
+        values = [[row.reward] for row in self._rows]
+        rewards = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
         gathered: torch.Tensor = self.accelerator.gather(rewards)
         return gathered
 

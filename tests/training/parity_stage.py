@@ -14,7 +14,7 @@ from qwenlong_core.rewards import length_penalty
 from qwenlong_core.training.grpo import train_phase
 
 
-def score_parity(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+async def score_parity(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
     scores = []
     for completion in completions:
         rule = float(sum(completion.token_ids) % 2 == 0)

@@ -10,14 +10,17 @@ from conftest import example
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwenlong_core.config import DynamicSamplingSettings
 from qwenlong_core.records import Completion, Group, Score
 from qwenlong_core.training.dynamic_sampling import (
     Draw,
     PromptStream,
     arrange,
+    counted_scores,
     fill_batch,
+    in_loss,
     round_size,
-    verdict,
+    why_not,
 )
 
 
@@ -27,13 +30,18 @@ def score(accuracy: float | None, penalty: float = 0.0) -> Score:
     return Score(value=accuracy + penalty, rule=accuracy, length_penalty=penalty)
 
 
-def group(name: int, accuracies: Sequence[float | None]) -> Group:
-    completion = Completion(text="", token_ids=(1,), finish_reason="stop")
+def group(name: int, accuracies: Sequence[float | None], cut: Sequence[bool] = ()) -> Group:
+    """A group with these accuracies; ``cut`` tells which completions are truncated, none by default."""
+    ends = ["length" if c else "stop" for c in cut] or ["stop"] * len(accuracies)
     return Group(
         example=example(name),
-        completions=(completion,) * len(accuracies),
+        completions=tuple(Completion(text="", token_ids=(1,), finish_reason=end) for end in ends),
         scores=tuple(score(a) for a in accuracies),
     )
+
+
+def rounds(count: int, oversampling: float = 1.0) -> DynamicSamplingSettings:
+    return DynamicSamplingSettings(max_rounds=count, oversampling=oversampling)
 
 
 @pytest.mark.parametrize(
@@ -41,27 +49,47 @@ def group(name: int, accuracies: Sequence[float | None]) -> Group:
     [
         ([1, 1, 1, 1], "all_right"),
         ([0, 0, 0, 0], "all_wrong"),
-        ([1, 0, 0, 0], "informative"),
-        ([0, 1, 1, 1], "informative"),
+        ([1, 0, 0, 0], None),
+        ([0, 1, 1, 1], None),
+        ([], "truncated"),
         ([1, 0, None, 0], "unscored"),
         ([None, None, None, None], "unscored"),
         ([1.0, 1.0 - 1e-9, 1.0], "all_right"),
         ([1e-9, 0.0], "all_wrong"),
     ],
 )
-def test_verdicts(accuracies: list[float | None], expected: str) -> None:
-    assert verdict([score(a) for a in accuracies], 1e-6) == expected
+def test_reasons(accuracies: list[float | None], expected: str | None) -> None:
+    assert why_not([score(a) for a in accuracies], 1e-6) == expected
 
 
 def test_a_length_penalty_does_not_make_a_group_informative() -> None:
     scores = [score(1.0), score(1.0, -0.5), score(1.0, -1.0)]
     assert len({s.value for s in scores}) == 3
-    assert verdict(scores, 1e-6) == "all_right"
+    assert why_not(scores, 1e-6) == "all_right"
 
 
 def test_the_judges_verdict_counts_as_accuracy() -> None:
     scores = [Score(value=1.0, rule=0.0, judge=1.0), Score(value=0.0, rule=0.0, judge=0.0)]
-    assert verdict(scores, 1e-6) == "informative"
+    assert why_not(scores, 1e-6) is None
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "cut", "kept", "masked"),
+    [
+        ([1, 0, 0], [False, True, True], None, "all_right"),
+        ([1, 0, 0], [False, False, True], None, None),
+        ([0, 0, 0], [True, True, True], "all_wrong", "truncated"),
+        ([1, None, 0], [False, True, False], "unscored", None),
+    ],
+)
+def test_truncated_completions_count_or_not(
+    accuracies: list[float | None], cut: list[bool], kept: str | None, masked: str | None
+) -> None:
+    drawn = group(0, accuracies, cut)
+    assert in_loss(drawn, "keep") == [True] * 3
+    assert in_loss(drawn, "mask") == [not c for c in cut]
+    assert why_not(counted_scores(drawn, "keep"), 1e-6) == kept
+    assert why_not(counted_scores(drawn, "mask"), 1e-6) == masked
 
 
 class Scripted:
@@ -82,11 +110,12 @@ def test_rounds_refill_what_is_missing() -> None:
     """Wanted 3. Round 1: one of three. Round 2: one of two. Round 3: one of one."""
     roll_out = Scripted([YES, RIGHT, WRONG, UNKNOWN, YES, YES])
     stream = PromptStream(10, seed=0)
-    batch = fill_batch(stream, roll_out, 3, max_rounds=5, tolerance=1e-6)
+    batch = fill_batch(stream, roll_out, 3, rounds(5))
     assert roll_out.rounds == [3, 2, 1]
     assert batch.counts() == {
         "groups_drawn": 6, "groups_kept": 3, "groups_all_right": 1, "groups_all_wrong": 1,
-        "groups_unscored": 1, "groups_surplus": 0, "rounds": 3,
+        "groups_unscored": 1, "groups_truncated": 0, "groups_surplus": 0,
+        "kept_from_last_step": 0, "stale": 0, "rounds": 3,
     }  # fmt: skip
     order = [f"p1-{d.row}" for d in PromptStream(10, seed=0).take(6)]
     assert [g.example.id for g in batch.kept] == [order[0], order[4], order[5]]
@@ -94,28 +123,96 @@ def test_rounds_refill_what_is_missing() -> None:
 
 
 def test_rounds_are_bounded() -> None:
-    batch = fill_batch(PromptStream(10, 0), Scripted([WRONG] * 10), 2, max_rounds=3, tolerance=1e-6)
+    batch = fill_batch(PromptStream(10, 0), Scripted([WRONG] * 10), 2, rounds(3))
     assert (batch.rounds, len(batch.kept), len(batch.dropped)) == (3, 0, 6)
 
 
 def test_one_round_never_refills() -> None:
-    batch = fill_batch(PromptStream(10, 0), Scripted([YES, WRONG]), 2, max_rounds=1, tolerance=1e-6)
+    batch = fill_batch(PromptStream(10, 0), Scripted([YES, WRONG]), 2, rounds(1))
     assert (batch.rounds, len(batch.kept)) == (1, 1)
 
 
-def test_processes_draw_alike_and_what_is_over_is_counted() -> None:
+def test_processes_draw_alike_and_what_is_over_is_surplus() -> None:
     """Two processes: the one missing group is drawn as two, and the second informative one is surplus."""
     roll_out = Scripted([YES, WRONG, YES, YES])
-    batch = fill_batch(PromptStream(10, 0), roll_out, 2, max_rounds=3, tolerance=1e-6, processes=2)
+    batch = fill_batch(PromptStream(10, 0), roll_out, 2, rounds(3), processes=2)
     assert roll_out.rounds == [2, 2]
     assert (batch.counts()["groups_kept"], batch.counts()["groups_surplus"]) == (2, 1)
+    assert batch.counts()["groups_drawn"] == 4
 
 
-@given(missing=st.integers(1, 500), processes=st.integers(1, 64))
-def test_a_round_is_the_least_multiple_that_covers_what_is_missing(missing: int, processes: int) -> None:
-    size = round_size(missing, processes)
+def test_oversampling_draws_more_than_is_missing() -> None:
+    """Wanted 4 at 1.5: six draws, of which two are informative; then three for the two that are missing."""
+    roll_out = Scripted([YES, WRONG, WRONG, YES, RIGHT, RIGHT, YES, YES, YES])
+    batch = fill_batch(PromptStream(10, 0), roll_out, 4, rounds(5, oversampling=1.5))
+    assert roll_out.rounds == [6, 3]
+    assert (len(batch.kept), len(batch.surplus), len(batch.dropped)) == (4, 1, 4)
+
+
+def test_what_was_left_is_used_first() -> None:
+    """Two left, wanted 3: one draw. Drawn in this step are that one and no other."""
+    left = [group(100, YES), group(101, YES)]
+    roll_out = Scripted([YES])
+    batch = fill_batch(PromptStream(10, 0), roll_out, 3, rounds(5), left=left)
+    assert roll_out.rounds == [1]
+    assert [g.example.id for g in batch.kept[:2]] == ["p1-100", "p1-101"]
+    counts = batch.counts()
+    assert (counts["groups_drawn"], counts["groups_kept"], counts["kept_from_last_step"]) == (1, 3, 2)
+    assert batch.groups == batch.kept[2:]
+
+
+def test_what_has_no_place_a_second_time_is_dropped_as_stale() -> None:
+    left = [group(100 + i, YES) for i in range(5)]
+    batch = fill_batch(PromptStream(10, 0), Scripted([]), 3, rounds(5), left=left)
+    counts = batch.counts()
+    assert (counts["groups_drawn"], counts["kept_from_last_step"], counts["stale"], counts["rounds"]) == (0, 3, 2, 0)
+    assert batch.surplus == []
+
+
+@given(missing=st.integers(1, 500), processes=st.integers(1, 64), over=st.sampled_from([1.0, 1.5, 3.0]))
+def test_a_round_is_the_least_multiple_that_covers_what_is_wanted(
+    missing: int, processes: int, over: float
+) -> None:
+    size = round_size(missing, over, processes)
     assert size % processes == 0
-    assert missing <= size < missing + processes
+    assert missing * over <= size < missing * over + processes + 1
+
+
+@given(
+    accuracies=st.lists(st.sampled_from([YES, RIGHT, WRONG, UNKNOWN]), min_size=200, max_size=200),
+    wanted=st.integers(1, 6), over=st.sampled_from([1.0, 2.0, 3.0]), processes=st.sampled_from([1, 2, 4]),
+)  # fmt: skip
+def test_every_group_drawn_is_trained_on_at_most_once_and_within_a_step(
+    accuracies: list[list[float | None]], wanted: int, over: float, processes: int
+) -> None:
+    """Three steps: what was drawn is kept now, kept by the next step, stale there, or dropped for a reason."""
+    roll_out, stream, left = Scripted(accuracies), PromptStream(50, 0), []
+    for _ in range(3):
+        batch = fill_batch(stream, roll_out, wanted, rounds(2, over), "keep", processes, left)
+        counts = batch.counts()
+        assert counts["kept_from_last_step"] + counts["stale"] == len(left)
+        assert batch.kept[: batch.from_last] == left[: batch.from_last]
+        assert not {id(g) for g in batch.groups} & {id(g) for g in left}
+        assert len(batch.kept) <= wanted
+        assert not batch.surplus or len(batch.kept) == wanted
+        assert counts["groups_drawn"] == len(batch.kept) - batch.from_last + len(batch.surplus) + len(batch.dropped)
+        left = batch.surplus
+
+
+@given(rows=st.integers(2, 20), gone=st.sets(st.integers(0, 19), max_size=8), seed=st.integers(0, 5))
+def test_retired_rows_are_passed_over_and_the_others_keep_their_order(rows: int, gone: set[int], seed: int) -> None:
+    gone = {row for row in gone if row < rows}
+    if len(gone) == rows:
+        return
+    stream = PromptStream(rows, seed)
+    before = stream.take(3)
+    stream.retired = gone
+    drawn = before + stream.take(2 * rows)
+    straight = PromptStream(rows, seed).take(stream.position)
+    assert drawn == [d for i, d in enumerate(straight) if i < 3 or d.row not in gone]
+    resumed = PromptStream(rows, seed, stream.position)
+    resumed.retired = gone
+    assert resumed.take(5) == stream.take(5)
 
 
 @given(rows=st.integers(1, 30), takes=st.lists(st.integers(0, 20), max_size=6), seed=st.integers(0, 5))

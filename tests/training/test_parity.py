@@ -31,7 +31,7 @@ def value(token_ids: Sequence[int]) -> float:
     return sum(token_ids) % 7 / 7
 
 
-def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+async def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
     return [Score(value=value(c.token_ids), rule=value(c.token_ids)) for c in completions]
 
 

@@ -17,6 +17,7 @@ from conftest import grpo_job, lines, sft_job
 from safetensors.torch import load_file
 
 from qwenlong_core.config import Block
+from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.training.checkpoints import damage, newest_complete, read_state
 
 PARITY_STAGE = [str(Path(__file__).with_name("parity_stage.py"))]
@@ -55,7 +56,7 @@ class Stage:
 
     def finish(self) -> str:
         process = self.start()
-        _, log = process.communicate(timeout=300)
+        _, log = process.communicate(timeout=900)
         assert process.returncode == 0, log
         return log
 
@@ -70,7 +71,7 @@ class Stage:
             time.sleep(0.01)
         if process.poll() is None:
             os.killpg(process.pid, how)
-        _, log = process.communicate(timeout=120)
+        _, log = process.communicate(timeout=300)
         return process.returncode, log
 
 
@@ -81,9 +82,11 @@ def end_state(work: Path) -> dict[str, Any]:
     names = {path.name for path in checkpoint.iterdir()}
     assert {path.suffix for path in checkpoint.iterdir()} <= {".json", ".safetensors", ".jinja"}, names
     files = [work / "output" / name for name in ("samples.jsonl", "difficulty.json")]
+    carried = work / "output" / "optimizer" / "state.safetensors"
     return {
         "weights": load_file(work / "output" / "model.safetensors"),
         "optimizer": load_file(checkpoint / "optimizer.safetensors"),
+        "carried": load_file(carried) if carried.exists() else {},
         "state": read_state(checkpoint),
         "metrics": [
             {k: v for k, v in row.items() if k not in TIMES} for row in lines(work / "output/metrics.jsonl")
@@ -93,7 +96,7 @@ def end_state(work: Path) -> dict[str, Any]:
 
 
 def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    for part in ("weights", "optimizer"):
+    for part in ("weights", "optimizer", "carried"):
         assert ours[part].keys() == theirs[part].keys()
         differing = [name for name, value in ours[part].items() if not torch.equal(value, theirs[part][name])]
         assert differing == [], part
@@ -109,12 +112,19 @@ def assert_trained(end: dict[str, Any], policy: Path, steps: int) -> None:
     assert any(not torch.equal(before[name], value) for name, value in end["weights"].items())
 
 
-def job_of(rounds: int, steps: int, processes: int = 1) -> Block:
+def job_of(rounds: int, steps: int, processes: int = 1, index: int = 1) -> GRPOJob:
+    """One round is dynamic sampling off; with it, draws are in excess, so that groups are left for the next step."""
     phase = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": steps}
+    sampling = {"max_rounds": rounds, "oversampling": 1.0 if rounds == 1 else 1.5}
     return grpo_job(
-        phase=phase, save_steps=2, dynamic_sampling={"max_rounds": rounds},
-        launch={"num_processes": processes, "cpu_threads": 1},
+        index=index, phase=phase, save_steps=2, dynamic_sampling=sampling, optimizer_across_phases="carried",
+        curriculum={"retire_after_visits": 2}, launch={"num_processes": processes, "cpu_threads": 1},
     )  # fmt: skip
+
+
+def assert_left_over(end: dict[str, Any], rounds: int) -> None:
+    """Groups were carried from one step to the next where dynamic sampling was on, and nowhere else."""
+    assert any(row["kept_from_last_step"] for row in end["metrics"]) == (rounds > 1)
 
 
 @pytest.mark.parametrize(
@@ -138,29 +148,48 @@ def test_an_interrupted_phase_ends_like_an_undisturbed_one(
     assert "from checkpoint-" in disturbed.finish()
     end = end_state(undisturbed.work)
     assert_trained(end, policy, steps=6)
+    assert_left_over(end, rounds)
     assert_same(end_state(disturbed.work), end)
+
+
+KILLS_A_PHASE, STEPS = 5, 12
+
+
+def finish_with_kills(stage: Stage, generator: random.Random) -> None:
+    """Kill the stage at five random steps, each time after it has gone on by one to three."""
+    killed = 0
+    for _ in range(KILLS_A_PHASE):
+        after = min(STEPS - 1, stage.steps_done() + generator.choice((1, 2, 3)))
+        status, log = stage.interrupt(signal.SIGKILL, after)
+        assert status == -signal.SIGKILL, log
+        killed += 1
+    assert killed == KILLS_A_PHASE
+    stage.finish()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "kills"), [(1, 10), (2, 3)])
-def test_killed_again_and_again_at_random_steps(
-    processes: int, kills: int, policy: Path, data: Path, tmp_path: Path
+@pytest.mark.timeout(5400)
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("rounds", [4, 1])
+def test_ten_kills_at_random_steps_of_two_phases(
+    processes: int, rounds: int, policy: Path, data: Path, tmp_path: Path
 ) -> None:
-    inputs, steps = {"model": policy, "data": data}, 24 if processes == 1 else 8
-    job = job_of(4, steps, processes)
-    undisturbed = Stage(PARITY_STAGE, job, inputs, tmp_path / "a", processes)
-    undisturbed.finish()
-    disturbed = Stage(PARITY_STAGE, job, inputs, tmp_path / "b", processes)
-    generator = random.Random(0)
-    done = 0
-    for _ in range(kills):
-        done = min(steps - 1, done + generator.choice((1, 2, 3)))
-        disturbed.interrupt(signal.SIGKILL, after=done)
-        done = disturbed.steps_done()
-    disturbed.finish()
-    end = end_state(undisturbed.work)
-    assert_trained(end, policy, steps)
-    assert_same(end_state(disturbed.work), end)
+    """Both phases, the second from the first's weights, difficulty and optimizer."""
+    generator = random.Random(processes)
+    models = {"a": policy, "b": policy}
+    for index in (1, 2):
+        job = job_of(rounds, STEPS, processes, index)
+        a, b = (
+            Stage(PARITY_STAGE, job, {"model": models[n], "data": data}, tmp_path / f"{n}{index}", processes)
+            for n in ("a", "b")
+        )
+        a.finish()
+        finish_with_kills(b, generator)
+        end = end_state(a.work)
+        assert_trained(end, models["a"], STEPS)
+        assert_left_over(end, rounds)
+        assert_same(end_state(b.work), end)
+        models = {"a": a.work / "output", "b": b.work / "output"}
 
 
 @pytest.mark.slow

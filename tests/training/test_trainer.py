@@ -28,7 +28,7 @@ def scripted(groups: Sequence[Sequence[float | None]]) -> Scorer:
     """Scores completions with these accuracies, group by group."""
     left = [accuracy for group in groups for accuracy in group]
 
-    def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+    async def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
         accuracies = [left.pop(0) for _ in completions]
         return [
             Score(value=None, status="unscored") if a is None else Score(value=a, rule=a) for a in accuracies
