@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from conftest import grpo_job, lines, sft_job
@@ -65,12 +66,14 @@ class Stage:
         return len(path.read_text().splitlines()) if path.exists() else 0
 
     def interrupt(self, how: signal.Signals, after: int) -> tuple[int, str]:
-        """Start, send the signal to the whole group once ``after`` steps are written, wait for the end."""
+        """Start, send the signal to every process once ``after`` steps are written, wait for the end."""
         process = self.start()
         while self.steps_done() < after and process.poll() is None:
             time.sleep(0.01)
         if process.poll() is None:
-            os.killpg(process.pid, how)
+            launcher = psutil.Process(process.pid)  # its workers have sessions of their own
+            for member in [launcher, *launcher.children(recursive=True)]:
+                member.send_signal(how)
         _, log = process.communicate(timeout=300)
         return process.returncode, log
 
