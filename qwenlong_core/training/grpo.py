@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from qwenlong_core.config import VLLMSettings
@@ -37,7 +38,6 @@ from qwenlong_core.training.dynamic_sampling import PromptStream
 from qwenlong_core.training.entropy import EntropyAlarm, EntropyWatch
 from qwenlong_core.training.logprobs import use_compact_head
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
-from qwenlong_core.training.optimizer_state import CarryOptimizer, save_optimizer
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
 from qwenlong_core.training.runtime import (
     StepBoundary,
@@ -48,10 +48,14 @@ from qwenlong_core.training.runtime import (
     trainer_arguments,
     training_weights,
 )
+from qwenlong_core.training.state_files import load_optimizer, save_optimizer
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
 from qwenlong_core.training.trainer_engine import TrainerEngine
 
 logger = logging.getLogger(__name__)
+
+OPTIMIZER_FOLDER = "optimizer"
+"""Below the policy folder, since loaders take every ``.safetensors`` file beside the weights for weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,21 +284,42 @@ def build_trainer(
     return trainer
 
 
+class CarriedOptimizer(TrainerCallback):  # type: ignore[misc]
+    """Starts a phase with the optimizer state in its model's folder; a resumed one has it from its checkpoint.
+
+    Raises:
+        ValueError: the folder holds none.
+    """
+
+    def __init__(self, trainer: GRPOPhaseTrainer, folder: Path) -> None:
+        self.trainer, self.folder = trainer, folder
+        if not folder.exists():
+            raise ValueError(
+                f"{folder} is missing, but grpo.optimizer_across_phases='carried': train the phase before with the same "
+                "setting, or set it to 'fresh'"
+            )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Load it before the first update."""
+        if state.global_step == 0:
+            load_optimizer(self.trainer.model_wrapped, self.trainer.optimizer, self.folder)
+
+
 def carry_optimizer(job: GRPOJob, trainer: GRPOPhaseTrainer, model: Path) -> None:
     """Let every phase but the first start with its predecessor's optimizer state, where that is wanted.
 
     Raises:
-        ValueError: each process holds a part of the state only.
+        ValueError: DeepSpeed keeps the state to itself, or the phase before left none.
     """
     if job.optimizer_across_phases == "fresh":
         return
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if trainer.is_deepspeed_enabled:
         raise ValueError(
-            f"grpo.optimizer_across_phases='carried' with {job.launch.accelerate_config}: a sharded optimizer's state is "
-            "not gathered into the policy folder; set it to 'fresh', or launch.accelerate_config to none"
+            f"grpo.optimizer_across_phases='carried' with DeepSpeed ({job.launch.accelerate_config}), which keeps the "
+            "optimizer's state to itself: set it to 'fresh', or use FSDP"
         )
     if job.index > 1:
-        trainer.add_callback(CarryOptimizer(model))
+        trainer.add_callback(CarriedOptimizer(trainer, model / OPTIMIZER_FOLDER))
 
 
 def rollout_engine(job: GRPOJob, trainer: GRPOPhaseTrainer, tokenizer: Any) -> Engine:
@@ -355,9 +380,9 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     boundary.exit_if_stopped()
     save_policy(trainer, trainer._tokenizer, job.model.dtype, output)
+    if job.optimizer_across_phases == "carried":
+        save_optimizer(trainer.model_wrapped, trainer.optimizer, output / OPTIMIZER_FOLDER)
     if state.is_main_process:
-        if job.optimizer_across_phases == "carried":
-            save_optimizer(trainer.optimizer, trainer.model, output)
         write_json(output / curriculum.FILE, curriculum.to_json(trainer.difficulties))
 
 

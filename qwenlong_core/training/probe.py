@@ -34,7 +34,7 @@ from qwenlong_core.generation.vllm_engine import VLLMEngine
 from qwenlong_core.jobs import OUTPUT, ProbeJob, stage_main
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Group, Score
-from qwenlong_core.rewards import Judge, require_judge, score_completions_sync
+from qwenlong_core.rewards import Judge, require_judge, score_completions
 from qwenlong_core.training.checkpoints import write_json
 from qwenlong_core.training.curriculum import FILE, UNSEEN, to_json
 from qwenlong_core.training.dynamic_sampling import Draw
@@ -69,8 +69,8 @@ def _scorer(job: ProbeJob) -> Scorer:
     if judge is not None:
         asyncio.run(require_judge(judge))
 
-    def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
-        return score_completions_sync(examples, completions, job.rewards, judge=judge)
+    async def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+        return await score_completions(examples, completions, job.rewards, judge=judge)
 
     return score
 

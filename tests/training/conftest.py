@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ from qwenlong_core.config import ModelSettings
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.jobs import GRPOJob, SFTJob
 from qwenlong_core.models import import_base
-from qwenlong_core.records import Example
+from qwenlong_core.records import Completion, Example, Score
+from qwenlong_core.training.grpo import GRPOPhaseTrainer, build_trainer
+from qwenlong_core.training.rollout import Scorer
+
+sys.path.append(str(Path(__file__).parents[1] / "rewards"))  # the judge on loopback
 
 DOMAINS = ("math", "logical", "multihop")
 
@@ -85,6 +91,29 @@ def grpo_job(**changes: Any) -> GRPOJob:
         "launch": LAUNCH, "seed": 5,
     }  # fmt: skip
     return GRPOJob.model_validate(job | changes)
+
+
+def scripted(groups: Sequence[Sequence[float | None]]) -> Scorer:
+    """Scores completions with these accuracies, group by group."""
+    left = [accuracy for group in groups for accuracy in group]
+
+    async def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+        accuracies = [left.pop(0) for _ in completions]
+        return [
+            Score(value=None, status="unscored") if a is None else Score(value=a, rule=a) for a in accuracies
+        ]
+
+    return score
+
+
+@pytest.fixture
+def make(policy: Path, data: Path, tmp_path: Path) -> Callable[..., GRPOPhaseTrainer]:
+    """``make(scorer, **changes)``: a trainer of the test job."""
+
+    def build(scorer: Scorer, **changes: Any) -> GRPOPhaseTrainer:
+        return build_trainer(grpo_job(**changes), {"model": policy, "data": data}, tmp_path, scorer, 1, 0)
+
+    return build
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

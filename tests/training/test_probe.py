@@ -123,16 +123,16 @@ def test_a_stopped_probe_goes_on_and_ends_the_same(
     measure(probe_job(), policy, data, tmp_path / "a")
     calls = 0
 
-    def dies(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+    async def dies(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
         nonlocal calls
         calls += 1
         if calls == 3:
-            raise KeyboardInterrupt
-        return score_parity(examples, completions)
+            raise RuntimeError("stopped")
+        return await score_parity(examples, completions)
 
     with monkeypatch.context() as patch:
         patch.setattr(probe, "_scorer", lambda job: dies)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(RuntimeError, match="stopped"):
             measure(probe_job(), policy, data, tmp_path / "b")
     assert len(lines(tmp_path / "b" / "probe.jsonl")) == 6
     with (tmp_path / "b" / "probe.jsonl").open("a") as file:
@@ -148,19 +148,17 @@ def test_a_stopped_probe_goes_on_and_ends_the_same(
 def test_an_unscored_row_is_left_out_and_asked_again(
     policy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def silent(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
-        return [
-            Score(value=None, status="unscored") if e.id == "p1-0" else Score(value=1, rule=1)
-            for e in examples
-        ]
+    async def silent(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+        return [Score(value=None, status="unscored") if e.id == "p1-0" else Score(value=1, rule=1) for e in examples]
+
+    async def mute(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+        return [Score(value=None, status="unscored") for _ in examples]
 
     with monkeypatch.context() as patch:
         patch.setattr(probe, "_scorer", lambda job: silent)
         measure(probe_job(), policy, data, tmp_path)
         assert "p1-0" not in curriculum.read_difficulties(tmp_path)
-        patch.setattr(
-            probe, "_scorer", lambda job: lambda e, c: [Score(value=None, status="unscored") for _ in e]
-        )
+        patch.setattr(probe, "_scorer", lambda job: mute)
         with pytest.raises(RuntimeError, match="no verdict on 16 of 16 rows"):
             measure(probe_job(), policy, data, tmp_path / "none")
     monkeypatch.setattr(probe, "_scorer", lambda job: score_parity)

@@ -85,7 +85,7 @@ def end_state(work: Path) -> dict[str, Any]:
     names = {path.name for path in checkpoint.iterdir()}
     assert {path.suffix for path in checkpoint.iterdir()} <= {".json", ".safetensors", ".jinja"}, names
     files = [work / "output" / name for name in ("samples.jsonl", "difficulty.json")]
-    carried = work / "output" / "optimizer" / "state.safetensors"
+    carried = work / "output" / "optimizer" / "optimizer.safetensors"
     return {
         "weights": load_file(work / "output" / "model.safetensors"),
         "optimizer": load_file(checkpoint / "optimizer.safetensors"),
