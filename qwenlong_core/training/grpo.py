@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from qwenlong_core.config import VLLMSettings
@@ -32,6 +31,7 @@ from qwenlong_core.models import attention_implementation, load_policy, load_tok
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import Judge, LengthLimits, check_rewards, require_judge, score_completions
 from qwenlong_core.training import curriculum, step_metrics
+from qwenlong_core.training.carried_optimizer import FOLDER, CarriedOptimizer
 from qwenlong_core.training.checkpoints import delete_partial, newest_complete, read_state, write_json
 from qwenlong_core.training.distances import LogprobDistances
 from qwenlong_core.training.dynamic_sampling import PromptStream
@@ -48,14 +48,11 @@ from qwenlong_core.training.runtime import (
     trainer_arguments,
     training_weights,
 )
-from qwenlong_core.training.state_files import load_optimizer, save_optimizer
+from qwenlong_core.training.state_files import save_optimizer
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
 from qwenlong_core.training.trainer_engine import TrainerEngine
 
 logger = logging.getLogger(__name__)
-
-OPTIMIZER_FOLDER = "optimizer"
-"""Below the policy folder, since loaders take every ``.safetensors`` file beside the weights for weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,27 +281,6 @@ def build_trainer(
     return trainer
 
 
-class CarriedOptimizer(TrainerCallback):  # type: ignore[misc]
-    """Starts a phase with the optimizer state in its model's folder; a resumed one has it from its checkpoint.
-
-    Raises:
-        ValueError: the folder holds none.
-    """
-
-    def __init__(self, trainer: GRPOPhaseTrainer, folder: Path) -> None:
-        self.trainer, self.folder = trainer, folder
-        if not folder.exists():
-            raise ValueError(
-                f"{folder} is missing, but grpo.optimizer_across_phases='carried': train the phase before with the same "
-                "setting, or set it to 'fresh'"
-            )
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Load it before the first update."""
-        if state.global_step == 0:
-            load_optimizer(self.trainer.model_wrapped, self.trainer.optimizer, self.folder)
-
-
 def carry_optimizer(job: GRPOJob, trainer: GRPOPhaseTrainer, model: Path) -> None:
     """Let every phase but the first start with its predecessor's optimizer state, where that is wanted.
 
@@ -319,7 +295,7 @@ def carry_optimizer(job: GRPOJob, trainer: GRPOPhaseTrainer, model: Path) -> Non
             "optimizer's state to itself: set it to 'fresh', or use FSDP"
         )
     if job.index > 1:
-        trainer.add_callback(CarriedOptimizer(trainer, model / OPTIMIZER_FOLDER))
+        trainer.add_callback(CarriedOptimizer(trainer, model / FOLDER))
 
 
 def rollout_engine(job: GRPOJob, trainer: GRPOPhaseTrainer, tokenizer: Any) -> Engine:
@@ -381,7 +357,7 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
     boundary.exit_if_stopped()
     save_policy(trainer, trainer._tokenizer, job.model.dtype, output)
     if job.optimizer_across_phases == "carried":
-        save_optimizer(trainer.model_wrapped, trainer.optimizer, output / OPTIMIZER_FOLDER)
+        save_optimizer(trainer.model_wrapped, trainer.optimizer, output / FOLDER)
     if state.is_main_process:
         write_json(output / curriculum.FILE, curriculum.to_json(trainer.difficulties))
 
