@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from qwenlong_core.models import import_base
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.training.grpo import GRPOPhaseTrainer, build_trainer
 from qwenlong_core.training.rollout import Scorer
-
-sys.path.append(str(Path(__file__).parents[1] / "rewards"))  # the judge on loopback
 
 DOMAINS = ("math", "logical", "multihop")
 
