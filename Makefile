@@ -28,6 +28,11 @@ test-slow: $(READY)
 test-vllm: $(VLLM_READY)
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/generation/test_vllm_engine.py tests/training/test_vllm_colocate.py
 
+# A thousand faults between the store and a real S3 server; mitmproxy's pins do not go with ours.
+test-s3: $(READY)
+	@test -x .venv-s3/bin/mitmdump || ($(PYTHON) -m venv .venv-s3 && .venv-s3/bin/pip install --quiet mitmproxy==11.0.2)
+	MITMDUMP=.venv-s3/bin/mitmdump PYTHONPATH=. $(BIN)/python tests/s3_faults.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -30,6 +30,8 @@ from qwenlong_core.config import Block, S3Settings
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+READ_SECONDS = 60
+"""How long an answer may keep silent."""
 TRIES = 8
 """About a minute with botocore's own retries in between."""
 TRIES_AT_THE_DOOR = 3
@@ -67,7 +69,7 @@ def connect(s3: S3Settings) -> Any:
     """
     config = Config(
         connect_timeout=5,
-        read_timeout=60,
+        read_timeout=READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": 4},
         max_pool_connections=s3.max_concurrency + 8,
         s3={"addressing_style": "path" if s3.endpoint_url else "auto"},
@@ -110,7 +112,7 @@ def insist(what: str, action: Callable[[], T], tries: int = TRIES) -> T:
             return action()
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise ArtifactError(f"{what}: {_NO_KEYS}") from error
-        except (ClientError, BotoCoreError, TransportError, Garbled, OSError) as error:
+        except (ClientError, BotoCoreError, TransportError, Garbled, ConnectionError, TimeoutError) as error:
             _raise_if_final(what, error)
             if isinstance(error, Garbled) and done >= min(tries, _GARBLED_TRIES):
                 raise Damaged(f"{what}: {error}: re-run the stage that makes it with --refresh") from error
@@ -127,8 +129,6 @@ def _raise_if_final(what: str, error: Exception) -> None:
             raise ArtifactError(f"{what}: {_REFUSED[code_of(error)]} ({code_of(error)})") from error
         if code_of(error) in ("404", "NoSuchKey") or status_of(error) in (412, 501):
             raise error
-    if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
-        raise error
 
 
 def _in_words(error: Exception) -> str:

