@@ -105,7 +105,7 @@ def insist(what: str, action: Callable[[], T], tries: int = TRIES) -> T:
         ArtifactError: refused by the server, or there are no keys; asking again cannot help.
         Damaged: what arrives differs from its digest every time.
         ConnectionError: it may pass.
-        ClientError: the key is not there (404) or the condition does not hold (412); for the caller.
+        ClientError: the condition does not hold (412) or the server cannot do it (501); for the caller.
     """
     for done in range(1, tries + 1):
         try:
@@ -127,7 +127,7 @@ def _raise_if_final(what: str, error: Exception) -> None:
     if isinstance(error, ClientError):
         if code_of(error) in _REFUSED:
             raise ArtifactError(f"{what}: {_REFUSED[code_of(error)]} ({code_of(error)})") from error
-        if code_of(error) in ("404", "NoSuchKey") or status_of(error) in (412, 501):
+        if status_of(error) in (412, 501):
             raise error
 
 

@@ -86,7 +86,8 @@ class Transfers:
             Damaged: a file is not in the bucket, or altered there.
         """
         with self._pools() as pools:
-            _all([pools.files.submit(self._download_whole, pools, item) for item in items])
+            fetch = partial(self._download, pools)
+            _all([pools.files.submit(insist, f"downloading {item.key}", partial(fetch, item)) for item in items])
 
     def damaged(self, items: Iterable[Item]) -> list[Item]:
         """Those that are missing or differ from their digest; every byte is read, none is kept."""
@@ -196,14 +197,6 @@ class Transfers:
         except Exception as error:  # what led here must be seen, not this; gc takes the leftover
             logger.warning("an unfinished upload of %s is left to gc: %s", upload["Key"], type(error).__name__)
 
-    def _download_whole(self, pools: _Pools, item: Item) -> None:
-        try:
-            insist(f"downloading {item.key}", partial(self._download, pools, item))
-        except ClientError as error:
-            if status_of(error) != 404:
-                raise
-            raise Damaged(f"s3://{self.bucket}/{item.key} is missing: re-run its stage with --refresh") from error
-
     def _download(self, pools: _Pools, item: Item) -> None:
         """Parts land in the file as they come; the digest follows them in order."""
         step = self._s3.part_bytes
@@ -234,6 +227,9 @@ class Transfers:
             except ClientError as error:
                 if status_of(error) == 416:
                     raise Garbled(f"{item.key} ends before byte {start}") from error
+                if status_of(error) == 404:
+                    missing = f"s3://{self.bucket}/{item.key} is missing: re-run its stage with --refresh"
+                    raise Damaged(missing) from error
                 raise
             position = start
             for chunk in answer["Body"].iter_chunks(_CHUNK):
