@@ -16,7 +16,10 @@ from typing import Annotated
 import typer
 
 from flows.artifacts import app as artifacts
+from flows.ask import ask
 from flows.environment import use_project_defaults
+from flows.evaluate import evaluate
+from flows.export import export
 from flows.generate import generate
 from flows.prepare import prepare
 from flows.probe import probe
@@ -48,17 +51,19 @@ def one_clear_message() -> Iterator[None]:
     use_project_defaults()
     try:
         yield
+    except typer.Exit:  # a RuntimeError too
+        raise
     except (ProcessFailed, ConnectionError) as error:
         _say(error)
         raise typer.Exit(1) from error
     except (ArtifactError, OSError) as error:
         _say(error)
         raise typer.Exit(2) from error
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         if not _raised_here(error):
             raise  # a fault, not a refusal: its traceback is wanted
         _say(error)
-        raise typer.Exit(2) from error
+        raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
     except KeyboardInterrupt as error:
         typer.echo("interrupted: run the same command again to go on from the last checkpoint", err=True)
         raise typer.Exit(130) from error
@@ -144,6 +149,9 @@ def rollback(
 
 
 app.add_typer(artifacts, name="artifacts")
+app.command("eval")(evaluate)
+app.command()(ask)
+app.command()(export)
 app.command()(score)
 app.command()(generate)
 app.command()(prepare)

@@ -66,6 +66,20 @@ def raw(body: bytes, status: str = "200 OK", declared: int | None = None, **head
     return respond
 
 
+def sse(*deltas: dict[str, Any]) -> Respond:
+    """A streamed chat completion: one server-sent event a delta."""
+
+    async def respond(writer: asyncio.StreamWriter, request: dict[str, Any]) -> None:
+        assert request["stream"] is True
+        chunk = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+        choices = ([{"index": 0, "delta": delta, "finish_reason": None}] for delta in deltas)
+        events = [json.dumps({**chunk, "choices": choice}) for choice in choices]
+        body = "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"]).encode()
+        writer.write(head("200 OK", len(body), **{"content-type": "text/event-stream"}) + body)
+
+    return respond
+
+
 async def hang(_writer: asyncio.StreamWriter, _request: dict[str, Any]) -> None:
     await asyncio.sleep(3600)
 

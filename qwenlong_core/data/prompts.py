@@ -7,6 +7,7 @@ question with its options, and the form in which the answer is to be given.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ _PROMPT = (
     "<text>\n{context}\n</text>\n\n{question}\n\n"
     'Format your response as follows: "{form}".'
 )
+_ANALYSIS = "Analyze the following document:\n<text>{context}</text>\nQuestion: {question}"
 _FORM = "Therefore, the answer is (insert answer here)"
 _CHOICE_FORM = "The correct answer is (insert answer here)"
 
@@ -41,10 +43,19 @@ def user_message(example: Example) -> str:
     return _PROMPT.format(context=example.context, question=question, form=form)
 
 
-def render_prompt(tokenizer: Any, example: Example) -> str:
+def analysis_message(example: Example) -> str:
+    """The user's turn for a reader's own question: the article's wording, which asks for no form of answer."""
+    return _ANALYSIS.format(context=example.context, question=example.question)
+
+
+Message = Callable[[Example], str]
+"""How a question on a document is worded."""
+
+
+def render_prompt(tokenizer: Any, example: Example, message: Message = user_message) -> str:
     """The whole prompt under the policy's chat template, up to where its answer begins."""
-    message = {"role": "user", "content": user_message(example)}
-    text: str = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    turn = {"role": "user", "content": message(example)}
+    text: str = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
     return text
 
 
@@ -70,9 +81,9 @@ def count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
     return [len(encoding) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def prompt_tokens(tokenizer: Any, example: Example) -> int:
+def prompt_tokens(tokenizer: Any, example: Example, message: Message = user_message) -> int:
     """Tokens of the whole rendered prompt."""
-    return len(encode(tokenizer, render_prompt(tokenizer, example)))
+    return len(encode(tokenizer, render_prompt(tokenizer, example, message)))
 
 
 def opens_thinking(prompt: str) -> bool:
@@ -80,7 +91,9 @@ def opens_thinking(prompt: str) -> bool:
     return prompt.rstrip().endswith("<think>")
 
 
-def truncate_middle(tokenizer: Any, example: Example, max_tokens: int) -> tuple[Example, int, int]:
+def truncate_middle(
+    tokenizer: Any, example: Example, max_tokens: int, message: Message = user_message
+) -> tuple[Example, int, int]:
     """Cut the middle out of the document until the whole prompt has at most ``max_tokens`` tokens.
 
     Instruction, question and options survive whole; of the document the first and the last part
@@ -92,12 +105,12 @@ def truncate_middle(tokenizer: Any, example: Example, max_tokens: int) -> tuple[
     Raises:
         ValueError: the prompt without any document is longer than ``max_tokens`` already.
     """
-    total = prompt_tokens(tokenizer, example)
+    total = prompt_tokens(tokenizer, example, message)
     encoded = tokenizer(example.context, add_special_tokens=False, return_offsets_mapping=True)
     spans: list[tuple[int, int]] = encoded["offset_mapping"]
     if total <= max_tokens:
         return example, len(spans), 0
-    frame = prompt_tokens(tokenizer, replace(example, context=""))
+    frame = prompt_tokens(tokenizer, replace(example, context=""), message)
     # A cut may split what was one token, so the budget shrinks until the whole really fits.
     keep = max_tokens - frame
     while keep > 0:
@@ -105,7 +118,7 @@ def truncate_middle(tokenizer: Any, example: Example, max_tokens: int) -> tuple[
         left = example.context[: spans[head - 1][1]]
         right = example.context[spans[-tail][0] :] if tail else ""
         shorter = replace(example, context=left + right)
-        excess = prompt_tokens(tokenizer, shorter) - max_tokens
+        excess = prompt_tokens(tokenizer, shorter, message) - max_tokens
         if excess <= 0:
             return shorter, keep, len(spans) - keep
         keep -= excess

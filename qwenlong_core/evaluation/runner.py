@@ -89,15 +89,13 @@ def _stop_if_down(job: EvaluateJob, failures: int, reason: str) -> None:
         )
 
 
-def evaluate(job: EvaluateJob, rows: Sequence[Example], model: Path, output: Path) -> None:
-    """Answer and score the job's choice of ``rows`` with the policy in folder ``model``.
+def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: Path, output: Path) -> None:
+    """Answer and score the plan's ``examples`` with the policy in folder ``model``.
 
     Leaves in ``output``: ``plan.json``, ``samples.jsonl``, ``metrics.jsonl`` and, when all is answered,
     ``scores.json``. Interrupted, it goes on; finished, it does nothing, except that answers which an
     engine's error left out are asked for again.
     """
-    examples = choose_items(rows, job.evaluation.limit)
-    plan = make_plan(job, examples, model)
     adopt_plan(plan, output)
     log, scores = output / SAMPLES, output / SCORES
     if scores.exists() and not any(sample.finish_reason == "error" for sample in read_samples(log)):
@@ -114,7 +112,8 @@ def evaluate(job: EvaluateJob, rows: Sequence[Example], model: Path, output: Pat
 
 def run(job: EvaluateJob, inputs: Mapping[str, Path], work: Path) -> None:
     """The evaluate stage: inputs ``model`` (policy folder) and ``data`` (with ``eval.parquet``)."""
-    evaluate(job, read_examples(inputs["data"] / "eval.parquet"), inputs["model"], work / OUTPUT)
+    examples = choose_items(read_examples(inputs["data"] / "eval.parquet"), job.evaluation.limit)
+    evaluate(job, make_plan(job, examples, inputs["model"]), examples, inputs["model"], work / OUTPUT)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def read_files(source: Source, files: list[Path]) -> Iterator[Example | Refused]
 
 
 def _fetch(source: Source, location: str) -> list[Path]:
+    import httpx2  # huggingface_hub lets its client's errors through when it lists a repository
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -121,7 +122,7 @@ def _fetch(source: Source, location: str) -> list[Path]:
         if not names:
             raise ValueError(f"the hub dataset {repo!r} holds no file {' or '.join(source.files)}: download it and give its path")
         return [Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision or None)) for name in names]
-    except (LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError) as error:
         raise ConnectionError(
             f"data source {source.name}:{location}: {', '.join(source.files)} of the hub dataset {repo!r} could not be "
             f"fetched ({error}). Without network download it elsewhere and give its path: "

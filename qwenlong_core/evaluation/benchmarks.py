@@ -1,0 +1,118 @@
+"""The benchmarks of an evaluation: the paper's seven, the generated set, or files of one's own.
+
+Rows are taken whole and unfiltered, so that a benchmark keeps its own denominator: nothing is
+dropped, and a row that cannot be read refuses the evaluation. Cutting is the runner's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from qwenlong_core.bundled import bundled_tokenizer
+from qwenlong_core.config import LengthBucket
+from qwenlong_core.data.sources import GENERATED, SOURCES, Refused, local_files, read_source
+from qwenlong_core.data.synthesis import generate_bucket
+from qwenlong_core.records import Example
+
+PAPER = ("docmath", "frames", "2wikimultihopqa", "hotpotqa", "musique", "narrativeqa", "qasper")
+"""The seven benchmarks of arXiv 2505.17667, table 4, in its order."""
+ALL = "all"
+_LONGBENCH = PAPER[2:]
+"""Those that the paper takes from LongBench, 200 questions each."""
+_SHOWN = 3
+_GENERATED_SEED = "7-eval"
+"""The pipeline's own under its default seed: another sampling seed asks the same questions."""
+
+
+def benchmark_specs(names: Sequence[str], data: Sequence[str]) -> dict[str, str]:
+    """The source of each benchmark by name.
+
+    Args:
+        names: benchmarks, ``all`` for the paper's seven, or none: those in ``data``, else ``generated``.
+        data: ``NAME=PATH_OR_HUB_ID``, read in the format of NAME, or ``NAME=SOURCE:PATH`` with another
+            source's format, such as ``hotpotqa=longbench:hotpotqa.jsonl``.
+
+    Raises:
+        ValueError: an unknown benchmark, or data that is asked for nowhere.
+    """
+    given = dict(_named(item) for item in data)
+    wanted = list(dict.fromkeys(name for item in names for name in (PAPER if item == ALL else (item,))))
+    wanted = wanted or list(given) or [GENERATED]
+    if unused := sorted(set(given) - set(wanted)):
+        raise ValueError(f"--data {unused[0]}=... is not among --benchmarks {', '.join(wanted)}: add it, or leave it out")
+    for name in wanted:
+        if name not in given and name not in (*PAPER, GENERATED):
+            raise ValueError(
+                f"--benchmarks {name!r} is none of {', '.join((*PAPER, GENERATED, ALL))}: take one, or give "
+                f"--data {name}=PATH"
+            )
+    return {name: given.get(name) or (GENERATED if name == GENERATED else f"{name}:") for name in wanted}
+
+
+def _named(item: str) -> tuple[str, str]:
+    name, equals, location = item.partition("=")
+    if not equals or not name or not location:
+        raise ValueError(f"--data {item!r} is not NAME=PATH_OR_HUB_ID")
+    if location.partition(":")[0] in SOURCES:
+        return name, location
+    return name, f"{name}:{location}" if name in SOURCES else location
+
+
+def read_benchmarks(specs: Mapping[str, str], buckets: Sequence[LengthBucket]) -> list[Example]:
+    """All rows of the benchmarks, each with its benchmark as ``source``.
+
+    Raises:
+        ValueError: files that are missing (all benchmarks without one are named) or hold unreadable rows.
+        ConnectionError: the hub could not be reached.
+    """
+    missing: dict[str, ValueError] = {}
+    for name, spec in specs.items():
+        try:
+            local_files(spec)
+        except ValueError as error:
+            missing[name] = error
+    if missing:  # before anything is fetched
+        raise ValueError("\n".join(_mend(name, error) for name, error in missing.items()))
+    rows: list[Example] = []
+    for name, spec in specs.items():
+        try:
+            rows += _generated(buckets) if spec == GENERATED else _read(name, spec)
+        except (ValueError, ConnectionError) as error:
+            raise type(error)(_mend(name, error)) from error
+    return rows
+
+
+def _generated(buckets: Sequence[LengthBucket]) -> Iterable[Example]:
+    """The embedded set, the same rows whatever model is evaluated."""
+    if not buckets:
+        raise ValueError("the profile's data.generate_eval holds no length bucket: add one, or name benchmarks")
+    tokenizer = bundled_tokenizer()
+    return [row for bucket in buckets for row in generate_bucket(tokenizer, bucket, _GENERATED_SEED)]
+
+
+def _read(name: str, spec: str) -> list[Example]:
+    rows: list[Example] = []
+    refused: list[Refused] = []
+    for row in read_source(spec):
+        if isinstance(row, Refused):
+            refused.append(row)
+        else:
+            rows.append(replace(row, source=name))
+    if refused:
+        shown = "; ".join(str(row) for row in refused[:_SHOWN])
+        more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+        raise ValueError(f"{len(refused)} of {len(refused) + len(rows)} rows are unreadable: {shown}{more}")
+    if not rows:
+        raise ValueError(f"{spec} holds no rows")
+    return rows
+
+
+def _mend(name: str, error: Exception) -> str:
+    source = SOURCES.get(name)
+    ways = [f"the hub (--data {name}={source.hub})"] if source and source.hub else []
+    ways += [f"a local copy (--data {name}=PATH)"]
+    if name in _LONGBENCH:
+        ways += [f"LongBench's file with the paper's 200 questions (--data {name}=longbench:PATH)"]
+    reason = str(error) if source is None or source.hub else f"it has no hub id of its own; {source.note}"
+    return f"benchmark {name}: {reason}. It can be read from {' or '.join(ways)}"

@@ -1,0 +1,140 @@
+"""One answer as it is being written, for a person at a terminal.
+
+Pieces of text come from a transformers model in this process or from an OpenAI-compatible server;
+:func:`folded` tells the thinking from the answer while they come.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qwenlong_core.config import ServerSettings
+from qwenlong_core.endpoint import api_key, fault_of
+from qwenlong_core.generation.engine import Sampling
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that came at once."""
+
+    text: str
+    tokens: int
+    """Tokens since the piece before; a server's piece counts as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece, or a part of one, that is all thinking or all answer."""
+
+    text: str
+    tokens: int
+    thinking: bool
+
+
+def stream_local(model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
+    """Pieces of a transformers model's answer to the prompt's token ids."""
+    import torch
+    from transformers import TextIteratorStreamer, set_seed
+
+    class Streamer(TextIteratorStreamer):  # type: ignore[misc]
+        """Hands over the number of tokens with each text."""
+
+        tokens = 0
+
+        def put(self, value: Any) -> None:
+            self.tokens += 0 if self.next_tokens_are_prompt else value.numel()
+            super().put(value)
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            self.text_queue.put(Piece(text, self.tokens))
+            self.tokens = 0
+            if stream_end:
+                self.text_queue.put(self.stop_signal)
+
+    streamer = Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    failures: list[BaseException] = []
+    drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    ids = torch.tensor([list(prompt)], device=model.device)
+
+    def work() -> None:
+        try:
+            model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=sampling.max_tokens, streamer=streamer,
+                pad_token_id=tokenizer.pad_token_id, **(drawn if sampling.temperature else {"do_sample": False}),
+            )  # fmt: skip
+        except BaseException as error:
+            failures.append(error)
+            streamer.text_queue.put(streamer.stop_signal)
+
+    if sampling.seed is not None:
+        set_seed(sampling.seed)
+    threading.Thread(target=work, daemon=True).start()
+    yield from streamer
+    if failures:
+        raise failures[0]
+
+
+def stream_served(settings: ServerSettings, message: str, sampling: Sampling) -> Iterator[Piece]:
+    """Pieces of a server's answer to a user's message.
+
+    Raises:
+        ValueError: the variable of the key is not set.
+        ConnectionError: the server did not answer, or broke off.
+    """
+    from openai import OpenAI, OpenAIError
+
+    client = OpenAI(
+        base_url=settings.base_url, api_key=api_key(settings.api_key_variable, "--server-key-variable"),
+        timeout=settings.timeout_seconds, max_retries=settings.max_retries,
+    )  # fmt: skip
+    thinking = False
+    try:
+        with client.chat.completions.create(
+            model=settings.model, messages=[{"role": "user", "content": message}], max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed, stream=True,
+        ) as chunks:  # fmt: skip
+            for chunk in chunks:
+                for delta in (choice.delta for choice in chunk.choices):
+                    thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
+                    if thought and not thinking:
+                        yield Piece(_OPEN, 0)
+                    if thinking and delta.content:
+                        yield Piece(_CLOSE, 0)
+                    thinking = bool(thought) or (thinking and not delta.content)
+                    if text := thought or delta.content:
+                        yield Piece(text, 1)
+    except OpenAIError as error:
+        raise ConnectionError(f"--server {settings.base_url}: {fault_of(error, settings.timeout_seconds).text}") from error
+
+
+def folded(pieces: Iterable[Piece], thinking: bool = False) -> Iterator[Part]:
+    """Parts in order, without the tags around the thinking; a tag may be cut anywhere.
+
+    Args:
+        thinking: the prompt has opened the thinking already.
+    """
+    held, tokens = "", 0
+    for piece in pieces:
+        held, tokens = held + piece.text, tokens + piece.tokens
+        while (tag := _CLOSE if thinking else _OPEN) in held:
+            before, _, held = held.partition(tag)
+            if before:  # else its tokens belong to what the tag begins
+                yield Part(before, tokens, thinking)
+                tokens = 0
+            thinking = not thinking
+        ready = len(held) - _begun(held, tag)
+        if ready:
+            yield Part(held[:ready], tokens, thinking)
+            held, tokens = held[ready:], 0
+    if held or tokens:
+        yield Part(held, tokens, thinking)
+
+
+def _begun(text: str, tag: str) -> int:
+    """Characters at the end of the text that may be the beginning of the tag."""
+    return next((length for length in range(len(tag) - 1, 0, -1) if text.endswith(tag[:length])), 0)

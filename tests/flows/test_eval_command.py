@@ -1,0 +1,146 @@
+"""``qwenlong eval`` from the console, on a tiny random model: resumable, keyed, honest at the door."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from endpoint_server import says, served
+from typer.testing import CliRunner
+
+from flows.cli import app
+from qwenlong_core.evaluation.results import read_evaluation
+from qwenlong_core.evaluation.samples import read_samples
+
+SMALL = ("--set", "evaluation.max_prompt_tokens=300", "--set", "evaluation.max_completion_tokens=8",
+         "--set", "evaluation.bootstrap_resamples=200", "--set", "storage.uri=store")  # fmt: skip
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["eval", *map(str, arguments)])
+
+
+def evaluated(*arguments):
+    done = call(*arguments, *SMALL, "--json")
+    assert done.exit_code == 0, done.output + done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working folder with two small benchmarks and an imported tiny model."""
+    from qwenlong_core.config import ModelSettings
+    from qwenlong_core.models import import_base
+
+    root = tmp_path_factory.mktemp("eval")
+    import_base(ModelSettings(name="tiny"), root / "policy")
+    for name, domain in (("sums", "math"), ("names", "reading")):
+        rows = [
+            {"id": f"{name}-{i}", "domain": domain, "context": f"Note {i}: the value is {i}.", "question": f"Value {i}?",
+             "answers": [str(i)], "document_id": f"{name}-d{i // 2}"}
+            for i in range(4)
+        ]  # fmt: skip
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = Path.cwd()
+    os.chdir(root)
+    yield root
+    os.chdir(before)
+
+
+DATA = ("--model", "policy", "--data", "sums=sums.jsonl", "--data", "names=names.jsonl")
+
+
+@pytest.fixture(scope="module")
+def first(place):
+    return evaluated(*DATA, "--samples", 2)
+
+
+def test_every_benchmark_has_its_own_scores(place, first):
+    folder = Path(first["folder"])
+    assert {path.name for path in folder.iterdir()} >= {"plan.json", "samples.jsonl", "scores.json", "eval.parquet", "report.html"}
+    assert list(first["scores"]["sources"]) == ["names", "sums"]
+    for name, metric in (("sums", "numeric_accuracy"), ("names", "rouge_l")):
+        part = first["scores"]["sources"][name]
+        assert (part["items"], part["documents"], part["samples"]) == (4, 2, 8)
+        assert metric in part["metrics"] and sum(part["outcomes"].values()) == 8
+        assert part["accuracy"]["low"] <= part["accuracy"]["mean"] <= part["accuracy"]["high"]
+        assert set(part["pass_at_k"]) == {"1", "2"}
+    assert first["plan"]["samples"] == 2 and first["plan"]["protocol"]["temperature"] == 0.7
+    report = (folder / "report.html").read_text()
+    assert "names" in report and "sums" in report
+
+
+def test_finished_it_is_a_no_op_and_killed_it_goes_on(place, first):
+    folder = Path(first["folder"])
+    log = folder / "samples.jsonl"
+    before = log.read_bytes(), log.stat().st_mtime_ns
+    assert evaluated(*DATA, "--samples", 2) == first
+    assert (log.read_bytes(), log.stat().st_mtime_ns) == before
+    log.write_bytes(before[0][: len(before[0]) // 2])
+    (folder / "scores.json").unlink()
+    again = evaluated(*DATA, "--samples", 2)
+    assert again["scores"] == first["scores"] and again["folder"] == first["folder"]
+    assert len(read_samples(log)) == 16
+
+
+def test_what_decides_the_answers_decides_the_folder(place, first):
+    other = evaluated(*DATA, "--samples", 2, "--set", "seed=8")
+    assert other["folder"] != first["folder"]
+    fewer = evaluated(*DATA, "--limit", 2)
+    assert fewer["folder"] not in (first["folder"], other["folder"])
+    assert {name: part["items"] for name, part in fewer["scores"]["sources"].items()} == {"names": 2, "sums": 2}
+
+
+def test_the_probe_says_what_the_documents_add(place, first):
+    done = call(*DATA, "--samples", 2, "--document", "none", *SMALL)
+    assert done.exit_code == 0, done.output
+    words = " ".join(done.stdout.split())
+    assert "Asked without documents:" in words and "the documents add" in words
+
+
+def test_rescoring_needs_no_model_and_leaves_the_log(place, first):
+    folder, moved = Path(first["folder"]), Path("moved")
+    shutil.copytree(folder, moved)
+    Path("policy").rename("gone")
+    try:
+        again = evaluated("--rescore", moved, "--out", "rescored")
+    finally:
+        Path("gone").rename("policy")
+    assert again["scores"] == first["scores"]
+    assert read_evaluation(Path("rescored")).samples == read_evaluation(moved).samples
+    assert (moved / "samples.jsonl").read_bytes() == (folder / "samples.jsonl").read_bytes()
+
+
+def test_a_server_answers_in_the_models_place(place):
+    with served(lambda n, request: says("Therefore, the answer is 3.")) as server:
+        found = evaluated(*DATA, "--server", server.url, "--server-model", "served")
+        assert {request["model"] for request in server.requests} == {"served"} and len(server.requests) == 8
+    assert found["plan"]["protocol"]["engine"] == "openai"
+    assert found["scores"]["sources"]["sums"]["outcomes"]["right"] == 1
+
+
+def test_without_a_profile_the_paper_s_protocol_is_bounded_by_the_context_and_says_so(place):
+    with served(lambda n, request: says("Therefore, the answer is 3.")) as server:
+        done = call(*DATA, "--limit", 1, "--server", server.url, "--set", "storage.uri=store", "--json")
+        assert done.exit_code == 0, done.output
+        assert {(r["max_tokens"], r["temperature"], r["top_p"]) for r in server.requests} == {(2048, 0.7, 0.95)}
+    assert "the context of policy is 8,192 tokens: prompts up to 6,144 and 2,048 new tokens" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "give --model REF"),
+        (("--model", "policy", "--rescore", "x"), "--rescore asks no model, so --model would do nothing"),
+        (("--model", "no/such/folder"), "is no folder and no reference"),
+        (("--model", "policy", "--benchmarks", "hotpot"), "'hotpot' is none of docmath"),
+        (("--model", "policy", "--engine", "openai"), "evaluation.engine='openai' and evaluation.server go together"),
+        (("--model", "policy", "--engine", "magic"), "evaluation.engine"),
+        (("--rescore", "nowhere"), "is no folder and no artifact evaluation/DIGEST"),
+        (("--model", "policy", *SMALL, "--set", "evaluation.max_completion_tokens=9000"), "is over the model's context of 8,192"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(place, arguments, said):
+    done = call(*arguments)
+    assert done.exit_code == 2 and said in " ".join(done.stderr.split()), done.stderr

@@ -1,0 +1,86 @@
+"""One place resolves what a person means by a model, against the real store and the real registry."""
+
+import json
+
+import pytest
+
+from qwenlong_core.artifacts import ArtifactError, describe
+from qwenlong_core.profiles import load_settings
+from tasks.references import find_artifact, resolve_model, resolve_tokenizer
+from tasks.registry import register
+from tasks.store import open_store
+
+
+@pytest.fixture
+def settings(tmp_path):
+    places = {"storage.uri": tmp_path / "store", "storage.work_dir": tmp_path / "work", "tracking.uri": f"sqlite:///{tmp_path}/m.db"}
+    return load_settings("smoke", [f"{key}={value}" for key, value in places.items()])
+
+
+def publish(settings, tmp_path, kind="model", text="a"):
+    folder = tmp_path / f"{kind}-{text}"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"note": text}))
+    return open_store(settings).publish(folder, describe(folder, kind, parents={}, settings_digest="", code_digest=""))
+
+
+def test_an_artifact_by_the_beginning_of_its_digest_or_by_its_uri(settings, tmp_path):
+    ref = publish(settings, tmp_path)
+    for given in (f"model/{ref.short}", f"model/{ref.sha256}", ref.uri):
+        found = resolve_model(settings, given)
+        assert found.artifact.sha256 == ref.sha256 and json.loads((found.folder / "config.json").read_text()) == {"note": "a"}
+    with pytest.raises(ArtifactError, match="there is no artifact model/000000"):
+        resolve_model(settings, "model/000000")
+
+
+def test_a_digest_that_fits_two_is_refused(settings, tmp_path):
+    publish(settings, tmp_path, text="a")
+    publish(settings, tmp_path, text="b")
+    with pytest.raises(ArtifactError, match="fits 2 artifacts: give more of the digest"):
+        find_artifact(open_store(settings), "model", "")
+
+
+def test_an_alias_and_a_version_of_the_registry(settings, tmp_path):
+    model, evaluation = publish(settings, tmp_path), publish(settings, tmp_path, "evaluation")
+    register(settings.tracking, {"model": model, "evaluation": evaluation}, None, tmp_path)
+    for given in ("models:/qwenlong@challenger", "models:/qwenlong/1"):
+        found = resolve_model(settings, given)
+        assert (found.artifact.sha256, found.evaluation.sha256, found.name) == (model.sha256, evaluation.sha256, "qwenlong-v1")
+    for given in ("models:/qwenlong@champion", "models:/qwenlong/7", "models:/other@challenger"):
+        with pytest.raises(ValueError, match="has no such model"):
+            resolve_model(settings, given)
+    with pytest.raises(ValueError, match="models:/NAME@ALIAS or models:/NAME/VERSION"):
+        resolve_model(settings, "models:/qwenlong")
+
+
+def test_a_folder_is_taken_as_it_is_and_a_damaged_artifact_is_not(settings, tmp_path):
+    ref = publish(settings, tmp_path)
+    plain = resolve_model(settings, str(tmp_path / "model-a"))
+    assert plain.artifact is None and plain.name == "model-a"
+    folder = open_store(settings).fetch(ref)
+    assert resolve_model(settings, str(folder)).artifact.sha256 == ref.sha256
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        resolve_model(settings, str(folder))
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
+        resolve_model(settings, str(tmp_path))
+
+
+def test_a_bundled_model_is_imported_once_and_is_no_profiles_base(settings):
+    first = resolve_model(settings, "tiny")
+    assert (first.folder / "model.safetensors").is_file() and first.artifact.kind == "model"
+    assert resolve_model(settings, "tiny").folder == first.folder
+    assert open_store(settings).latest("base", settings.profile) is None
+
+
+def test_for_a_server_only_the_tokenizer_is_fetched(settings):
+    found = resolve_tokenizer(settings, "smollm2-135m")
+    assert (found.folder / "tokenizer.json").is_file() and not list(found.folder.glob("*.safetensors"))
+
+
+def test_a_hub_that_cannot_be_reached_says_so(settings, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for resolve in (resolve_model, resolve_tokenizer):
+        with pytest.raises(ConnectionError, match="could not be loaded from the hub"):
+            resolve(settings, "no-such-owner/no-such-model")
