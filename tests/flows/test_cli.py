@@ -76,7 +76,7 @@ def test_an_unreachable_prefect_server_that_was_asked_for_is_an_error(tmp_path):
     assert "PREFECT_API_URL='http://127.0.0.1:9/api' does not answer" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "serve", "doctor", "score", "generate", "sources"])
+@pytest.mark.parametrize("command", ["run", "serve", "doctor", "score", "generate", "sources", "eval", "ask", "export"])
 def test_every_command_explains_itself(tmp_path, command):
     done = qwenlong(tmp_path, command, "--help")
     assert done.returncode == 0 and len(done.stdout) > 300
