@@ -37,7 +37,7 @@ def wide_policy(policy: Path, tmp_path: Path) -> Path:
 def test_two_steps_of_phase_one_with_weights_kept_in_step(
     wide_policy: Path, data: Path, tmp_path: Path
 ) -> None:
-    """Two updates a step at a high learning rate: with stale weights the second step's log-probs would be
+    """One update at a high learning rate lies between the steps: with stale weights the second one's log-probs would be
     far from the trainer's."""
     phase = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": 2}
     job = grpo_job(engine="vllm-colocate", phase=phase, batch_size=2, learning_rate=1e-2, save_steps=2)
