@@ -18,7 +18,10 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 logger = logging.getLogger(__name__)
 
-_VOCABULARY_TILE = 16_384
+_TOKENS_AT_ONCE = 4096
+"""TRL's own; not a parameter of its function."""
+_TILE = 2**24
+"""Logits that exist at a time, 64 MB in float32; a few tensors of that size stand beside it."""
 _OUTPUTS = ("entropy", "is_top1")
 _OTHER_HEADS = (
     "final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling",
@@ -44,8 +47,10 @@ def label_log_probs(
         ``log_probs`` stays connected to ``hidden`` even when no position is labelled.
     """
     mask = labels != -100
+    scored = labels[mask]
+    vocabulary_tile = min(len(weight), _TILE // min(max(len(scored), 1), _TOKENS_AT_ONCE))
     log_probs, entropy, _, _, is_top1 = ChunkedLogProbFunction.apply(
-        hidden[mask], weight, bias, labels[mask], temperature, _VOCABULARY_TILE, None, 1.0, _OUTPUTS
+        hidden[mask], weight, bias, scored, temperature, vocabulary_tile, None, 1.0, _OUTPUTS
     )
     log_probs, entropy, is_top1 = (
         x.new_zeros(mask.shape).masked_scatter(mask, x) for x in (log_probs, entropy, is_top1)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwenlong_core.training.shared_prefix import forward_inputs, obstacle, pack, share_prefixes, unpack
+from qwenlong_core.training.shared_prefix.attention import NAME, forward_inputs, obstacle
+from qwenlong_core.training.shared_prefix.check import LIMITS, disagreement
+from qwenlong_core.training.shared_prefix.packing import pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +31,17 @@ class GroupScoring:
     num_generations: int
     aux_loss_enabled: bool
     shares_prefix = False
+    prefix_checked = False
+    """Whether packed rows have been compared with separate rows on a group of this run."""
 
     def share_prefixes(self) -> None:
         """Run each group's prompt once per pass, where the model allows it, and say which it is."""
-        reason = "it adds a router loss" if self.aux_loss_enabled else obstacle(self.model.config)
+        reason = "it adds a router loss" if self.aux_loss_enabled else obstacle(self.model)
         if reason is not None:
             logger.warning("%s runs a prompt once per completion: %s", type(self.model).__name__, reason)
             return
         for model in filter(None, (self.model, self.ref_model)):
-            share_prefixes(model)
+            model.set_attn_implementation(NAME)
         self.shares_prefix = True
 
     @torch.no_grad()
@@ -51,6 +55,35 @@ class GroupScoring:
         ids, kept = (torch.tensor(value, device=self.accelerator.device) for value in (rows, mask))
         logps, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, kept, longest)
         return tuple(tuple(row[: len(c)]) for row, c in zip(logps.tolist(), completions))
+
+    @torch.no_grad()
+    def _check_prefix(self, model: Any, ids: Tensor, mask: Tensor, logits_to_keep: int) -> None:
+        """Compare one group of every process with its rows run one by one: G forwards more, once a run.
+
+        Raises:
+            RuntimeError: on every process, if log-probs differ on any.
+        """
+        real = mask[:, :-logits_to_keep].sum() > len(ids)  # an empty slot's prompt is one token
+        if not self.accelerator.gather(real[None]).any():
+            return
+        packed, _ = self._score_group(model, ids, mask, logits_to_keep)
+        rows = zip(ids.split(1), mask.split(1))
+        separate = torch.cat([self._score_rows(model, *row, logits_to_keep)[0] for row in rows])
+        apart = disagreement(packed, separate, mask[:, -logits_to_keep:])
+        worst = float(self.accelerator.gather(ids.new_tensor([apart], dtype=torch.float32)).max())
+        with self.accelerator.autocast():
+            autocast = torch.is_autocast_enabled(ids.device.type)
+            dtype = torch.get_autocast_dtype(ids.device.type) if autocast else self.model.dtype
+        if not worst <= LIMITS[dtype]:
+            raise RuntimeError(
+                f"log-probs of a group packed behind one prompt differ from those of its separate rows by {worst:.2g} "
+                f"in the mean, over {LIMITS[dtype]} for {dtype}: set model.attention='eager' to train without sharing "
+                "prompts, and report the model"
+            )
+        logger.info(
+            "shared prompts checked on the first group: log-probs within %.1e of separate rows", worst
+        )
+        self.prefix_checked = True
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -78,6 +111,8 @@ class GroupScoring:
         if not self.shares_prefix:
             return self._score_rows(model, ids, mask, logits_to_keep, **kwargs)
         size = self.num_generations
+        if torch.is_grad_enabled() and not self.prefix_checked:
+            self._check_prefix(model, ids[:size], mask[:size], logits_to_keep)
         groups = zip(torch.split(ids, size), torch.split(mask, size))
         scored = [self._score_group(model, *group, logits_to_keep, **kwargs) for group in groups]
         logps, entropies = zip(*scored)

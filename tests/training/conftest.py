@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from qwenlong_core.config import ModelSettings
 from qwenlong_core.data.rows import write_examples
@@ -35,6 +37,18 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policy")
     import_base(ModelSettings(name="tiny"), folder)
     return folder
+
+
+class Largest(TorchDispatchMode):
+    """Numbers in the largest tensor that any operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+        self.numel = max([self.numel, *sizes])
+        return result
 
 
 def example(i: int, phase: int = 1) -> Example:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import trl.kernels.chunked_logprob
+from conftest import Largest
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+from qwenlong_core.training import logprobs
 from qwenlong_core.training.logprobs import label_log_probs, use_compact_head
 
 
@@ -21,8 +24,11 @@ def reference(
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 @pytest.mark.parametrize("labelled", [0.0, 0.3, 1.0])
-def test_values_and_gradients_equal_log_softmax(temperature: float, labelled: float) -> None:
+def test_values_and_gradients_equal_log_softmax(
+    temperature: float, labelled: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(logprobs, "_TILE", 14 * 16_384)
     vocabulary = 40_000  # more than two tiles
     hidden = torch.randn(2, 7, 16, generator=generator, requires_grad=True)
     weight = torch.randn(vocabulary, 16, generator=generator, requires_grad=True)
@@ -37,6 +43,23 @@ def test_values_and_gradients_equal_log_softmax(temperature: float, labelled: fl
     theirs = torch.autograd.grad((expected * upstream).sum(), (hidden, weight))
     for a, b in zip(ours, theirs):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("tokens", "vocabulary"), [(64, 50_000), (256, 50_000), (256, 100_000)])
+def test_memory_grows_with_neither_completions_nor_vocabulary(
+    tokens: int, vocabulary: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward and backward make nothing larger than a tile, though there are up to 100 times its logits."""
+    for module in (logprobs, trl.kernels.chunked_logprob):
+        monkeypatch.setattr(module, "_TOKENS_AT_ONCE" if module is logprobs else "TOKEN_CHUNK_SIZE", 32)
+    monkeypatch.setattr(logprobs, "_TILE", 2**18)
+    hidden, weight = (
+        torch.randn(1, tokens, 2, requires_grad=True),
+        torch.randn(vocabulary, 2, requires_grad=True),
+    )
+    with Largest() as largest:
+        label_log_probs(hidden, weight, None, torch.arange(tokens)[None], 1.0).log_probs.sum().backward()
+    assert largest.numel == 2**18
 
 
 def llama() -> LlamaForCausalLM:

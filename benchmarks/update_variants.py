@@ -1,0 +1,213 @@
+"""One training forward and backward over one group, by one method, in a process of its own.
+
+    python benchmarks/update_variants.py --model FOLDER --variant ours --prompt 2048 --completion 128 --group 8
+
+Prints a line of JSON: seconds, processor seconds, peak memory, loss, gradient norm. Started by
+``update.py`` and ``growth.py``, so that each method's peak memory is its own. Variants:
+
+``ours``            the trainer of this project: the group in one packed row
+``loop``            the same trainer, one completion after the other (the plain computation)
+``trl``             stock TRL: the group's padded rows in one forward, its own output head
+``prefix-grouper``  PrefixGrouper's split and joined attention over SDPA, if it is installed
+
+All compute TRL's own loss on the same tokens; the loss and the gradient's norm show that they agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from trl import GRPOConfig, GRPOTrainer
+
+from qwenlong_core.config import DynamicSamplingSettings, ModelSettings
+from qwenlong_core.models import load_policy, load_tokenizer
+from qwenlong_core.training.logprobs import label_log_probs, use_compact_head
+from qwenlong_core.training.runtime import quiet
+from qwenlong_core.training.trainer import LongContextGRPOTrainer
+
+VARIANTS = ("ours", "loop", "trl", "prefix-grouper")
+
+
+def lengths(group: int, completion: int, ragged: bool) -> list[int]:
+    """Completion lengths: all full, or spread over the upper three quarters."""
+    return [completion - (3 * completion // 4 * i // group if ragged else 0) for i in range(group)]
+
+
+def group_inputs(prompt: int, sizes: list[int], vocabulary: int, device: torch.device) -> dict[str, Tensor]:
+    """A group as TRL's loss takes it: prompts ``[G, P]``, completions ``[G, C]`` padded on the right."""
+    generator, count = torch.Generator().manual_seed(0), len(sizes)
+    ids = torch.randint(5, vocabulary, (prompt,), generator=generator)
+    mask = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).long()
+    inputs = {
+        "prompt_ids": ids.expand(count, -1),
+        "prompt_mask": torch.ones(count, prompt, dtype=torch.long),
+        "completion_ids": torch.randint(5, vocabulary, mask.shape, generator=generator) * mask,
+        "completion_mask": mask,
+        "advantages": torch.randn(count, generator=generator),
+        "num_items_in_batch": mask.sum(),
+    }
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def grpo_config(args: argparse.Namespace, folder: str) -> GRPOConfig:
+    return GRPOConfig(
+        output_dir=folder, use_cpu=not torch.cuda.is_available(), bf16=torch.cuda.is_available(), report_to="none",
+        per_device_train_batch_size=args.group, num_generations=args.group, steps_per_generation=1,
+        max_completion_length=args.completion, loss_type="dapo", beta=0.0, disable_tqdm=True,
+        gradient_checkpointing=args.checkpointing,
+    )  # fmt: skip
+
+
+def build(args: argparse.Namespace, folder: str) -> GRPOTrainer:
+    model = load_policy(args.model, ModelSettings(attention="sdpa"))
+    tokenizer, config = load_tokenizer(args.model), grpo_config(args, folder)
+    if args.variant == "trl":
+        rows = Dataset.from_dict({"prompt": [""] * args.group})
+        trainer = GRPOTrainer(model, reward_funcs=lambda **_: None, args=config, processing_class=tokenizer, train_dataset=rows)
+    else:
+        kind = PrefixGrouperTrainer if args.variant == "prefix-grouper" else LongContextGRPOTrainer
+        trainer = kind(model, config, tokenizer, DynamicSamplingSettings(), {})
+        use_compact_head(trainer.model)
+        if args.variant == "ours":
+            trainer.share_prefixes()
+    quiet(trainer)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.to(trainer.accelerator.device).train()
+    return trainer
+
+
+class PrefixGrouperTrainer(LongContextGRPOTrainer):
+    """PrefixGrouper as its README shows it, before this project's output head, so that attention is compared."""
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor, None]:
+        from prefix_grouper import PrefixGrouper
+
+        model.set_attn_implementation(PREFIX_GROUPER)
+        prompt, kept = input_ids[:1, :-logits_to_keep], attention_mask[:, -logits_to_keep:]
+        completions, prefix = input_ids[:, -logits_to_keep:], prompt.size(1)
+        ones = torch.ones_like(prompt)
+        grouper = PrefixGrouper.from_ungrouped_masks(ones, kept, len(input_ids), device=prompt.device)
+        positions = [torch.arange(prefix)] + [prefix + torch.arange(int(n)) for n in kept.sum(1)]
+        with self.accelerator.autocast():
+            hidden = model.base_model(
+                grouper.concat_input(prompt, ones, completions, kept), use_cache=False, prefix_grouper=grouper,
+                position_ids=torch.cat(positions)[None].to(prompt.device),
+                attention_mask=prompt.new_zeros(1, 1, 1, 1, dtype=torch.bool),
+            ).last_hidden_state  # fmt: skip
+            suffix = grouper.split_output(hidden, include_prefix_last=1)[2][:, :-1]
+            labels = completions.masked_fill(kept == 0, -100)
+            output = label_log_probs(suffix, model.get_output_embeddings().weight, None, labels, 1.0)
+        return output.log_probs, output.entropy, None
+
+
+PREFIX_GROUPER = "prefix_grouper_over_sdpa"
+
+
+def _grouped(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, prefix_grouper: Any, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    """PrefixGrouper hands the prefix to one call and all suffixes with the prefix before them to another."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, padding: Tensor) -> Tensor:
+        ahead = k.size(2) - q.size(2)
+        visible = torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril(ahead) if ahead else None
+        causal = ahead == 0  # padding stands on the right of queries that no loss is taken of
+        out = scaled_dot_product_attention(q, k, v, visible, is_causal=causal, scale=scaling, enable_gqa=True)
+        return out.transpose(1, 2)
+
+    return prefix_grouper.forward(attend, query, key, value), None
+
+
+AttentionInterface.register(PREFIX_GROUPER, _grouped)
+
+
+def update(trainer: GRPOTrainer, inputs: dict[str, Tensor], one_by_one: bool) -> float:
+    """Forward and backward; returns the loss. Gradients are left in the parameters."""
+    trainer.model.zero_grad(set_to_none=True)
+    total, rows = 0.0, len(inputs["prompt_ids"])
+    for row in [slice(i, i + 1) for i in range(rows)] if one_by_one else [slice(None)]:
+        part = {name: tensor if tensor.dim() == 0 else tensor[row] for name, tensor in inputs.items()}
+        # The class's own method: what the project adds to it belongs to a running phase.
+        loss = GRPOTrainer._compute_loss(trainer, trainer.model, part)
+        loss.backward()
+        total += float(loss)
+    return total
+
+
+class Peak:
+    """Peak memory in MB since it was made: resident, or allocated on the GPU."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated() / 2**20
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+            self.before = self._status("VmRSS")
+
+    @staticmethod
+    def _status(field: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+    def now(self) -> float:
+        return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else self._status("VmHWM")
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The line that is printed."""
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build(args, folder)
+    vocabulary, device = trainer.model.config.vocab_size, trainer.accelerator.device
+    one_by_one = args.variant == "loop"
+    update(trainer, group_inputs(64, [8] * args.group, vocabulary, device), one_by_one)  # starts threads, checks packing
+    trainer.model.zero_grad(set_to_none=True)
+    inputs = group_inputs(args.prompt, lengths(args.group, args.completion, args.ragged), vocabulary, device)
+    peak = Peak()
+    synchronise()
+    start, processor = time.perf_counter(), time.process_time()
+    loss = update(trainer, inputs, one_by_one)
+    synchronise()
+    seconds, processor = time.perf_counter() - start, time.process_time() - processor
+    norm = torch.nn.utils.get_total_norm([p.grad for p in trainer.model.parameters() if p.grad is not None])
+    return {"seconds": seconds, "processor_seconds": processor, "peak_mb": peak.now(), "before_mb": peak.before,
+            "loss": loss, "gradient_norm": float(norm), "threads": torch.get_num_threads()}  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    result.add_argument("--model", type=Path, required=True, help="an imported policy (python -m qwenlong_core.models)")
+    result.add_argument("--variant", choices=VARIANTS, required=True)
+    result.add_argument("--prompt", type=int, required=True)
+    result.add_argument("--completion", type=int, required=True)
+    result.add_argument("--group", type=int, required=True)
+    result.add_argument("--checkpointing", action="store_true")
+    result.add_argument("--ragged", action="store_true", help="completions of different lengths")
+    result.add_argument("--threads", type=int, default=None, help="of the processor; default all cores")
+    return result
+
+
+if __name__ == "__main__":
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    print(json.dumps(measure(parser().parse_args())))
