@@ -67,7 +67,7 @@ class GroupScoring:
         if not self.accelerator.gather(real[None]).any():
             return
         packed, _ = self._score_group(model, ids, mask, logits_to_keep)
-        rows = zip(ids.split(1), mask.split(1))
+        rows = zip(torch.split(ids, 1), torch.split(mask, 1))
         separate = torch.cat([self._score_rows(model, *row, logits_to_keep)[0] for row in rows])
         apart = disagreement(packed, separate, mask[:, -logits_to_keep:])
         worst = float(self.accelerator.gather(ids.new_tensor([apart], dtype=torch.float32)).max())

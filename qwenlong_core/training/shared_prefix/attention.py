@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -45,8 +46,8 @@ def group_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, s
     by_flash = flash_serves(query, key, value)
     _announce("flash calls merged" if by_flash else "flex attention", query.device.type, value.dtype)
     if by_flash:
-        merged: Tensor = MergedAttention.apply(query, key, value, layout, scale)
-        return merged
+        apply: Callable[..., Tensor] = MergedAttention.apply
+        return apply(query, key, value, layout, scale)
     return flex(query, key, value, layout, scale)
 
 

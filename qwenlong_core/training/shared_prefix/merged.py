@@ -60,7 +60,8 @@ def flash_serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 def _branches(states: Tensor, rows: slice, branches: int) -> Tensor:
     """``[branches, H, C, D]`` of the row's ``[1, H, N, D]``, a view."""
-    return states[0, :, rows].unflatten(1, (branches, -1)).transpose(0, 1)
+    part = states[0, :, rows]
+    return part.view(part.size(0), branches, -1, part.size(2)).transpose(0, 1)
 
 
 def _row(states: Tensor) -> Tensor:
@@ -81,7 +82,8 @@ class MergedAttention(torch.autograd.Function):
         output[:, :, :p] = prefix
         lse = torch.cat([prefix_lse, shared_lse], dim=2)
         for rows, count in layout.runs():
-            own, own_lse = flash(*(_branches(x, rows, count) for x in (query, key, value)), True, scale)
+            own_query, own_key, own_value = (_branches(x, rows, count) for x in (query, key, value))
+            own, own_lse = flash(own_query, own_key, own_value, True, scale)
             own, own_lse = _row(own), _row(own_lse[..., None])[..., 0]
             part = slice(rows.start - p, rows.stop - p)
             weight = (shared_lse[:, :, part] - own_lse).sigmoid()[..., None]
@@ -109,9 +111,9 @@ class MergedAttention(torch.autograd.Function):
         torch.add(from_prefix, from_branches, out=d_key[:, :, prefix])
         torch.add(value_from_prefix, value_from_branches, out=d_value[:, :, prefix])
         for rows, count in ctx.layout.runs():
-            states = (_branches(x, rows, count) for x in (gradient, query, key, value, output))
+            d_own, q, k, v, out = (_branches(x, rows, count) for x in (gradient, query, key, value, output))
             own_lse = _branches(lse[..., None], rows, count)[..., 0]
-            own, d_key_own, d_value_own = flash_backward(*states, own_lse, True, scale)
+            own, d_key_own, d_value_own = flash_backward(d_own, q, k, v, out, own_lse, True, scale)
             d_query[:, :, rows] += _row(own)
             d_key[:, :, rows], d_value[:, :, rows] = _row(d_key_own), _row(d_value_own)
         return d_query, d_key, d_value, None, None

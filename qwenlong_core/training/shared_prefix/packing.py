@@ -77,4 +77,4 @@ def pack(prompt: Tensor, completions: Tensor, mask: Tensor) -> Packed:
 
 def unpack(values: Tensor, layout: Layout) -> Tensor:
     """The branches' part of values ``[1, N]`` as ``[G, longest]``, zero after a branch's end."""
-    return pad_sequence(values[0, layout.prefix :].split(list(layout.lengths)), batch_first=True)
+    return pad_sequence(list(torch.split(values[0, layout.prefix :], list(layout.lengths))), batch_first=True)
