@@ -1,4 +1,4 @@
-"""Scoring beside sampling: it overlaps, keeps the order and passes errors on."""
+"""Scoring beside sampling: it overlaps, keeps the order, passes errors on and bounds a judge's requests."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from conftest import example
+from endpoint_server import says, served
 
-from qwenlong_core.config import Phase
+from qwenlong_core.config import JudgeSettings, Phase, RewardSettings
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.models import load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
+from qwenlong_core.rewards import Judge, score_completions
 from qwenlong_core.training.dynamic_sampling import Draw
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
 
@@ -88,3 +90,21 @@ def test_what_goes_wrong_in_scoring_is_raised(prompts: Prompts) -> None:
 
     with pytest.raises(RuntimeError, match="cannot score p1-4"):
         rollouts(prompts, Answers(), score)(DRAWS)
+
+
+def test_a_judge_is_asked_no_more_at_once_than_its_bound_over_all_parts(prompts: Prompts) -> None:
+    with served(lambda n, request: says("[[YES]]", after=0.2)) as server:
+        judge = Judge(JudgeSettings(base_url=server.url, model="m", concurrency=2))
+
+        async def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+            # A word is no number, so the rule leaves it to the judge.
+            named = [replace(e, answer_type="span", answers=("Anna",)) for e in examples]
+            texts = [
+                replace(c, text=f"Therefore, the answer is Berta {i}.") for i, c in enumerate(completions)
+            ]
+            return await score_completions(named, texts, RewardSettings(), judge=judge)
+
+        groups = rollouts(prompts, Answers(), score)(DRAWS)
+    assert [score.judge for group in groups for score in group.scores] == [1.0] * 8
+    assert len(server.requests) == 8
+    assert server.most_open == 2
