@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from qwenlong_core.evaluation.promotion import Decision, decide
 from qwenlong_core.evaluation.results import Evaluation
 from qwenlong_core.evaluation.samples import Sample
 from qwenlong_core.evaluation.scores import Bootstrap, compute_scores
-from qwenlong_core.records import DOMAINS, Score
+from qwenlong_core.records import Score
 
 DOCUMENT, ITEM, INTERACTION = 1.0, 1.0, 0.5
 """Standard deviations, in logits, of a document's and an item's difficulty and of how much a model's
@@ -39,15 +41,31 @@ class Setting:
     documents: int
     questions: int
     """On each document."""
-    gain: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.documents} x {self.questions}"
+    gains: tuple[float, ...]
+    """True gain in accuracy on each benchmark; documents go to the benchmarks in turn."""
 
 
 SIZES = ((16, 1), (50, 1), (40, 5), (200, 1), (150, 4), (600, 1))
 GAINS = (0.0, 0.05, 0.1)
+BENCHMARKS = 3
+"""In the first table, all with the same gain."""
+SEVEN = {
+    "none": (0.0,) * 7,
+    "+0.05 on all": (0.05,) * 7,
+    "+0.10 on three": (0.1,) * 3 + (0.0,) * 4,
+    "+0.10 on six, -0.15 on one": (0.1,) * 6 + (-0.15,),
+    "+0.10 on six, -0.30 on one": (0.1,) * 6 + (-0.3,),
+}
+PER_BENCHMARK = (50, 150)
+"""Documents of each of the seven benchmarks in the second table, one question each."""
+
+
+def first(documents: int, questions: int, gain: float) -> Setting:
+    return Setting(documents, questions, (gain,) * BENCHMARKS)
+
+
+def second(documents: int, truth: str) -> Setting:
+    return Setting(7 * documents, 1, SEVEN[truth])
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -70,19 +88,20 @@ def draw_answers(setting: Setting, rng: np.random.Generator) -> tuple[np.ndarray
     """Right or wrong of challenger and champion, ``[documents, questions]`` each."""
     shape = (setting.documents, setting.questions)
     difficulty = rng.normal(0, DOCUMENT, (setting.documents, 1)) + rng.normal(0, ITEM, shape)
+    challenger = [[level_for(0.5 + setting.gains[d % len(setting.gains)])] for d in range(setting.documents)]
     answers = []
-    for accuracy in (0.5 + setting.gain, 0.5):
+    for level in (np.array(challenger), level_for(0.5)):
         taste = rng.normal(0, INTERACTION, (setting.documents, 1))
-        answers.append(rng.random(shape) < sigmoid(level_for(accuracy) + difficulty + taste))
+        answers.append(rng.random(shape) < sigmoid(level + difficulty + taste))
     return answers[0], answers[1]
 
 
-def to_evaluation(model: str, right: np.ndarray) -> Evaluation:
-    """An evaluation with one sample per item; documents go to the domains in turn."""
+def to_evaluation(model: str, right: np.ndarray, benchmarks: int) -> Evaluation:
+    """An evaluation with one sample per item; documents go to the benchmarks in turn."""
     samples = tuple(
         Sample(
             example_id=f"{document:04d}-{question}", document_id=f"{document:04d}",
-            domain=DOMAINS[document % 3], source="simulated", sample=0, prompt_digest="", prompt_tokens=1,
+            domain="math", source=f"b{document % benchmarks}", sample=0, prompt_digest="", prompt_tokens=1,
             lost_tokens=0, depth=None, completion="", num_tokens=1, finish_reason="stop",
             score=RIGHT if right[document, question] else WRONG, metrics={}, seconds=0.0,
         )
@@ -101,29 +120,50 @@ def compare(setting: Setting, comparisons: int, seed: int, resamples: int = 1_00
     decisions = []
     for index in range(comparisons):
         challenger, champion = draw_answers(setting, rng)
-        pair = to_evaluation("challenger", challenger), to_evaluation("champion", champion)
-        decisions.append(decide(*pair, PromotionSettings(), resamples=resamples, confidence=0.95, seed=index))
+        sides = ("challenger", challenger), ("champion", champion)
+        pair = [to_evaluation(model, right, len(setting.gains)) for model, right in sides]
+        bootstrap = Bootstrap(resamples=resamples, confidence=0.95, seed=index)
+        decisions.append(decide(*pair, PromotionSettings(), bootstrap))
     return decisions
 
 
 def gain_proven(decision: Decision) -> bool:
-    """Whether the gain alone was proven, whatever the domains say."""
+    """Whether the gain alone was proven, whatever the benchmarks say."""
     return next(condition.passed for condition in decision.conditions if condition.name == "gain")
+
+
+def loss_found(decision: Decision) -> bool:
+    """Whether a benchmark's loss refused the challenger."""
+    return any(not condition.passed for condition in decision.conditions if condition.name.startswith("no loss"))
+
+
+def loss_seen(decision: Decision) -> bool:
+    """What a rule without a test would refuse: a benchmark whose mean fell by more than its margin."""
+    return any(gain.mean < -PromotionSettings().max_loss for gain in decision.benchmarks.values())
+
+
+def share(decisions: list[Decision], event: Callable[[Decision], bool]) -> str:
+    return f"{np.mean([event(decision) for decision in decisions]):.1%}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tables", type=int, nargs="+", choices=(1, 2), default=(1, 2))
     args = parser.parse_args()
-    print("| documents x questions | true gain | gain proven | promoted |\n|---|---|---|---|")
-    for documents, questions in SIZES:
-        for gain in GAINS:
-            setting = Setting(documents, questions, gain)
-            decisions = compare(setting, args.comparisons, args.seed)
-            proven = np.mean([gain_proven(decision) for decision in decisions])
-            promoted = np.mean([decision.promote for decision in decisions])
-            print(f"| {setting.name} | {gain:+.2f} | {proven:.1%} | {promoted:.1%} |", flush=True)
+    if 1 in args.tables:
+        print("| documents x questions | true gain | gain proven | promoted |\n|---|---|---|---|")
+        for (documents, questions), gain in product(SIZES, GAINS):
+            made = compare(first(documents, questions, gain), args.comparisons, args.seed)
+            proven, promoted = share(made, gain_proven), share(made, lambda decision: decision.promote)
+            print(f"| {documents} x {questions} | {gain:+.2f} | {proven} | {promoted} |", flush=True)
+    if 2 in args.tables:
+        print("\n| items each | true gain | gain proven | loss found | mean fell by more | promoted |\n|---|---|---|---|---|---|")
+        for documents, truth in product(PER_BENCHMARK, SEVEN):
+            made = compare(second(documents, truth), args.comparisons, args.seed, resamples=500)
+            shares = [share(made, event) for event in (gain_proven, loss_found, loss_seen, lambda decision: decision.promote)]
+            print(f"| {documents} | {truth} | {' | '.join(shares)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
+from flows.gate import before_the_gate
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
 from qwenlong_core.config import Settings
 from qwenlong_core.evaluation.tables import markdown_table, scores_table
@@ -30,7 +31,6 @@ from tasks.specs import (
     grpo_stage,
     prepare_stage,
     probe_stage,
-    promote_stage,
     register_stage,
     report_stage,
     sft_stage,
@@ -99,8 +99,7 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
         name: run.stage(evaluate_stage(settings, name), {"model": checkpoint, "data": data})
         for name, checkpoint in checkpoints.items()
     }
-    final = evaluations[list(checkpoints)[-1]]
-    version, decision, outcome = decide_and_promote(run, model, final, evaluations["base"], data)
+    version, decision, outcome = decide_and_promote(run, base, model, evaluations, data)
     shown = {"data": data, **{k: v for k, v in checkpoints.items() if k != "base"}}
     shown |= {result.name: result for result in (*evaluations.values(), decision)}
     report = run.stage(report_stage(settings), shown)
@@ -120,23 +119,27 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
 
 
 def decide_and_promote(
-    run: PipelineRun, model: StageResult, evaluation: StageResult, base_evaluation: StageResult, data: StageResult
+    run: PipelineRun, base: StageResult, model: StageResult, evaluations: dict[str, StageResult], data: StageResult
 ) -> tuple[RegisteredVersion, StageResult, str]:
     """Register the model and let the gate decide against the champion (or the base model, where there
     is none); returns the version, the decision and what was done, in words."""
     settings, tracking = run.settings, run.settings.tracking
-    spec, inputs = register_stage(settings), {"model": model, "evaluation": evaluation}
+    final = list(evaluations.values())[-1]
+    spec, inputs = register_stage(settings), {"model": model, "evaluation": final}
     registration = run.stage(spec, inputs)
     version = read_registration(run.folder(registration))
     if not still_registered(tracking, version):
         version = read_registration(run.folder(run.stage_again(spec, inputs)))
     baseline = baseline_for(tracking, version)
-    if baseline is None:
-        baseline_evaluation = base_evaluation
-    else:
+
+    def evaluate_champion() -> StageResult:
+        if baseline is None:
+            return evaluations["base"]
         champion = StageResult(name="champion", ref=baseline.model, how="kept")
-        baseline_evaluation = run.stage(evaluate_stage(settings, "champion"), {"model": champion, "data": data})
-    decision = run.stage(promote_stage(settings), {"challenger": evaluation, "champion": baseline_evaluation})
+        return run.stage(evaluate_stage(settings, "champion"), {"model": champion, "data": data})
+
+    models = {"challenger": model.ref, "champion": baseline.model if baseline else base.ref}
+    decision = before_the_gate(run, models, {"challenger": lambda: final, "champion": evaluate_champion}, data)
     return version, decision, run.carry_out(decision, version, baseline)
 
 

@@ -91,7 +91,11 @@ class PipelineRun:
     def stage(self, spec: StageSpec, inputs: Mapping[str, StageResult]) -> StageResult:
         """The stage's result: cached, taken over, or made now."""
         refs = {name: result.ref for name, result in inputs.items()}
-        forced = self._named(spec.name) or any(result.forced for result in inputs.values())
+        return self.stage_on(spec, refs, forced=any(result.forced for result in inputs.values()))
+
+    def stage_on(self, spec: StageSpec, refs: dict[str, ArtifactRef], *, forced: bool = False) -> StageResult:
+        """:meth:`stage` on plain references."""
+        forced = forced or self._named(spec.name)
         result = self._kept(spec) or self._made(spec, refs, forced)
         self.results[spec.name] = result
         logger = get_run_logger()

@@ -370,10 +370,15 @@ class PromotionSettings(Block):
 
     margin: float = 0.0
     """The lower bound of the paired interval of the mean gain must lie above this."""
-    max_domain_loss: Share = 0.05
-    """No domain's mean may fall by more than this."""
+    max_loss: Share = 0.05
+    """A benchmark that provably fell may have fallen by no more than this. A benchmark is a source, or a
+    domain of a source that has several: ``generated-math``."""
+    max_loss_of: dict[str, Share] = {}
+    """Other margins for single benchmarks: ``{docmath = 0.02}``."""
     max_unscored_share: Share = 0.02
+    """Of either model's answers."""
     max_truncated_share: Share = 0.5
+    """Of the challenger's answers; a champion that rambles must not keep a better model out."""
 
 
 class LaunchSettings(Block):

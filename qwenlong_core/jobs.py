@@ -148,9 +148,16 @@ class EvaluateJob(Block):
 
 class PromoteJob(Block):
     """Decide whether the challenger may become champion. Inputs: ``challenger``, ``champion``
-    (evaluations; the base model's where there is no champion yet)."""
+    (evaluations; the base model's where there is no champion yet), ``rows``, ``trained-1 ...`` (data);
+    none of them where there are ``faults``."""
 
     promotion: PromotionSettings
+    near_duplicates: float | None = None
+    """Similarity of documents, as in ``data.near_duplicates``."""
+    verified: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of every artifact that was checked, file by file, before the decision."""
+    faults: tuple[str, ...] = ()
+    """What is wrong with an artifact or an evaluation; one is enough for a refusal."""
     bootstrap_resamples: int
     confidence: float
     seed: int

@@ -165,7 +165,7 @@ def _decide(
         kept = f"champion stays version {champion.version}" if champion else "there is no champion"
         return f"version {version.version} not promoted, {kept}: {verdict['reason']}"
     if not fresh and (why := _rolled_back(settings, version)):
-        return f"version {version.version} not promoted: {why}; to decide anew, run again with --refresh promote"
+        return f"version {version.version} not promoted: {why}; to decide anew, run the flow promote, or the pipeline with --refresh promote"
     move = Move(kind="promotion", leaving=_version(baseline), version=version.version, reason=verdict["reason"], runs=runs)
     made = _make(settings, store, move)
     if made is not None and made.token == move.token:

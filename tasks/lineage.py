@@ -1,12 +1,13 @@
-"""Where a model came from: its artifact's parents, back to the base model."""
+"""Where a model came from, and whether its artifacts are what their manifests say."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.artifacts import ArtifactRef, Store
+from qwenlong_core.artifacts import ArtifactError, ArtifactRef, Damaged, Store
 from qwenlong_core.model_card import Step, stage_name
 
 
@@ -35,3 +36,38 @@ def _job(folder: Path) -> dict[str, Any]:
     path = folder / "job.json"
     job: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return job
+
+
+def training_data(store: Store, model: ArtifactRef) -> list[ArtifactRef]:
+    """The data artifacts that a model and the models before it were trained on, each once.
+
+    Raises:
+        ArtifactError: a manifest on the way is gone, so that nobody can tell.
+    """
+    found: dict[str, ArtifactRef] = {}
+    link: ArtifactRef | None = model
+    while link is not None:
+        manifest = store.manifest(link)
+        if manifest is None:
+            raise ArtifactError(f"what {model.short} was trained on cannot be told: {link.kind}/{link.short} is not in the store")
+        if data := manifest.parents.get("data"):
+            found.setdefault(data, ArtifactRef(kind="data", uri="", sha256=data))
+        before = manifest.parents.get("model")
+        link = ArtifactRef(kind="model", uri="", sha256=before) if before else None
+    return list(found.values())
+
+
+def find_faults(store: Store, artifacts: Mapping[str, ArtifactRef]) -> list[str]:
+    """What is wrong with each of the artifacts, by the name people know it by; empty if all are sound.
+
+    Every byte is read now, whatever was checked before.
+    """
+    faults = []
+    for name, ref in artifacts.items():
+        try:
+            altered = store.damage(ref)
+        except (ArtifactError, Damaged) as error:
+            faults.append(f"{name} cannot be trusted: {error}")
+        else:
+            faults += [f"{name} cannot be trusted: {file} is missing or altered" for file in altered]
+    return faults

@@ -6,6 +6,7 @@ depends on. Names are what a user types after ``--refresh`` and ``--from`` and s
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,10 +193,13 @@ def register_stage(settings: Settings) -> StageSpec:
     return _spec("register", "registration", "tasks.registry", job, launcher="inline")
 
 
-def promote_stage(settings: Settings) -> StageSpec:
-    """Decide on promotion. Inputs: ``challenger``, ``champion`` (evaluations)."""
+def promote_stage(settings: Settings, verified: Mapping[str, str], faults: Sequence[str]) -> StageSpec:
+    """Decide on promotion. Inputs: those of :class:`PromoteJob`."""
     job = PromoteJob(
         promotion=settings.promotion,
+        near_duplicates=settings.data.near_duplicates,
+        verified=dict(verified),
+        faults=tuple(faults),
         bootstrap_resamples=settings.evaluation.bootstrap_resamples,
         confidence=settings.evaluation.confidence,
         seed=settings.seed,

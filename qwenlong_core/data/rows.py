@@ -90,6 +90,14 @@ def stream_rows(path: Path, column: pa.Field) -> Iterator[tuple[Example, Any]]:
                 yield _to_example(row), value
 
 
+def stream_examples(path: Path) -> Iterator[Example]:
+    """The rows of a file one by one; memory holds one row group."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            for row in file.read_row_group(group, columns=_SCHEMA.names).to_pylist():
+                yield _to_example(row)
+
+
 def _to_example(row: dict[str, Any]) -> Example:
     return example_from_dict({**row, "metadata": json.loads(row["metadata"])})
 

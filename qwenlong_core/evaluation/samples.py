@@ -9,6 +9,7 @@ metrics can be recomputed from the log with no model.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,3 +124,11 @@ def by_example(samples: Iterable[Sample]) -> Iterator[tuple[str, list[Sample]]]:
         groups.setdefault(sample.example_id, []).append(sample)
     for example_id in sorted(groups):
         yield example_id, sorted(groups[example_id], key=lambda sample: sample.sample)
+
+
+def benchmark_names(samples: Iterable[Sample]) -> dict[tuple[str, str], str]:
+    """Name of the benchmark of each source and domain that occurs: the source, or ``generated-math`` where a
+    source has rows of several domains."""
+    found = sorted({(sample.source, sample.domain) for sample in samples})
+    domains = Counter(source for source, _ in found)
+    return {(source, domain): f"{source}-{domain}" if domains[source] > 1 else source for source, domain in found}

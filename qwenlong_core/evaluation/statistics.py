@@ -152,13 +152,17 @@ def paired_difference(
 def loss_p_value(gains: ArrayLike, clusters: Sequence[str], margin: float = 0.0) -> float:
     """One-sided p-value of "the mean gain is not below ``-margin``" (cluster-robust t-test).
 
-    Without spread or with one document nothing can be tested: 1.0.
+    Without spread a t-test has no error to hold the mean against. Where all C documents fell alike the
+    sign test is left, 1/2 to the power of C; where they did not fall, or there is one document, 1.0.
     """
     sums, sizes = _cluster_sums(gains, clusters)
     error = _robust_error(sums, sizes)
-    if not error:
+    beyond = sums.sum() / sizes.sum() + margin
+    if error is None:
         return 1.0
-    return float(stdtr(len(sums) - 1, (sums.sum() / sizes.sum() + margin) / error))
+    if error < 1e-12:
+        return float(0.5 ** len(sums)) if beyond < 0 else 1.0
+    return float(stdtr(len(sums) - 1, beyond / error))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

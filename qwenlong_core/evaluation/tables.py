@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.evaluation import statistics
-from qwenlong_core.evaluation.promotion import pair_items
+from qwenlong_core.evaluation.conditions import pair_items
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.evaluation.scores import Bootstrap
 from qwenlong_core.records import DOMAINS

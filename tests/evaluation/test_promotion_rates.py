@@ -49,20 +49,20 @@ def test_every_row_of_the_benchmark_is_stated_and_no_null_row_exceeds_its_level(
 
 def test_the_simulation_is_calibrated(rates):
     rng = np.random.default_rng(3)
-    new, old = zip(*(rates.draw_answers(rates.Setting(200, 2, 0.1), rng) for _ in range(100)))
+    new, old = zip(*(rates.draw_answers(rates.first(200, 2, 0.1), rng) for _ in range(100)))
     assert np.mean(new) == pytest.approx(0.6, abs=0.01)
     assert np.mean(old) == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_few_comparisons_agree_with_the_stated_rate(rates, stated):
-    decisions = rates.compare(rates.Setting(50, 1, 0.1), 150, seed=77, resamples=500)
+    decisions = rates.compare(rates.first(50, 1, 0.1), 150, seed=77, resamples=500)
     assert agree(sum(map(rates.gain_proven, decisions)), 150, stated[50, 1, 0.1][0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("documents", "questions", "gain"), [(16, 1, 0.0), (50, 1, 0.0), (40, 5, 0.0), (40, 5, 0.1)])
 def test_two_thousand_fresh_comparisons_agree_with_the_stated_rates(rates, stated, documents, questions, gain):
-    decisions = rates.compare(rates.Setting(documents, questions, gain), 2_000, seed=99)
+    decisions = rates.compare(rates.first(documents, questions, gain), 2_000, seed=99)
     proven, promoted = sum(map(rates.gain_proven, decisions)), sum(decision.promote for decision in decisions)
     assert agree(proven, 2_000, stated[documents, questions, gain][0])
     assert agree(promoted, 2_000, stated[documents, questions, gain][1])

@@ -26,7 +26,7 @@ def jobs(*overrides: str) -> dict[str, dict]:
     settings = load_settings("smoke", overrides)
     specs = [base_stage(settings), prepare_stage(settings), sft_stage(settings)]
     specs += [grpo_stage(settings, index) for index in (1, 2, 3)]
-    specs += [evaluate_stage(settings, "sft"), register_stage(settings), promote_stage(settings), report_stage(settings)]
+    specs += [evaluate_stage(settings, "sft"), register_stage(settings), promote_stage(settings, {}, ()), report_stage(settings)]
     return {spec.name: spec.job for spec in specs}
 
 
