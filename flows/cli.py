@@ -148,6 +148,26 @@ def rollback(
         typer.echo(json.dumps(done) if as_json else done["rollback"])
 
 
+@app.command("judge-check")
+def judge_check(
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    pairs: Annotated[int, typer.Option(min=8, help="Labelled comparisons to ask about, half of them equal.")] = 200,
+    seed: Annotated[int, typer.Option(help="Same seed, same comparisons.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Ask the profile's judges about answers whose right verdict is known: Cohen's kappa, its interval
+    and the confusion table. Exit code 1 if a judge gave no verdict at all."""
+    with one_clear_message():
+        from flows.judge_check import check_judges, in_words
+        from qwenlong_core.profiles import load_settings
+
+        found = check_judges(load_settings(profile, overrides or ()), pairs, seed)
+        typer.echo(json.dumps(found) if as_json else "\n".join(in_words(name, one) for name, one in found.items()))
+        if any(one["kappa"] is None for one in found.values()):
+            raise typer.Exit(1)
+
+
 app.add_typer(artifacts, name="artifacts")
 app.command("eval")(evaluate)
 app.command()(ask)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from flows.pipeline_run import PipelineRun, StageResult
 from qwenlong_core.artifacts import ArtifactError, ArtifactRef
 from tasks.lineage import find_faults, training_data
-from tasks.process import ProcessFailed, StageRefused
+from tasks.process import ProcessFailed, StageRefused, reason_of
 from tasks.specs import promote_stage
 from tasks.store import open_store
 
@@ -55,6 +55,5 @@ def _evaluations(evaluate: dict[str, Evaluate]) -> tuple[dict[str, StageResult],
         try:
             found[role] = make()
         except (ProcessFailed, StageRefused, ArtifactError) as error:
-            last = str(error).strip().splitlines()[-1].strip()
-            faults.append(f"the evaluation of the {role} could not be finished: {last}")
+            faults.append(f"the evaluation of the {role} could not be finished: {reason_of(error)}")
     return found, faults

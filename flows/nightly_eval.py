@@ -1,64 +1,143 @@
-"""The flow ``nightly-eval``: how good is the champion tonight?
+"""The flow ``nightly-eval``: how good is the champion tonight, and is it worse than it was?
 
-Evaluates the registry's ``champion`` (and ``challenger``, if it is another version) on the prepared
-evaluation rows with the night's own seed, and adds the scores to the MLflow run series
-``nightly <alias>``. A second run in the same night finds its result cached.
+Evaluates the registry's ``champion`` (and ``challenger``, if it is another model) on a slice of the
+prepared evaluation rows with the night's own seed, compares the champion with the last nights, looks
+again with a second seed where a benchmark fell, and adds the scores to a series in MLflow. The run
+fails, with the reason, when a benchmark fell under both seeds or an evaluation could not be finished.
+A night is done once: another run of it returns what the first one found.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date
 from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
 
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id
-from qwenlong_core.artifacts import ArtifactError
-from qwenlong_core.evaluation.tables import scores_table
+from qwenlong_core.artifacts import ArtifactError, ArtifactRef
+from qwenlong_core.config import Settings
+from qwenlong_core.evaluation.regression import Change, changes, comparable, confirmed_falls
+from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.profiles import load_settings
+from tasks.nights import Night, earlier_nights, find_night, log_night, overview, remember_night, tonight
+from tasks.process import ProcessFailed, StageRefused, reason_of
 from tasks.registry import CHALLENGER, CHAMPION, by_alias
 from tasks.specs import evaluate_stage
 from tasks.stage import RunContext
 from tasks.store import open_store
-from tasks.tracking import Tracker, log_scores
+from tasks.tracking import Tracker
+
+_SECOND_LOOK = 10_000_000
+"""Added to a night's seed for its second look; no other night has that seed."""
 
 
 @flow(name="nightly-eval", flow_run_name="{profile}")
-def nightly_eval(profile: str = "local", overrides: list[str] | None = None, night: date | None = None) -> dict[str, Any]:
+def nightly_eval(
+    profile: str = "local", overrides: list[str] | None = None, night: date | None = None
+) -> dict[str, Any] | State[Any]:
     """Evaluate what the registry serves.
 
     Args:
-        night: the date whose seed is used; today by default.
+        night: the date whose seed is used; today in UTC by default.
 
     Raises:
         ArtifactError: nothing has been promoted or prepared yet.
     """
-    night = night or date.today()
-    settings = load_settings(profile, overrides or ())
-    settings = settings.model_copy(update={"seed": settings.seed + night.toordinal()})
+    settings, night = load_settings(profile, overrides or ()), night or tonight()
+    before = find_night(open_store(settings), settings, night)
+    if before is not None:
+        get_run_logger().info("%s was evaluated before; nothing is done again", night)
+    done = before or _evaluate_night(settings, night)
+    if isinstance(done, str):
+        return Failed(message=done)
+    if done.falls:
+        return Failed(message=done.words)
+    get_run_logger().info("%s", done.words)
+    return overview(done, {alias: _read(settings, ref) for alias, ref in done.evaluations.items()})
+
+
+def _read(settings: Settings, ref: ArtifactRef) -> Evaluation:
+    return read_evaluation(open_store(settings).fetch(ref))
+
+
+def for_night(settings: Settings, night: date, *, second: bool = False) -> Settings:
+    """The settings of a night's look: its slice, and a seed of its own."""
+    evaluation = settings.evaluation.model_copy(update={"limit": settings.nightly.limit})
+    seed = settings.seed + night.toordinal() + (_SECOND_LOOK if second else 0)
+    return settings.model_copy(update={"seed": seed, "evaluation": evaluation})
+
+
+def _what_is_served(settings: Settings) -> tuple[StageResult, dict[str, StageResult]]:
+    """The prepared rows and the models to evaluate, by alias; the same weights once."""
     data = open_store(settings).latest("prepare", settings.profile)
     versions = {alias: by_alias(settings.tracking, alias) for alias in (CHAMPION, CHALLENGER)}
     if data is None or versions[CHAMPION] is None:
         missing = "prepared data" if data is None else "champion in the registry"
-        raise ArtifactError(f"nightly-eval: there is no {missing} for profile {profile!r} yet: run the pipeline first")
-    tracker = Tracker(settings.tracking)
-    parent = tracker.start_run(f"nightly {night}", {"profile": profile}, {"night": str(night), "profile": profile})
-    run = PipelineRun(settings, RunContext(settings=settings, run_id=new_run_id(), parent_run_id=parent))
-    rows = StageResult(name="prepare", ref=data.ref, how="kept")
-    seen: dict[str, StageResult] = {}
+        raise ArtifactError(f"nightly-eval: there is no {missing} for profile {settings.profile!r} yet: run the pipeline first")
+    models: dict[str, StageResult] = {}
     for alias, version in versions.items():
-        if version is not None and version.model.sha256 not in {result.ref.sha256 for result in seen.values()}:
-            seen[alias] = StageResult(name=alias, ref=version.model, how="kept")
+        if version is not None and version.model.sha256 not in {result.ref.sha256 for result in models.values()}:
+            models[alias] = StageResult(name=alias, ref=version.model, how="kept")
+    return StageResult(name="prepare", ref=data.ref, how="kept"), models
+
+
+def _evaluate_night(settings: Settings, night: date) -> Night | str:
+    """The night's result; a text where an evaluation could not be finished."""
+    rows, models = _what_is_served(settings)
+    tracker = Tracker(settings.tracking)
+    tags = {"night": str(night), "profile": settings.profile}
+    parent = tracker.start_run(f"nightly {settings.profile} {night}", settings.nightly.model_dump(mode="json"), tags)
+    run = PipelineRun(settings, RunContext(settings=settings, run_id=new_run_id(), parent_run_id=parent))
+
+    def look(alias: str, *, second: bool = False) -> ArtifactRef:
+        spec = evaluate_stage(for_night(settings, night, second=second), f"{alias}{'-again' if second else ''}")
+        return run.stage(spec, {"model": models[alias], "data": rows}).ref
+
     try:
-        evaluations = {
-            alias: run.stage(evaluate_stage(settings, alias), {"model": model, "data": rows})
-            for alias, model in seen.items()
-        }
+        result, evaluations, found = _compare(settings, night, {alias: look(alias) for alias in models}, look)
+    except (ProcessFailed, StageRefused) as error:
+        tracker.end_run(parent, "FAILED")
+        return f"night {night}: the registry's models could not be evaluated: {reason_of(error)}"
     except BaseException:
         tracker.end_run(parent, "FAILED")
         raise
-    scores = scores_table({alias: run.folder(result) for alias, result in evaluations.items()})
-    log_scores(tracker, parent, scores, step=night.toordinal())
-    tracker.end_run(parent, "FINISHED")
-    get_run_logger().info("nightly %s: %s", night, scores)
-    return {"night": str(night), "scores": scores}
+    log_night(tracker, settings, night, evaluations, found)
+    tracker.tag(parent, "result", result.words)
+    tracker.end_run(parent, "FAILED" if result.falls else "FINISHED")
+    remember_night(open_store(settings), settings, result, parent)
+    create_markdown_artifact(key="night", description=result.words, markdown=_as_markdown(result, evaluations, found))
+    return result
+
+
+def _compare(
+    settings: Settings, night: date, refs: dict[str, ArtifactRef], look: Callable[..., ArtifactRef]
+) -> tuple[Night, dict[str, Evaluation], list[Change]]:
+    evaluations = {alias: _read(settings, ref) for alias, ref in refs.items()}
+    champion = evaluations[CHAMPION]
+    before = {day: e for day, e in earlier_nights(open_store(settings), settings, night) if comparable(champion, e)}
+    confidence = settings.nightly.confidence
+    found = changes(champion, list(before.values()), confidence=confidence) if before else []
+    falls: list[Change] = []
+    if any(change.significant for change in found):
+        again = _read(settings, look(CHAMPION, second=True))
+        falls = confirmed_falls(found, changes(again, list(before.values()), confidence=confidence))
+    fell = {change.name for change in falls}
+    result = Night(
+        night=night, profile=settings.profile, evaluations=refs, compared_with=tuple(before),
+        falls=tuple(change.words for change in falls),
+        unconfirmed=tuple(change.words for change in found if change.significant and change.name not in fell),
+    )  # fmt: skip
+    return result, evaluations, found
+
+
+def _as_markdown(night: Night, evaluations: dict[str, Evaluation], found: list[Change]) -> str:
+    scores = "".join(
+        f"| {alias} | {e.scores.overall.accuracy.mean:.3f} | {e.scores.overall.items} |\n" for alias, e in evaluations.items()
+    )
+    moved = "".join(f"- {change.words}\n" for change in found) or "No earlier night to compare with.\n"
+    return f"{night.words}\n\n| model | accuracy | items |\n|-|-|-|\n{scores}\nThe champion against earlier nights:\n\n{moved}"

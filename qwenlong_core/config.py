@@ -381,6 +381,18 @@ class PromotionSettings(Block):
     """Of the challenger's answers; a champion that rambles must not keep a better model out."""
 
 
+class NightlySettings(Block):
+    """The nightly evaluation of the champion; everything else is as in ``evaluation``, the ceiling on
+    unscored answers included."""
+
+    limit: int | None = Field(50, ge=1)
+    """Items per source and domain; ``None`` takes all."""
+    nights: int = Field(7, ge=1)
+    """Tonight is compared with those of the last so many calendar nights that were evaluated."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Over all benchmarks of one look; a fall must show under two seeds."""
+
+
 class LaunchSettings(Block):
     """How training processes are started (``accelerate launch``)."""
 
@@ -502,6 +514,7 @@ class Settings(Block):
     rewards: RewardSettings = RewardSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     promotion: PromotionSettings = PromotionSettings()
+    nightly: NightlySettings = NightlySettings()
     launch: LaunchSettings = LaunchSettings()
     storage: StorageSettings = StorageSettings()
     tracking: TrackingSettings = TrackingSettings()

@@ -35,6 +35,11 @@ class StageRefused(ValueError):
     """A stage refused its settings or data; a retry cannot help."""
 
 
+def reason_of(error: Exception) -> str:
+    """The last line of an error's message, which says what was wrong."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
 def stage_command(
     module: str, launch_options: Sequence[str] | None, job: Path, inputs: dict[str, Path], work: Path
 ) -> list[str]:

@@ -116,6 +116,17 @@ class Tracker:
         return run_id
 
     @_survives_outage
+    def series(self, name: str, tags: Mapping[str, str]) -> str:
+        """The id of the one run with these tags, whose metrics go on from day to day; opened if there is none."""
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = self.client.search_runs([self._experiment_id()], query, max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        run = self.client.create_run(self._experiment_id(), tags={MLFLOW_RUN_NAME: name, **tags})
+        self.client.set_terminated(run.info.run_id, "FINISHED")  # it has no process that could end it
+        return str(run.info.run_id)
+
+    @_survives_outage
     def page(self, run_id: str | None) -> str | None:
         """Where a person opens a run, once an MLflow server is up."""
         if run_id is None:

@@ -1,17 +1,19 @@
 """Does the judge judge as the labels say? Cohen's kappa on pairs whose right verdict is known.
 
-The labels hold by construction: an answer that restates a gold in other words is equal to it; the
-gold of another question, a number with another sign or another magnitude is not.
+The labels hold by construction: a gold restated in other words or in another unit is equal to it; a near
+miss, another sign or magnitude, a denial and the gold of another question are not. For numbers the
+strict rule must confirm the label, or the pair is not made.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwenlong_core.evaluation.statistics import kappa
+from qwenlong_core.evaluation.statistics import kappa, kappa_interval
 from qwenlong_core.records import Example
 from qwenlong_core.rewards import Judge, JudgeQuestion, rule_score
 
@@ -23,7 +25,9 @@ class LabelledPair:
     question: JudgeQuestion
     equal: bool
     kind: str
-    """How it was made: ``restated``, ``other gold``, ``other sign``, ``other magnitude``."""
+    """How it was made: ``restated``, ``other unit``, ``near miss``, ``other sign`` ..."""
+    example_id: str
+    """Pairs of one question stand or fall together: intervals cluster on it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,30 +36,67 @@ class Agreement:
 
     kappa: float | None
     """Over the pairs that got a verdict; ``None`` where none did."""
+    low: float | None
+    """Lower end of the 95% interval, bootstrapped over questions."""
+    high: float | None
     pairs: int
     no_verdict: int
-    wrong_by_kind: dict[str, int]
+    confusion: dict[str, int]
+    """``said equal, is equal`` and the other three."""
+    by_kind: dict[str, tuple[int, int]]
+    """Right verdicts and verdicts of each kind of pair."""
+    last_error: str = ""
+    """Of the last pair without a verdict."""
 
 
-def _restated(example: Example) -> str:
-    gold = example.answers[0].strip()
-    if example.answer_type == "number":
+Made = tuple[str, bool, str]
+"""An answer, whether it is equal to the gold, and how it was made."""
+
+_AMOUNT = re.compile(r"^(-?)(\$?)(\d[\d,]*(?:\.\d+)?)( million| billion)?$")
+_SCALES = {" million": 6, " billion": 9}
+
+
+def _restated(gold: str, number: bool) -> str:
+    if number:
         return re.sub(r"^(-?)\$\s*(.+)$", r"\1\2 dollars", re.sub(r"\s*%$", " percent", gold))
     return f"It is {gold}."
 
 
-def _number_traps(gold: str) -> list[tuple[str, bool, str]]:
-    made = [(gold[1:] if gold.startswith("-") else f"-{gold}", False, "other sign")]
+def _other_unit(gold: str) -> list[Made]:
+    """The same amount written out, or in thousands: ``$1.5 million`` as ``$1,500,000``."""
+    found = _AMOUNT.match(gold)
+    if not found:
+        return []
+    sign, currency, digits, scale = found.groups()
+    amount = float(digits.replace(",", "")) * 10 ** _SCALES.get(scale, 0)
+    if scale:
+        return [(f"{sign}{currency}{amount:,.0f}", True, "other unit")]
+    return [(f"{sign}{currency}{amount / 1_000:.10g} thousand", True, "other unit")] if amount >= 10_000 else []
+
+
+def _near_miss(gold: str) -> list[Made]:
+    """The gold with its first digit changed by one: close to read, and more than any tolerance apart."""
+    found = re.search(r"[1-9]", gold)
+    if not found:
+        return []
+    digit = "8" if found[0] == "9" else str(int(found[0]) + 1)
+    return [(f"{gold[: found.start()]}{digit}{gold[found.end() :]}", False, "near miss")]
+
+
+def _number_traps(gold: str) -> list[Made]:
+    made = [(gold[1:] if gold.startswith("-") else f"-{gold}", False, "other sign"), *_near_miss(gold), *_other_unit(gold)]
     if "%" not in gold:
         scaled = gold.replace("million", "billion") if "million" in gold else f"{gold} million"
         made.append((scaled, False, "other magnitude"))
     return made
 
 
-def _pairs_of(example: Example, other: Example) -> list[tuple[str, bool, str]]:
-    made = [(_restated(example), True, "restated")]
-    if example.answer_type == "number":
-        made += _number_traps(example.answers[0].strip())
+def _pairs_of(example: Example, other: Example) -> list[Made]:
+    gold, number = example.answers[0].strip(), example.answer_type == "number"
+    made = [(_restated(gold, number), True, "restated")]
+    made += _number_traps(gold) if number else [(f"It is not {gold}.", False, "denied")]
+    if number:
+        made = [(answer, equal, kind) for answer, equal, kind in made if (rule_score(answer, example).value == 1) is equal]
     # Two questions may happen to share an answer: only what the strict rule keeps apart is labelled so.
     if rule_score(other.answers[0], example).value == 0:
         made.append((other.answers[0], False, "other gold"))
@@ -78,19 +119,28 @@ def labelled_pairs(examples: Sequence[Example], limit: int, seed: int) -> list[L
         alike = [e for e in usable[index + 1 :] + usable[:index] if e.answer_type == example.answer_type]
         for answer, equal, kind in _pairs_of(example, alike[0]) if alike else []:
             question = JudgeQuestion(question=example.question, golds=example.answers[:1], answer=answer)
-            made[equal].append(LabelledPair(question=question, equal=equal, kind=kind))
+            made[equal].append(LabelledPair(question=question, equal=equal, kind=kind, example_id=example.id))
     half = min(limit // 2, len(made[True]), len(made[False]))
     return rng.sample(made[True], half) + rng.sample(made[False], half)
+
+
+def _confusion(verdicts: Sequence[tuple[LabelledPair, bool]]) -> dict[str, int]:
+    counts = Counter((said, pair.equal) for pair, said in verdicts)
+    names = {True: "equal", False: "different"}
+    return {f"said {names[said]}, is {names[true]}": counts[said, true] for said in names for true in names}
 
 
 async def judge_agreement(judge: Judge, pairs: Sequence[LabelledPair]) -> Agreement:
     """Ask the judge about every pair; one without a verdict is counted apart, not as disagreement."""
     verdicts = await judge.verdicts([pair.question for pair in pairs])
     given = [(pair, verdict.equal) for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.equal is not None]
-    wrong = [pair.kind for pair, equal in given if equal is not pair.equal]
+    labels, said = [pair.equal for pair, _ in given], [equal for _, equal in given]
+    low, high = kappa_interval(labels, said, [pair.example_id for pair, _ in given]) if given else (None, None)
+    kinds = sorted({pair.kind for pair, _ in given})
+    right = Counter(pair.kind for pair, equal in given if equal is pair.equal)
     return Agreement(
-        kappa=kappa([pair.equal for pair, _ in given], [equal for _, equal in given]) if given else None,
-        pairs=len(pairs),
-        no_verdict=len(pairs) - len(given),
-        wrong_by_kind={kind: wrong.count(kind) for kind in sorted(set(wrong))},
-    )
+        kappa=kappa(labels, said) if given else None, low=low, high=high,
+        pairs=len(pairs), no_verdict=len(pairs) - len(given), confusion=_confusion(given),
+        by_kind={kind: (right[kind], sum(pair.kind == kind for pair, _ in given)) for kind in kinds},
+        last_error=next((v.error for v in reversed(verdicts) if v.equal is None), ""),
+    )  # fmt: skip

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
 
 import numpy as np
 
 from qwenlong_core.evaluation import statistics
 from qwenlong_core.evaluation.results import Evaluation
-from qwenlong_core.evaluation.samples import by_example
+from qwenlong_core.evaluation.samples import benchmark_names, by_example
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,12 +45,11 @@ def _scored_means(evaluation: Evaluation) -> dict[str, float]:
 
 
 def changes(
-    tonight: Evaluation, before: Sequence[Evaluation], *, by: Literal["domain", "source"] = "domain", confidence: float = 0.95
+    tonight: Evaluation, before: Sequence[Evaluation], *, confidence: float = 0.95
 ) -> list[Change]:
     """Tonight against the mean of earlier nights, for each benchmark.
 
     Args:
-        by: what makes a benchmark.
         confidence: over all benchmarks together, a fall is called significant by chance in at most
             ``1 - confidence`` of nights without one.
 
@@ -61,12 +59,12 @@ def changes(
     if not before or any(night.plan.dataset_digest != tonight.plan.dataset_digest for night in before):
         raise ValueError("nights can be compared on the same rows alone: give earlier evaluations of tonight's dataset")
     means = [_scored_means(night) for night in before]
-    new = _scored_means(tonight)
+    new, benchmarks = _scored_means(tonight), benchmark_names(tonight.samples)
     rows: dict[str, list[tuple[float, str]]] = {}
     for item, group in by_example(tonight.samples):
         if item in new and all(item in night for night in means):
             gain = new[item] - fmean(night[item] for night in means)
-            rows.setdefault(getattr(group[0], by), []).append((gain, group[0].document_id))
+            rows.setdefault(benchmarks[group[0].source, group[0].domain], []).append((gain, group[0].document_id))
     names = sorted(rows)
     raw = [statistics.loss_p_value([g for g, _ in rows[name]], [d for _, d in rows[name]]) for name in names]
     return [
@@ -76,6 +74,12 @@ def changes(
         )
         for name, p in zip(names, statistics.holm(raw), strict=True)
     ]  # fmt: skip
+
+
+def comparable(tonight: Evaluation, earlier: Evaluation) -> bool:
+    """Whether two nights answered the same rows under the same protocol."""
+    new, old = tonight.plan, earlier.plan
+    return (new.dataset_digest, new.samples, new.protocol) == (old.dataset_digest, old.samples, old.protocol)
 
 
 def confirmed_falls(first: Sequence[Change], second: Sequence[Change]) -> list[Change]:

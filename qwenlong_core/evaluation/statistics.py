@@ -218,3 +218,22 @@ def kappa(first: Sequence[bool], second: Sequence[bool]) -> float:
     observed = float((a == b).mean())
     expected = float(a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean()))
     return 1.0 if expected == 1 else (observed - expected) / (1 - expected)
+
+
+def kappa_interval(
+    first: Sequence[bool], second: Sequence[bool], clusters: Sequence[str], *, resamples: int = 2_000, confidence: float = 0.95, seed: int = 0
+) -> tuple[float | None, float | None]:
+    """Percentile interval of :func:`kappa` over resampled clusters; ``(None, None)`` for fewer than two."""
+    _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    count = int(index.max()) + 1
+    if count < 2:
+        return None, None
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    cells = np.stack([np.bincount(index, weights=cell, minlength=count) for cell in (a & b, a & ~b, ~a & b, ~a & ~b)])
+    drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
+    both, only_a, only_b, neither = cells[:, drawn].sum(axis=-1)
+    total = both + only_a + only_b + neither
+    expected = ((both + only_a) * (both + only_b) + (neither + only_b) * (neither + only_a)) / total**2
+    values = np.where(expected == 1, 1.0, ((both + neither) / total - expected) / np.where(expected == 1, 1.0, 1 - expected))
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -89,10 +89,16 @@ def test_an_oracle_agrees_and_a_yes_sayer_does_not(rows, serve):
     pairs = labelled_pairs(rows, 16, seed=1)
     right = {pair.question.answer for pair in pairs if pair.equal}
     perfect = agreement(serve(lambda answer: answer in right), pairs)
-    assert (perfect.kappa, perfect.pairs, perfect.no_verdict, perfect.wrong_by_kind) == (1.0, len(pairs), 0, {})
+    assert (perfect.kappa, perfect.low, perfect.pairs, perfect.no_verdict) == (1.0, 1.0, len(pairs), 0)
+    assert all(right == given for right, given in perfect.by_kind.values())
     lenient = agreement(serve(lambda answer: True), pairs)
     assert lenient.kappa == 0.0
-    assert sum(lenient.wrong_by_kind.values()) == len(pairs) // 2 and "restated" not in lenient.wrong_by_kind
+    half = len(pairs) // 2
+    assert lenient.confusion == {
+        "said equal, is equal": half, "said equal, is different": half, "said different, is equal": 0, "said different, is different": 0,
+    }  # fmt: skip
+    equal = {pair.kind for pair in pairs if pair.equal}
+    assert all(right == (given if kind in equal else 0) for kind, (right, given) in lenient.by_kind.items())
 
 
 def test_a_judge_that_is_down_has_no_kappa(rows):

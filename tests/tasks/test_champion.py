@@ -148,7 +148,7 @@ def server(tmp_path_factory) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{home}/mlflow.db"]
     process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "2"], cwd=home)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while True:
             try:
                 if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).is_success:
