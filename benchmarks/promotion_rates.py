@@ -6,7 +6,8 @@ document); the document's difficulty is shared by its questions and by both mode
 makes a model's gain itself vary from document to document (that is what clustering is for). The
 champion is right on 50% of items.
 
-    python benchmarks/promotion_rates.py --comparisons 2000      # the table of docs/evaluation.md
+    python benchmarks/promotion_rates.py --tables 1                      # the tables of docs/evaluation.md
+    python benchmarks/promotion_rates.py --tables 2 --comparisons 100
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ SEVEN = {
     "+0.10 on six, -0.15 on one": (0.1,) * 6 + (-0.15,),
     "+0.10 on six, -0.30 on one": (0.1,) * 6 + (-0.3,),
 }
-PER_BENCHMARK = (50, 150)
+PER_BENCHMARK = (25, 50, 200)
 """Documents of each of the seven benchmarks in the second table, one question each."""
 
 
@@ -161,7 +162,7 @@ def main() -> None:
     if 2 in args.tables:
         print("\n| items each | true gain | gain proven | loss found | mean fell by more | promoted |\n|---|---|---|---|---|---|")
         for documents, truth in product(PER_BENCHMARK, SEVEN):
-            made = compare(second(documents, truth), args.comparisons, args.seed, resamples=500)
+            made = compare(second(documents, truth), args.comparisons, args.seed)
             shares = [share(made, event) for event in (gain_proven, loss_found, loss_seen, lambda decision: decision.promote)]
             print(f"| {documents} | {truth} | {' | '.join(shares)} |", flush=True)
 

@@ -38,7 +38,7 @@ svg .curve { fill: none; stroke-width: 2; } svg .whisker { stroke-width: 2; }
 .c0 { stroke: var(--c0); color: var(--c0); } .c1 { stroke: var(--c1); color: var(--c1); } .c2 { stroke: var(--c2); color: var(--c2); }
 .c3 { stroke: var(--c3); color: var(--c3); } .c4 { stroke: var(--c4); color: var(--c4); }
 svg .dot { fill: currentColor; stroke: none; }
-.legend span { margin-right: 14px; white-space: nowrap; } .legend i { display: inline-block; width: 10px; height: 10px;
+figcaption { margin-top: 6px; } .legend span { margin-right: 14px; white-space: nowrap; } .legend i { display: inline-block; width: 10px; height: 10px;
   border-radius: 50%; background: currentColor; margin-right: 5px; }
 details { background: var(--panel); border: 1px solid var(--rule); border-radius: 6px; margin: 8px 0; }
 details > summary { cursor: pointer; padding: 9px 14px; } details > :not(summary) { margin-left: 14px; margin-right: 14px; }
@@ -49,6 +49,13 @@ summary:focus-visible { outline: 2px solid var(--c1); outline-offset: 2px; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .92rem; }
 .document { max-height: 340px; overflow-y: auto; border-top: 1px solid var(--rule); padding: 10px 0; }
 mark { background: var(--mark); color: inherit; padding: 0 1px; } .evidence { border-bottom: 2px solid var(--evidence); }
+@media (max-width: 640px) {
+  .rows thead { position: absolute; clip-path: inset(50%); }
+  .rows tr { display: block; padding: 6px 0; border-bottom: 1px solid var(--rule); }
+  .rows td, .rows td.number { display: grid; grid-template-columns: 9.5em 1fr; gap: 8px; border: 0; padding: 2px 10px; white-space: normal; overflow-wrap: anywhere; }
+  .rows td:empty { display: none; }
+  .rows td::before { content: attr(data-name); color: var(--soft); }
+  .rows td:first-child { font-weight: 600; } }
 pre { overflow-x: auto; font: .84rem/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 """
 
@@ -64,10 +71,10 @@ TEMPLATE = """<!doctype html>
 <main>
 
 {% macro table(rows) %}
-<div class="scroll"><table>
+<div class="scroll"><table class="rows">
 <thead><tr>{% for name in rows[0] %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in rows %}<tr>
-{%- for cell in row.values() %}<td{% if not loop.first and cell | string | length < 28 %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+{%- for name, cell in row.items() %}<td data-name="{{ name }}"{% if not loop.first and cell | string | length < 28 %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endmacro %}
 
@@ -104,10 +111,10 @@ an error one that the engine never gave; both count 0 in the table above, and th
 <h2>Promotion</h2>
 <div class="verdict{% if decision.promote %} yes{% endif %}"><strong>{{ 'Promoted' if decision.promote else 'Refused' }}.</strong>
 {{ decision.reason.partition(': ')[2] }}</div>
-<div class="scroll"><table style="margin-top:12px">
+<div class="scroll"><table class="rows" style="margin-top:12px">
 <thead><tr><th scope="col">Result</th><th scope="col">Condition</th><th scope="col">Numbers</th></tr></thead>
-<tbody>{% for c in decision.conditions %}<tr><td class="{{ 'pass' if c.passed else 'fail' }}">{{ '✓ pass' if c.passed else '✗ fail' }}</td>
-<td>{{ c.name }}</td><td>{{ c.detail }}</td></tr>{% endfor %}</tbody></table></div>
+<tbody>{% for c in decision.conditions %}<tr><td data-name="Result" class="{{ 'pass' if c.passed else 'fail' }}">{{ '✓ pass' if c.passed else '✗ fail' }}</td>
+<td data-name="Condition">{{ c.name }}</td><td data-name="Numbers">{{ c.detail }}</td></tr>{% endfor %}</tbody></table></div>
 </section>
 {% endif %}
 

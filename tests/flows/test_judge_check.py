@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from endpoint_server import says, served
 from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.judge_check import labelled_slice
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "rewards"))
-from judge_server import says, served
 
 PAIRS = labelled_slice(60, seed=7)
 

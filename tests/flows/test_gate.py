@@ -1,0 +1,242 @@
+"""What stands before the gate, on real artifacts in a real store; the models' answers are written, not sampled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from flows.gate import before_the_gate
+from flows.nightly_eval import _compare
+from flows.pipeline_run import StageResult
+from qwenlong_core.artifacts import ArtifactRef, describe
+from qwenlong_core.data.rows import write_examples
+from qwenlong_core.evaluation.plan import PLAN, SAMPLES, Plan, dataset_digest
+from qwenlong_core.evaluation.promotion import run as promotion_stage
+from qwenlong_core.evaluation.results import write_scores
+from qwenlong_core.evaluation.samples import Sample, append_samples
+from qwenlong_core.evaluation.scores import Bootstrap
+from qwenlong_core.jobs import OUTPUT, PromoteJob
+from qwenlong_core.profiles import load_settings
+from qwenlong_core.records import Example, Score
+from tasks.nights import Night, find_night, remember_night
+from tasks.process import ProcessFailed
+from tasks.store import open_store
+
+RIGHT, WRONG = Score(value=1.0, rule=1.0), Score(value=0.0, rule=0.0)
+NIGHT = date(2026, 3, 9)
+ITEMS = 60
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return load_settings("smoke", [f"storage.uri={tmp_path}/store", "nightly.nights=3"])
+
+
+@pytest.fixture
+def world(settings, tmp_path):
+    return World(settings, tmp_path)
+
+
+class World:
+    """Artifacts of two models and the data they were trained on and answered."""
+
+    def __init__(self, settings, tmp_path: Path) -> None:
+        self.settings, self.tmp_path, self.store, self.number = settings, tmp_path, open_store(settings), 0
+        self.rows = [self.example(n) for n in range(ITEMS)]
+        self.data = self.prepared(self.rows, [self.example(900)])
+        self.base = self.artifact("model", {"weights": "base"}, {})
+        self.model = self.artifact("model", {"weights": "tuned"}, {"model": self.base.sha256, "data": self.data.sha256})
+
+    def example(self, number: int) -> Example:
+        words = np.random.default_rng(number).integers(0, 5_000, 120)
+        return Example(
+            id=f"q{number:03d}", source="made", domain="math", answer_type="number", answers=("7",),
+            context=" ".join(f"w{w}" for w in words), question=f"What is number {number}?", document_id=f"d{number}",
+        )  # fmt: skip
+
+    def folder(self) -> Path:
+        self.number += 1
+        (folder := self.tmp_path / f"made-{self.number}").mkdir()
+        return folder
+
+    def publish(self, kind: str, folder: Path, parents: dict[str, str]) -> ArtifactRef:
+        return self.store.publish(folder, describe(folder, kind, parents=parents, settings_digest="", code_digest=""))
+
+    def artifact(self, kind: str, files: dict[str, str], parents: dict[str, str]) -> ArtifactRef:
+        folder = self.folder()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        return self.publish(kind, folder, parents)
+
+    def prepared(self, rows, training) -> ArtifactRef:
+        folder = self.folder()
+        write_examples(folder / "eval.parquet", rows)
+        write_examples(folder / "train.parquet", training, [1] * len(training))
+        return self.publish("data", folder, {})
+
+    def evaluation(self, model: str, right, seed: int = 7) -> ArtifactRef:
+        folder = self.folder()
+        items = tuple(row.id for row in self.rows)
+        plan = Plan(
+            model_digest=model, dataset_digest=dataset_digest(self.rows), items=items, samples=1, protocol={}, seed=seed
+        )
+        (folder / PLAN).write_text(plan.model_dump_json())
+        blank = Sample(
+            example_id="", document_id="", domain="math", source="made", sample=0, prompt_digest="", prompt_tokens=1, lost_tokens=0,
+            depth=None, completion="", num_tokens=1, finish_reason="stop", score=WRONG, metrics={}, seconds=0.0,
+        )  # fmt: skip
+        append_samples(
+            folder / SAMPLES,
+            (replace(blank, example_id=row.id, document_id=row.document_id, score=RIGHT if ok else WRONG) for row, ok in zip(self.rows, right)),
+        )
+        write_scores(folder, Bootstrap(resamples=200, confidence=0.95, seed=1))
+        return self.publish("evaluation", folder, {"data": self.data.sha256})
+
+    def stage_on(self, spec, refs, *, forced=False) -> StageResult:
+        """The promote stage, run here instead of in a process of its own."""
+        work = self.folder()
+        (work / OUTPUT).mkdir()
+        promotion_stage(PromoteJob.model_validate(spec.job), {name: self.store.fetch(ref) for name, ref in refs.items()}, work)
+        return StageResult(name=spec.name, ref=self.publish("decision", work / OUTPUT, {}), how="ran")
+
+    def ask(self, **evaluations) -> str:
+        """The gate's reason; each evaluation is a reference, or an error that making it ends in."""
+
+        def give(found):
+            if isinstance(found, Exception):
+                raise found
+            return StageResult(name="evaluate", ref=found, how="ran")
+
+        run = SimpleNamespace(settings=self.settings, stage_on=self.stage_on)
+        models = {"challenger": self.model, "champion": self.base}
+        made = {role: lambda found=found: give(found) for role, found in evaluations.items()}
+        rows = StageResult(name="prepare", ref=self.data, how="kept")
+        decision = before_the_gate(run, models, made, rows)
+        return json.loads((self.store.fetch(decision.ref) / "decision.json").read_text())["reason"]
+
+    def pair(self) -> dict[str, ArtifactRef]:
+        return {
+            "challenger": self.evaluation("tuned", [1] * 50 + [0] * 10), "champion": self.evaluation("base", [1] * 20 + [0] * 40)
+        }  # fmt: skip
+
+    def file(self, ref: ArtifactRef, name: str) -> Path:
+        return self.store.fetch(ref) / name
+
+
+def test_a_gain_on_sound_artifacts_is_promoted_and_a_model_against_itself_is_not(world):
+    pair = world.pair()
+    assert world.ask(**pair) == "promoted: every condition holds"
+    assert "refused: another model" in world.ask(challenger=pair["champion"], champion=pair["champion"])
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "words"),
+    [
+        ("model", "weights", "the model of the challenger cannot be trusted"),
+        ("base", "weights", "the model of the champion cannot be trusted"),
+        ("data", "train.parquet", "the evaluated data cannot be trusted"),
+    ],
+)
+def test_a_corrupted_artifact_is_refused_in_words(world, what, name, words):
+    pair, path = world.pair(), world.file(getattr(world, what), name)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    said = world.ask(**pair)
+    assert said.startswith(f"refused: {words}: {path} is damaged"), said
+
+
+@pytest.mark.parametrize("damage", [lambda text: text.replace('"rule": 0.0', '"rule": 1.0'), lambda text: text[: len(text) // 2]])
+def test_an_evaluation_that_was_edited_or_lost_items_is_refused(world, damage):
+    pair = world.pair()
+    path = world.file(pair["challenger"], SAMPLES)
+    path.write_text(damage(path.read_text()))
+    assert world.ask(**pair).startswith(f"refused: the evaluation of the challenger cannot be trusted: {path} is damaged")
+
+
+def test_a_lost_artifact_is_refused(world):
+    pair = world.pair()
+    world.file(world.base, "manifest.json").unlink()
+    assert "refused: the model of the champion cannot be trusted" in world.ask(**pair)
+
+
+def test_an_evaluation_that_cannot_be_finished_is_refused_with_its_reason(world):
+    down = ProcessFailed("`python -m runner ...` ended with status 1; its last lines:\n  RuntimeError: the judge did not answer")
+    said = world.ask(challenger=down, champion=world.pair()["champion"])
+    assert said == "refused: the evaluation of the challenger could not be finished: RuntimeError: the judge did not answer"
+
+
+def test_data_that_changed_under_an_evaluation_is_refused(world):
+    pair = world.pair()
+    world.data = world.prepared([replace(row, answers=("8",)) for row in world.rows], [world.example(900)])
+    assert "are not those of the prepared data" in world.ask(**pair)
+
+
+def test_training_data_of_every_model_before_is_held_against_the_evaluation(world):
+    """The leak stands in the data of the model that the challenger was trained from."""
+    leak = world.prepared([world.example(800)], [replace(world.rows[3], id="x", question="Another question?"), world.example(901)])
+    early = world.artifact("model", {"weights": "early"}, {"model": world.base.sha256, "data": leak.sha256})
+    world.model = world.artifact("model", {"weights": "late"}, {"model": early.sha256, "data": world.data.sha256})
+    said = world.ask(**world.pair())
+    assert "refused: no overlap with training data: of 3 rows the challenger was trained on 1 on a document" in said
+
+
+def test_an_origin_that_cannot_be_traced_is_refused(world):
+    world.model = world.artifact("model", {"weights": "late"}, {"model": "0" * 64, "data": world.data.sha256})
+    assert "cannot be told: model/000000000000 is not in the store" in world.ask(**world.pair())
+
+
+def remember(world, back: int, evaluation: ArtifactRef) -> None:
+    night = Night(night=NIGHT - timedelta(days=back), profile="smoke", evaluations={"champion": evaluation}, compared_with=(), falls=())
+    remember_night(world.store, world.settings, night, None)
+
+
+def draws(world, rate: float, seed: int) -> ArtifactRef:
+    return world.evaluation("champion", np.random.default_rng(seed).random(ITEMS) < rate, seed)
+
+
+def test_a_champion_that_got_worse_is_found_under_both_seeds(world):
+    for back in (1, 2, 5):
+        remember(world, back, draws(world, 0.9, back))
+    looks = {False: draws(world, 0.4, 11), True: draws(world, 0.4, 12)}
+    asked = []
+
+    def look(alias, *, second=False):
+        asked.append((alias, second))
+        return looks[second]
+
+    night, _, found = _compare(world.settings, NIGHT, {"champion": looks[False]}, look)
+    assert night.compared_with == (NIGHT - timedelta(days=1), NIGHT - timedelta(days=2)), "night 5 is past nightly.nights"
+    assert asked == [("champion", True)] and found[0].significant
+    assert night.words.startswith("night 2026-03-09: the champion got worse, compared with 2 earlier nights, under both seeds: made fell by 0.")
+
+
+def test_a_fall_that_the_second_seed_does_not_show_is_no_fall(world):
+    remember(world, 1, draws(world, 0.9, 1))
+    night, _, _ = _compare(world.settings, NIGHT, {"champion": draws(world, 0.4, 11)}, lambda alias, second: draws(world, 0.9, 12))
+    assert night.falls == () and "no significant fall, compared with 1 earlier nights; under one of two seeds made fell" in night.words
+
+
+def test_an_equal_champion_is_quiet_and_asks_no_second_time(world):
+    remember(world, 1, draws(world, 0.9, 1))
+    night, _, _ = _compare(world.settings, NIGHT, {"champion": draws(world, 0.9, 11)}, None)
+    assert night.words == "night 2026-03-09: no significant fall, compared with 1 earlier nights"
+
+
+def test_nights_of_other_rows_are_not_compared(world):
+    remember(world, 1, draws(world, 0.9, 1))
+    world.rows = [replace(row, question="Another?") for row in world.rows]
+    night, _, found = _compare(world.settings, NIGHT, {"champion": draws(world, 0.1, 2)}, None)
+    assert (night.compared_with, found) == ((), [])
+
+
+def test_a_night_is_found_again_by_its_date(world):
+    assert find_night(world.store, world.settings, NIGHT) is None
+    remember(world, 0, draws(world, 0.9, 1))
+    assert find_night(world.store, world.settings, NIGHT).night == NIGHT
+    other = world.settings.model_copy(update={"profile": "another"})
+    assert find_night(world.store, other, NIGHT) is None
