@@ -139,6 +139,12 @@ def test_a_move_that_was_cut_short_at_its_last_step_does_not_stop_the_next(setti
     assert by_alias(settings, CHAMPION) == third and by_alias(settings, PREVIOUS) == second
 
 
+@pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.slow)])
+def registry(request, tmp_path) -> str:
+    """Address of a registry that two processes can use at once."""
+    return request.getfixturevalue("server") if request.param == "server" else f"sqlite:///{tmp_path}/mlflow.db"
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("mlflow")
@@ -169,9 +175,9 @@ def promote_at(uri: str, root: Path, folder: Path, version: str, baseline: str |
     return apply_decision(settings, LocalStore(root), challenger, champion, folder, fresh=True, runs="race")
 
 
-def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(server, tmp_path):
-    """Two processes, released at the same moment, several times over, against a real server."""
-    settings, baseline = TrackingSettings(uri=server), None
+def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(registry, tmp_path):
+    """Two processes, released at the same moment, several times over."""
+    settings, baseline = TrackingSettings(uri=registry), None
     folder = decision(tmp_path, True)
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         for number in range(5):
@@ -179,7 +185,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(server, tmp_pa
             said, start = [], time.time() + (10 if number == 0 else 0.5)
             champion = baseline.model_dump_json() if baseline else None
             tasks = [
-                pool.submit(promote_at, server, tmp_path / "store", folder, v.model_dump_json(), champion, start) for v in pair
+                pool.submit(promote_at, registry, tmp_path / "store", folder, v.model_dump_json(), champion, start) for v in pair
             ]
             said = [task.result() for task in tasks]
             [winner] = [index for index, text in enumerate(said) if "promoted to champion" in text]
