@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.artifacts import ArtifactError, ArtifactRef, Damaged, Store
+from qwenlong_core.artifacts import ArtifactError, ArtifactRef, Store
 from qwenlong_core.model_card import Step, stage_name
 
 
@@ -66,7 +66,7 @@ def find_faults(store: Store, artifacts: Mapping[str, ArtifactRef]) -> list[str]
     for name, ref in artifacts.items():
         try:
             altered = store.damage(ref)
-        except (ArtifactError, Damaged) as error:
+        except ArtifactError as error:
             faults.append(f"{name} cannot be trusted: {error}")
         else:
             faults += [f"{name} cannot be trusted: {file} is missing or altered" for file in altered]
