@@ -69,5 +69,5 @@ def find_faults(store: Store, artifacts: Mapping[str, ArtifactRef]) -> list[str]
         except ArtifactError as error:
             faults.append(f"{name} cannot be trusted: {error}")
         else:
-            faults += [f"{name} cannot be trusted: {file} is missing or altered" for file in altered]
+            faults += [f"{name} cannot be trusted: {file} of {ref.kind}/{ref.short} is missing or altered" for file in altered]
     return faults
