@@ -22,6 +22,7 @@ from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import RewardAlarm
 from qwenlong_core.training import grpo
+from qwenlong_core.training.checkpoints import newest_complete
 from qwenlong_core.training.curriculum import Difficulty, choose_retrospective, is_hopeless, to_retire
 from qwenlong_core.training.grpo import GRPOPhaseTrainer, build_trainer, reward_scorer, train_phase
 from qwenlong_core.training.rollout import Scorer
@@ -42,6 +43,41 @@ def test_a_phase_without_what_it_should_carry_is_refused(policy: Path, data: Pat
     job = grpo_job(index=2, optimizer_across_phases="carried")
     with pytest.raises(ValueError, match=r"optimizer is missing.*'carried': train the phase before.*'fresh'"):
         build_trainer(job, {"model": policy, "data": data}, tmp_path, score_parity, 1, 0)
+
+
+def test_the_optimizer_is_carried_or_fresh(policy: Path, data: Path, tmp_path: Path) -> None:
+    """Two updates, then one: carried, the second phase counts three and starts from the first's moments."""
+    base = {"batch_size": 2, "mini_batch_size": 2, "dynamic_sampling": {"max_rounds": 8}}
+    carried = base | {"optimizer_across_phases": "carried"}
+    one, two, fresh = tmp_path / "one", tmp_path / "two", tmp_path / "fresh"
+    run(grpo_job(**carried, phase=PHASE | {"steps": 2}), policy, data, one, score_parity)
+    checkpoint = newest_complete(one / "checkpoints")
+    assert checkpoint is not None
+    left = load_file(one / "output" / "optimizer" / "optimizer.safetensors")
+    ended_with = load_file(checkpoint / "optimizer.safetensors")
+    assert left.keys() == ended_with.keys() and all(torch.equal(left[k], ended_with[k]) for k in left)
+    assert {float(v) for k, v in left.items() if k.endswith("/step")} == {2.0}
+
+    seen: dict[str, torch.Tensor] = {}
+    inputs = {"model": one / "output", "data": data}
+    job = grpo_job(**carried, index=2, phase=PHASE | {"steps": 1})
+    trainer = build_trainer(job, inputs, tmp_path / "look", score_parity, 1, 0)
+    trainer.create_optimizer_and_scheduler(1)
+    trainer.callback_handler.optimizer = trainer.optimizer
+    trainer.callback_handler.on_train_begin(trainer.args, trainer.state, trainer.control)
+    for name, parameter in trainer.model.named_parameters():
+        for entry, value in trainer.optimizer.state[parameter].items():
+            seen[f"{name}/{entry}"] = torch.as_tensor(value)
+    assert seen.keys() == left.keys()
+    assert [name for name in seen if not torch.equal(seen[name], left[name])] == []
+
+    run(job, one / "output", data, two, score_parity)
+    after = load_file(two / "output" / "optimizer" / "optimizer.safetensors")
+    assert {float(v) for k, v in after.items() if k.endswith("/step")} == {3.0}
+    run(grpo_job(**base, index=2, phase=PHASE | {"steps": 1}), one / "output", data, fresh, score_parity)
+    assert not (fresh / "output" / "optimizer").exists()
+    weights = [load_file(work / "output" / "model.safetensors") for work in (two, fresh)]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 # -- prompts that are given up ----------------------------------------------------------------------
