@@ -107,10 +107,12 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
         assert ours[part] == theirs[part], part
 
 
-def assert_trained(end: dict[str, Any], policy: Path, steps: int) -> None:
-    """The run is not empty: every step had informative groups and a gradient, and the weights moved."""
+def assert_trained(end: dict[str, Any], policy: Path, steps: int, rounds: int) -> None:
+    """The run is not empty: the weights moved, and every step had informative groups and a gradient; without
+    a refill a step may have none, but most have."""
     assert [row["step"] for row in end["metrics"]] == list(range(1, steps + 1))
-    assert all(row["groups_kept"] > 0 and row["grad_norm"] > 0 for row in end["metrics"])
+    learning = [row for row in end["metrics"] if row["groups_kept"] > 0 and (row.get("grad_norm") or 0) > 0]
+    assert len(learning) == steps if rounds > 1 else len(learning) > steps / 2
     before = load_file(policy / "model.safetensors")
     assert any(not torch.equal(before[name], value) for name, value in end["weights"].items())
 
@@ -150,7 +152,7 @@ def test_an_interrupted_phase_ends_like_an_undisturbed_one(
     assert 3 <= disturbed.steps_done() < 6
     assert "from checkpoint-" in disturbed.finish()
     end = end_state(undisturbed.work)
-    assert_trained(end, policy, steps=6)
+    assert_trained(end, policy, 6, rounds)
     assert_left_over(end, rounds)
     assert_same(end_state(disturbed.work), end)
 
@@ -187,7 +189,7 @@ def test_ten_kills_at_random_steps_of_two_phases(
         a.finish()
         finish_with_kills(b, generator)
         end = end_state(a.work)
-        assert_trained(end, models["a"], STEPS)
+        assert_trained(end, models["a"], STEPS, rounds)
         assert_left_over(end, rounds)
         assert_same(end_state(b.work), end)
         models = {"a": a.work / "output", "b": b.work / "output"}
