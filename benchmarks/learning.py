@@ -1,91 +1,226 @@
-"""Is there something to learn? A policy before and after SFT on held-out generated documents.
+"""Does GRPO make a policy better on questions it has not seen? One warm-up, five seeds, paired.
 
-    python benchmarks/learning.py --model FOLDER --work DIR [--train 128] [--eval 50] [--tokens 512]
+    python benchmarks/learning.py --work DIR [--seeds 11 12 13 14 15] [--steps 40] [--jobs 1]
 
-Runs the pipeline's own stage commands (prepare, SFT, evaluation of both policies) and prints one line
-a domain. Greedy decoding; rows of training and evaluation come from different seeds and share no
-document. ``--model`` is an imported policy (``python -m qwenlong_core.models``). SmolLM2-135M takes
-about an hour on four CPU cores, minutes on a GPU.
+A small Llama (3.3 million parameters, random weights, a vocabulary of its own so that a CPU spends its
+time on the text and not on 49,000 logits) is warmed up by SFT on generated documents. Then, for each seed, GRPO trains it further on other documents, and the start and the trained policy
+answer the same held-out questions with the same sampling seeds. Everything runs by the pipeline's
+own stage commands (prepare, SFT, GRPO, evaluation). Rows of SFT, training and evaluation share no
+document. Prints and saves ``table.md``, ``result.json`` and ``curve.svg``: accuracy of both by seed,
+the mean gain with its 95% interval (Student's t over the seeds), and the curve of each training.
+A stage that is done is not run again, so an interrupted benchmark goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
-from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean, stdev
 
-from transformers import AutoTokenizer
+import matplotlib
+import torch
+from scipy.stats import t
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from qwenlong_core.bundled import bundled_tokenizer
+from qwenlong_core.config import Settings
+from qwenlong_core.data.prompts import user_message
 from qwenlong_core.data.synthesis import generate
-from qwenlong_core.records import Domain
+from qwenlong_core.evaluation.samples import read_samples
+from qwenlong_core.records import Domain, Example
+from tasks.process import stage_command
+from tasks.specs import StageSpec, evaluate_stage, grpo_stage, prepare_stage, sft_stage
 
-DOMAINS: tuple[Domain, ...] = ("math", "logical", "multihop", "reading")
-COMPLETION_TOKENS = 96
+matplotlib.use("Agg")
 
-
-def write_rows(tokenizer: Any, path: Path, rows: int, low: int, high: int, seed: int) -> None:
-    """``rows`` rows of every domain with prompts of ``low..high`` tokens."""
-    with path.open("w") as stream:
-        for domain in DOMAINS:
-            for index in range(rows):
-                tokens = low + (high - low) * index // max(1, rows - 1)
-                example = generate(tokenizer, domain=domain, tokens=tokens, seed=f"{seed}/{index}").example
-                stream.write(json.dumps({**example.to_dict(), "id": f"{domain}-{seed}-{index}"}) + "\n")
-
-
-def stage(module: str, job: dict[str, Any], work: Path, **inputs: Path) -> Path:
-    """Run one stage by hand, as the pipeline does; returns its output folder."""
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-m", module, "--job", str(work / "job.json"), "--work", str(work)]
-    subprocess.run(command + [f"--input={name}={folder}" for name, folder in inputs.items()], check=True)
-    return work / "output"
+DOMAINS: tuple[Domain, ...] = ("reading", "multihop")
+SHORTEST, LONGEST = 176, 208
+"""Prompt tokens: a small model reads little, and the five trainings fit in an hour."""
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+WINDOW = 5
+"""Steps over which the training curve is averaged."""
 
 
-def accuracy(evaluation: Path) -> dict[str, tuple[int, int]]:
-    """Right answers and rows by domain."""
-    counts: dict[str, list[float]] = defaultdict(list)
-    for line in (evaluation / "samples.jsonl").read_text().splitlines():
-        sample = json.loads(line)
-        counts[sample["example_id"].split("-")[0]].append(sample["score"]["rule"] or 0.0)
-    return {domain: (int(sum(scores)), len(scores)) for domain, scores in counts.items()}
+def settings_for(work: Path, args: argparse.Namespace) -> Settings:
+    """The pipeline's settings of this experiment."""
+    rows = {name: str(work / f"{name}.jsonl") for name in ("sft", "train", "eval")}
+    phase = {"max_prompt_tokens": 400, "max_completion_tokens": 64, "cache_tokens": 16, "steps": args.steps}
+    return Settings.model_validate(
+        {
+            "profile": "learning",
+            "model": {"name": str(work / "random")},
+            "data": {**rows, "near_duplicates": None},
+            "sft": {"max_tokens": 500, "learning_rate": 1e-3, "epochs": 1, "batch_size": 16, "micro_batch_size": 16,
+                    "save_steps": 100},
+            "grpo": {"group_size": 8, "batch_size": 16, "mini_batch_size": 8, "micro_batch_size": 8,
+                     "learning_rate": args.learning_rate, "temperature": 1.0, "top_p": 1.0, "clip_high": 0.28,
+                     "save_steps": 10, "dynamic_sampling": {"max_rounds": 2}, "phases": [phase]},
+            "evaluation": {"max_prompt_tokens": 400, "max_completion_tokens": 64, "temperature": 0.7, "top_p": 0.95,
+                           "samples": args.samples, "batch_size": 16},
+            "launch": {"cpu_threads": args.threads},
+        }
+    )  # fmt: skip
+
+
+def make_rows(path: Path, rows: int) -> list[Example]:
+    """``rows`` generated rows of every domain, also written to ``path``, whose name seeds them."""
+    tokenizer = bundled_tokenizer()
+    examples = []
+    for domain in DOMAINS:
+        for index in range(rows):
+            tokens = SHORTEST + index % (LONGEST - SHORTEST + 1)
+            example = generate(tokenizer, domain=domain, tokens=tokens, seed=f"{path.stem}/{index}").example
+            examples.append(replace(example, id=f"{domain}-{path.stem}-{index}"))
+    path.write_text("".join(json.dumps(example.to_dict()) + "\n" for example in examples))
+    return examples
+
+
+def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 1,024 tokens, digits one by one, with a plain chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=1024, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    pad, start, end = special
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=start, eos_token=end, pad_token=pad)
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def write_model(folder: Path, examples: Sequence[Example]) -> None:
+    """A random Llama of 3.3 million parameters and a tokenizer made for the rows."""
+    tokenizer = train_tokenizer(f"{user_message(example)}\n{example.solution}" for example in examples)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=8,
+        max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    tokenizer.save_pretrained(folder)
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def run_stage(spec: StageSpec, work: Path, **inputs: Path) -> Path:
+    """Run a stage's own command unless it is done; returns its output folder."""
+    done, output = work / "done", work / "output"
+    if not done.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "job.json").write_text(json.dumps(spec.job))
+        launch = ["--num_processes", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_machines", "1"]
+        options = launch if spec.launcher == "accelerate" else None
+        command = stage_command(spec.module, options, work / "job.json", inputs, work)
+        with (work / "log.txt").open("a") as log:
+            if subprocess.run(command, stdout=log, stderr=log).returncode:
+                raise SystemExit(f"{spec.name} failed; see {work / 'log.txt'}")
+        done.touch()
+        print(f"{work.name}: {spec.name} done", file=sys.stderr, flush=True)
+    return output
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One seed."""
+
+    seed: int
+    start: float
+    """Held-out accuracy before GRPO, under this seed's sampling."""
+    trained: float
+    curve: list[float]
+    """Accuracy of all completions drawn, by step."""
+
+
+def accuracy(evaluation: Path) -> float:
+    """Mean over all held-out samples."""
+    return fmean(sample.accuracy for sample in read_samples(evaluation / "samples.jsonl"))
+
+
+def one_seed(settings: Settings, seed: int, work: Path, policy: Path, data: Path) -> Outcome:
+    """Train with a seed and evaluate both policies."""
+    seeded = settings.model_copy(update={"seed": seed})
+    folder = work / f"seed-{seed}"
+    trained = run_stage(grpo_stage(seeded, 1), folder / "grpo", model=policy, data=data)
+    before, after = (
+        run_stage(evaluate_stage(seeded, name), folder / f"evaluate-{name}", model=model, data=data)
+        for name, model in (("start", policy), ("trained", trained))
+    )
+    steps = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    return Outcome(seed, accuracy(before), accuracy(after), [step["accuracy"] for step in steps])
+
+
+def interval(gains: list[float]) -> tuple[float, float, float]:
+    """Mean and 95% interval by Student's t."""
+    mean = fmean(gains)
+    half = float(t.ppf(0.975, len(gains) - 1)) * stdev(gains) / math.sqrt(len(gains))
+    return mean, mean - half, mean + half
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """Markdown: a line a seed, then the mean."""
+    lines = ["| seed | start | after GRPO | gain |", "|---|---|---|---|"]
+    lines += [f"| {o.seed} | {o.start:.3f} | {o.trained:.3f} | {o.trained - o.start:+.3f} |" for o in outcomes]
+    mean, low, high = interval([o.trained - o.start for o in outcomes])
+    start, trained = fmean(o.start for o in outcomes), fmean(o.trained for o in outcomes)
+    return "\n".join([*lines, f"| mean | {start:.3f} | {trained:.3f} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] |", ""])
+
+
+def plot(outcomes: list[Outcome], path: Path) -> None:
+    """Training accuracy by step, averaged over a few steps, one line a seed."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for outcome in outcomes:
+        curve = outcome.curve
+        axes.plot([fmean(curve[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(curve))], label=f"seed {outcome.seed}")
+    axes.set(xlabel="GRPO step", ylabel=f"accuracy of drawn completions, mean of {WINDOW} steps")
+    axes.legend()
+    figure.savefig(path, bbox_inches="tight")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--train", type=int, default=128, help="SFT rows a domain")
-    parser.add_argument("--eval", type=int, default=50, help="evaluation rows a domain")
-    parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15])
+    parser.add_argument("--steps", type=int, default=40, help="GRPO steps")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="of GRPO")
+    parser.add_argument("--sft", type=int, default=4_000, help="SFT rows a domain")
+    parser.add_argument("--train", type=int, default=400, help="GRPO rows a domain")
+    parser.add_argument("--eval", type=int, default=100, help="held-out rows a domain")
+    parser.add_argument("--samples", type=int, default=2, help="answers to a held-out question")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at once")
     args = parser.parse_args()
+    if len(args.seeds) < 2:
+        parser.error("an interval needs at least two seeds")
     work: Path = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    write_rows(tokenizer, work / "sft.jsonl", args.train, max(256, args.tokens // 2), args.tokens, 101)
-    write_rows(tokenizer, work / "eval.jsonl", args.eval, args.tokens, args.tokens, 202)
-    limit, launch = args.tokens + 2 * COMPLETION_TOKENS, {"cpu_threads": args.threads}
-    rows = {"sft": [str(work / "sft.jsonl")], "train": [str(work / "sft.jsonl")], "eval": [str(work / "eval.jsonl")]}
-    prepare = {"data": rows, "sft_max_tokens": limit, "phase_limits": [limit], "eval_max_tokens": limit, "seed": 7}
-    data = stage("qwenlong_core.data.prepare", prepare, work / "prepare", base=args.model)
-    sft = {"max_tokens": limit, "learning_rate": args.learning_rate, "epochs": 1, "batch_size": 8, "save_steps": 1_000}
-    common = {"model": {}, "launch": launch, "seed": 7}
-    tuned = stage("qwenlong_core.training.sft", {"sft": sft, **common}, work / "sft", model=args.model, data=data)
-    settings = {"max_prompt_tokens": limit, "max_completion_tokens": COMPLETION_TOKENS, "temperature": 0.0, "batch_size": 8}
-    job = {"evaluation": settings, "number_tolerance": 0.0015, **common}
-    scores = {
-        name: accuracy(stage("qwenlong_core.evaluation.runner", job, work / name, model=folder, data=data))
-        for name, folder in (("before", args.model), ("after", tuned))
-    }
-    for domain in DOMAINS:
-        before, after = (scores[name][domain] for name in ("before", "after"))
-        print(json.dumps({"domain": domain, "rows": before[1], "right_before": before[0], "right_after": after[0]}))
+    if not (work / "random" / "config.json").exists():
+        rows = {name: make_rows(work / f"{name}.jsonl", getattr(args, name)) for name in ("sft", "train", "eval")}
+        write_model(work / "random", rows["sft"])
+    settings = settings_for(work, args)
+    data = run_stage(prepare_stage(settings), work / "prepare", base=work / "random")
+    policy = run_stage(sft_stage(settings), work / "sft-stage", model=work / "random", data=data)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        outcomes = list(pool.map(lambda seed: one_seed(settings, seed, work, policy, data), args.seeds))
+    (work / "result.json").write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
+    (work / "table.md").write_text(table(outcomes))
+    plot(outcomes, work / "curve.svg")
+    print(table(outcomes))
 
 
 if __name__ == "__main__":
