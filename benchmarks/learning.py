@@ -4,10 +4,10 @@
 
 A small Llama (3.5 million parameters, a vocabulary of its own so that a CPU spends its time on the text
 and not on 49,000 logits) first learns to read generated documents as a language model, until it can
-copy from its context, and is then warmed up by the pipeline's SFT. Then, for each seed, GRPO trains it further on other documents, and the start and the trained policy
-answer the same held-out questions with the same sampling seeds. Everything runs by the pipeline's
-own stage commands (prepare, SFT, GRPO, evaluation). Rows of SFT, training and evaluation share no
-document. Prints and saves ``table.md``, ``result.json`` and ``curve.svg``: accuracy of both by seed,
+copy from its context, and is then warmed up by the pipeline's SFT. Then, for each seed, GRPO trains it
+further on other documents, and the start and the trained policy answer the same held-out questions
+with the same sampling seeds. All but the reading runs by the pipeline's own stage commands (prepare,
+SFT, GRPO, evaluation). Rows of SFT, training and evaluation share no document. Prints and saves ``table.md``, ``result.json`` and ``curve.svg``: accuracy of both by seed,
 the mean gain with its 95% interval (Student's t over the seeds), and the curve of each training.
 A stage that is done is not run again, so an interrupted benchmark goes on. No gain has been shown with it yet:
 one seed went from 0.125 to 0.145, within noise.
