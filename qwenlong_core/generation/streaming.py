@@ -39,7 +39,7 @@ class Part:
 def stream_local(model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
     """Pieces of a transformers model's answer to the prompt's token ids."""
     import torch
-    from transformers import TextIteratorStreamer, set_seed
+    from transformers import StoppingCriteriaList, TextIteratorStreamer, set_seed
 
     class Streamer(TextIteratorStreamer):  # type: ignore[misc]
         """Hands over the number of tokens with each text."""
@@ -58,14 +58,19 @@ def stream_local(model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sa
 
     streamer = Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     failures: list[BaseException] = []
+    left = threading.Event()  # set when nobody reads any more
     drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     ids = torch.tensor([list(prompt)], device=model.device)
+
+    def stop(rows: Any, scores: Any, **kwargs: Any) -> Any:
+        return torch.full((len(rows),), left.is_set(), device=rows.device)
 
     def work() -> None:
         try:
             model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=sampling.max_tokens, streamer=streamer,
-                pad_token_id=tokenizer.pad_token_id, **(drawn if sampling.temperature else {"do_sample": False}),
+                stopping_criteria=StoppingCriteriaList([stop]), pad_token_id=tokenizer.pad_token_id,
+                **(drawn if sampling.temperature else {"do_sample": False}),
             )  # fmt: skip
         except BaseException as error:
             failures.append(error)
@@ -73,8 +78,14 @@ def stream_local(model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sa
 
     if sampling.seed is not None:
         set_seed(sampling.seed)
-    threading.Thread(target=work, daemon=True).start()
-    yield from streamer
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield from streamer
+    finally:
+        # A thread that is still inside torch when Python ends would abort the process.
+        left.set()
+        thread.join()
     if failures:
         raise failures[0]
 
