@@ -8,13 +8,17 @@ READY := $(VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: run serve setup test test-slow test-vllm test-all lint lock clean
+.PHONY: run serve stack setup test test-slow test-vllm test-all lint lock clean
 
 run: $(READY)
 	@$(BIN)/qwenlong run $(ARGS)
 
 serve: $(READY)
 	@$(BIN)/qwenlong serve $(ARGS)
+
+# S3, Postgres, MLflow, Prefect and a worker as processes of their own, one smoke run, all stopped again.
+stack: $(READY)
+	$(BIN)/python infra/stack.py $(ARGS)
 
 setup: $(READY)
 
