@@ -120,6 +120,16 @@ def serve(
 
 
 @app.command()
+def sync(profile: Profile = "local", overrides: Overrides = None, as_json: Json = False) -> None:
+    """Send MLflow the runs that it could not take while it was away. Exit code 1 if some still wait."""
+    with one_clear_message():
+        from flows.sync import sync_outbox
+        from qwenlong_core.profiles import load_settings
+
+        sync_outbox(load_settings(profile, overrides or ()), as_json=as_json)
+
+
+@app.command()
 def doctor(profile: Profile = "local", overrides: Overrides = None, as_json: Json = False) -> None:
     """Say what is installed, which accelerator and engines will be used, what is reachable, and how
     many rows each phase will see. Exit code 1 if the profile cannot run here."""

@@ -24,6 +24,7 @@ from flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
 from qwenlong_core.config import Settings
 from qwenlong_core.evaluation.tables import markdown_table, scores_table
 from qwenlong_core.profiles import load_settings
+from tasks.outbox import RunNote, TrackedRun, deliver_outbox, outbox_of
 from tasks.registry import RegisteredVersion, baseline_for, read_registration, still_registered
 from tasks.specs import (
     base_stage,
@@ -36,7 +37,7 @@ from tasks.specs import (
     sft_stage,
 )
 from tasks.stage import RunContext
-from tasks.tracking import Tracker, log_scores
+from tasks.tracking import Tracker, score_line
 
 PREFECT_PAGE = "http://127.0.0.1:4200"
 """Where `make serve` shows Prefect."""
@@ -63,21 +64,26 @@ def full_pipeline(
     folder = Path(settings.storage.runs_dir).absolute() / run_id
     folder.mkdir(parents=True)
     (folder / "settings.json").write_text(settings.model_dump_json(indent=2))
-    tracker = Tracker(settings.tracking)
+    tracker, outbox = Tracker(settings.tracking), outbox_of(settings)
+    deliver_outbox(tracker, outbox)
     close_dead_runs(tracker)
     tags = {"profile": settings.profile, "pipeline": run_id, "prefect.flow_run_id": str(flow_run.id)}
-    parent = tracker.start_run(f"{settings.profile} {run_id}", settings.model_dump(mode="json"), tags)
-    context = RunContext(settings=settings, run_id=run_id, parent_run_id=parent)
+    note = RunNote(key=run_id, name=f"{settings.profile} {run_id}", params=settings.model_dump(mode="json"), tags=tags)
+    tracked = TrackedRun(tracker, note, outbox)
+    tracked.run_id()
+    run = PipelineRun(settings, RunContext(settings=settings, run_id=run_id), refresh, start)
     try:
-        result = run_stages(PipelineRun(settings, context, refresh, start), folder)
+        result = run_stages(run, folder)
     except BaseException as error:
-        tracker.end_run(parent, "FAILED" if isinstance(error, Exception) else "KILLED")
+        tracked.finish("FAILED" if isinstance(error, Exception) else "KILLED", tags=run.cached_tags())
         raise
-    result["pages"] = {"mlflow": tracker.page(parent), "prefect": f"{PREFECT_PAGE}/runs/flow-run/{flow_run.id}"}
+    mlflow_page = tracker.page(tracked.run_id())
+    result["pages"] = {"mlflow": mlflow_page, "prefect": f"{PREFECT_PAGE}/runs/flow-run/{flow_run.id}"}
     (folder / "result.json").write_text(json.dumps(result, indent=2))
-    log_scores(tracker, parent, result["scores"], step=0)
-    tracker.log_text(parent, (folder / "report.html").read_text(), "report.html")
-    tracker.end_run(parent, "FINISHED")
+    texts = {"report.html": (folder / "report.html").read_text()}
+    tracked.send(line := score_line(result["scores"], step=0))
+    tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags())
+    deliver_outbox(tracker, outbox)
     return result
 
 
@@ -146,7 +152,7 @@ def decide_and_promote(
 def close_dead_runs(tracker: Tracker) -> None:
     """Show runs whose process was killed as what they are, in MLflow and in Prefect."""
     with get_client(sync_client=True) as client:
-        for flow_run_id in tracker.close_orphans() or ():
+        for flow_run_id in tracker.close_orphans():
             # Another server's flow run is not ours to close.
             with contextlib.suppress(ObjectNotFound):
                 client.set_flow_run_state(UUID(flow_run_id), Crashed(message="its process was killed"), force=True)

@@ -25,6 +25,7 @@ from qwenlong_core.evaluation.regression import Change, changes, comparable, con
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.profiles import load_settings
 from tasks.nights import Night, earlier_nights, find_night, log_night, overview, remember_night, tonight
+from tasks.outbox import RunNote, Status, TrackedRun, deliver_outbox, outbox_of
 from tasks.process import ProcessFailed, StageRefused, reason_of
 from tasks.registry import CHALLENGER, CHAMPION, by_alias
 from tasks.specs import evaluate_stage
@@ -86,13 +87,20 @@ def _what_is_served(settings: Settings) -> tuple[StageResult, dict[str, StageRes
     return StageResult(name="prepare", ref=data.ref, how="kept"), models
 
 
+def _note(settings: Settings, night: date, key: str) -> RunNote:
+    tags = {"night": str(night), "profile": settings.profile}
+    name = f"nightly {settings.profile} {night}"
+    return RunNote(key=key, name=name, params=settings.nightly.model_dump(mode="json"), tags=tags)
+
+
 def _evaluate_night(settings: Settings, night: date) -> Night | str:
     """The night's result; a text where an evaluation could not be finished."""
     rows, models = _what_is_served(settings)
-    tracker = Tracker(settings.tracking)
-    tags = {"night": str(night), "profile": settings.profile}
-    parent = tracker.start_run(f"nightly {settings.profile} {night}", settings.nightly.model_dump(mode="json"), tags)
-    run = PipelineRun(settings, RunContext(settings=settings, run_id=new_run_id(), parent_run_id=parent))
+    tracker, outbox = Tracker(settings.tracking), outbox_of(settings)
+    deliver_outbox(tracker, outbox)
+    run = PipelineRun(settings, RunContext(settings=settings, run_id=new_run_id()))
+    tracked = TrackedRun(tracker, _note(settings, night, run.context.run_id), outbox)
+    tracked.run_id()
 
     def look(alias: str, *, second: bool = False) -> ArtifactRef:
         spec = evaluate_stage(for_night(settings, night, second=second), f"{alias}{'-again' if second else ''}")
@@ -101,15 +109,15 @@ def _evaluate_night(settings: Settings, night: date) -> Night | str:
     try:
         result, evaluations, found = _compare(settings, night, {alias: look(alias) for alias in models}, look)
     except (ProcessFailed, StageRefused) as error:
-        tracker.end_run(parent, "FAILED")
+        tracked.finish("FAILED", tags=run.cached_tags())
         return f"night {night}: the registry's models could not be evaluated: {reason_of(error)}"
-    except BaseException:
-        tracker.end_run(parent, "FAILED")
+    except BaseException as error:
+        tracked.finish("FAILED" if isinstance(error, Exception) else "KILLED", tags=run.cached_tags())
         raise
     log_night(tracker, settings, night, evaluations, found)
-    tracker.tag(parent, "result", result.words)
-    tracker.end_run(parent, "FAILED" if result.falls else "FINISHED")
-    remember_night(open_store(settings), settings, result, parent)
+    status: Status = "FAILED" if result.falls else "FINISHED"
+    mlflow_run_id = tracked.finish(status, tags=run.cached_tags() | {"result": result.words})
+    remember_night(open_store(settings), settings, result, mlflow_run_id)
     create_markdown_artifact(key="night", description=result.words, markdown=_as_markdown(result, evaluations, found))
     return result
 

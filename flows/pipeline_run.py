@@ -151,9 +151,11 @@ class PipelineRun:
         )
         tracker = Tracker(self.settings.tracking)
         _show_in_prefect(result, tracker.page(result.mlflow_run_id))
-        if hit:
-            tracker.tag(self.context.parent_run_id, f"cached.{spec.name}", result.ref.sha256)
         return result
+
+    def cached_tags(self) -> dict[str, str]:
+        """Which stages were not run, and their artifacts, for the pipeline's MLflow run."""
+        return {f"cached.{name}": result.ref.sha256 for name, result in self.results.items() if result.how == "cached"}
 
     def _remember(self, spec: StageSpec, known: StageRecord) -> None:
         """A hit is this profile's newest result of the stage: what `--from` and the nightly run start on."""

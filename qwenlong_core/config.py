@@ -29,18 +29,24 @@ def _as_tuple(value: Any) -> Any:
 Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 """A list of strings; a single string stands for a list of one."""
 
-def _without_password(url: str) -> str:
-    if urlsplit(url).password:
-        shown = url.replace(f":{urlsplit(url).password}@", ":***@")
+_SECRET_QUERY = re.compile(r"(^|[&;])[^=&;]*(pass|pwd|token|key|secret|sig|credential|auth)[^=&;]*=", re.IGNORECASE)
+
+
+def _without_secret(url: str) -> str:
+    parts = urlsplit(url)
+    # A name alone is a login at a database and a token at a web server.
+    token = parts.username if parts.scheme in ("http", "https") else None
+    if parts.password or token or _SECRET_QUERY.search(parts.query):
+        shown = f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}"
         raise ValueError(
-            f"{shown!r} carries a password, which would be written into artifacts and logs: "
+            f"{shown!r} carries a password or key, which would be written into artifacts and logs: "
             "leave it out and give it in an environment variable"
         )
     return url
 
 
-PlainUrl = Annotated[str, AfterValidator(_without_password)]
-"""An address without a password in it."""
+PlainUrl = Annotated[str, AfterValidator(_without_secret)]
+"""An address without a password, token or key in it."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 ScaleRewards = Literal["group", "batch", "none"]
@@ -195,7 +201,7 @@ class VLLMSettings(Block):
     """Share of a GPU's memory for vLLM's weights and cache (colocate)."""
     sleep: bool = False
     """Free vLLM's memory while the policy is updated (colocate)."""
-    server_url: str | None = None
+    server_url: PlainUrl | None = None
     """Address of ``trl vllm-serve``; needed by, and only for, ``vllm-server``."""
 
 

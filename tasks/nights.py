@@ -9,12 +9,11 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric
-
 from qwenlong_core.artifacts import ArtifactError, ArtifactRef, StageRecord, Store, describe, digest_json, now
 from qwenlong_core.config import Block, Settings
 from qwenlong_core.evaluation.regression import Change
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
+from tasks.outbox import RunNote, TrackedRun, outbox_of
 from tasks.tracking import Tracker
 
 FAMILY = "night"
@@ -88,8 +87,19 @@ def remember_night(store: Store, settings: Settings, night: Night, mlflow_run_id
 
 
 def log_night(tracker: Tracker, settings: Settings, night: date, evaluations: dict[str, Evaluation], changes: list[Change]) -> None:
-    """Add a night to the MLflow run ``nightly PROFILE``: its curves run over nights, by days since 1970."""
-    series = tracker.series(f"nightly {settings.profile}", {"series": "nightly", "profile": settings.profile})
+    """Add a night to the MLflow run ``nightly PROFILE``: its curves run over nights, by days since 1970.
+
+    All nights have the run's one key, so that the first opens it and the others go on in it, also where a
+    night waits in the outbox for MLflow to come back.
+    """
+    name, tags = f"nightly {settings.profile}", {"series": "nightly", "profile": settings.profile}
+    series = TrackedRun(tracker, RunNote(key=name, name=name, params={}, tags=tags), outbox_of(settings))
+    line = {"step": (night - date(1970, 1, 1)).days, "time": time.time()} | _night_values(evaluations, changes)
+    series.send(line)
+    series.finish("FINISHED", lines=(line,))
+
+
+def _night_values(evaluations: dict[str, Evaluation], changes: list[Change]) -> dict[str, float]:
     values: dict[str, float] = {}
     for alias, evaluation in evaluations.items():
         scores = evaluation.scores
@@ -98,10 +108,7 @@ def log_night(tracker: Tracker, settings: Settings, night: date, evaluations: di
         values[f"{alias}/unscored share"] = 1 - sum(s.has_verdict for s in evaluation.samples) / len(evaluation.samples)
     for change in changes:
         values |= {f"champion/change/{change.name}": change.mean, f"champion/change p/{change.name}": change.p}
-    step = (night - date(1970, 1, 1)).days
-    stamp = int(time.time() * 1000)
-    if series is not None:
-        tracker.log_metrics(series, [Metric(key, float(value), stamp, step) for key, value in values.items()])
+    return {name: float(value) for name, value in values.items()}
 
 
 def overview(night: Night, evaluations: dict[str, Evaluation]) -> dict[str, Any]:

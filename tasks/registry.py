@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
@@ -21,8 +22,9 @@ from mlflow.protos.databricks_pb2 import (
     ErrorCode,
 )
 from mlflow.tracking import MlflowClient
+from requests.exceptions import RequestException
 
-from qwenlong_core.artifacts import ArtifactRef
+from qwenlong_core.artifacts import ArtifactRef, Manifest
 from qwenlong_core.config import Block, TrackingSettings
 from tasks.tracking import client_for
 
@@ -115,11 +117,29 @@ def _source(settings: TrackingSettings, model: ArtifactRef) -> str:
 
 
 def register(
-    settings: TrackingSettings, inputs: Mapping[str, ArtifactRef], run_id: str | None, output: Path
+    settings: TrackingSettings, inputs: Mapping[str, ArtifactRef], manifest: Manifest | None, output: Path
 ) -> RegisteredVersion:
     """Make a registry version of ``inputs["model"]``, or adopt the one that is there, and give it the
-    alias ``challenger``. Writes ``registration.json`` to ``output``."""
-    model, evaluation = inputs["model"], inputs["evaluation"]
+    alias ``challenger``. Writes ``registration.json`` to ``output``.
+
+    Raises:
+        ConnectionError: MLflow did not take it. A registration is never put off: what is not in the registry
+            has not been registered.
+    """
+    try:
+        version = _registered(settings, inputs["model"], inputs["evaluation"], manifest)
+    except (MlflowException, RequestException) as error:
+        raise ConnectionError(
+            f"the registry at tracking.uri={settings.uri!r} did not take the model, so nothing was registered: {error}; "
+            "run the same command again once MLflow answers"
+        ) from error
+    (output / "registration.json").write_text(version.model_dump_json(indent=2))
+    return version
+
+
+def _registered(
+    settings: TrackingSettings, model: ArtifactRef, evaluation: ArtifactRef, manifest: Manifest | None
+) -> RegisteredVersion:
     client = client_for(settings)
     _ensure_model(client, settings.registered_model)
     version = find_version(settings, model, evaluation)
@@ -129,12 +149,46 @@ def register(
             _EVALUATION_TAG: evaluation.model_dump_json(),
             _DIGEST_TAG: model.sha256,
         }
-        source = _source(settings, model)
-        made = client.create_model_version(settings.registered_model, source=source, run_id=run_id, tags=tags)
+        logged = _logged_model(settings, client, model)
+        made = client.create_model_version(
+            settings.registered_model,
+            source=_source(settings, model),
+            run_id=logged.source_run_id if logged else None,
+            model_id=logged.model_id if logged else None,
+            tags=tags,
+            description=_description(settings, model, evaluation, manifest, logged),
+        )
         version = _from_tags(made.name, str(made.version), tags)
     client.set_registered_model_alias(version.name, CHALLENGER, version.version)
-    (output / "registration.json").write_text(version.model_dump_json(indent=2))
     return version
+
+
+def _logged_model(settings: TrackingSettings, client: MlflowClient, model: ArtifactRef) -> LoggedModel | None:
+    """The newest logged model that points at the artifact: the way from a version to the run that trained it."""
+    experiment = client.get_experiment_by_name(settings.experiment)
+    if experiment is None:
+        return None
+    found = client.search_logged_models([experiment.experiment_id], f"tags.`{_DIGEST_TAG}` = '{model.sha256}'")
+    return found[0] if found else None
+
+
+def _description(
+    settings: TrackingSettings,
+    model: ArtifactRef,
+    evaluation: ArtifactRef,
+    manifest: Manifest | None,
+    logged: LoggedModel | None,
+) -> str:
+    """Where a version comes from, for MLflow's page of it."""
+    rows = [("model", f"`{model.uri}`"), ("SHA-256", f"`{model.sha256}`"), ("evaluation", f"`{evaluation.uri}`")]
+    if logged is not None:
+        page = f"{settings.ui_url}/#/experiments/{logged.experiment_id}/runs/{logged.source_run_id}"
+        rows.append(("trained by", f"[{logged.source_run_id}]({page})"))
+    if manifest is not None:
+        rows += [(f"parent {name}", f"`{digest}`") for name, digest in manifest.parents.items()]
+        rows += [("settings digest", f"`{manifest.settings_digest}`"), ("code digest", f"`{manifest.code_digest}`")]
+    rows.append(("whole lineage", f"`qwenlong artifacts show {model.short}`"))
+    return "| | |\n|-|-|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows)
 
 
 def read_registration(folder: Path) -> RegisteredVersion:

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,11 +28,13 @@ from qwenlong_core.artifacts import ArtifactRef, StageRecord, Store, describe, d
 from qwenlong_core.config import Block, Settings
 from qwenlong_core.fingerprint import code_digest, fingerprint
 from qwenlong_core.jobs import OUTPUT, REFUSED
+from tasks.checkpoints import CheckpointPublisher, Training, restore
+from tasks.outbox import RunNote, TrackedRun, deliver_outbox, outbox_of
 from tasks.process import ProcessFailed, StageRefused, run_process, stage_command
 from tasks.registry import register
 from tasks.specs import StageSpec
 from tasks.store import open_store
-from tasks.tracking import MetricsForwarder, StageTracking, Tracker
+from tasks.tracking import METRICS, MetricsForwarder, Tracker, read_lines
 
 Log = Callable[[str], None]
 
@@ -63,9 +65,7 @@ class RunContext(Block):
 
     settings: Settings
     run_id: str
-    """The pipeline run: names the scratch space of forced stages."""
-    parent_run_id: str | None = None
-    """MLflow run of the pipeline."""
+    """The pipeline run: key of its MLflow run, to which the stages' runs belong."""
 
 
 def stage_fingerprint(spec: StageSpec, inputs: Mapping[str, ArtifactRef]) -> str:
@@ -150,31 +150,53 @@ def execute_stage(
         record = None if forced else store.lookup(spec.family, key)
         if record is not None:
             return StageOutcome(ref=record.ref, how="adopted", seconds=0.0, mlflow_run_id=record.mlflow_run_id)
-        tracker = Tracker(context.settings.tracking)
+        tracker, outbox = Tracker(context.settings.tracking), outbox_of(context.settings)
+        deliver_outbox(tracker, outbox)
         tags = {"stage": spec.name, "fingerprint": key, "profile": context.settings.profile}
-        tracked = StageTracking(tracker, spec.name, spec.job, tags, context.parent_run_id, inputs)
+        note = RunNote(name=spec.name, params=spec.job, tags=tags, parent=context.run_id, inputs=dict(inputs))
+        tracked, output = TrackedRun(tracker, note, outbox), work / OUTPUT
         try:
-            output = work / OUTPUT
             output.mkdir(parents=True, exist_ok=True)
             (output / "job.json").write_text(json.dumps(spec.job, indent=2))
             if spec.launcher == "inline":
-                register(context.settings.tracking, inputs, tracked.run_id(), output)
+                register(context.settings.tracking, inputs, store.manifest(inputs["model"]), output)
             else:
                 folders = {name: store.fetch(ref) for name, ref in inputs.items()}
                 command = stage_command(spec.module, launch_options(spec, context), output / "job.json", folders, work)
                 tracked.run_id()
-                with MetricsForwarder(output / "metrics.jsonl", _forward_to(tracked, progress)):
+                training = _training(spec, inputs, context, key if not forced else f"{key}-{context.run_id}")
+                with (
+                    _checkpoints_in_store(work, store, training, log) if spec.launcher == "accelerate" else nullcontext(),
+                    MetricsForwarder(output / METRICS, _forward_to(tracked, progress)),
+                ):
                     _run_or_refuse(spec, command, work, lock, log)
-            ref = _publish(spec, inputs, store, work / OUTPUT)
+            ref = _publish(spec, inputs, store, output)
         except BaseException as error:
-            tracker.end_run(tracked.run_id(), "FAILED" if isinstance(error, Exception) else "KILLED")
+            tracked.finish("FAILED" if isinstance(error, Exception) else "KILLED", lines=read_lines(output / METRICS))
             raise
-        run_id = tracked.run_id()
-        tracker.log_output(run_id, spec.name, ref)
-        tracker.end_run(run_id, "FINISHED")
+        run_id = tracked.finish("FINISHED", lines=read_lines(output / METRICS), output=ref)
         _remember(store, spec, key, ref, context, run_id)
         shutil.rmtree(work)
     return StageOutcome(ref=ref, how="ran", seconds=time.monotonic() - started, mlflow_run_id=run_id)
+
+
+def _training(spec: StageSpec, inputs: Mapping[str, ArtifactRef], context: RunContext, key: str) -> Training:
+    return Training(
+        stage=spec.name,
+        key=key,
+        profile=context.settings.profile,
+        parents={name: ref.sha256 for name, ref in inputs.items()},
+        settings_digest=digest_json(spec.job),
+        code_digest=code_digest((spec.module,)),
+    )
+
+
+@contextmanager
+def _checkpoints_in_store(work: Path, store: Store, training: Training, log: Log) -> Iterator[None]:
+    """Go on from the store's newest checkpoint, and send new ones there."""
+    restore(work, store, training, log)
+    with CheckpointPublisher(work, store, training, log):
+        yield
 
 
 def _run_or_refuse(spec: StageSpec, command: list[str], work: Path, lock: int, log: Log) -> None:
@@ -187,7 +209,7 @@ def _run_or_refuse(spec: StageSpec, command: list[str], work: Path, lock: int, l
 
 
 def _forward_to(
-    tracked: StageTracking, progress: Callable[[dict[str, Any]], None]
+    tracked: TrackedRun, progress: Callable[[dict[str, Any]], None]
 ) -> Callable[[dict[str, Any]], bool]:
     def on_line(line: dict[str, Any]) -> bool:
         progress(line)

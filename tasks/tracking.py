@@ -1,9 +1,8 @@
-"""MLflow: one parent run per pipeline run, one child per stage.
+"""MLflow: its client, what of a run is asked of it, and how step lines become metrics.
 
-Training never depends on the tracker: a call that fails is logged and skipped. Metrics are sent from
-the stage's ``metrics.jsonl`` as soon as the tracker answers again while the stage runs; what could
-not be sent by its end stays in the artifact. Only the registry, whose job is to write to MLflow, lets
-errors through (:mod:`tasks.registry`).
+Training never depends on the tracker: a call that fails is logged and skipped, and what a run has to
+tell is kept until MLflow has it (:mod:`tasks.outbox`). Only the registry, whose job is to write to
+MLflow, lets errors through (:mod:`tasks.registry`).
 """
 
 from __future__ import annotations
@@ -21,39 +20,29 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import psutil
-from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Experiment, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from requests.exceptions import RequestException
 
-from qwenlong_core.artifacts import ArtifactRef
 from qwenlong_core.config import TrackingSettings
 
 logger = logging.getLogger(__name__)
 
+METRICS = "metrics.jsonl"
+"""A stage's step lines, in its output folder."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_PARAM_LIMIT = 6000
-"""MLflow refuses longer parameter values."""
-_BATCH = 1000
-"""MLflow's own limit of metrics in one call."""
 _POLL_SECONDS = 2.0
+_AWAY_SECONDS = 10.0
+"""How long MLflow is left alone after it did not answer."""
 
-
-def _survives_outage(call: Callable[P, T]) -> Callable[P, T | None]:
-    """Log and skip a tracker failure: it must never end a training run."""
-
-    @functools.wraps(call)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T | None:
-        try:
-            return call(*args, **kwargs)
-        except (MlflowException, RequestException) as error:
-            logger.warning("MLflow did not take %s, going on: %s", call.__name__, error)
-            return None
-
-    return wrapped
+# MLflow's own patience is minutes a call, during which a stage would wait for its tracker; it is asked again
+# by us, and a call that is repeated only here can be checked before it is repeated.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 
 def prepare_tracking_folder(uri: str) -> None:
@@ -78,20 +67,20 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 class Tracker:
-    """Runs of one pipeline. All methods survive a tracker that is down."""
+    """What the pipeline asks of MLflow. All methods survive a tracker that is down."""
 
     def __init__(self, settings: TrackingSettings) -> None:
         self.settings = settings
-        self._client: MlflowClient | None = None
+        self._away_until = 0.0
 
-    @property
+    @functools.cached_property
     def client(self) -> MlflowClient:
         """The MLflow client, made on first use: opening a database can fail, too."""
-        if self._client is None:
-            self._client = client_for(self.settings)
-        return self._client
+        return client_for(self.settings)
 
-    def _experiment_id(self) -> str:
+    @functools.cached_property
+    def experiment_id(self) -> str:
+        """The experiment's id; it is made if it is not there."""
         found: Experiment | None = self.client.get_experiment_by_name(self.settings.experiment)
         if found:
             return str(found.experiment_id)
@@ -103,118 +92,51 @@ class Tracker:
             return None
         return Path(self.settings.uri.removeprefix("sqlite:///")).absolute().with_suffix(".attachments").as_uri()
 
-    @_survives_outage
-    def start_run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None) -> str:
-        """Open a run (a child where ``parent`` is given) and return its id."""
-        own = {MLFLOW_RUN_NAME: name, "qwenlong.host": socket.gethostname(), "qwenlong.pid": str(os.getpid())}
-        lineage = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
-        run: Run = self.client.create_run(self._experiment_id(), tags={**own, **tags, **lineage})
-        run_id = str(run.info.run_id)
-        values = [Param(key, value[:_PARAM_LIMIT]) for key, value in flatten(params)]
-        for start in range(0, len(values), 100):
-            self.client.log_batch(run_id, params=values[start : start + 100])
-        return run_id
+    def attempt(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Call MLflow; ``None`` if it does not take it. After a failure it is left alone for a while, so
+        that a server that is away costs a stage moments and not its patience."""
+        if time.monotonic() < self._away_until:
+            return None
+        try:
+            return call(*args, **kwargs)
+        except (MlflowException, RequestException) as error:
+            self._away_until = time.monotonic() + _AWAY_SECONDS
+            logger.warning("MLflow at %s did not answer as hoped, going on without: %s", self.settings.uri, error)
+            return None
 
-    @_survives_outage
-    def series(self, name: str, tags: Mapping[str, str]) -> str:
-        """The id of the one run with these tags, whose metrics go on from day to day; opened if there is none."""
-        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        found = self.client.search_runs([self._experiment_id()], query, max_results=1)
-        if found:
-            return str(found[0].info.run_id)
-        run = self.client.create_run(self._experiment_id(), tags={MLFLOW_RUN_NAME: name, **tags})
-        self.client.set_terminated(run.info.run_id, "FINISHED")  # it has no process that could end it
-        return str(run.info.run_id)
-
-    @_survives_outage
     def page(self, run_id: str | None) -> str | None:
         """Where a person opens a run, once an MLflow server is up."""
         if run_id is None:
             return None
-        experiment = self.client.get_run(run_id).info.experiment_id
-        return f"{self.settings.ui_url}/#/experiments/{experiment}/runs/{run_id}"
+        experiment = self.attempt(lambda: self.experiment_id)
+        return f"{self.settings.ui_url}/#/experiments/{experiment}/runs/{run_id}" if experiment else None
 
-    @_survives_outage
-    def log_inputs(self, run_id: str | None, inputs: Mapping[str, ArtifactRef]) -> None:
-        """Record data artifacts as MLflow datasets and the other inputs as tags."""
-        if run_id is None:
-            return
-        datasets = [
-            DatasetInput(_dataset(name, ref), [InputTag(MLFLOW_DATASET_CONTEXT, name)])
-            for name, ref in inputs.items()
-            if ref.kind == "data"
-        ]
-        if datasets:
-            self.client.log_inputs(run_id, datasets)
-        for name, ref in inputs.items():
-            self.client.set_tag(run_id, f"input.{name}", f"{ref.uri} sha256:{ref.sha256}")
-
-    @_survives_outage
-    def log_output(self, run_id: str | None, stage: str, ref: ArtifactRef) -> None:
-        """Record the artifact a stage made; a policy becomes a logged model that points at it."""
-        if run_id is None:
-            return
-        self.client.set_tag(run_id, "artifact.uri", ref.uri)
-        self.client.set_tag(run_id, "artifact.sha256", ref.sha256)
-        if ref.kind == "model":
-            tags = {"artifact.uri": ref.uri, "artifact.sha256": ref.sha256, "mlflow.model.isExternal": "true"}
-            model = self.client.create_logged_model(
-                self._experiment_id(), name=stage, source_run_id=run_id, tags=tags, model_type="policy"
-            )
-            self.client.finalize_logged_model(model.model_id, "READY")
-            self.client.set_tag(run_id, "logged_model", model.model_id)
-        elif ref.kind == "data":
-            self.client.log_inputs(run_id, [DatasetInput(_dataset(stage, ref), [InputTag(MLFLOW_DATASET_CONTEXT, "output")])])
-
-    @_survives_outage
-    def log_text(self, run_id: str | None, text: str, name: str) -> None:
-        """Attach a small text file to a run."""
-        if run_id is not None:
-            self.client.log_text(run_id, text, name)
-
-    @_survives_outage
-    def log_metrics(self, run_id: str, metrics: list[Metric]) -> bool:
-        """Send metrics; ``True`` once they arrived."""
-        for start in range(0, len(metrics), _BATCH):
-            self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
-        return True
-
-    @_survives_outage
-    def end_run(self, run_id: str | None, status: str) -> None:
-        """Close a run as FINISHED, FAILED or KILLED."""
-        if run_id is not None:
-            self.client.set_terminated(run_id, status)
-
-    @_survives_outage
     def close_orphans(self) -> list[str]:
         """Mark runs of this machine whose process is gone as KILLED; return the Prefect flow run ids
         of those that had one."""
+        return self.attempt(self._close_orphans) or []
+
+    def _close_orphans(self) -> list[str]:
         query = f"attributes.status = 'RUNNING' and tags.`qwenlong.host` = '{socket.gethostname()}'"
         flow_runs = []
-        for run in self.client.search_runs([self._experiment_id()], query):
+        for run in self.client.search_runs([self.experiment_id], query):
             if not psutil.pid_exists(int(run.data.tags["qwenlong.pid"])):
                 self.client.set_terminated(run.info.run_id, "KILLED")
                 if flow_run := run.data.tags.get("prefect.flow_run_id"):
                     flow_runs.append(flow_run)
         return flow_runs
 
-    @_survives_outage
-    def tag(self, run_id: str | None, key: str, value: str) -> None:
-        """Set one tag."""
-        if run_id is not None:
-            self.client.log_batch(run_id, tags=[RunTag(key, value)])
 
+def to_metrics(line: Mapping[str, Any], otherwise_ms: int) -> list[Metric]:
+    """The numbers of one line of ``metrics.jsonl`` as MLflow metrics at its step.
 
-def _dataset(name: str, ref: ArtifactRef) -> Dataset:
-    source = json.dumps({"uri": ref.uri})
-    # MLflow keeps at most 36 characters of a digest; the whole one is in the run's tags.
-    kind = "s3" if ref.uri.startswith("s3:") else "local"
-    return Dataset(name=name, digest=ref.sha256[:36], source_type=kind, source=source)
+    MLflow keeps a point once if it comes twice with the same time, so the time is the line's own.
 
-
-def to_metrics(line: Mapping[str, Any], timestamp_ms: int) -> list[Metric]:
-    """The numbers of one line of ``metrics.jsonl`` as MLflow metrics at its step."""
+    Args:
+        otherwise_ms: time of a line that has none; the same at every attempt to send it.
+    """
     step = int(line.get("step", 0))
+    timestamp_ms = round(line["time"] * 1000) if "time" in line else otherwise_ms
     return [
         Metric(key.replace("@", "_at_"), float(value), timestamp_ms, step)
         for key, value in line.items()
@@ -222,49 +144,22 @@ def to_metrics(line: Mapping[str, Any], timestamp_ms: int) -> list[Metric]:
     ]
 
 
-class StageTracking:
-    """A stage's run, opened as soon as the tracker is there to take it."""
-
-    def __init__(
-        self,
-        tracker: Tracker,
-        name: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        parent: str | None,
-        inputs: Mapping[str, ArtifactRef],
-    ) -> None:
-        self._tracker = tracker
-        self._opening = (name, params, tags, parent)
-        self._inputs = inputs
-        self._run_id: str | None = None
-
-    def run_id(self) -> str | None:
-        """The run's id; ``None`` while the tracker is away."""
-        if self._run_id is None:
-            self._run_id = self._tracker.start_run(*self._opening)
-            self._tracker.log_inputs(self._run_id, self._inputs)
-        return self._run_id
-
-    def send(self, line: Mapping[str, Any]) -> bool:
-        """Send one line of metrics; ``True`` once it arrived."""
-        run_id = self.run_id()
-        if run_id is None:
-            return False
-        return bool(self._tracker.log_metrics(run_id, to_metrics(line, int(time.time() * 1000))))
-
-
-def log_scores(tracker: Tracker, run_id: str | None, scores: list[dict[str, Any]], step: int) -> None:
-    """Add the numbers of a score table to a run, one metric per row and column."""
-    timestamp = int(time.time() * 1000)
-    metrics = [
-        Metric(f"{row['stage']}/{column}", float(value), timestamp, step)
+def score_line(scores: list[dict[str, Any]], step: int) -> dict[str, Any]:
+    """A score table as one step line: a number per row and column."""
+    numbers = {
+        f"{row['stage']}/{column}": value
         for row in scores
         for column, value in row.items()
         if isinstance(value, int | float)
-    ]
-    if run_id is not None:
-        tracker.log_metrics(run_id, metrics)
+    }
+    return {"step": step} | numbers
+
+
+def read_lines(path: Path) -> tuple[dict[str, Any], ...]:
+    """All whole step lines of a file; none if there is no file."""
+    if not path.is_file():
+        return ()
+    return tuple(json.loads(raw) for raw in path.read_bytes().splitlines(keepends=True) if raw.endswith(b"\n"))
 
 
 class MetricsForwarder:

@@ -56,7 +56,7 @@ def test_overrides_reach_any_value():
         ("execution.deployments={gprp='stage/gpu'}", "gprp"),
         ("grpo.micro_batch_size=3", "is not a multiple of 3 (micro_batch_size=3 on launch.num_processes=1)"),
         ("launch.num_machines=3", "launch.num_processes=1 is not a multiple of launch.num_machines=3"),
-        ("tracking.uri='http://me:hunter2@host'", "'http://me:***@host' carries a password"),
+        ("tracking.uri='http://me:hunter2@host'", "'http://***@host' carries a password"),
         ("seed", "expected key=value"),
         ("seed.x=1", "is a value, not a table"),
         ("model.revision='abc'", "needs a hub id"),

@@ -110,6 +110,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
             "seconds": round(seconds, 3),
             "tokens_per_second": round(tokens / seconds, 2),
             "memory_mb": round(peak_memory_mb(), 1),
+            "time": round(time.time(), 3),
         }
         self.lines.append({key: finite(value) for key, value in row.items()})
         left = (now - self._started) / (step - self._first_step) * (total - step)

@@ -15,6 +15,7 @@ from qwenlong_core.config import S3Settings, TrackingSettings
 from qwenlong_core.garbage import Rules
 from qwenlong_core.local_store import LocalStore
 from tasks.artifact_commands import collect, lineage, listed, read_contents, resolve, verify_all
+from tasks.outbox import RunNote, TrackedRun
 from tasks.registry import needed_artifacts, register
 from tasks.s3_store import S3Store
 from tasks.tracking import Tracker
@@ -27,8 +28,9 @@ TODAY = Rules(datetime.now(UTC), keep=timedelta(days=30), grace=timedelta(hours=
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory) -> TrackingSettings:
     """An MLflow database; the tests register different artifacts in it."""
-    settings = TrackingSettings(uri=f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db")
-    Tracker(settings).start_run("made", {}, {})
+    folder = tmp_path_factory.mktemp("mlflow")
+    settings = TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db")
+    assert TrackedRun(Tracker(settings), RunNote(name="made", params={}, tags={}), folder).run_id() is not None
     return settings
 
 
@@ -101,8 +103,9 @@ def test_gc_takes_what_nothing_needs_and_only_when_told_to(store, tracking, tmp_
     running = make(store, out, "model", "running")
     (tmp_path / "registration").mkdir()
     register(tracking, {"model": model, "evaluation": evaluation}, None, tmp_path / "registration")
-    run = Tracker(tracking).start_run("at work", {}, {})
-    Tracker(tracking).log_inputs(run, {"model": running})
+    note = RunNote(name="at work", params={}, tags={}, inputs={"model": running})
+    run = TrackedRun(Tracker(tracking), note, tmp_path / "outbox")
+    assert run.run_id() is not None
     needed = {ref.sha256 for ref in (data, model, evaluation, recorded, running)}
     assert needed_artifacts(tracking) >= {model.sha256, evaluation.sha256, running.sha256}
 
@@ -115,7 +118,7 @@ def test_gc_takes_what_nothing_needs_and_only_when_told_to(store, tracking, tmp_
     assert not any(forgotten.sha256 in stored.name for stored in store.listing())
     assert not any(verify_all(store, refs_in(store.listing(), store.uri)).values())
 
-    Tracker(tracking).end_run(run, "FINISHED")
+    run.finish("FINISHED")
     collect(store, tracking, IN_40_DAYS, delete=True)
     assert left(store) == needed - {running.sha256}
 

@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from contextvars import ContextVar
+from pathlib import Path
 
 import pytest
 
 from qwenlong_core.artifacts import ArtifactRef
 from qwenlong_core.config import TrackingSettings
+from tasks.outbox import RunNote, Runs, TrackedRun, deliver_outbox, put, waiting
 from tasks.tracking import MetricsForwarder, Tracker, client_for, flatten, to_metrics
 
 MODEL = ArtifactRef(kind="model", uri="file:///somewhere/model", sha256="ab" * 32)
@@ -70,47 +72,85 @@ def test_nested_settings_become_dotted_parameters():
     assert dict(flatten({"a": {"b": 1, "c": {"d": None}}, "e": [1]})) == {"a.b": "1", "a.c.d": "None", "e": "[1]"}
 
 
-def test_a_stage_run_holds_params_inputs_metrics_and_a_model_that_points_at_the_artifact(settings):
+def note(**told) -> RunNote:
+    return RunNote(**{"name": "sft", "params": {}, "tags": {}, **told})
+
+
+def test_a_stage_run_holds_params_inputs_metrics_and_a_model_that_points_at_the_artifact(settings, tmp_path):
     tracker = Tracker(settings)
-    parent = tracker.start_run("pipeline", {"seed": 7}, {"profile": "test"})
-    child = tracker.start_run("sft", {"sft": {"epochs": 3}}, {}, parent)
-    tracker.log_inputs(child, {"data": DATA, "model": MODEL})
-    assert tracker.log_metrics(child, to_metrics({"step": 1, "loss": 2.0}, 1) + to_metrics({"step": 2, "loss": 1.0}, 2))
-    tracker.log_output(child, "sft", MODEL)
-    tracker.end_run(child, "FINISHED")
-    run = client_for(settings).get_run(child)
-    assert run.info.status == "FINISHED" and run.data.params == {"sft.epochs": "3"}
-    assert run.data.tags["mlflow.parentRunId"] == parent and run.data.tags["artifact.sha256"] == MODEL.sha256
+    parent = TrackedRun(tracker, note(name="pipeline", key="p1"), tmp_path)
+    parent.run_id()
+    told = note(params={"sft": {"epochs": 3}}, parent="p1", inputs={"data": DATA, "model": MODEL})
+    child = TrackedRun(tracker, told, tmp_path)
+    lines = ({"step": 1, "loss": 2.0, "time": 1.0}, {"step": 2, "loss": 1.0, "time": 2.0})
+    assert all(child.send(line) for line in lines)
+    run_id = child.finish("FINISHED", lines=lines, output=MODEL, tags={"cached.base": "x"})
+    run = client_for(settings).get_run(run_id)
+    assert run.info.status == "FINISHED" and run.data.params == {"sft.epochs": "3"} and run.data.tags["cached.base"] == "x"
+    assert run.data.tags["mlflow.parentRunId"] == parent.run_id() and run.data.tags["artifact.sha256"] == MODEL.sha256
+    assert MODEL.uri in run.data.tags["mlflow.note.content"]
     assert run.inputs.dataset_inputs[0].dataset.digest == DATA.sha256[:36]
-    history = client_for(settings).get_metric_history(child, "loss")
+    history = client_for(settings).get_metric_history(run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(1, 2.0), (2, 1.0)]
     model = client_for(settings).get_logged_model(run.data.tags["logged_model"])
-    assert model.tags["artifact.uri"] == MODEL.uri and model.source_run_id == child
+    assert model.tags["artifact.uri"] == MODEL.uri and model.source_run_id == run_id
+    assert not waiting(tmp_path)
 
 
-def test_a_tracker_that_is_down_stops_nothing(monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+def test_delivering_a_note_again_changes_nothing(settings):
+    runs, client = Runs(Tracker(settings)), client_for(settings)
+    told = note(
+        params={"a": 1}, inputs={"data": DATA}, lines=({"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "time": 7.5}),
+        output=MODEL, status="FINISHED", ended_ms=99, texts={"a.txt": "text"},
+    )  # fmt: skip
+    assert runs.deliver(told) == runs.deliver(told)
+    run = runs.find(told.key)
+    run_id = run.info.run_id
+    assert len(client.get_metric_history(run_id, "loss")) == 2 and len(run.inputs.dataset_inputs) == 1
+    assert len(client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")) == 1
+    assert len(client.search_runs([run.info.experiment_id], f"tags.`qwenlong.key` = '{told.key}'")) == 1
+
+
+def test_a_child_that_arrives_before_its_parent_is_linked_when_that_comes(settings):
+    runs = Runs(Tracker(settings))
+    child = runs.open(note(parent="late"))
+    parent = runs.open(note(key="late"))
+    assert client_for(settings).get_run(child).data.tags["mlflow.parentRunId"] == parent
+
+
+def test_a_note_that_mlflow_refuses_holds_up_no_other(settings, tmp_path):
+    bad = put(tmp_path, note(params={"a\x00?": 1}, status="FINISHED", started_ms=1))
+    put(tmp_path, note(status="FINISHED", started_ms=2))
+    assert deliver_outbox(Tracker(settings), tmp_path) == 1
+    assert not waiting(tmp_path) and bad.with_suffix(".refused").is_file()
+
+
+def test_a_tracker_that_is_down_stops_nothing(tmp_path):
     with socket.socket() as unused:  # bound, but nobody listens
         unused.bind(("127.0.0.1", 0))
         tracker = Tracker(TrackingSettings(uri=f"http://127.0.0.1:{unused.getsockname()[1]}"))
-        run_id = tracker.start_run("sft", {}, {})
-        assert run_id is None
-        tracker.log_inputs(run_id, {"data": DATA})
-        tracker.log_output(run_id, "sft", MODEL)
-        tracker.end_run(run_id, "FINISHED")
-        assert not tracker.log_metrics("a run from before the outage", to_metrics({"step": 1, "loss": 2.0}, 1))
+        run = TrackedRun(tracker, note(), tmp_path)
+        started = time.monotonic()
+        assert run.run_id() is None and not run.send({"step": 1, "loss": 2.0})
+        assert tracker.page("a run from before the outage") is None and tracker.close_orphans() == []
+        assert run.finish("FINISHED", lines=({"step": 1, "loss": 2.0},), output=MODEL) is None
+        assert deliver_outbox(tracker, tmp_path) == 0 and time.monotonic() - started < 30
+    [kept] = waiting(tmp_path)
+    assert RunNote.model_validate_json(kept.read_text()).output == MODEL
 
 
 def test_runs_whose_process_is_gone_are_closed_as_killed(settings):
     code = (
-        "import sys; from qwenlong_core.config import TrackingSettings; from tasks.tracking import Tracker\n"
+        "import sys; from pathlib import Path; from qwenlong_core.config import TrackingSettings\n"
+        "from tasks.outbox import RunNote, TrackedRun; from tasks.tracking import Tracker\n"
         "t = Tracker(TrackingSettings(uri=sys.argv[1], experiment='test'))\n"
-        "print(t.start_run('dead', {}, {'prefect.flow_run_id': 'flow-1'}))"
+        "n = RunNote(name='dead', params={}, tags={'prefect.flow_run_id': 'flow-1'})\n"
+        "print(TrackedRun(t, n, Path('none')).run_id())"
     )
     done = subprocess.run([sys.executable, "-c", code, settings.uri], capture_output=True, text=True, check=True)
     dead = done.stdout.split()[-1]
     tracker = Tracker(settings)
-    alive = tracker.start_run("alive", {}, {})
+    alive = TrackedRun(tracker, note(), Path("none")).run_id()
     assert tracker.close_orphans() == ["flow-1"]
     client = client_for(settings)
     assert client.get_run(dead).info.status == "KILLED" and client.get_run(alive).info.status == "RUNNING"

@@ -1,0 +1,166 @@
+"""Checkpoints of a training in progress go to the store, and come back on a machine that has none.
+
+A thread beside the training looks for newly sealed checkpoints. It takes hard links first, so that the
+training may prune the originals while they are being sent, and the training never waits for it.
+A checkpoint artifact holds ``checkpoints/checkpoint-N/...`` and the step lines of ``output/*.jsonl``:
+all that the stage needs to go on in an empty work folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from qwenlong_core.artifacts import ArtifactError, ArtifactRef, StageRecord, Store, describe, now
+from qwenlong_core.config import Block
+from qwenlong_core.jobs import OUTPUT
+
+KIND = "checkpoint"
+CHECKPOINTS = "checkpoints"
+_SEAL = "manifest.json"
+_SLOTS = 2
+"""Checkpoints of one training that the store keeps; the older one is the way back from the newest."""
+_POLL_SECONDS = 2.0
+
+
+class Training(Block):
+    """Whose checkpoints they are."""
+
+    stage: str
+    key: str
+    """The stage's fingerprint; for a forced stage, of this pipeline run alone."""
+    profile: str
+    parents: dict[str, str]
+    """Digests of the inputs."""
+    settings_digest: str
+    code_digest: str
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step in a checkpoint's name."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def _newest_sealed(folder: Path) -> Path | None:
+    sealed = [path.parent for path in folder.glob(f"checkpoint-*/{_SEAL}")]
+    return max(sealed, key=step_of, default=None)
+
+
+def _slot(training: Training, slot: int) -> tuple[str, str]:
+    return f"checkpoint-{training.stage}", f"{training.key}.{slot}"
+
+
+def stored_checkpoints(store: Store, training: Training) -> list[StageRecord]:
+    """What the store has of a training, the newest step first."""
+    found = [store.lookup(*_slot(training, slot)) for slot in range(_SLOTS)]
+    return sorted(filter(None, found), key=lambda record: -int(record.settings["step"]))
+
+
+def restore(work: Path, store: Store, training: Training, log: Callable[[str], None]) -> None:
+    """Bring the newest whole checkpoint of the store into ``work``, unless a newer one is there."""
+    local = _newest_sealed(work / CHECKPOINTS)
+    for record in stored_checkpoints(store, training):
+        step = int(record.settings["step"])
+        if local is not None and step_of(local) >= step:
+            return
+        try:
+            folder = store.fetch(record.ref)
+        except ArtifactError as error:
+            log(f"the store's checkpoint of step {step} is passed over: {error}")
+            continue
+        # The lines come first: a copy cut short leaves no checkpoint without them.
+        for part in (OUTPUT, CHECKPOINTS):
+            if (folder / part).is_dir():
+                shutil.copytree(folder / part, work / part, dirs_exist_ok=True)
+        log(f"{training.stage}: checkpoint of step {step} brought from the store")
+        return
+
+
+class CheckpointPublisher:
+    """While the block lasts, sealed checkpoints of ``work`` go to the store."""
+
+    def __init__(self, work: Path, store: Store, training: Training, log: Callable[[str], None]) -> None:
+        self._work, self._store, self._training, self._log = work, store, training, log
+        known = stored_checkpoints(store, training)
+        self._done = max((int(record.settings["step"]) for record in known), default=-1)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="checkpoint-publisher", daemon=True)
+
+    def __enter__(self) -> CheckpointPublisher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if kind is not None:
+            self.publish_newest()  # what was saved on the way out; a finished training needs none
+
+    def _follow(self) -> None:
+        while not self._stop.wait(_POLL_SECONDS):
+            self.publish_newest()
+
+    def publish_newest(self) -> None:
+        """Send the newest sealed checkpoint if it is not there yet; a failure is logged and tried again
+        at the next look, since the training does not depend on it."""
+        checkpoint = _newest_sealed(self._work / CHECKPOINTS)
+        if checkpoint is None or step_of(checkpoint) <= self._done:
+            return
+        staging = self._work / ".publishing"
+        try:
+            if _snapshot(self._work, checkpoint, staging):
+                self._publish(staging, step_of(checkpoint))
+        except (ArtifactError, OSError, ClientError, BotoCoreError) as error:
+            self._log(f"{checkpoint.name} is not in the store yet: {type(error).__name__}: {error}")
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _publish(self, folder: Path, step: int) -> None:
+        training = self._training
+        manifest = describe(
+            folder, KIND, parents=training.parents,
+            settings_digest=training.settings_digest, code_digest=training.code_digest,
+        )  # fmt: skip
+        self._remember(self._store.publish(folder, manifest), step)
+        self._done = step
+        self._log(f"{training.stage}: checkpoint of step {step} is in the store")
+
+    def _remember(self, ref: ArtifactRef, step: int) -> None:
+        """Take the slot of the oldest checkpoint, whose artifact the store may then forget."""
+        stage, _ = _slot(self._training, 0)
+        steps = {slot: self._step_in(slot) for slot in range(_SLOTS)}
+        oldest = min(steps, key=lambda slot: steps[slot])
+        record = StageRecord(
+            stage=stage, fingerprint=_slot(self._training, oldest)[1], ref=ref,
+            profile=self._training.profile, settings={"step": step}, created_at=now(),
+        )  # fmt: skip
+        self._store.record(record)
+
+    def _step_in(self, slot: int) -> int:
+        record = self._store.lookup(*_slot(self._training, slot))
+        return int(record.settings["step"]) if record else -1
+
+
+def _snapshot(work: Path, checkpoint: Path, staging: Path) -> bool:
+    """Link a checkpoint and copy the lines so far; ``False`` if it was pruned meanwhile."""
+    shutil.rmtree(staging, ignore_errors=True)
+    target = staging / CHECKPOINTS / checkpoint.name
+    try:
+        sealed: Mapping[str, object] = json.loads((checkpoint / _SEAL).read_text())["files"]
+        for name in (*sealed, _SEAL):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(checkpoint / name, target / name)
+    except FileNotFoundError:
+        return False
+    (staging / OUTPUT).mkdir()
+    for path in (work / OUTPUT).glob("*.jsonl"):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(path, staging / OUTPUT / path.name)
+    return True

@@ -1,0 +1,199 @@
+"""A training that is killed with its machine goes on elsewhere, from the store, and ends the same to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qwenlong_core.artifacts import ArtifactRef, StageRecord, Store
+from qwenlong_core.config import S3Settings, Settings, TrackingSettings
+from qwenlong_core.fingerprint import ROOT
+from qwenlong_core.local_store import LocalStore
+from qwenlong_core.profiles import load_settings
+from qwenlong_core.training.checkpoints import damage, newest_complete, prune, seal
+from tasks.checkpoints import CheckpointPublisher, Training, restore, stored_checkpoints
+from tasks.s3_store import S3Store
+from tasks.specs import base_stage, prepare_stage
+from tasks.stage import RunContext, execute_stage
+
+TRAINING = Training(stage="sft", key="k" * 64, profile="p", parents={}, settings_digest="s", code_digest="c")
+
+
+def checkpoint(work: Path, step: int, content: str = "weights") -> Path:
+    folder = work / "checkpoints" / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text(f"{content} {step}")
+    seal(folder)
+    (work / "output").mkdir(exist_ok=True)
+    with (work / "output/metrics.jsonl").open("a") as lines:
+        lines.write(json.dumps({"step": step}) + "\n")
+    return folder
+
+
+def steps(records: list[StageRecord]) -> list[int]:
+    return [record.settings["step"] for record in records]
+
+
+def assert_the_two_newest_come_back(store: Store, tmp_path: Path) -> None:
+    work, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    publisher = CheckpointPublisher(work, store, TRAINING, print)
+    for step in (1, 2, 3):
+        checkpoint(work, step)
+        publisher.publish_newest()
+    publisher.publish_newest()
+    assert steps(stored_checkpoints(store, TRAINING)) == [3, 2]
+    restore(elsewhere, store, TRAINING, print)
+    restored = newest_complete(elsewhere / "checkpoints")
+    assert restored is not None and restored.name == "checkpoint-3" and damage(restored) is None
+    assert (elsewhere / "output/metrics.jsonl").read_text() == (work / "output/metrics.jsonl").read_text()
+
+
+def test_the_two_newest_are_kept_and_come_back_whole_with_their_lines(tmp_path):
+    assert_the_two_newest_come_back(LocalStore(tmp_path / "store"), tmp_path)
+
+
+def test_they_come_back_from_a_bucket(tmp_path, bucket, s3_server):
+    s3 = S3Settings(endpoint_url=s3_server.endpoint)
+    assert_the_two_newest_come_back(S3Store(f"s3://{bucket}/project", s3, tmp_path / "cache"), tmp_path)
+
+
+def test_an_unsealed_one_is_left_and_a_newer_local_one_stays(tmp_path):
+    store, work = LocalStore(tmp_path / "store"), tmp_path / "work"
+    (checkpoint(work, 1) / "manifest.json").unlink()
+    CheckpointPublisher(work, store, TRAINING, print).publish_newest()
+    assert stored_checkpoints(store, TRAINING) == []
+    checkpoint(work, 2)
+    CheckpointPublisher(work, store, TRAINING, print).publish_newest()
+    checkpoint(work, 3, content="newer")
+    restore(work, store, TRAINING, print)
+    assert newest_complete(work / "checkpoints").name == "checkpoint-3"
+
+
+def test_a_damaged_one_in_the_store_is_passed_over(tmp_path):
+    store, work = LocalStore(tmp_path / "store"), tmp_path / "work"
+    publisher = CheckpointPublisher(work, store, TRAINING, print)
+    for step in (1, 2):
+        checkpoint(work, step)
+        publisher.publish_newest()
+    newest = stored_checkpoints(store, TRAINING)[0].ref
+    (tmp_path / "store/artifacts/checkpoint" / newest.sha256 / "checkpoints/checkpoint-2/model.safetensors").write_text("x")
+    restore(tmp_path / "new", LocalStore(tmp_path / "store"), TRAINING, print)
+    assert newest_complete(tmp_path / "new/checkpoints").name == "checkpoint-1"
+
+
+def test_pruning_while_publishing_leaves_nothing_half(tmp_path):
+    """A trainer that saves and prunes as fast as it can, and a publisher beside it: all that is in the store is whole."""
+    store, work = LocalStore(tmp_path / "store"), tmp_path / "work"
+    publisher = CheckpointPublisher(work, store, TRAINING, print)
+    over = threading.Event()
+
+    def publish() -> None:
+        while not over.is_set():
+            publisher.publish_newest()
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    for step in range(1, 61):
+        checkpoint(work, step)
+        prune(work / "checkpoints")
+    over.set()
+    thread.join()
+    publisher.publish_newest()
+    published = list((tmp_path / "store/artifacts/checkpoint").glob("[!.]*"))
+    assert len(published) > 2 and steps(stored_checkpoints(store, TRAINING))[0] == 60
+    for folder in published:
+        [inside] = (folder / "checkpoints").iterdir()
+        assert damage(inside) is None
+
+
+def test_a_store_that_fails_does_not_end_the_training(tmp_path):
+    work, said = tmp_path / "work", []
+    checkpoint(work, 1)
+    (tmp_path / "store").write_text("a file where the folder should be")
+    CheckpointPublisher(work, LocalStore(tmp_path / "store"), TRAINING, said.append).publish_newest()
+    assert "checkpoint-1 is not in the store yet" in said[0] and not (work / ".publishing").exists()
+
+
+PROGRAM = """
+import json, sys
+from qwenlong_core.artifacts import ArtifactRef
+from qwenlong_core.config import Settings
+from tasks.specs import sft_stage
+from tasks.stage import RunContext, execute_stage
+settings = Settings.model_validate_json(open(sys.argv[1]).read())
+inputs = {name: ArtifactRef.model_validate(ref) for name, ref in json.loads(sys.argv[2]).items()}
+context = RunContext(settings=settings, run_id="test")
+say = lambda line: print(line, flush=True)
+ref = execute_stage(sft_stage(settings), inputs, context, forced=sys.argv[3] == "forced", log=say, progress=lambda line: None).ref
+print("DIGEST", ref.sha256)
+"""
+
+
+def _run(home: Path, settings: Settings, inputs: dict[str, ArtifactRef], how: str, until: Callable[[str], bool]) -> list[str]:
+    """Run the stage in a process group of its own and kill -9 the group at the first line that ``until`` takes."""
+    (home / "settings.json").write_text(settings.model_dump_json())
+    given = json.dumps({name: ref.model_dump() for name, ref in inputs.items()})
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(home / "settings.json"), given, how],
+        stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        if until(line):
+            tree = psutil.Process(process.pid).children(recursive=True)
+            os.killpg(process.pid, signal.SIGKILL)
+            psutil.wait_procs(tree, timeout=20)
+    process.wait()
+    return lines
+
+
+def killed_and_resumed(home: Path, storage: dict[str, object]) -> None:
+    """The story on one store: killed with kill -9, work folder deleted, resumed, compared with a run left alone."""
+    small = ["sft.save_steps=3", "sft.epochs=2", "launch.cpu_threads=1"]
+    settings = load_settings(str(ROOT / "infra/profiles/smoke.toml"), small)
+    folders = {"work_dir": str(home / "work"), "runs_dir": str(home / "state/runs"), "cache_dir": str(home / "cache")}
+    settings = settings.model_copy(
+        update={
+            "storage": type(settings.storage).model_validate(folders | storage),
+            "tracking": TrackingSettings(uri=f"sqlite:///{home}/mlflow.db"),
+        }
+    )
+    context = RunContext(settings=settings, run_id="test")
+    make = {"forced": False, "log": print, "progress": lambda line: None}
+    base = execute_stage(base_stage(settings), {}, context, **make).ref
+    data = execute_stage(prepare_stage(settings), {"base": base}, context, **make).ref
+    inputs = {"model": base, "data": data}
+    lines = _run(home, settings, inputs, "plain", lambda line: "is in the store" in line)
+    assert "is in the store" in lines[-1] or any("is in the store" in line for line in lines)
+    assert not any(line.startswith("DIGEST") for line in lines)
+    shutil.rmtree(home / "work")
+    shutil.rmtree(home / "cache", ignore_errors=True)
+    resumed = _run(home, settings, inputs, "plain", lambda line: False)
+    assert any("brought from the store" in line for line in resumed), resumed
+    assert any("from checkpoint-" in line for line in resumed), resumed
+    undisturbed = _run(home, settings, inputs, "forced", lambda line: False)
+    assert not any("brought from the store" in line for line in undisturbed)
+    assert resumed[-1].startswith("DIGEST ") and resumed[-1] == undisturbed[-1]
+
+
+@pytest.mark.timeout(900)
+def test_killed_with_its_disk_and_resumed_from_a_folder(tmp_path):
+    killed_and_resumed(tmp_path, {"uri": str(tmp_path / "store")})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_with_its_disk_and_resumed_from_a_bucket(tmp_path, bucket, s3_server):
+    killed_and_resumed(tmp_path, {"uri": f"s3://{bucket}/project", "s3": {"endpoint_url": s3_server.endpoint}})
