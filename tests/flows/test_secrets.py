@@ -20,7 +20,7 @@ import pytest
 
 from qwenlong_core.config import TrackingSettings, VLLMSettings
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "planted-aws-id-5f3a",

@@ -33,7 +33,7 @@ from tasks.stage import RunContext, StageOutcome, execute_stage
 from tasks.store import open_store
 from tasks.tracking import Tracker, client_for, read_lines, to_metrics
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Server:
