@@ -19,7 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from update import measure
+from update import measure, measuring
 from update_variants import VARIANTS
 
 FIELDS = {"seconds": "seconds", "grown_mb": "memory above the loaded model, MB"}
@@ -76,9 +76,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    result.add_argument("--model", type=Path, required=True, help="an imported policy (python -m qwenlong_core.models)")
-    result.add_argument("--output", type=Path, required=True)
+    result = measuring(__doc__)
     result.add_argument("--variants", nargs="+", choices=VARIANTS, default=["ours", "loop"])
     result.add_argument("--prompts", type=int, nargs="+", default=[512, 1024, 2048, 4096])
     result.add_argument("--groups", type=int, nargs="+", default=[2, 4, 8, 16])
@@ -86,9 +84,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--completion", type=int, default=64)
     result.add_argument("--group", type=int, default=8, help="G while P grows")
     result.add_argument("--checkpointing", action="store_true")
-    result.add_argument("--repeats", type=int, default=1)
-    result.add_argument("--threads", type=int, default=None, help="of the processor; default all cores")
-    result.add_argument("--clock", choices=("wall", "processor"), default="wall")
     return result
 
 

@@ -159,21 +159,25 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    result.add_argument(
-        "--model", type=Path, required=True, help="an imported policy (python -m qwenlong_core.models)"
-    )
+def measuring(description: str | None) -> argparse.ArgumentParser:
+    """The options of every measurement."""
+    result = argparse.ArgumentParser(description=description.splitlines()[0] if description else None)
+    result.add_argument("--model", type=Path, required=True, help="an imported policy (python -m qwenlong_core.models)")
     result.add_argument("--output", type=Path, required=True)
+    result.add_argument("--repeats", type=int, default=1)
+    result.add_argument("--threads", type=int, default=None, help="of the processor; default all cores")
+    result.add_argument("--clock", choices=("wall", "processor"), default="wall")
+    return result
+
+
+def parser() -> argparse.ArgumentParser:
+    result = measuring(__doc__)
     result.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     result.add_argument("--prompt", type=int, nargs="+", default=[2048])
     result.add_argument("--completion", type=int, nargs="+", default=[128])
     result.add_argument("--group", type=int, nargs="+", default=[8])
     result.add_argument("--checkpointing", nargs="+", choices=("on", "off"), default=["on"])
     result.add_argument("--ragged", action="store_true", help="completions of different lengths")
-    result.add_argument("--repeats", type=int, default=1)
-    result.add_argument("--threads", type=int, default=None, help="of the processor; default all cores")
-    result.add_argument("--clock", choices=("wall", "processor"), default="wall")
     return result
 
 

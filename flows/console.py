@@ -9,11 +9,11 @@ from typing import Any
 
 from prefect.logging.handlers import APILogHandler
 from rich.console import Console
-from rich.table import Table
 
 from flows.environment import prefect_api
 from flows.full_pipeline import describe_settings, full_pipeline
 from flows.pipeline_run import preflight
+from flows.tables import table
 from qwenlong_core.artifacts import ArtifactError
 from qwenlong_core.profiles import SettingsError, load_settings
 from tasks.champion import RollbackRefused
@@ -62,14 +62,14 @@ def print_result(result: dict[str, Any], *, as_json: bool) -> None:
         print(json.dumps(result))
         return
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(_table("Accuracy by stage and domain, with 95% intervals clustered on documents", result["scores"]))
+    console.print(table("Accuracy by stage and domain, with 95% intervals clustered on documents", result["scores"]))
     if result["scaled_down"]:
         console.print(SCALED_DOWN, style="italic")
     rows = [
         {"stage": row["stage"], "result": row["how"], "seconds": f"{row['seconds']:.0f}", "artifact": row["sha256"][:12]}
         for row in result["stages"]
     ]
-    console.print(_table("Artifacts", rows))
+    console.print(table("Artifacts", rows))
     if all(row["how"] != "ran" for row in result["stages"]):
         console.print("Every stage was a cache hit: nothing was trained or generated.")
     version = result["model"]
@@ -79,12 +79,3 @@ def print_result(result: dict[str, Any], *, as_json: bool) -> None:
     console.print(f"Pages      `{serve}` shows this run in MLflow and Prefect:", soft_wrap=True)
     for page in filter(None, result["pages"].values()):
         console.print(f"           {page}", soft_wrap=True)
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    return table

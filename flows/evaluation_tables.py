@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from flows.evaluation_run import REPORT, Finished
+from flows.tables import table
 from qwenlong_core.evaluation.scores import Slice
 from qwenlong_core.evaluation.tables import Interval
 
@@ -20,12 +20,12 @@ def print_finished(finished: Finished) -> None:
     confidence = f"{finished.evaluation.bootstrap.confidence:.0%}"
     parts = {**scores.sources, "all": scores.overall} if len(scores.sources) > 1 else scores.sources
     title = f"{finished.name}: score is the larger of exact match and judge, with {confidence} intervals clustered on documents"
-    console.print(_table(title, [_score_row(name, part) for name, part in parts.items()]))
-    console.print(_table("What the answers came to", [_outcome_row(name, part) for name, part in parts.items()]))
+    console.print(table(title, [_score_row(name, part) for name, part in parts.items()]))
+    console.print(table("What the answers came to", [_outcome_row(name, part) for name, part in parts.items()]))
     for label, slices in (("prompt tokens", scores.lengths), ("evidence at", scores.depths)):
         if len(slices) > 1:
             rows = [{label: name, "score": Interval(part.accuracy), "items": part.items} for name, part in slices.items()]
-            console.print(_table(f"By {label}", rows))
+            console.print(table(f"By {label}", rows))
     if plan.protocol["judge"] is None:
         console.print("No judge was asked: an answer in other words than the gold counts as wrong (--judge).")
     if plan.protocol["document"] == "none":
@@ -54,12 +54,3 @@ def _outcome_row(name: str, part: Slice) -> dict[str, Any]:
     cut = {"cut prompts": part.truncated_prompts, "tokens per answer": f"{part.mean_completion_tokens:.0f}"}
     return {"benchmark": name, "answers": part.samples, **part.outcomes, **cut,
             "score without unscored": "-" if without is None else Interval(without)}  # fmt: skip
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    return table

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.artifacts import ArtifactError, ArtifactRef, Store
+from qwenlong_core.artifacts import ArtifactError, ArtifactRef, Manifest, Store
 from qwenlong_core.model_card import Step, stage_name
+
+
+def _ancestry(store: Store, model: ArtifactRef) -> Iterator[tuple[ArtifactRef, Manifest]]:
+    """A model and those before it, the newest first, with their manifests.
+
+    Raises:
+        ArtifactError: one of them is not in the store any more.
+    """
+    link: ArtifactRef | None = model
+    while link is not None:
+        manifest = store.manifest(link)
+        if manifest is None:
+            raise ArtifactError(f"where {model.short} came from cannot be told: {link.kind}/{link.short} is not in the store")
+        yield link, manifest
+        before = manifest.parents.get("model")
+        link = ArtifactRef(kind="model", uri="", sha256=before) if before else None
+
+
+def _data(sha256: str) -> ArtifactRef:
+    return ArtifactRef(kind="data", uri="", sha256=sha256)
 
 
 def lineage(store: Store, model: ArtifactRef) -> tuple[list[Step], ArtifactRef | None]:
@@ -18,18 +38,10 @@ def lineage(store: Store, model: ArtifactRef) -> tuple[list[Step], ArtifactRef |
         ArtifactError: an ancestor is not in the store any more, or is damaged.
     """
     steps: list[Step] = []
-    data: ArtifactRef | None = None
-    at: ArtifactRef | None = model
-    while at is not None:
-        folder, manifest = store.fetch(at), store.manifest(at)
-        assert manifest is not None  # fetched just now
-        job = _job(folder)
-        steps.insert(0, Step(name=stage_name(job), digest=at.sha256, settings=job, made=manifest.created_at))
-        if data is None and "data" in manifest.parents:
-            data = ArtifactRef(kind="data", uri="", sha256=manifest.parents["data"])
-        parent = manifest.parents.get("model")
-        at = ArtifactRef(kind="model", uri="", sha256=parent) if parent else None
-    return steps, data
+    for link, manifest in _ancestry(store, model):
+        job = _job(store.fetch(link))
+        steps.insert(0, Step(name=stage_name(job), digest=link.sha256, settings=job, made=manifest.created_at))
+    return steps, next(iter(training_data(store, model)), None)
 
 
 def _job(folder: Path) -> dict[str, Any]:
@@ -39,22 +51,13 @@ def _job(folder: Path) -> dict[str, Any]:
 
 
 def training_data(store: Store, model: ArtifactRef) -> list[ArtifactRef]:
-    """The data artifacts that a model and the models before it were trained on, each once.
+    """The data artifacts that a model and the models before it were trained on, each once, the newest first.
 
     Raises:
         ArtifactError: a manifest on the way is gone, so that nobody can tell.
     """
-    found: dict[str, ArtifactRef] = {}
-    link: ArtifactRef | None = model
-    while link is not None:
-        manifest = store.manifest(link)
-        if manifest is None:
-            raise ArtifactError(f"what {model.short} was trained on cannot be told: {link.kind}/{link.short} is not in the store")
-        if data := manifest.parents.get("data"):
-            found.setdefault(data, ArtifactRef(kind="data", uri="", sha256=data))
-        before = manifest.parents.get("model")
-        link = ArtifactRef(kind="model", uri="", sha256=before) if before else None
-    return list(found.values())
+    digests = (manifest.parents.get("data") for _, manifest in _ancestry(store, model))
+    return [_data(digest) for digest in dict.fromkeys(filter(None, digests))]
 
 
 def find_faults(store: Store, artifacts: Mapping[str, ArtifactRef]) -> list[str]:

@@ -29,11 +29,6 @@ def prompt_seeds(seed: int, prompts: Sequence[Sequence[int]]) -> list[int]:
     return seeds
 
 
-def prompt_generator(seed: int, prompt: Sequence[int], occurrence: int) -> torch.Generator:
-    """A generator seeded by :func:`prompt_seed`."""
-    return torch.Generator().manual_seed(prompt_seed(seed, prompt, occurrence))
-
-
 def _nucleus(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     """Probabilities ``[B, K]`` in descending order, zero outside the nucleus, and their token ids."""
     size = _HEAD

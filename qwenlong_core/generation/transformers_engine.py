@@ -8,7 +8,6 @@ that are finished leave the batch.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,7 +25,7 @@ from qwenlong_core.generation.kv_cache import require_full_attention
 from qwenlong_core.generation.packed_weights import pack_weights
 from qwenlong_core.generation.prefill import Forward, Prefill
 from qwenlong_core.generation.prompt_tree import Part, Path, paths
-from qwenlong_core.generation.sampling import draw, prompt_generator
+from qwenlong_core.generation.sampling import draw, prompt_seeds
 from qwenlong_core.records import Completion
 
 
@@ -100,14 +99,9 @@ class TransformersEngine:
     def _generators(self, prompts: Sequence[Sequence[int]], seed: int | None) -> list[torch.Generator]:
         if seed is None:
             seed = int(torch.randint(2**62, ()))
-        seen: Counter[tuple[int, ...]] = Counter()
-        generators = []
-        for prompt in prompts:
-            if not prompt:
-                raise ValueError("an empty prompt cannot be continued: give it at least one token")
-            generators.append(prompt_generator(seed, prompt, seen[tuple(prompt)]))
-            seen[tuple(prompt)] += 1
-        return generators
+        if not all(prompts):
+            raise ValueError("an empty prompt cannot be continued: give it at least one token")
+        return [torch.Generator().manual_seed(own) for own in prompt_seeds(seed, prompts)]
 
     def _decoder(self, prefill: Prefill, batch: Sequence[Path], samples: int) -> tuple[Decoder, Tensor]:
         """A decoder of ``samples`` rows for each path, and the logits ``[paths, V]`` of their first tokens."""
