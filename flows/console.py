@@ -7,7 +7,6 @@ import logging
 import sys
 from typing import Any
 
-from prefect.logging.handlers import APILogHandler
 from rich.console import Console
 
 from flows.environment import prefect_api
@@ -33,10 +32,7 @@ def run_pipeline(profile: str, overrides: list[str], refresh: str | None, start:
     with prefect_api() as url:
         quieten()
         print(f"qwenlong: Prefect API at {url}", file=sys.stderr)
-        try:
-            result: dict[str, Any] = full_pipeline(profile=profile, overrides=overrides, refresh=refresh, start=start)
-        finally:
-            APILogHandler().flush()  # while the server is still there to take the last lines
+        result: dict[str, Any] = full_pipeline(profile=profile, overrides=overrides, refresh=refresh, start=start)
     return result | {"scaled_down": is_scaled_down(settings), "mlflow_uri": settings.tracking.uri}
 
 

@@ -45,6 +45,17 @@ def is_up(url: str, timeout: float = 2.0) -> bool:
 
 
 @contextmanager
+def _logs_sent() -> Iterator[None]:
+    """Send the last log lines while the server is still there to take them."""
+    from prefect.logging.handlers import APILogHandler
+
+    try:
+        yield
+    finally:
+        APILogHandler().flush()
+
+
+@contextmanager
 def prefect_api() -> Iterator[str]:
     """The address of a Prefect API: the configured one if it is up, else a server of our own.
 
@@ -56,7 +67,8 @@ def prefect_api() -> Iterator[str]:
 
     configured = PREFECT_API_URL.value()
     if configured and is_up(f"{configured}/health"):
-        yield configured
+        with _logs_sent():
+            yield configured
         return
     if os.environ.get("PREFECT_API_URL"):
         raise ConnectionError(
@@ -66,7 +78,7 @@ def prefect_api() -> Iterator[str]:
     server.start(timeout=_START_SECONDS)
     os.environ["PREFECT_API_URL"] = server.api_url
     try:
-        with temporary_settings({PREFECT_API_URL: server.api_url}):
+        with temporary_settings({PREFECT_API_URL: server.api_url}), _logs_sent():
             yield server.api_url
     finally:
         del os.environ["PREFECT_API_URL"]

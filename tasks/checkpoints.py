@@ -9,6 +9,7 @@ all that the stage needs to go on in an empty work folder.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import json
 import os
 import shutil
@@ -91,7 +92,10 @@ class CheckpointPublisher:
         known = stored_checkpoints(store, training)
         self._done = max((int(record.settings["step"]) for record in known), default=-1)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="checkpoint-publisher", daemon=True)
+        # Prefect keeps its settings and the current task run in context variables: without them the log's
+        # lines would go to another server.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._follow,), name="checkpoint-publisher", daemon=True)
 
     def __enter__(self) -> CheckpointPublisher:
         self._thread.start()

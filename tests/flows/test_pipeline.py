@@ -38,6 +38,7 @@ def home(tmp_path_factory) -> Path:
 def run(home: Path, *arguments: str) -> dict[str, Any]:
     done = subprocess.run([*COMMAND, *arguments], cwd=home, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
+    assert "Error logging to API" not in done.stderr, "lines that never reached Prefect"
     return {**json.loads(done.stdout), "log": done.stderr}
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 
 import psutil
@@ -122,6 +123,23 @@ def test_a_store_that_fails_does_not_end_the_training(tmp_path):
     (tmp_path / "store").write_text("a file where the folder should be")
     CheckpointPublisher(work, LocalStore(tmp_path / "store"), TRAINING, said.append).publish_newest()
     assert "checkpoint-1 is not in the store yet" in said[0] and not (work / ".publishing").exists()
+
+
+def test_its_lines_are_logged_where_the_task_logs(tmp_path, monkeypatch):
+    """Prefect finds its server in context variables; a thread without them sends its lines elsewhere."""
+    monkeypatch.setattr("tasks.checkpoints._POLL_SECONDS", 0.01)
+    server: ContextVar[str] = ContextVar("server", default="another")
+    token, said, logged = server.set("ours"), [], threading.Event()
+
+    def log(line: str) -> None:
+        said.append((server.get(), line))
+        logged.set()
+
+    checkpoint(tmp_path / "work", 1)
+    with CheckpointPublisher(tmp_path / "work", LocalStore(tmp_path / "store"), TRAINING, log):
+        assert logged.wait(30)
+    server.reset(token)
+    assert said == [("ours", "sft: checkpoint of step 1 is in the store")]
 
 
 PROGRAM = """
