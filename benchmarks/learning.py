@@ -31,8 +31,14 @@ import matplotlib
 import torch
 from scipy.stats import t
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    get_cosine_schedule_with_warmup,
+)
 
 from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.config import Settings
@@ -99,7 +105,9 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=2048, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=2048, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     pad, start, end = special
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=start, eos_token=end, pad_token=pad)
@@ -118,39 +126,65 @@ def small_llama(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def reading_rows(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example]) -> Iterator[list[list[int]]]:
-    """Endless batches of 16 token rows: prompts with their solutions, and every other one a document
-    twice over, which teaches copying from the context soonest."""
+PROMPT, ANSWER, COPY = 1, 2, 3
+"""What a token of a reading row is; 0 is padding."""
+
+
+def reading_rows(
+    tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], steps: int
+) -> Iterator[list[tuple[list[int], list[int]]]]:
+    """Batches of 16 rows, each its token ids and what each token is: prompts with their solutions, and
+    documents twice over, which teach copying from the context soonest: every other row in the first third
+    of the steps, every eighth in the second, none in the last."""
     generator = random.Random(0)
-    while True:
+    for step in range(steps):
+        every = (2, 8, 17)[3 * step // steps]
         batch = []
         for index, example in enumerate(generator.sample(examples, 16)):
-            document: list[int] = tokenizer.encode(example.context)[:110]
-            whole: list[int] = tokenizer.encode(f"{render_prompt(tokenizer, example)}{example.solution}")
-            batch.append([*document, *document] if index % 2 else [*whole, tokenizer.eos_token_id])
+            if index % every == every - 1:
+                document: list[int] = tokenizer.encode(example.context)[:110]
+                batch.append(([*document, *document], [PROMPT] * len(document) + [COPY] * len(document)))
+            else:
+                prompt: list[int] = tokenizer.encode(render_prompt(tokenizer, example))
+                answer: list[int] = [*tokenizer.encode(example.solution or ""), tokenizer.eos_token_id]
+                batch.append(([*prompt, *answer], [PROMPT] * len(prompt) + [ANSWER] * len(answer)))
         yield batch
 
 
-def learn_to_read(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], steps: int) -> None:
-    """Language modelling over all tokens, with Muon for the layers' matrices (torch.optim.Muon): Adam
-    took several times as long to the first copied name."""
+def learn_to_read(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], steps: int
+) -> None:
+    """Language modelling over all tokens, the mean of each kind weighing the same, with Muon for the layers'
+    matrices (torch.optim.Muon): Adam took several times as long to the first copied name."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    optimizers = [torch.optim.Muon(matrices, lr=0.02, weight_decay=0.0), torch.optim.AdamW(rest, lr=3e-3, weight_decay=0.0)]
-    warm_up = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: min(1.0, (step + 1) / 50)) for o in optimizers]
-    for step, batch in zip(range(steps), reading_rows(tokenizer, examples)):
-        rows = [torch.tensor(row) for row in batch]
-        ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
-        labels = pad_sequence(rows, batch_first=True, padding_value=-100)
-        loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+    optimizers = [
+        torch.optim.Muon(matrices, lr=0.02, weight_decay=0.0),
+        torch.optim.AdamW(rest, lr=3e-3, weight_decay=0.0),
+    ]
+    schedules = [get_cosine_schedule_with_warmup(o, 50, steps) for o in optimizers]
+    for step, batch in enumerate(reading_rows(tokenizer, examples, steps)):
+        ids = pad_sequence(
+            [torch.tensor(row) for row, _ in batch], batch_first=True, padding_value=tokenizer.pad_token_id
+        )
+        kinds = pad_sequence([torch.tensor(kind) for _, kind in batch], batch_first=True)[:, 1:]
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+        losses = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        means = {
+            kind: losses[kinds == kind].mean() for kind in (PROMPT, ANSWER, COPY) if (kinds == kind).any()
+        }
         model.zero_grad()
-        loss.backward()
+        torch.stack([*means.values()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, warm_up):
+        for optimizer, schedule in zip(optimizers, schedules):
             optimizer.step()
             schedule.step()
         if step % 50 == 49:
-            print(f"reading: step {step + 1}/{steps}, loss {loss.item():.3f}", file=sys.stderr, flush=True)
+            print(
+                f"reading: step {step + 1}/{steps}, loss of answers {means[ANSWER].item():.3f}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def write_model(folder: Path, examples: Sequence[Example], steps: int) -> None:
@@ -168,7 +202,16 @@ def run_stage(spec: StageSpec, work: Path, **inputs: Path) -> Path:
     if not done.exists():
         work.mkdir(parents=True, exist_ok=True)
         (work / "job.json").write_text(json.dumps(spec.job))
-        launch = ["--num_processes", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--num_machines", "1"]
+        launch = [
+            "--num_processes",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--num_machines",
+            "1",
+        ]
         options = launch if spec.launcher == "accelerate" else None
         command = stage_command(spec.module, options, work / "job.json", inputs, work)
         with (work / "log.txt").open("a") as log:
@@ -219,10 +262,14 @@ def interval(gains: list[float]) -> tuple[float, float, float]:
 def table(outcomes: list[Outcome]) -> str:
     """Markdown: a line a seed, then the mean."""
     lines = ["| seed | start | after GRPO | gain |", "|---|---|---|---|"]
-    lines += [f"| {o.seed} | {o.start:.3f} | {o.trained:.3f} | {o.trained - o.start:+.3f} |" for o in outcomes]
+    lines += [
+        f"| {o.seed} | {o.start:.3f} | {o.trained:.3f} | {o.trained - o.start:+.3f} |" for o in outcomes
+    ]
     mean, low, high = interval([o.trained - o.start for o in outcomes])
     start, trained = fmean(o.start for o in outcomes), fmean(o.trained for o in outcomes)
-    return "\n".join([*lines, f"| mean | {start:.3f} | {trained:.3f} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] |", ""])
+    return "\n".join(
+        [*lines, f"| mean | {start:.3f} | {trained:.3f} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] |", ""]
+    )
 
 
 def plot(outcomes: list[Outcome], path: Path) -> None:
@@ -232,7 +279,10 @@ def plot(outcomes: list[Outcome], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for outcome in outcomes:
         curve = outcome.curve
-        axes.plot([fmean(curve[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(curve))], label=f"seed {outcome.seed}")
+        axes.plot(
+            [fmean(curve[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(curve))],
+            label=f"seed {outcome.seed}",
+        )
     axes.set(xlabel="GRPO step", ylabel=f"accuracy of drawn completions, mean of {WINDOW} steps")
     axes.legend()
     figure.savefig(path, bbox_inches="tight")
@@ -244,8 +294,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15])
     parser.add_argument("--steps", type=int, default=40, help="GRPO steps")
     parser.add_argument("--learning-rate", type=float, default=2e-4, help="of GRPO")
-    parser.add_argument("--reading-steps", type=int, default=450, help="language-model steps before SFT")
-    parser.add_argument("--sft", type=int, default=8_000, help="rows that are read, and of which SFT takes a fifth")
+    parser.add_argument("--reading-steps", type=int, default=900, help="language-model steps before SFT")
+    parser.add_argument(
+        "--sft", type=int, default=8_000, help="rows that are read, and of which SFT takes a fifth"
+    )
     parser.add_argument("--train", type=int, default=400, help="GRPO rows a domain")
     parser.add_argument("--eval", type=int, default=100, help="held-out rows a domain")
     parser.add_argument("--samples", type=int, default=2, help="answers to a held-out question")
@@ -257,7 +309,9 @@ def main() -> None:
     work: Path = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "base" / "config.json").exists():
-        rows = {name: make_rows(work / f"{name}.jsonl", getattr(args, name)) for name in ("sft", "train", "eval")}
+        rows = {
+            name: make_rows(work / f"{name}.jsonl", getattr(args, name)) for name in ("sft", "train", "eval")
+        }
         torch.set_num_threads(args.threads)
         write_model(work / "base", rows["sft"], args.reading_steps)
     settings = settings_for(work, args)
