@@ -7,8 +7,8 @@ Every method runs in a process of its own (``update_variants.py`` says which the
 line for each shape and writes ``update.json``, ``update.md`` and ``update.png``.
 
 Times are wall seconds; where the machine has other work, take ``--threads 1 --clock processor``. *share* is the
-share of the FLOP bound reached: time of the loop over time of the method, divided by FLOPs of the loop over
-FLOPs of the shared row. FLOPs count matrix products: linear layers, the output head, attention's pairs.
+share of the FLOP bound reached: time of the loop (with the same matrix products) over time of the method, divided by
+FLOPs of the loop over FLOPs of the shared row. FLOPs count matrix products: linear layers, the output head, attention's pairs.
 Stock TRL without checkpointing keeps G * (P + C) tokens' activations: leave it out where memory is short.
 """
 

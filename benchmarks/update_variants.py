@@ -6,7 +6,8 @@ Prints a line of JSON: seconds, processor seconds, peak memory, loss, gradient n
 ``update.py`` and ``growth.py``, so that each method's peak memory is its own. Variants:
 
 ``ours``            the trainer of this project: the group in one packed row
-``loop``            the same trainer, one completion after the other (the plain computation)
+``loop``            the same trainer with the same products, one completion after the other
+``torch-loop``      the same loop with PyTorch's own linear layers (the plain computation)
 ``trl``             stock TRL: the group's padded rows in one forward, its own output head
 ``prefix-grouper``  PrefixGrouper's split and joined attention over SDPA, if it is installed
 
@@ -33,11 +34,12 @@ from trl import GRPOConfig, GRPOTrainer
 
 from qwenlong_core.config import DynamicSamplingSettings, ModelSettings
 from qwenlong_core.models import load_policy, load_tokenizer
+from qwenlong_core.training.fast_linear import use_fast_linear
 from qwenlong_core.training.logprobs import label_log_probs, use_compact_head
 from qwenlong_core.training.runtime import quiet
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
 
-VARIANTS = ("ours", "loop", "trl", "prefix-grouper")
+VARIANTS = ("ours", "loop", "torch-loop", "trl", "prefix-grouper")
 
 
 def lengths(group: int, completion: int, ragged: bool) -> list[int]:
@@ -78,8 +80,10 @@ def build(args: argparse.Namespace, folder: str) -> GRPOTrainer:
         trainer = GRPOTrainer(model, reward_funcs=lambda **_: None, args=config, processing_class=tokenizer, train_dataset=rows)
     else:
         kind = PrefixGrouperTrainer if args.variant == "prefix-grouper" else LongContextGRPOTrainer
-        trainer = kind(model, config, tokenizer, DynamicSamplingSettings(), {})
+        trainer = kind(model, config, tokenizer, DynamicSamplingSettings(), "keep", {})
         use_compact_head(trainer.model)
+        if args.variant in ("ours", "loop"):
+            use_fast_linear(trainer.model)
         if args.variant == "ours":
             trainer.share_prefixes()
     quiet(trainer)
@@ -180,7 +184,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(args, folder)
     vocabulary, device = trainer.model.config.vocab_size, trainer.accelerator.device
-    one_by_one = args.variant == "loop"
+    one_by_one = args.variant.endswith("loop")
     update(trainer, group_inputs(64, [8] * args.group, vocabulary, device), one_by_one)  # starts threads, checks packing
     trainer.model.zero_grad(set_to_none=True)
     inputs = group_inputs(args.prompt, lengths(args.group, args.completion, args.ragged), vocabulary, device)

@@ -85,7 +85,7 @@ def _answer(
     if lost:
         _say(f"the document has {kept + lost:,} tokens; its first and last {kept:,} are read, {lost:,} in the middle are not")
     prompt = render_prompt(tokenizer, shown, analysis_message)
-    sampling = Sampling(settings.evaluation.temperature, settings.evaluation.top_p, limit, seed)
+    sampling = Sampling(settings.evaluation.temperature, settings.evaluation.top_p, limit, seed, settings.evaluation.stop)
     pieces = _pieces(settings, found.folder, tokenizer, analysis_message(shown), encode(tokenizer, prompt), sampling)
     started = time.monotonic()
     tokens = _print(folded(pieces, opens_thinking(prompt)), show_thinking)

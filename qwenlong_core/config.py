@@ -51,6 +51,8 @@ PlainUrl = Annotated[str, AfterValidator(_without_secret)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ScaleRewards = Literal["group", "batch", "none"]
 Truncated = Literal["keep", "mask"]
+Stop = tuple[Annotated[str, Field(min_length=1)], ...]
+"""Strings that end a completion, beside the model's own end-of-sequence token."""
 OptimizerAcrossPhases = Literal["fresh", "carried"]
 
 
@@ -233,6 +235,7 @@ class GRPOSettings(Block):
     learning_rate: float = Field(2e-6, gt=0)
     temperature: float = Field(0.7, gt=0)
     top_p: float = Field(0.95, gt=0, le=1)
+    stop: Stop = ()
     clip_low: float = Field(0.2, gt=0)
     clip_high: float = Field(0.2, gt=0)
     kl_coefficient: float = Field(0.0, ge=0)
@@ -348,6 +351,7 @@ class EvaluationSettings(Block):
     max_completion_tokens: int = Field(10_000, ge=8)
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
+    stop: Stop = ()
     samples: int = Field(1, ge=1)
     """Completions per item."""
     limit: int | None = Field(None, ge=1)

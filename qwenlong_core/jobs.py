@@ -37,6 +37,7 @@ from qwenlong_core.config import (
     RewardSettings,
     ScaleRewards,
     SFTSettings,
+    Stop,
     Truncated,
     VLLMSettings,
 )
@@ -93,6 +94,7 @@ class ProbeJob(Block):
     """Of the training whose cost is estimated, as the two before."""
     temperature: float
     top_p: float
+    stop: Stop = ()
     engine: Literal["transformers", "vllm"]
     rewards: RewardSettings
     model: ModelSettings
@@ -114,6 +116,7 @@ class GRPOJob(Block):
     learning_rate: float
     temperature: float
     top_p: float
+    stop: Stop = ()
     clip_low: float
     clip_high: float
     kl_coefficient: float

@@ -128,6 +128,7 @@ def probe_job(settings: Settings, samples: int, rows: int | None = None) -> Prob
         max_rounds=grpo.dynamic_sampling.max_rounds,
         temperature=grpo.temperature,
         top_p=grpo.top_p,
+        stop=grpo.stop,
         engine="vllm" if grpo.engine.startswith("vllm") else "transformers",
         rewards=settings.rewards,
         model=settings.model,

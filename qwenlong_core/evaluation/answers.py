@@ -129,7 +129,7 @@ def load_engine(job: EvaluateJob, folder: Path) -> tuple[Engine, Any]:
 def sampling_of(job: EvaluateJob) -> Sampling:
     """How the job draws its completions."""
     settings = job.evaluation
-    return Sampling(settings.temperature, settings.top_p, settings.max_completion_tokens, seed=job.seed)
+    return Sampling(settings.temperature, settings.top_p, settings.max_completion_tokens, job.seed, settings.stop)
 
 
 def answers(

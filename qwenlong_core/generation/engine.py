@@ -22,6 +22,9 @@ class Sampling:
     seed: int | None = None
     """Same seed, same completions. A prompt's draws depend on the seed and on the prompt itself, not
     on which other prompts stand in the call. ``None`` takes fresh randomness."""
+    stop: tuple[str, ...] = ()
+    """A completion ends with the token that completes one of these strings, as at an end-of-sequence token;
+    text and tokens keep the string (an OpenAI-compatible server leaves it out)."""
 
 
 class Engine(Protocol):

@@ -176,6 +176,8 @@ class OpenAIEngine:
         )
         asked |= {"model": self.settings.model, "max_tokens": sampling.max_tokens}
         asked |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        if sampling.stop:
+            asked["stop"] = list(sampling.stop)
         if sampling.seed is not None:
             ids = list(prompt.encode()) if isinstance(prompt, str) else prompt
             # Servers differ in how wide a seed they take; 31 bits fit everywhere.

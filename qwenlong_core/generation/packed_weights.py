@@ -48,7 +48,7 @@ def pack_weights(model: nn.Module, rows: int) -> dict[str, Tensor]:
         return {}
     packed: dict[str, Tensor] = {}
     for name, module in model.named_modules():
-        if type(module) is not nn.Linear:
+        if not isinstance(module, nn.Linear):
             continue
         weight = module.weight.detach()
         if weight.device.type == "cpu" and weight.dtype == torch.float32:

@@ -69,6 +69,7 @@ def stream_local(model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sa
         try:
             model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=sampling.max_tokens, streamer=streamer,
+                stop_strings=list(sampling.stop) or None, tokenizer=tokenizer,
                 stopping_criteria=StoppingCriteriaList([stop]), pad_token_id=tokenizer.pad_token_id,
                 **(drawn if sampling.temperature else {"do_sample": False}),
             )  # fmt: skip
@@ -108,6 +109,7 @@ def stream_served(settings: ServerSettings, message: str, sampling: Sampling) ->
         with client.chat.completions.create(
             model=settings.model, messages=[{"role": "user", "content": message}], max_tokens=sampling.max_tokens,
             temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed, stream=True,
+            stop=list(sampling.stop) or None,
         ) as chunks:  # fmt: skip
             for chunk in chunks:
                 for delta in (choice.delta for choice in chunk.choices):

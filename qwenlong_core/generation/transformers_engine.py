@@ -26,6 +26,7 @@ from qwenlong_core.generation.packed_weights import pack_weights
 from qwenlong_core.generation.prefill import Forward, Prefill
 from qwenlong_core.generation.prompt_tree import Part, Path, paths
 from qwenlong_core.generation.sampling import draw, prompt_seeds
+from qwenlong_core.generation.stopping import StopStrings
 from qwenlong_core.records import Completion
 
 
@@ -35,6 +36,7 @@ class _Row:
     def __init__(self) -> None:
         self.token_ids: list[int] = []
         self.logprobs: list[float] = []
+        self.stopped = False
 
 
 class TransformersEngine:
@@ -123,6 +125,7 @@ class TransformersEngine:
     ) -> list[Completion]:
         """Completions of the decoder's rows, in order."""
         rows = [_Row() for _ in range(len(logits) * samples)]
+        stops = StopStrings(self.tokenizer, sampling.stop)
         logits = logits.repeat_interleave(samples, dim=0)
         alive = list(range(len(rows)))
         with decoder.attention():
@@ -136,7 +139,9 @@ class TransformersEngine:
                 for index, token, logprob in zip(alive, drawn, logprobs.tolist()):
                     rows[index].token_ids.append(token)
                     rows[index].logprobs.append(logprob)
-                staying = [i for i, token in enumerate(drawn) if token not in self.stop_ids]
+                for index, token in zip(alive, drawn):
+                    rows[index].stopped = token in self.stop_ids or stops(rows[index].token_ids)
+                staying = [i for i, index in enumerate(alive) if not rows[index].stopped]
                 if not staying or step + 1 == sampling.max_tokens:
                     break
                 if len(staying) < len(alive):
@@ -150,7 +155,7 @@ class TransformersEngine:
         return Completion(
             text=self.tokenizer.decode(row.token_ids, skip_special_tokens=True),
             token_ids=tuple(row.token_ids),
-            finish_reason="stop" if row.token_ids[-1] in self.stop_ids else "length",
+            finish_reason="stop" if row.stopped else "length",
             logprobs=tuple(row.logprobs),
         )
 

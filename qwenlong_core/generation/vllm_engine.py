@@ -75,6 +75,8 @@ class VLLMEngine:
                 max_tokens=sampling.max_tokens,
                 seed=seed,
                 logprobs=0,
+                stop=list(sampling.stop),
+                include_stop_str_in_output=True,
             )
             for seed in seeds
         ]

@@ -36,6 +36,7 @@ from qwenlong_core.training.checkpoints import delete_partial, newest_complete, 
 from qwenlong_core.training.distances import LogprobDistances
 from qwenlong_core.training.dynamic_sampling import PromptStream
 from qwenlong_core.training.entropy import EntropyAlarm, EntropyWatch
+from qwenlong_core.training.fast_linear import use_fast_linear
 from qwenlong_core.training.logprobs import use_compact_head
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
@@ -143,6 +144,7 @@ def grpo_config(job: GRPOJob, cut: Layout, longest_prompt: int, work: Path) -> G
         temperature=job.temperature,
         top_p=job.top_p,
         top_k=0,
+        generation_kwargs={"stop": list(job.stop)} if job.stop and job.engine.startswith("vllm") else None,
         learning_rate=job.learning_rate,
         lr_scheduler_type="constant",
         max_grad_norm=job.max_grad_norm,
@@ -266,10 +268,11 @@ def build_trainer(
         trainer.keep_start(load_policy(inputs["model"], job.model))
     for scored in filter(None, (trainer.model, trainer.ref_model)):
         use_compact_head(scored, job.temperature)
+        use_fast_linear(scored)
     trainer.share_prefixes()
     quiet(trainer)
     sampling = Sampling(
-        job.temperature, job.top_p, job.phase.max_completion_tokens, job.seed * 1000 + job.index
+        job.temperature, job.top_p, job.phase.max_completion_tokens, job.seed * 1000 + job.index, job.stop,
     )
     engine = rollout_engine(job, trainer, tokenizer)
     carry_optimizer(job, trainer, inputs["model"])

@@ -106,7 +106,7 @@ class _Prober:
         """Answer rows of phase ``index`` and write their lines; returns how many stay unscored."""
         job = self.job
         prompts = Prompts(self.tokenizer, rows, phase, self.context)
-        sampling = Sampling(job.temperature, job.top_p, phase.max_completion_tokens, seed=job.seed)
+        sampling = Sampling(job.temperature, job.top_p, phase.max_completion_tokens, job.seed, job.stop)
         rollouts = Rollouts(prompts, self.engine, self.scorer, job.samples, sampling, rank=0, processes=1)
         unscored, began = 0, time.perf_counter()
         for start in range(0, len(rows), job.rows_at_once):

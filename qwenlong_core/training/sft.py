@@ -27,6 +27,7 @@ from qwenlong_core.jobs import OUTPUT, SFTJob, stage_main
 from qwenlong_core.models import attention_implementation, load_policy, load_tokenizer
 from qwenlong_core.records import Example
 from qwenlong_core.training.checkpoints import SealedCheckpoints, delete_partial, newest_complete
+from qwenlong_core.training.fast_linear import use_fast_linear
 from qwenlong_core.training.logprobs import use_compact_head
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.packing import data_share, packed
@@ -156,6 +157,7 @@ def build_trainer(
         processing_class=tokenizer,
     )
     use_compact_head(trainer.model)
+    use_fast_linear(trainer.model)
     quiet(trainer)
     return trainer
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from qwenlong_core.generation.engine import Sampling
+from qwenlong_core.generation.stopping import StopStrings
 from qwenlong_core.records import Completion
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
 
@@ -16,18 +17,19 @@ class TrainerEngine:
         self.trainer = trainer
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], samples: int, sampling: Any
+        self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling
     ) -> list[list[Completion]]:
         """See :class:`qwenlong_core.generation.engine.Engine`; the sampling is the trainer's own."""
         repeated = [list(prompt) for prompt in prompts for _ in range(samples)]
         token_ids, logprobs = self.trainer._generate_single_turn(repeated, None, {}, samples)
-        done = [self._completion(ids, values) for ids, values in zip(token_ids, logprobs)]
+        stops = StopStrings(self.trainer._tokenizer, sampling.stop)
+        done = [self._completion(ids, values, stops) for ids, values in zip(token_ids, logprobs)]
         return [done[i : i + samples] for i in range(0, len(done), samples)]
 
-    def _completion(self, ids: list[int], logprobs: list[float]) -> Completion:
+    def _completion(self, ids: list[int], logprobs: list[float], stops: StopStrings) -> Completion:
         return Completion(
             text=self.trainer._tokenizer.decode(ids, skip_special_tokens=True),
             token_ids=tuple(ids),
-            finish_reason="stop" if ids[-1] in self.trainer.eos_token_ids else "length",
+            finish_reason="stop" if ids[-1] in self.trainer.eos_token_ids or stops(ids) else "length",
             logprobs=tuple(logprobs),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import trl.kernels.chunked_logprob
 from conftest import Largest
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
@@ -28,8 +27,8 @@ def test_values_and_gradients_equal_log_softmax(
     temperature: float, labelled: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(logprobs, "_TILE", 14 * 16_384)
-    vocabulary = 40_000  # more than two tiles
+    vocabulary = 40_000
+    monkeypatch.setattr(logprobs, "_TILE", 3 * vocabulary)  # several tiles, the last not full
     hidden = torch.randn(2, 7, 16, generator=generator, requires_grad=True)
     weight = torch.randn(vocabulary, 16, generator=generator, requires_grad=True)
     labels = torch.randint(vocabulary, (2, 7), generator=generator)
@@ -50,8 +49,6 @@ def test_memory_grows_with_neither_completions_nor_vocabulary(
     tokens: int, vocabulary: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forward and backward make nothing larger than a tile, though there are up to 100 times its logits."""
-    for module in (logprobs, trl.kernels.chunked_logprob):
-        monkeypatch.setattr(module, "_TOKENS_AT_ONCE" if module is logprobs else "TOKEN_CHUNK_SIZE", 32)
     monkeypatch.setattr(logprobs, "_TILE", 2**18)
     hidden, weight = (
         torch.randn(1, tokens, 2, requires_grad=True),
@@ -59,7 +56,7 @@ def test_memory_grows_with_neither_completions_nor_vocabulary(
     )
     with Largest() as largest:
         label_log_probs(hidden, weight, None, torch.arange(tokens)[None], 1.0).log_probs.sum().backward()
-    assert largest.numel == 2**18
+    assert 2**17 < largest.numel <= 2**18
 
 
 def llama() -> LlamaForCausalLM:
