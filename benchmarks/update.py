@@ -79,6 +79,8 @@ def run(model: Path, variant: str, shape: dict[str, Any], threads: int | None) -
     command += [f"--{name}" for name in ("checkpointing", "ragged") if shape[name]]
     command += [f"--threads={threads}"] if threads else []
     done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode < 0:
+        return {"failed": f"killed by signal {-done.returncode}" + (", by want of memory?" if done.returncode == -9 else "")}
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]}
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

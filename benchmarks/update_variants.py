@@ -68,7 +68,6 @@ def grpo_config(args: argparse.Namespace, folder: str) -> GRPOConfig:
         output_dir=folder, use_cpu=not torch.cuda.is_available(), bf16=torch.cuda.is_available(), report_to="none",
         per_device_train_batch_size=args.group, num_generations=args.group, steps_per_generation=1,
         max_completion_length=args.completion, loss_type="dapo", beta=0.0, disable_tqdm=True,
-        gradient_checkpointing=args.checkpointing,
     )  # fmt: skip
 
 
@@ -89,6 +88,8 @@ def build(args: argparse.Namespace, folder: str) -> GRPOTrainer:
     quiet(trainer)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.to(trainer.accelerator.device).train()
+    if args.checkpointing:  # what train() would begin with
+        trainer.model.activation_checkpointing_enable({"use_reentrant": False})
     return trainer
 
 
@@ -148,7 +149,7 @@ def update(trainer: GRPOTrainer, inputs: dict[str, Tensor], one_by_one: bool) ->
         # The class's own method: what the project adds to it belongs to a running phase.
         loss = GRPOTrainer._compute_loss(trainer, trainer.model, part)
         loss.backward()
-        total += float(loss)
+        total += float(loss.detach())
     return total
 
 

@@ -1,0 +1,41 @@
+"""The methods that ``benchmarks/update.py`` times compute the same update, and its figures are worked out right."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from update import bound, compare
+from update_variants import measure, parser
+
+
+@pytest.mark.parametrize("extras", [[], ["--ragged", "--checkpointing"]], ids=["equal", "ragged-checkpointed"])
+def test_every_method_gives_the_same_loss_and_gradient(policy: Path, extras: list[str]) -> None:
+    shape = ["--model", str(policy), "--prompt", "24", "--completion", "8", "--group", "4", *extras]
+    runs = [measure(parser().parse_args([*shape, "--variant", name])) for name in ("ours", "loop", "torch-loop", "trl")]
+    for run in runs:
+        assert run["loss"] == pytest.approx(runs[-1]["loss"], rel=1e-4, abs=1e-6)
+        assert run["gradient_norm"] == pytest.approx(runs[-1]["gradient_norm"], rel=1e-4)
+        assert run["gradient_norm"] > 0
+
+
+def test_the_bound_and_the_share_by_hand() -> None:
+    """One layer of width 2, one head, one intermediate unit and a vocabulary of one, P=3, two completions of 1."""
+    config = LlamaConfig(
+        hidden_size=2, intermediate_size=1, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1,
+        vocab_size=1, head_dim=2,
+    )  # fmt: skip
+    weights = 4 * 2 * 2 + 3 * 2 * 1
+    apart = 2 * 8 * weights * 3 + 2 * (10 + 10) * 2 * 7 + 2 * 2 * 2 * 4
+    shared = 2 * 4 * weights * 3 + 2 * (3 + 2 * (2 + 1)) * 2 * 7 + 2 * 2 * 2 * 4
+    assert bound(config, 3, [1, 1], checkpointing=False) == pytest.approx(apart / shared)
+    shape = {"prompt": 3, "completion": 1, "group": 2, "checkpointing": False, "ragged": False}
+    rows = [shape | {"variant": name, "seconds": s, "peak_mb": 1.0} for name, s in (("ours", 2.0), ("loop", 3.0))]
+    compare(rows, config)
+    assert rows[0]["share"] == pytest.approx(1.5 / (apart / shared))
+    assert rows[1]["times_ours"] == 1.5
