@@ -71,6 +71,19 @@ def test_greedy_equals_the_transformers_engine(
 
 
 @pytest.mark.vllm
+def test_stop_strings_end_where_the_transformers_engine_ends(
+    engine: VLLMEngine, folder: Path, prompts: list[list[int]]
+) -> None:
+    ours = TransformersEngine(load_policy(folder, MODEL), load_tokenizer(folder))
+    [[whole]] = ours.generate(prompts[:1], 1, Sampling(0.0, 1.0, 24))
+    sampling = Sampling(0.0, 1.0, 24, stop=(whole.text[9:13],))  # wherever it lies in the tokens
+    expected, found = ours.generate(prompts, 2, sampling), engine.generate(prompts, 2, sampling)
+    assert ids(found) == ids(expected)
+    assert [c.finish_reason for c in chain(*found)] == [c.finish_reason for c in chain(*expected)]
+    assert len(found[0][0].token_ids) < len(whole.token_ids)
+
+
+@pytest.mark.vllm
 def test_a_seed_fixes_a_prompts_draws_and_every_draw_is_its_own(
     engine: VLLMEngine, prompts: list[list[int]]
 ) -> None:
