@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from qwenlong_core.generation.packed_weights import pack_weights
+from qwenlong_core.generation.packed_weights import PackedWeight, pack_weights
 from qwenlong_core.training.fast_linear import FastLinear, use_fast_linear
 
 pytestmark = pytest.mark.skipif(not torch._C._has_mkldnn, reason="PyTorch without oneDNN")
@@ -68,4 +69,18 @@ def test_names_and_frozen_weights_stay_and_autocast_is_pytorchs() -> None:
     assert layer.weight.grad is None
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(rows).dtype == torch.bfloat16
-    assert "model.layers.0.mlp.up_proj.weight" in pack_weights(model, 1)  # sampling from a model in training
+
+
+def test_sampling_from_a_model_in_training_still_packs_its_weights() -> None:
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, eos_token_id=2,
+        initializer_range=0.5,
+    )  # fmt: skip
+    plain = LlamaForCausalLM(config).eval()
+    fast = copy.deepcopy(plain)
+    use_fast_linear(fast)
+    weights = pack_weights(fast, 1)
+    assert weights.keys() == pack_weights(plain, 1).keys()
+    assert type(weights["model.layers.0.mlp.up_proj.weight"]) is PackedWeight
+    ids = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(functional_call(fast, weights, (ids,)).logits, plain(ids).logits, rtol=1e-4, atol=1e-5)
