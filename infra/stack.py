@@ -124,9 +124,10 @@ def _make_database(port: int, password: str) -> None:
 
 
 @contextmanager
-def served(environment: dict[str, str], database: str) -> Iterator[dict[str, str]]:
-    """Prefect server, MLflow server on ``database`` and a worker: ``qwenlong serve``."""
-    command = [sys.executable, "-m", "flows.cli", "serve", "--json", "--profile", "smoke", "--set", f"tracking.uri={database}"]
+def served(environment: dict[str, str], folder: Path, database: str) -> Iterator[dict[str, str]]:
+    """Prefect server, MLflow server on ``database`` and a worker: ``qwenlong serve`` with its logs in ``folder``."""
+    command = [sys.executable, "-m", "flows.cli", "serve", "--json", "--profile", "smoke"]
+    command += ["--set", f"tracking.uri={database}", "--set", f"storage.runs_dir={folder / 'runs'}"]
     command += ["--port", str(free_port()), "--mlflow-port", str(free_port())]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     try:
@@ -156,7 +157,7 @@ def run_stack(folder: Path, overrides: list[str]) -> dict[str, Any]:
         lap("PostgreSQL")
         state = {"PREFECT_HOME": str(folder / "prefect"), "PYTHONPATH": str(ROOT)}
         environment = os.environ | bucket | state | {"PGPASSWORD": database["password"]}
-        pages = parts.enter_context(served(environment, f"postgresql+psycopg2://{USER}@127.0.0.1:{database['port']}/mlflow"))
+        pages = parts.enter_context(served(environment, folder, f"postgresql+psycopg2://{USER}@127.0.0.1:{database['port']}/mlflow"))
         lap("MLflow, Prefect and worker")
         settings = [
             f"storage.uri=s3://{BUCKET}/stack",
