@@ -465,6 +465,9 @@ class StorageSettings(Block):
     """How the bucket is reached; only with ``s3://``."""
     cache_dir: str = ".qwenlong/cache"
     """Where artifacts of a bucket are read; a folder's are read where they lie."""
+    cache_gb: float | None = Field(None, gt=0)
+    """Size in GB (10^9 bytes) from which on copies go that were read longest ago; ``None`` leaves a tenth of
+    the disk free. What a running process has read stays."""
     work_dir: str = ".qwenlong/work"
     """Scratch space for stages in progress; unfinished training resumes from here."""
     runs_dir: str = ".qwenlong/runs"

@@ -40,7 +40,7 @@ from qwenlong_core.artifacts import (
     refuse_pickles,
 )
 from qwenlong_core.config import S3Settings, StorageSettings
-from qwenlong_core.local_store import LocalStore
+from tasks.read_cache import ReadCache
 from tasks.s3_client import (
     TRIES_AT_THE_DOOR,
     Abilities,
@@ -61,17 +61,18 @@ _RECORDS_AT_ONCE = 8
 @functools.cache
 def s3_store(storage: StorageSettings) -> S3Store:
     """The store of these settings; one per process, so that the server is asked once what it can do."""
-    return S3Store(storage.uri, storage.s3 or S3Settings(), Path(storage.cache_dir))
+    limit = None if storage.cache_gb is None else storage.cache_gb * 1e9
+    return S3Store(storage.uri, storage.s3 or S3Settings(), Path(storage.cache_dir), limit)
 
 
 class S3Store:
     """A prefix in a bucket behind a local read cache."""
 
-    def __init__(self, uri: str, s3: S3Settings, cache: Path) -> None:
+    def __init__(self, uri: str, s3: S3Settings, cache: Path, cache_limit: float | None = None) -> None:
         self._uri = uri.rstrip("/")
         self.bucket, _, prefix = self._uri.removeprefix("s3://").partition("/")
         self.prefix = f"{prefix}/" if prefix else ""
-        self.cache = LocalStore(cache)
+        self.cache = ReadCache(cache, cache_limit)
         self.client = connect(s3)
         self.s3 = s3
         self._transfers = Transfers(self.client, self.bucket, s3)
@@ -111,12 +112,14 @@ class S3Store:
 
     def fetch(self, ref: ArtifactRef) -> Path:
         """See :class:`Store`. A damaged copy in the cache is put aside and brought again."""
+        self.cache.hold(ref)
         if self.cache.manifest(ref) is not None:
             try:
                 return self.cache.fetch(ref)
             except Damaged as error:
                 logger.warning("the cache's copy is brought again: %s", error)
         manifest = self._read(ref)
+        self.cache.make_room(sum(entry.size for entry in manifest.files.values()))
         self.cache.admit(manifest, lambda staging: self._transfers.download(self._items(manifest, staging)))
         return self.cache.fetch(ref)
 
