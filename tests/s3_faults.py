@@ -25,13 +25,13 @@ import time
 from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import seaweed
+from botocore.exceptions import EndpointConnectionError
 
 import tasks.s3_client
 from qwenlong_core.artifacts import (
@@ -62,7 +62,7 @@ BROKEN_BY_PROXY = {
     "flipped response": 0.25,
 }
 """Kind of fault and the share of requests it hits."""
-KILLED, TWO, REFUSED = "writer killed -9", "two writers at once", "refused (server away)"
+KILLED, TWO, REFUSED = "writer killed -9", "two writers at once", "refused"
 KINDS = (*BROKEN_BY_PROXY, KILLED, TWO, REFUSED)
 COLUMNS = ("injected", "published", "publish gave up", "fetched", "fetch refused", "wrong bytes", "half-written read as whole")
 
@@ -89,19 +89,22 @@ class Proxy:
         options += ["--set", "keep_host_header=true", "-s", str(Path(__file__).with_name("fault_proxy.py"))]
         variables = {"FAULT_PLAN": str(self.plan), "FAULT_LOG": str(self.log)}
         clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        with self._output.open("ab") as output:
-            self._process = subprocess.Popen([program, "-q", *options], env=clean | variables, stdout=output, stderr=output)
-        self._wait()
-        return self
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            with suppress(httpx.HTTPError):
-                httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=5).raise_for_status()
-                return
-            time.sleep(0.1)
+            with self._output.open("ab") as output:
+                self._process = subprocess.Popen([program, "-q", *options], env=clean | variables, stdout=output, stderr=output)
+            # It may end at once: somebody who asked for it while it was away can hold its port for a moment.
+            while self._process.poll() is None and time.monotonic() < deadline:
+                if self._answers():
+                    return self
+                time.sleep(0.1)
         raise RuntimeError(f"the proxy did not start, see {self._output}")
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/healthz", timeout=5).is_success
+        except httpx.HTTPError:
+            return False
 
     def kill(self) -> None:
         self._process.kill()
@@ -124,6 +127,8 @@ class Trial:
         self.proxy = Proxy(server.endpoint, folder).start()
         self.direct = self.store(server.endpoint, "direct")
         self.counts: dict[str, Counter[str]] = {}
+        self.refusals: list[int] = []
+        """One for every connection that was refused."""
         self._names = iter(range(10**9))
         self._random = random.Random(11)
 
@@ -133,7 +138,13 @@ class Trial:
 
     def store(self, endpoint: str, name: str) -> S3Store:
         s3 = S3Settings(endpoint_url=endpoint, part_bytes=5 * MIB, max_concurrency=4)
-        return S3Store(self.uri, s3, self.folder / f"cache-{name}")
+        store = S3Store(self.uri, s3, self.folder / f"cache-{name}")
+        store.client.meta.events.register("needs-retry.s3", self._count_refusal)
+        return store
+
+    def _count_refusal(self, caught_exception: Exception | None, **_: Any) -> None:
+        if isinstance(caught_exception, EndpointConnectionError):
+            self.refusals.append(1)
 
     def output(self) -> tuple[Path, Manifest]:
         """A stage's output: a file in two parts, small ones, a note."""
@@ -199,22 +210,24 @@ class Trial:
         self.until(kind, each, lambda: self.proxy.injected(kind), self.one)
         self.proxy.break_with(None)
 
-    def refused(self, outages: int) -> None:
-        """The proxy is killed while transfers run: open connections are reset, new ones refused."""
-        killed = [0]
+    def refused(self, each: int) -> None:
+        """The proxy is killed while transfers run: what is under way breaks, and connections are refused until
+        it is back."""
+        over = threading.Event()
 
         def strike() -> None:
-            while killed[0] < outages:
-                time.sleep(self._random.uniform(0.5, 1.5))
+            while not over.wait(self._random.uniform(1.0, 2.0)):
                 self.proxy.kill()
-                time.sleep(0.3)
+                over.wait(self._random.uniform(0.5, 1.5))
                 self.proxy.start()
-                killed[0] += 1
 
-        striker = threading.Thread(target=strike)
-        striker.start()
-        self.until(REFUSED, outages, lambda: killed[0], self.one)
-        striker.join()
+        with ThreadPoolExecutor(1) as pool:
+            strikes = pool.submit(strike)
+            try:
+                self.until(REFUSED, each, lambda: len(self.refusals), self.one)
+            finally:
+                over.set()
+            strikes.result()
 
     def killed_writers(self, kills: int) -> None:
         """kill -9 in mid-upload; then another writer publishes the same artifact."""
@@ -311,7 +324,7 @@ def table(counts: dict[str, Counter[str]]) -> str:
 def run(
     folder: Path, server: seaweed.SeaweedFS, bucket: str, each: int, kinds: Collection[str] = KINDS
 ) -> tuple[Trial, int, list[str]]:
-    """Faults of these kinds, ``each`` times through the proxy, half as often by killing."""
+    """Faults of these kinds, ``each`` times; half as often kills and pairs of writers."""
     tasks.s3_client.READ_SECONDS = READ_SECONDS
     trial = Trial(folder, server, bucket)
     try:
@@ -323,7 +336,7 @@ def run(
         if TWO in kinds:
             trial.two_writers(-(-each // 2))
         if REFUSED in kinds:
-            trial.refused(-(-each // 10))
+            trial.refused(each)
         removed, left = trial.leftovers()
     finally:
         trial.proxy.kill()

@@ -223,6 +223,28 @@ def test_two_writers_of_one_artifact_give_one_whole_artifact(store, raw, tmp_pat
     assert sum(key.endswith(MANIFEST) for key in keys(raw, store)) == 1
 
 
+@pytest.mark.parametrize("there", ["whole", "garbage"])
+def test_a_writer_that_is_second_at_the_manifest_adopts_the_first_ones(store, raw, tmp_path, there):
+    """Another writer is done between this one's last file and its manifest."""
+    first, second = (make_folder(tmp_path / name, note=json.dumps({"writer": name})) for name in ("first", "second"))
+    key = {"Bucket": store.bucket, "Key": f"project/artifacts/model/{manifest_of(first).digest}/{MANIFEST}"}
+    overtaken = []
+
+    def overtake(params, **_) -> None:
+        if params["url_path"].endswith(MANIFEST) and not overtaken:
+            overtaken.append(params["headers"]["If-None-Match"])
+            if there == "whole":
+                publish(another(store, tmp_path / "elsewhere"), first)
+            else:
+                raw.put_object(**key, Body=b"garbage")
+
+    store.client.meta.events.register("before-call.s3.PutObject", overtake)
+    ref = publish(store, second)
+    assert overtaken == ["*"]
+    winner = "first" if there == "whole" else "second"
+    assert json.loads((store.fetch(ref) / "metrics.jsonl").read_text()) == {"writer": winner}
+
+
 def test_check_says_what_the_server_does(store):
     assert "checks SHA-256" in store.check() and "create-only" in store.check()
 
