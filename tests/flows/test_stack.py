@@ -28,5 +28,8 @@ def test_the_stack_runs_the_pipeline_to_the_gate_and_every_digest_fits(tmp_path)
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
     result = json.loads(done.stdout.splitlines()[-1])
-    assert "version 1" in result["promotion"] and result["verified"]
+    assert "version 1" in result["promotion"]
+    assert result["verified"]["verified"] > 12 and result["verified"]["damaged"] == {}
+    assert result["lineage"][0].startswith("grpo") and {"sft", "prepare", "base"} <= set(result["lineage"])
+    assert result["garbage"] == 0
     assert not list((tmp_path / "stack").glob("outbox/*.json")), "MLflow was told everything"
