@@ -10,6 +10,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -44,12 +45,17 @@ _REFUSED = {
     "ExpiredToken": "the session token has expired: get a new one",
     "InvalidAccessKeyId": "the server does not know the access key: check AWS_ACCESS_KEY_ID",
     "InvalidToken": "the session token is not valid: get a new one",
+    "KMS.DisabledException": "the key of storage.s3.kms_key is disabled",
+    "KMS.NotFoundException": "there is no such key: correct storage.s3.kms_key",
     "NoSuchBucket": "there is no such bucket: create it, or correct storage.uri",
     "PermanentRedirect": "the bucket is in another region: set storage.s3.region",
     "AuthorizationHeaderMalformed": "the bucket is in another region: set storage.s3.region",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "SignatureDoesNotMatch": "the secret key does not fit the access key: check AWS_SECRET_ACCESS_KEY",
 }
 """Answers that no retry changes, in words."""
+_UNKNOWN = frozenset({"InvalidArgument", "InvalidRequest", "NotImplemented", "501"})
+"""Answers to a request whose conditions a server does not know."""
 _NO_KEYS = (
     "no complete credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
     "or run where the machine has a role"
@@ -154,18 +160,21 @@ class Abilities(Block):
         return f"{checks}, {creates}"
 
 
-def find_abilities(client: Any, bucket: str, prefix: str, where: str) -> Abilities:
+def find_abilities(client: Any, bucket: str, prefix: str, where: str, made: dict[str, Any]) -> Abilities:
     """Write a probe, overwrite it on condition, send it with a wrong checksum, delete it.
+
+    Args:
+        made: arguments of every request that makes an object; a bucket may refuse those without encryption.
 
     Raises:
         ArtifactError: the bucket cannot be written.
     """
     probe = {"Bucket": bucket, "Key": f"{prefix}.probe/{uuid.uuid4().hex}"}
-    insist(f"writing to {where}", lambda: client.put_object(**probe, Body=b"probe"), TRIES_AT_THE_DOOR)
+    put = partial(client.put_object, **probe, **made, Body=b"probe")
+    insist(f"writing to {where}", put, TRIES_AT_THE_DOOR)
     try:
-        create_only = _is_refused(where, lambda: client.put_object(**probe, Body=b"probe", IfNoneMatch="*"), {412})
-        wrong = "A" * 43 + "="
-        checks = _is_refused(where, lambda: client.put_object(**probe, Body=b"probe", ChecksumSHA256=wrong), {400})
+        create_only = _is_refused(where, partial(put, IfNoneMatch="*"), {412})
+        checks = _is_refused(where, partial(put, ChecksumSHA256="A" * 43 + "="), {400})
     finally:
         insist(f"deleting from {where}", lambda: client.delete_object(**probe))
     found = Abilities(checks_sha256=checks, create_only=create_only)
@@ -183,7 +192,7 @@ def _is_refused(where: str, action: Callable[[], Any], statuses: set[int]) -> bo
         except ClientError as error:
             if status_of(error) in statuses:
                 return True
-            if status_of(error) == 501:
+            if code_of(error) in _UNKNOWN:
                 return False
             raise
         return False

@@ -80,7 +80,8 @@ class S3Store:
     @functools.cached_property
     def abilities(self) -> Abilities:
         """What the server does, asked on the first write."""
-        return find_abilities(self.client, self.bucket, self.prefix, self.uri)
+        made = self._transfers.new_object(hashlib.sha256(b"probe").hexdigest())
+        return find_abilities(self.client, self.bucket, self.prefix, self.uri, made)
 
     @property
     def uri(self) -> str:
@@ -167,11 +168,20 @@ class S3Store:
     def listing(self) -> list[Stored]:
         """See :class:`Store`."""
         objects = self._list("list_objects_v2", "Contents", self.prefix)
-        uploads = self._list("list_multipart_uploads", "Uploads", self.prefix)
+        uploads = self._unfinished_uploads()
         cut = len(self.prefix)
         return [Stored(item["Key"][cut:], item["Size"], item["LastModified"]) for item in objects] + [
             Stored(item["Key"][cut:], 0, item["Initiated"], item["UploadId"]) for item in uploads
         ]
+
+    def _unfinished_uploads(self) -> list[dict[str, Any]]:
+        try:
+            return self._list("list_multipart_uploads", "Uploads", self.prefix)
+        except ClientError as error:
+            if status_of(error) != 501:
+                raise
+            logger.warning("%s: this server does not list unfinished uploads, so none is found or aborted", self.uri)
+            return []
 
     def remove(self, stored: Stored) -> None:
         """See :class:`Store`."""

@@ -7,8 +7,10 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 
 from qwenlong_core.artifacts import (
     MANIFEST,
@@ -332,6 +334,30 @@ def test_a_lesser_server_is_found_out_and_what_it_does_not_check_is_read_back(st
         store.claim("champion/m/1", "x")
 
 
+def answers(status: int, code: str) -> tuple[AWSResponse, dict[str, Any]]:
+    """An answer in place of the server's."""
+    said = {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return AWSResponse("", status, {}, io.BytesIO()), said
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "InvalidArgument")])
+def test_a_server_that_refuses_the_very_condition_is_used_without(store, tmp_path, status, code):
+    def refuse(params, **_) -> tuple[AWSResponse, dict[str, Any]] | None:
+        return answers(status, code) if "If-None-Match" in params["headers"] else None
+
+    store.client.meta.events.register("before-call.s3.PutObject", refuse)
+    ref = publish(store, make_folder(tmp_path / "out"))
+    assert (store.abilities.checks_sha256, store.abilities.create_only) == (True, False)
+    assert store.fetch(ref)
+
+
+def test_where_unfinished_uploads_cannot_be_listed_the_rest_still_is(store, tmp_path, caplog):
+    store.client.meta.events.register("before-call.s3.ListMultipartUploads", lambda **_: answers(501, "NotImplemented"))
+    ref = publish(store, make_folder(tmp_path / "out"))
+    assert {f"artifacts/model/{ref.sha256}/{MANIFEST}"} < {stored.name for stored in store.listing()}
+    assert "does not list unfinished uploads" in caplog.text
+
+
 def test_on_a_lesser_server_what_never_reads_back_right_is_not_published(store, tmp_path):
     make_forgetful(store)
     flip_bodies(store, times=100)
@@ -349,7 +375,6 @@ def test_the_server_is_asked_to_encrypt(bucket, settings, tmp_path):
         for name in [name for name in params["headers"] if "server-side-encryption" in name]:
             del params["headers"][name]
 
-    assert store.abilities
     store.client.meta.events.register_last("before-call.s3", drop)
     seen = []
     store.client.meta.events.register_first(
@@ -358,6 +383,7 @@ def test_the_server_is_asked_to_encrypt(bucket, settings, tmp_path):
     publish(store, make_folder(tmp_path / "out", os.urandom(6 * MIB)))
     made = [(name, headers) for name, headers in seen if name in ("PutObject", "CreateMultipartUpload")]
     assert {name for name, _ in made} == {"PutObject", "CreateMultipartUpload"}
+    assert len(made) > 4, "the probe too: a bucket may refuse what is not encrypted"
     assert all(headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key-7" for _, headers in made)
 
 
