@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 
 import boto3
 import httpx
@@ -129,13 +130,20 @@ class SeaweedFS:
             return False
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit
+
+
 def main() -> None:
-    """Run the server in a folder until Ctrl-C."""
-    server = SeaweedFS(Path(sys.argv[1])).start()
-    for name, value in (VARIABLES | {"AWS_ENDPOINT_URL": server.endpoint}).items():
-        print(f"export {name}={value}", flush=True)
+    """Run the server in a folder until Ctrl-C or SIGTERM."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, _end)
+    server = SeaweedFS(Path(sys.argv[1]))
     try:
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        server.start()
+        for name, value in (VARIABLES | {"AWS_ENDPOINT_URL": server.endpoint}).items():
+            print(f"export {name}={value}", flush=True)
+        signal.pause()
     finally:
         server.kill()
 
