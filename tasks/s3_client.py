@@ -124,7 +124,8 @@ def insist(what: str, action: Callable[[], T], tries: int = TRIES) -> T:
                 raise Damaged(f"{what}: {error}: re-run the stage that makes it with --refresh") from error
             if done == tries:
                 raise ConnectionError(f"{what}: gave up after {tries} tries: {_in_words(error)}") from error
-            logger.info("%s: %s; trying again", what, _in_words(error))
+            # Once at a level that people see: what follows is half a minute of silence.
+            logger.log(logging.WARNING if done == TRIES_AT_THE_DOOR else logging.INFO, "%s: %s; trying again", what, _in_words(error))
             time.sleep(random.uniform(0.5, 1.5) * 0.1 * 2**done)
     raise AssertionError("unreachable")
 
