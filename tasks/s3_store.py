@@ -121,8 +121,7 @@ class S3Store:
                 logger.warning("the cache's copy is brought again: %s", error)
         manifest = self._read(ref)
         self.cache.make_room(sum(entry.size for entry in manifest.files.values()))
-        self.cache.admit(manifest, lambda staging: self._transfers.download(self._items(manifest, staging)))
-        return self.cache.fetch(ref)
+        return self.cache.admit(manifest, lambda staging: self._transfers.download(self._items(manifest, staging)))
 
     def manifest(self, ref: ArtifactRef) -> Manifest | None:
         """See :class:`Store`."""
