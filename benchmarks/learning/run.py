@@ -1,0 +1,169 @@
+"""Does GRPO make a policy better on questions it has not seen? One warm-up, five seeds, paired.
+
+    OMP_NUM_THREADS=1 python benchmarks/learning/run.py --work DIR
+
+A Llama of 3.3 million parameters first learns to read generated manuals as a language model, until it can
+copy from its context, and is then warmed up by the pipeline's SFT on worked solutions. Then, for each seed,
+GRPO trains it further on other manuals, and the start and the trained policy answer the same held-out
+questions: drawn as GRPO draws, with the same random numbers, and greedily. All but the reading runs by the
+pipeline's own stage commands (prepare, SFT, GRPO, evaluation). Rows of SFT, training and evaluation share no
+document.
+
+Prints and saves ``table.md``, ``result.json`` and ``curve.svg`` in DIR: accuracy of both by seed, the mean
+gain with its 95% interval (Student's t over the seeds), and the curve of each training. A stage that is done
+is not run again, so an interrupted benchmark goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from outcome import Outcome, Pair, plot, table
+from reader import learn_to_read, small_llama, train_tokenizer
+
+from qwenlong_core.bundled import bundled_tokenizer
+from qwenlong_core.config import Settings
+from qwenlong_core.data.prompts import user_message
+from qwenlong_core.data.synthesis import generate
+from qwenlong_core.evaluation.samples import read_samples
+from qwenlong_core.records import Domain, Example
+from tasks.process import stage_command
+from tasks.specs import StageSpec, evaluate_stage, grpo_stage, prepare_stage, sft_stage
+
+DOMAIN: Domain = "reading"
+SHORTEST, LONGEST = 160, 176
+"""Prompt tokens of the bundled tokenizer: a small model reads little, and all has to fit in an hour."""
+ROWS = {"sft": 8_000, "train": 1_600, "eval": 400}
+"""Generated rows of each file. All of ``sft`` is read, SFT proper takes a part."""
+READING_STEPS = 800
+SAMPLED = {"temperature": 1.0, "top_p": 1.0}
+"""How GRPO draws, and one of the two ways of evaluation."""
+GREEDY = {"temperature": 0.0, "top_p": 1.0, "samples": 1}
+LAUNCH = ("--num_processes=1", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
+
+
+def settings_for(work: Path, args: argparse.Namespace) -> Settings:
+    """The pipeline's settings of this experiment."""
+    rows = {name: str(work / f"{name}.jsonl") for name in ROWS}
+    phase = {"max_prompt_tokens": 400, "max_completion_tokens": 48, "cache_tokens": 8, "steps": args.steps}
+    return Settings.model_validate(
+        {
+            "profile": "learning",
+            "model": {"name": str(work / "base")},
+            "data": {**rows, "near_duplicates": None},
+            "sft": {"max_tokens": 500, "learning_rate": 3e-4, "epochs": 0.2, "batch_size": 16, "micro_batch_size": 16,
+                    "save_steps": 100},
+            "grpo": {"group_size": 8, "batch_size": 16, "mini_batch_size": 16, "micro_batch_size": 16,
+                     "learning_rate": args.learning_rate, "clip_high": 0.28, "save_steps": 10,
+                     "dynamic_sampling": {"max_rounds": 2}, "phases": [phase], **SAMPLED},
+            "evaluation": {"max_prompt_tokens": 400, "max_completion_tokens": 48, "samples": 4, "batch_size": 16,
+                           **SAMPLED},
+            "launch": {"cpu_threads": args.threads},
+        }
+    )  # fmt: skip
+
+
+def make_rows(path: Path, rows: int) -> list[Example]:
+    """Generated rows, also written to ``path``, whose name seeds them."""
+    tokenizer = bundled_tokenizer()
+    examples = []
+    for index in range(rows):
+        tokens = SHORTEST + index % (LONGEST - SHORTEST + 1)
+        example = generate(tokenizer, domain=DOMAIN, tokens=tokens, seed=f"{path.stem}/{index}").example
+        examples.append(replace(example, id=f"{path.stem}-{index}"))
+    path.write_text("".join(json.dumps(example.to_dict()) + "\n" for example in examples))
+    return examples
+
+
+def write_base(work: Path, threads: int) -> None:
+    """All rows, and the model that has read those of SFT."""
+    rows = {name: make_rows(work / f"{name}.jsonl", count) for name, count in ROWS.items()}
+    tokenizer = train_tokenizer(f"{user_message(example)}\n{example.solution}" for example in rows["sft"])
+    model = small_llama(tokenizer)
+    torch.set_num_threads(threads)
+    learn_to_read(model, tokenizer, rows["sft"], READING_STEPS)
+    tokenizer.save_pretrained(work / "base")
+    model.save_pretrained(work / "base")
+
+
+def run_stage(spec: StageSpec, work: Path, **inputs: Path) -> Path:
+    """Run a stage's own command unless it is done; returns its output folder.
+
+    Raises:
+        SystemExit: the stage failed; its log is named.
+    """
+    done, output = work / "done", work / "output"
+    if done.exists():
+        return output
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "job.json").write_text(json.dumps(spec.job))
+    options = LAUNCH if spec.launcher == "accelerate" else None
+    command = stage_command(spec.module, options, work / "job.json", inputs, work)
+    with (work / "log.txt").open("a") as log:
+        if subprocess.run(command, stdout=log, stderr=log).returncode:
+            raise SystemExit(f"{spec.name} failed; see {work / 'log.txt'}")
+    done.touch()
+    print(f"{work}: {spec.name} done", file=sys.stderr, flush=True)
+    return output
+
+
+def accuracy(settings: Settings, work: Path, model: Path, data: Path) -> float:
+    """Mean over all held-out samples."""
+    output = run_stage(evaluate_stage(settings, work.name), work, model=model, data=data)
+    return fmean(sample.accuracy for sample in read_samples(output / "samples.jsonl"))
+
+
+def one_seed(settings: Settings, seed: int, work: Path, start: Path, data: Path) -> Outcome:
+    """Train with a seed and evaluate both policies."""
+    seeded = settings.model_copy(update={"seed": seed})
+    greedy = settings.model_copy(update={"evaluation": settings.evaluation.model_copy(update=GREEDY)})
+    folder = work / f"seed-{seed}"
+    trained = run_stage(grpo_stage(seeded, 1), folder / "grpo", model=start, data=data)
+    steps = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    return Outcome(
+        seed,
+        Pair(
+            accuracy(seeded, folder / "start-sampled", start, data),
+            accuracy(seeded, folder / "trained-sampled", trained, data),
+        ),
+        Pair(
+            accuracy(greedy, work / "start-greedy", start, data),
+            accuracy(greedy, folder / "trained-greedy", trained, data),
+        ),
+        [step["accuracy"] for step in steps],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--work", type=Path, required=True, help="folder for everything; taken up where it stands")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15])
+    parser.add_argument("--steps", type=int, default=60, help="GRPO steps")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="of GRPO")
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    args = parser.parse_args()
+    if len(args.seeds) < 2:
+        parser.error("an interval needs at least two seeds")
+    work: Path = args.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / "base" / "config.json").exists():
+        write_base(work, args.threads)
+    settings = settings_for(work, args)
+    data = run_stage(prepare_stage(settings), work / "prepare", base=work / "base")
+    start = run_stage(sft_stage(settings), work / "sft", model=work / "base", data=data)
+    outcomes = [one_seed(settings, seed, work, start, data) for seed in args.seeds]
+    (work / "result.json").write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n")
+    (work / "table.md").write_text(table(outcomes))
+    plot(outcomes, work / "curve.svg")
+    print(table(outcomes))
+
+
+if __name__ == "__main__":
+    main()
