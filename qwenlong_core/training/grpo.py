@@ -13,83 +13,32 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from trl import GRPOConfig
-
-from qwenlong_core.config import VLLMSettings
 from qwenlong_core.data.rows import read_phase
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.jobs import OUTPUT, GRPOJob, stage_main
 from qwenlong_core.models import attention_implementation, load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.rewards import Judge, LengthLimits, check_rewards, require_judge, score_completions
+from qwenlong_core.rewards import Judge, LengthLimits, require_judge, score_completions
 from qwenlong_core.training import curriculum, step_metrics
+from qwenlong_core.training.arguments import grpo_config, layout
 from qwenlong_core.training.carried_optimizer import FOLDER, CarriedOptimizer
 from qwenlong_core.training.checkpoints import delete_partial, newest_complete, read_state, write_json
-from qwenlong_core.training.distances import LogprobDistances
 from qwenlong_core.training.dynamic_sampling import PromptStream
-from qwenlong_core.training.entropy import EntropyAlarm, EntropyWatch
 from qwenlong_core.training.fast_linear import use_fast_linear
 from qwenlong_core.training.logprobs import use_compact_head
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
+from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
-from qwenlong_core.training.runtime import (
-    StepBoundary,
-    checkpointing_off,
-    quiet,
-    save_policy,
-    set_up_process,
-    trainer_arguments,
-    training_weights,
-)
+from qwenlong_core.training.runtime import StepBoundary, quiet, save_policy, set_up_process, training_weights
 from qwenlong_core.training.state_files import save_optimizer
-from qwenlong_core.training.trainer import LongContextGRPOTrainer
 from qwenlong_core.training.trainer_engine import TrainerEngine
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a rollout batch is cut. A group lives on one process, so all counts are in groups."""
-
-    forwards_per_update: int
-    forwards_per_batch: int
-    updates_per_batch: int
-
-
-def layout(job: GRPOJob, processes: int) -> Layout:
-    """Cut the batch over processes and forwards.
-
-    Raises:
-        ValueError: the settings would split a group or a batch; the message has numbers that fit.
-    """
-    at_once = job.micro_batch_size * processes
-    if job.mini_batch_size % at_once:
-        fit = max(at_once, job.mini_batch_size // at_once * at_once)
-        raise ValueError(
-            f"grpo.mini_batch_size={job.mini_batch_size} prompts cannot be spread over {processes} process(es) with "
-            f"grpo.micro_batch_size={job.micro_batch_size}: a group lives on one process, so it must be a multiple of "
-            f"{at_once}, such as {fit}; or set micro_batch_size={math.gcd(job.mini_batch_size, processes) // processes or 1}"
-            f" and a number of processes that divides it"
-        )
-    if job.batch_size % job.mini_batch_size:
-        fit = max(1, job.batch_size // job.mini_batch_size) * job.mini_batch_size
-        raise ValueError(
-            f"grpo.batch_size={job.batch_size} is not a multiple of mini_batch_size={job.mini_batch_size}: use {fit}"
-        )
-    return Layout(
-        forwards_per_update=job.mini_batch_size // at_once,
-        forwards_per_batch=job.batch_size // at_once,
-        updates_per_batch=job.batch_size // job.mini_batch_size,
-    )
 
 
 def phase_examples(job: GRPOJob, data: Path, difficulties: curriculum.Difficulties) -> list[Example]:
@@ -129,105 +78,6 @@ def reward_scorer(job: GRPOJob) -> Scorer:
         return await score_completions(examples, completions, job.rewards, limits, judge)
 
     return score
-
-
-def grpo_config(job: GRPOJob, cut: Layout, longest_prompt: int, work: Path) -> GRPOConfig:
-    """The job as TRL's arguments."""
-    return GRPOConfig(
-        **trainer_arguments(job.model, job.launch, job.seed, work / "checkpoints"),
-        per_device_train_batch_size=job.micro_batch_size * job.group_size,
-        gradient_accumulation_steps=cut.forwards_per_update,
-        steps_per_generation=cut.forwards_per_batch,
-        max_steps=job.phase.steps * cut.updates_per_batch,
-        num_generations=job.group_size,
-        max_completion_length=job.phase.max_completion_tokens,
-        temperature=job.temperature,
-        top_p=job.top_p,
-        top_k=0,
-        generation_kwargs={"stop": list(job.stop)} if job.stop and job.engine.startswith("vllm") else None,
-        learning_rate=job.learning_rate,
-        lr_scheduler_type="constant",
-        max_grad_norm=job.max_grad_norm,
-        epsilon=job.clip_low,
-        epsilon_high=job.clip_high,
-        beta=job.kl_coefficient,
-        loss_type="dapo",
-        scale_rewards=job.scale_rewards,
-        use_vllm=job.engine.startswith("vllm"),
-        vllm_mode=job.engine.removeprefix("vllm-") if job.engine.startswith("vllm") else "colocate",
-        vllm_max_model_length=longest_prompt + job.phase.max_completion_tokens,
-        # A ratio over a whole sequence is the product of thousands of token ratios and masks most long rows.
-        vllm_importance_sampling_mode="token_truncate",
-        **vllm_arguments(job.vllm or VLLMSettings()),
-    )
-
-
-def vllm_arguments(settings: VLLMSettings) -> dict[str, Any]:
-    """The settings under TRL's names."""
-    return {
-        "vllm_tensor_parallel_size": settings.tensor_parallel,
-        "vllm_gpu_memory_utilization": settings.memory_share,
-        "vllm_enable_sleep_mode": settings.sleep,
-        "vllm_server_base_url": settings.server_url,
-    }
-
-
-class GRPOPhaseTrainer(LogprobDistances, LongContextGRPOTrainer):
-    """Adds the step's report to the trainer."""
-
-    def __init__(self, job: GRPOJob, sample_lines: JsonLines, *args: Any) -> None:
-        super().__init__(*args)
-        self.job, self.sample_lines = job, sample_lines
-        self.entropy_watch = EntropyWatch()
-
-    def own_state(self) -> dict[str, Any]:
-        """Adds what the entropy alarm has seen."""
-        return super().own_state() | {"entropy": asdict(self.entropy_watch)}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`own_state`."""
-        super().restore(state)
-        self.entropy_watch = EntropyWatch(**state["entropy"])
-
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        with checkpointing_off(self.model, self.args.gradient_checkpointing_kwargs):
-            return super()._generate_and_score_completions(inputs)
-
-    def _next_batch(self) -> dict[str, Any]:
-        output = super()._next_batch()
-        scores = [score for group in self.batch.groups for score in group.scores]
-        check_rewards(scores, self.job.rewards)
-        missing = step_metrics.shortfall(self.batch, self.prompts_per_batch)
-        if missing:
-            logger.info("grpo-%d: %s", self.job.index, missing)
-        step = self._step // self.args.steps_per_generation + 1
-        if self.job.kl_to_start_every and step % self.job.kl_to_start_every == 0:
-            self.measure_kl(output)
-        if self.accelerator.is_main_process:
-            for sample in step_metrics.samples(self.batch, step):
-                self.sample_lines.append(sample)
-        return output
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's log with the batch's metrics beside it.
-
-        Raises:
-            EntropyAlarm: the entropy has collapsed and ``entropy_alarm.stop`` is set.
-        """
-        if "loss" not in logs:  # the closing summary
-            super().log(logs, start_time)
-            return
-        measured = [e for e in self._metrics["train"]["entropy"] if not math.isnan(e)]
-        alarm = self.entropy_watch.see(fmean(measured) if measured else None, self.job.entropy_alarm)
-        prompt_tokens = sum(len(self._prompt_ids[group.example.id]) for group in self.batch.groups)
-        batch = step_metrics.batch_metrics(self.batch, prompt_tokens) | self.engine_difference()
-        batch["prompts_retired"] = len(self.stream.retired)
-        batch["entropy_low_steps"] = self.entropy_watch.low_steps
-        super().log(logs | {"batch": batch}, start_time)
-        if alarm and self.job.entropy_alarm.stop:
-            raise EntropyAlarm(f"grpo-{self.job.index}: {alarm}; or set grpo.entropy_alarm.stop=false and run again")
-        if alarm:
-            logger.warning("grpo-%d: %s", self.job.index, alarm)
 
 
 def require_engine(engine: str) -> None:
@@ -352,8 +202,8 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
         trainer.sample_lines.cut_back(done)
     logger.info(
         "grpo-%d: %d steps of %d prompts x %d, engine %s, attention %s, prompts %s%s",
-        job.index, job.phase.steps, job.batch_size, job.group_size, job.engine,
-        attention_implementation(job.model), "shared" if trainer.shares_prefix else "repeated", f", from {checkpoint.name}" if checkpoint else "",
+        job.index, job.phase.steps, job.batch_size, job.group_size, job.engine, attention_implementation(job.model),
+        "shared" if trainer.shares_prefix else "repeated", f", from {checkpoint.name}" if checkpoint else "",
     )  # fmt: skip
     state.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

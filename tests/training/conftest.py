@@ -17,7 +17,8 @@ from qwenlong_core.data.rows import write_examples
 from qwenlong_core.jobs import GRPOJob, SFTJob
 from qwenlong_core.models import import_base
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.training.grpo import GRPOPhaseTrainer, build_trainer
+from qwenlong_core.training.grpo import build_trainer
+from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Scorer
 
 DOMAINS = ("math", "logical", "multihop")

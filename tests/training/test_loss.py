@@ -20,7 +20,8 @@ from trl.trainer.utils import split_tensor_dict
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.models import load_policy
 from qwenlong_core.records import Completion
-from qwenlong_core.training.grpo import GRPOPhaseTrainer, build_trainer
+from qwenlong_core.training.grpo import build_trainer
+from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 
 Make = Callable[..., GRPOPhaseTrainer]
 INFORMATIVE, WRONG = [1, 0, 0, 0], [0, 0, 0, 0]

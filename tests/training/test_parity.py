@@ -20,7 +20,8 @@ from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.training.grpo import build_trainer, grpo_config, layout
+from qwenlong_core.training.arguments import grpo_config, layout
+from qwenlong_core.training.grpo import build_trainer
 from qwenlong_core.training.rollout import Prompts, epoch_seed
 from qwenlong_core.training.runtime import quiet
 

@@ -24,7 +24,8 @@ from qwenlong_core.rewards import RewardAlarm
 from qwenlong_core.training import grpo
 from qwenlong_core.training.checkpoints import newest_complete
 from qwenlong_core.training.curriculum import Difficulty, choose_retrospective, is_hopeless, to_retire
-from qwenlong_core.training.grpo import GRPOPhaseTrainer, build_trainer, reward_scorer, train_phase
+from qwenlong_core.training.grpo import build_trainer, reward_scorer, train_phase
+from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Scorer
 
 Make = Callable[..., GRPOPhaseTrainer]

@@ -18,8 +18,10 @@ from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.records import Example
 from qwenlong_core.rewards import RewardAlarm
+from qwenlong_core.training.arguments import layout
 from qwenlong_core.training.curriculum import read_difficulties
-from qwenlong_core.training.grpo import GRPOPhaseTrainer, build_trainer, layout, train_phase
+from qwenlong_core.training.grpo import build_trainer, train_phase
+from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Prompts, Scorer, epoch_seed
 from qwenlong_core.training.scoring import used_columns
 
