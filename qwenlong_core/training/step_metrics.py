@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from qwenlong_core.records import Group, Score
+from qwenlong_core.records import Completion, Group, Score
 from qwenlong_core.rewards.monitor import reward_metrics
 from qwenlong_core.training.dynamic_sampling import RolloutBatch
 
@@ -36,13 +36,26 @@ def _accuracy(groups: Sequence[Group]) -> float | None:
     return fmean(known) if known else None
 
 
+def _completions(groups: Sequence[Group]) -> list[Completion]:
+    return [completion for group in groups for completion in group.completions]
+
+
+def _mean_length(completions: Sequence[Completion]) -> float:
+    return fmean(len(completion.token_ids) for completion in completions) if completions else 0.0
+
+
+def _truncated_share(completions: Sequence[Completion]) -> float:
+    return fmean(completion.finish_reason == "length" for completion in completions) if completions else 0.0
+
+
 def _by_domain(groups: Sequence[Group]) -> dict[str, float | None]:
     domains = sorted({group.example.domain for group in groups})
     return {f"accuracy_{d}": _accuracy([g for g in groups if g.example.domain == d]) for d in domains}
 
 
 def batch_metrics(batch: RolloutBatch, prompt_tokens: int) -> dict[str, Any]:
-    """Metrics of everything drawn in a step, dropped groups included unless a name says otherwise.
+    """Metrics of everything drawn in a step, dropped groups included, and beside them those of the kept
+    groups alone, which end in ``kept``: the first tell how the policy does, the second what it learns from.
 
     Args:
         batch: The step's groups.
@@ -50,7 +63,8 @@ def batch_metrics(batch: RolloutBatch, prompt_tokens: int) -> dict[str, Any]:
     """
     groups = batch.groups
     scores = [score for group in groups for score in group.scores]
-    lengths = [len(c.token_ids) for group in groups for c in group.completions]
+    drawn, trained = (_completions(part) for part in (groups, batch.kept))
+    lengths = [len(completion.token_ids) for completion in drawn]
     rewards = reward_metrics(scores)
     kept = [score.value for group in batch.kept for score in group.scores if score.value is not None]
     return {
@@ -64,11 +78,12 @@ def batch_metrics(batch: RolloutBatch, prompt_tokens: int) -> dict[str, Any]:
         "no_answer_share": rewards.get("reward/no_answer_share", 0.0),
         "penalties": sum(score.length_penalty < 0 for score in scores),
         "penalty_mean": rewards.get("reward/length_penalty_mean", 0.0),
-        "length_mean": fmean(lengths) if lengths else 0.0,
+        "length_mean": _mean_length(drawn),
+        "length_mean_kept": _mean_length(trained),
         **{f"length_p{share}": _percentile(lengths, share / 100) for share in (50, 90, 99)},
-        "truncated_share": fmean(c.finish_reason == "length" for g in groups for c in g.completions)
-        if lengths
-        else 0.0,
+        "truncated_share": _truncated_share(drawn),
+        "truncated_share_kept": _truncated_share(trained),
+        "tokens_kept": sum(len(completion.token_ids) for completion in trained),
         "tokens": prompt_tokens + sum(lengths),
     }
 

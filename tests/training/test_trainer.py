@@ -99,7 +99,7 @@ def test_an_unscored_completion_drops_its_group(policy: Path, data: Path, tmp_pa
     assert difficulty.count("visits") == 1, "an unscored group says nothing about difficulty"
 
 
-def test_a_judge_that_dies_stops_the_run(policy: Path, data: Path, tmp_path: Path) -> None:
+def test_a_run_whose_completions_are_all_unscored_stops(policy: Path, data: Path, tmp_path: Path) -> None:
     job = grpo_job(batch_size=2, mini_batch_size=2)
     with pytest.raises(RewardAlarm, match="unscored"):
         run(job, policy, data, tmp_path, scripted([[None] * 4] * 40))
@@ -149,6 +149,15 @@ def test_settings_that_would_split_a_group_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         layout(grpo_job(**changes), processes)
+
+
+def test_any_group_size_fits_since_a_batch_is_counted_in_prompts(make: Callable[..., GRPOPhaseTrainer]) -> None:
+    """Groups of 3 in a batch of 4: (1,0,0) has mean 1/3 and sample std sqrt(1/3), so 1.1547 and -0.5774."""
+    trainer = make(scripted([[1, 0, 0]] * 4), group_size=3, batch_size=4, mini_batch_size=2)
+    batch = trainer._next_batch()
+    assert trainer.batch.counts()["groups_kept"] == 4
+    expected = torch.tensor([1.1547, -0.5774, -0.5774] * 4)
+    torch.testing.assert_close(batch["advantages"], expected, atol=1e-3, rtol=0)
 
 
 def test_a_layout_by_hand() -> None:
