@@ -33,6 +33,8 @@ COPIED = 110
 """Tokens of a document that stands twice in a row."""
 PROMPT, ANSWER, COPY = 1, 2, 3
 """What a token of a reading row is; 0 is padding."""
+WEIGHTS = {PROMPT: 0.25, ANSWER: 1.0, COPY: 1.0}
+"""Of the mean loss of each kind. Most of a prompt cannot be known beforehand: its loss is mainly noise."""
 
 ReadingRow = tuple[list[int], list[int]]
 """Token ids, and what each token is."""
@@ -101,14 +103,14 @@ def reading_losses(model: LlamaForCausalLM, batch: Sequence[ReadingRow]) -> dict
     kinds = pad_sequence([torch.tensor(kind) for _, kind in batch], batch_first=True)[:, 1:]
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
     losses = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-    return {kind: losses[kinds == kind].mean() for kind in (PROMPT, ANSWER, COPY) if (kinds == kind).any()}
+    return {kind: losses[kinds == kind].mean() for kind in WEIGHTS if (kinds == kind).any()}
 
 
 def learn_to_read(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], steps: int
 ) -> None:
-    """Language modelling over all tokens, the mean of each kind weighing the same, with Muon for the layers'
-    matrices (torch.optim.Muon): Adam took several times as long to the first copied name."""
+    """Language modelling over all tokens, with Muon for the layers' matrices (torch.optim.Muon): Adam took
+    several times as long to the first copied name."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [
@@ -119,7 +121,7 @@ def learn_to_read(
     for step, batch in enumerate(reading_batches(tokenizer, examples, steps), 1):
         losses = reading_losses(model, batch)
         model.zero_grad()
-        torch.stack([*losses.values()]).sum().backward()
+        torch.stack([WEIGHTS[kind] * loss for kind, loss in losses.items()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules):
             optimizer.step()

@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/learning/run.py --work DIR
 
-A Llama of 3.3 million parameters first learns to read generated manuals as a language model, until it can
+A Llama of 3.3 million parameters first learns to read generated articles as a language model, until it can
 copy from its context, and is then warmed up by the pipeline's SFT on worked solutions. Then, for each seed,
-GRPO trains it further on other manuals, and the start and the trained policy answer the same held-out
+GRPO trains it further on other articles, and the start and the trained policy answer the same held-out
 questions: drawn as GRPO draws, with the same random numbers, and greedily. All but the reading runs by the
 pipeline's own stage commands (prepare, SFT, GRPO, evaluation). Rows of SFT, training and evaluation share no
 document.
@@ -37,12 +37,14 @@ from qwenlong_core.records import Domain, Example
 from tasks.process import stage_command
 from tasks.specs import StageSpec, evaluate_stage, grpo_stage, prepare_stage, sft_stage
 
-DOMAIN: Domain = "reading"
+DOMAIN: Domain = "multihop"
+KIND = "bridge_2"
+"""In which town was the director of a film born? Two facts among others of the same form."""
 SHORTEST, LONGEST = 160, 176
 """Prompt tokens of the bundled tokenizer: a small model reads little, and all has to fit in an hour."""
 ROWS = {"sft": 8_000, "train": 1_600, "eval": 400}
 """Generated rows of each file. All of ``sft`` is read, SFT proper takes a part."""
-READING_STEPS = 800
+READING_STEPS = 700
 SAMPLED = {"temperature": 1.0, "top_p": 1.0}
 """How GRPO draws, and one of the two ways of evaluation."""
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "samples": 1}
@@ -58,7 +60,7 @@ def settings_for(work: Path, args: argparse.Namespace) -> Settings:
             "profile": "learning",
             "model": {"name": str(work / "base")},
             "data": {**rows, "near_duplicates": None},
-            "sft": {"max_tokens": 500, "learning_rate": 3e-4, "epochs": 0.2, "batch_size": 16, "micro_batch_size": 16,
+            "sft": {"max_tokens": 500, "learning_rate": 3e-4, "epochs": 0.1, "batch_size": 16, "micro_batch_size": 16,
                     "save_steps": 100},
             "grpo": {"group_size": 8, "batch_size": 16, "mini_batch_size": 16, "micro_batch_size": 16,
                      "learning_rate": args.learning_rate, "clip_high": 0.28, "save_steps": 10,
@@ -76,7 +78,7 @@ def make_rows(path: Path, rows: int) -> list[Example]:
     examples = []
     for index in range(rows):
         tokens = SHORTEST + index % (LONGEST - SHORTEST + 1)
-        example = generate(tokenizer, domain=DOMAIN, tokens=tokens, seed=f"{path.stem}/{index}").example
+        example = generate(tokenizer, domain=DOMAIN, kind=KIND, tokens=tokens, seed=f"{path.stem}/{index}").example
         examples.append(replace(example, id=f"{path.stem}-{index}"))
     path.write_text("".join(json.dumps(example.to_dict()) + "\n" for example in examples))
     return examples
