@@ -147,8 +147,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, required=True, help="folder for everything; taken up where it stands")
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15])
-    parser.add_argument("--steps", type=int, default=60, help="GRPO steps")
-    parser.add_argument("--learning-rate", type=float, default=2e-4, help="of GRPO")
+    parser.add_argument("--steps", type=int, default=80, help="GRPO steps")
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="of GRPO")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     args = parser.parse_args()
     if len(args.seeds) < 2:
