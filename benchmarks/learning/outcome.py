@@ -81,4 +81,4 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
         axes.plot(range(1, len(curve) + 1), means, label=f"seed {outcome.seed}")
     axes.set(xlabel="GRPO step", ylabel=f"accuracy of drawn completions, mean of {WINDOW} steps")
     axes.legend()
-    figure.savefig(path, bbox_inches="tight")
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})

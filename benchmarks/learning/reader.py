@@ -1,4 +1,4 @@
-"""A Llama of three million parameters that has learned to read the generated documents.
+"""A Llama of 3.5 million parameters that has learned to read the generated documents.
 
 It has a vocabulary of its own, so that a CPU spends its time on the text and not on 49,000 logits.
 """
@@ -59,7 +59,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def small_llama(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A random Llama of 3 million parameters and as many as its vocabulary takes."""
+    """A random Llama: 3 million parameters, and half a million for a vocabulary of 2,048."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=8,

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/learning/run.py --work DIR
 
-A Llama of 3.3 million parameters first learns to read generated articles as a language model, until it can
+A Llama of 3.5 million parameters first learns to read generated articles as a language model, until it can
 copy from its context, and is then warmed up by the pipeline's SFT on worked solutions. Then, for each seed,
 GRPO trains it further on other articles, and the start and the trained policy answer the same held-out
 questions: drawn as GRPO draws, with the same random numbers, and greedily. All but the reading runs by the
