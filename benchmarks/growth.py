@@ -39,7 +39,7 @@ def sweep(args: argparse.Namespace, along: str, values: list[int]) -> list[dict[
     for row in rows:
         if "failed" in row:
             raise RuntimeError(f"{row['variant']} at {along}={row[along]}: {row['failed']}")
-        row |= {"along": along, "grown_mb": row["peak_mb"] - row["before_mb"]}
+        row["along"] = along
     return rows
 
 

@@ -8,8 +8,9 @@ line for each shape and writes ``update.json``, ``update.md`` and ``update.png``
 
 Times are wall seconds; where the machine has other work, take ``--threads 1 --clock processor``. *share* is the
 share of the FLOP bound reached: time of the loop (with the same matrix products) over time of the method, divided by
-FLOPs of the loop over FLOPs of the shared row. FLOPs count matrix products: linear layers, the output head, attention's pairs.
-Stock TRL without checkpointing keeps G * (P + C) tokens' activations: leave it out where memory is short.
+FLOPs of the loop over FLOPs of the shared row. FLOPs count matrix products: linear layers, the output head,
+attention's pairs. *peak_mb* is the process's, *grown_mb* what of it came on top of the loaded model. Stock TRL
+without checkpointing keeps G * (P + C) tokens' activations: leave it out where memory is short.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import matplotlib.pyplot as plt
 from transformers import AutoConfig
 from update_variants import VARIANTS, lengths
 
-COLUMNS = ("variant", "seconds", "times_ours", "share", "peak_mb", "peak_of_loop", "loss", "gradient_norm")
+COLUMNS = ("variant", "seconds", "times_ours", "share", "grown_mb", "grown_of_loop", "peak_mb", "loss", "gradient_norm")
 
 
 def flops(config: Any, tokens: int, pairs: int, labelled: int, checkpointing: bool) -> float:
@@ -106,6 +107,7 @@ def measure(args: argparse.Namespace, shape: dict[str, Any], variants: Sequence[
             | {"variant": variant}
             | middle
             | {"seconds": middle[clock], "wall_seconds": middle["seconds"]}
+            | {"grown_mb": middle["peak_mb"] - middle["before_mb"]}
         )
     return rows
 
@@ -120,7 +122,7 @@ def compare(rows: list[dict[str, Any]], config: Any) -> None:
             row["times_ours"] = row["seconds"] / done["ours"]["seconds"]
         if "loop" in done:
             row["share"] = done["loop"]["seconds"] / row["seconds"] / row["bound"]
-            row["peak_of_loop"] = row["peak_mb"] / done["loop"]["peak_mb"]
+            row["grown_of_loop"] = row["grown_mb"] / done["loop"]["grown_mb"]
 
 
 def text(value: Any) -> str:
@@ -149,7 +151,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     rows = [row for row in rows if "failed" not in row]
     shapes, variants = list(dict.fromkeys(map(title, rows))), list(dict.fromkeys(r["variant"] for r in rows))
     figure, axes = plt.subplots(1, 2, figsize=(6 + 2 * len(shapes), 4))
-    for axis, field, label in zip(axes, ("seconds", "peak_mb"), ("seconds", "peak memory, MB")):
+    for axis, field, label in zip(axes, ("seconds", "grown_mb"), ("seconds", "memory above the loaded model, MB")):
         for i, variant in enumerate(variants):
             own = {title(r): r[field] for r in rows if r["variant"] == variant}
             axis.bar([s + i * 0.8 / len(variants) for s in range(len(shapes))], [own.get(s, 0) for s in shapes],

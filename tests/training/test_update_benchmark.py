@@ -35,7 +35,8 @@ def test_the_bound_and_the_share_by_hand() -> None:
     shared = 2 * 4 * weights * 3 + 2 * (3 + 2 * (2 + 1)) * 2 * 7 + 2 * 2 * 2 * 4
     assert bound(config, 3, [1, 1], checkpointing=False) == pytest.approx(apart / shared)
     shape = {"prompt": 3, "completion": 1, "group": 2, "checkpointing": False, "ragged": False}
-    rows = [shape | {"variant": name, "seconds": s, "peak_mb": 1.0} for name, s in (("ours", 2.0), ("loop", 3.0))]
+    rows = [shape | {"variant": name, "seconds": s, "grown_mb": s} for name, s in (("ours", 2.0), ("loop", 3.0))]
     compare(rows, config)
     assert rows[0]["share"] == pytest.approx(1.5 / (apart / shared))
     assert rows[1]["times_ours"] == 1.5
+    assert rows[0]["grown_of_loop"] == pytest.approx(2 / 3)
