@@ -19,10 +19,18 @@ WINDOW = 5
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Held-out accuracy of the start and of the trained policy on the same questions."""
+    """Held-out accuracy of the start and of the trained policy, question by question in one order."""
 
-    start: float
-    trained: float
+    by_question: list[tuple[float, float]]
+    """Start and trained: means over the answers to a question."""
+
+    @property
+    def start(self) -> float:
+        return fmean(start for start, _ in self.by_question)
+
+    @property
+    def trained(self) -> float:
+        return fmean(trained for _, trained in self.by_question)
 
     @property
     def gain(self) -> float:
@@ -51,7 +59,8 @@ def interval(gains: Sequence[float]) -> tuple[float, float, float]:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Markdown: a line a seed, then the means; gains with their interval over the seeds."""
+    """Markdown: a line a seed, then the means: gains with their interval over the seeds, which says what another
+    seed would give on these questions, and over the questions, which says what other questions would."""
     lines = [
         "| seed | sampled: start | after GRPO | gain | greedy: start | after GRPO | gain |",
         "|---|---|---|---|---|---|---|",
@@ -59,15 +68,26 @@ def table(outcomes: Sequence[Outcome]) -> str:
     for o in outcomes:
         cells = [f"{p.start:.3f} | {p.trained:.3f} | {p.gain:+.3f}" for p in (o.sampled, o.greedy)]
         lines.append(f"| {o.seed} | {' | '.join(cells)} |")
-    means = [mean_cells([o.sampled for o in outcomes]), mean_cells([o.greedy for o in outcomes])]
-    return "\n".join([*lines, f"| mean | {' | '.join(means)} |", ""])
+    both = [o.sampled for o in outcomes], [o.greedy for o in outcomes]
+    means = [
+        f"{fmean(pair.start for pair in pairs):.3f} | {fmean(pair.trained for pair in pairs):.3f} | "
+        f"{gain_cell([pair.gain for pair in pairs])}"
+        for pairs in both
+    ]
+    questions = [f" | | {gain_cell(question_gains(pairs))}" for pairs in both]
+    return "\n".join([*lines, f"| mean, over seeds | {' | '.join(means)} |", f"| over questions |{' |'.join(questions)} |", ""])
 
 
-def mean_cells(pairs: Sequence[Pair]) -> str:
-    """Three cells of the last line."""
-    start, trained = fmean(pair.start for pair in pairs), fmean(pair.trained for pair in pairs)
-    mean, low, high = interval([pair.gain for pair in pairs])
-    return f"{start:.3f} | {trained:.3f} | {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+def question_gains(pairs: Sequence[Pair]) -> list[float]:
+    """The gain on each question, its mean over the seeds."""
+    gains = ([trained - start for start, trained in pair.by_question] for pair in pairs)
+    return [fmean(of_question) for of_question in zip(*gains, strict=True)]
+
+
+def gain_cell(gains: Sequence[float]) -> str:
+    """A mean with its interval."""
+    mean, low, high = interval(gains)
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:

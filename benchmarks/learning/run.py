@@ -10,8 +10,8 @@ pipeline's own stage commands (prepare, SFT, GRPO, evaluation). Rows of SFT, tra
 document.
 
 Prints and saves ``table.md``, ``result.json`` and ``curve.svg`` in DIR: accuracy of both by seed, the mean
-gain with its 95% interval (Student's t over the seeds), and the curve of each training. A stage that is done
-is not run again, so an interrupted benchmark goes on.
+gain with its 95% intervals (Student's t over the seeds, and over the questions), and the curve of each
+training. A stage that is done is not run again, so an interrupted benchmark goes on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
@@ -116,10 +117,18 @@ def run_stage(spec: StageSpec, work: Path, **inputs: Path) -> Path:
     return output
 
 
-def accuracy(settings: Settings, work: Path, model: Path, data: Path) -> float:
-    """Mean over all held-out samples."""
+def accuracies(settings: Settings, work: Path, model: Path, data: Path) -> dict[str, float]:
+    """Mean accuracy of the answers to each held-out question."""
     output = run_stage(evaluate_stage(settings, work.name), work, model=model, data=data)
-    return fmean(sample.accuracy for sample in read_samples(output / "samples.jsonl"))
+    answers: dict[str, list[float]] = defaultdict(list)
+    for sample in read_samples(output / "samples.jsonl"):
+        answers[sample.example_id].append(sample.accuracy)
+    return {question: fmean(values) for question, values in answers.items()}
+
+
+def pair(start: dict[str, float], trained: dict[str, float]) -> Pair:
+    """Both policies on the same questions."""
+    return Pair([(value, trained[question]) for question, value in sorted(start.items())])
 
 
 def one_seed(settings: Settings, seed: int, work: Path, start: Path, data: Path) -> Outcome:
@@ -131,13 +140,13 @@ def one_seed(settings: Settings, seed: int, work: Path, start: Path, data: Path)
     steps = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     return Outcome(
         seed,
-        Pair(
-            accuracy(seeded, folder / "start-sampled", start, data),
-            accuracy(seeded, folder / "trained-sampled", trained, data),
+        pair(
+            accuracies(seeded, folder / "start-sampled", start, data),
+            accuracies(seeded, folder / "trained-sampled", trained, data),
         ),
-        Pair(
-            accuracy(greedy, work / "start-greedy", start, data),
-            accuracy(greedy, folder / "trained-greedy", trained, data),
+        pair(
+            accuracies(greedy, work / "start-greedy", start, data),
+            accuracies(greedy, folder / "trained-greedy", trained, data),
         ),
         [step["accuracy"] for step in steps],
     )
