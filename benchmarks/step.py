@@ -5,7 +5,8 @@
 
 Both trainers start from the same weights and see the same generated document; both draw G completions of
 exactly C tokens at temperature 1 and take one optimizer step on them. The reward is a checksum of the
-completion, so that rewards differ within the group. Times are from one optimizer step's beginning to its end.
+completion, so that rewards differ within the group. Both checkpoint their layers: stock TRL would keep the
+activations of G * (P + C) tokens. Times are from one optimizer step's beginning to its end.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def job_of(prompt: int, completion: int, group: int, seed: int) -> GRPOJob:
         "index": 1, "phase": phase, "group_size": group, "batch_size": 1, "mini_batch_size": 1, "micro_batch_size": 1,
         "learning_rate": 1e-6, "temperature": 1.0, "top_p": 1.0, "clip_low": 0.2, "clip_high": 0.2, "kl_coefficient": 0.0,
         "max_grad_norm": 1.0, "engine": "transformers", "save_steps": 1, "dynamic_sampling": {"max_rounds": 1},
-        "curriculum": {}, "rewards": {}, "model": {}, "launch": {}, "seed": seed,
+        "curriculum": {}, "rewards": {}, "model": {}, "launch": {"gradient_checkpointing": True}, "seed": seed,
     })  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def checksum(token_ids: Sequence[int]) -> float:
     return sum(token_ids) % 97 / 97
 
 
-def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+async def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
     return [Score(value=checksum(c.token_ids), rule=checksum(c.token_ids)) for c in completions]
 
 
