@@ -21,10 +21,11 @@ from prefect.states import Crashed
 
 from flows.gate import before_the_gate
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
+from flows.run_pages import entitle, flow_run_tag, in_mlflow
 from qwenlong_core.config import Settings
 from qwenlong_core.evaluation.tables import markdown_table, scores_table
 from qwenlong_core.profiles import load_settings
-from tasks.outbox import RunNote, TrackedRun, deliver_outbox, outbox_of
+from tasks.outbox import RunNote, deliver_outbox, outbox_of
 from tasks.registry import RegisteredVersion, baseline_for, read_registration, still_registered
 from tasks.specs import (
     base_stage,
@@ -64,26 +65,22 @@ def full_pipeline(
     folder = Path(settings.storage.runs_dir).absolute() / run_id
     folder.mkdir(parents=True)
     (folder / "settings.json").write_text(settings.model_dump_json(indent=2))
-    tracker, outbox = Tracker(settings.tracking), outbox_of(settings)
-    deliver_outbox(tracker, outbox)
+    tracker = Tracker(settings.tracking)
     close_dead_runs(tracker)
-    tags = {"profile": settings.profile, "pipeline": run_id, "prefect.flow_run_id": str(flow_run.id)}
-    note = RunNote(key=run_id, name=f"{settings.profile} {run_id}", params=settings.model_dump(mode="json"), tags=tags)
-    tracked = TrackedRun(tracker, note, outbox)
-    tracked.run_id()
+    title = f"{settings.profile} {run_id}"
+    entitle(title)
+    tags = {"profile": settings.profile, "pipeline": run_id} | flow_run_tag()
+    note = RunNote(key=run_id, name=title, params=settings.model_dump(mode="json"), tags=tags)
     run = PipelineRun(settings, RunContext(settings=settings, run_id=run_id), refresh, start)
-    try:
+    with in_mlflow(run, note) as tracked:
         result = run_stages(run, folder)
-    except BaseException as error:
-        tracked.finish("FAILED" if isinstance(error, Exception) else "KILLED", tags=run.cached_tags())
-        raise
     mlflow_page = tracker.page(tracked.run_id())
     result["pages"] = {"mlflow": mlflow_page, "prefect": f"{PREFECT_PAGE}/runs/flow-run/{flow_run.id}"}
     (folder / "result.json").write_text(json.dumps(result, indent=2))
     texts = {"report.html": (folder / "report.html").read_text()}
     tracked.send(line := score_line(result["scores"], step=0))
     tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags())
-    deliver_outbox(tracker, outbox)
+    deliver_outbox(tracker, outbox_of(settings))
     return result
 
 

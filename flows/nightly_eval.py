@@ -19,13 +19,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id
+from flows.run_pages import entitle, flow_run_tag, in_mlflow
 from qwenlong_core.artifacts import ArtifactError, ArtifactRef
 from qwenlong_core.config import Settings
 from qwenlong_core.evaluation.regression import Change, changes, comparable, confirmed_falls
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.profiles import load_settings
 from tasks.nights import Night, earlier_nights, find_night, log_night, overview, remember_night, tonight
-from tasks.outbox import RunNote, Status, TrackedRun, deliver_outbox, outbox_of
+from tasks.outbox import RunNote, Status
 from tasks.process import ProcessFailed, StageRefused, reason_of
 from tasks.registry import CHALLENGER, CHAMPION, by_alias
 from tasks.specs import evaluate_stage
@@ -50,6 +51,7 @@ def nightly_eval(
         ArtifactError: nothing has been promoted or prepared yet.
     """
     settings, night = load_settings(profile, overrides or ()), night or tonight()
+    entitle(_title(settings, night))
     before = find_night(open_store(settings), settings, night)
     if before is not None:
         get_run_logger().info("%s was evaluated before; nothing is done again", night)
@@ -87,34 +89,28 @@ def _what_is_served(settings: Settings) -> tuple[StageResult, dict[str, StageRes
     return StageResult(name="prepare", ref=data.ref, how="kept"), models
 
 
-def _note(settings: Settings, night: date, key: str) -> RunNote:
-    tags = {"night": str(night), "profile": settings.profile}
-    name = f"nightly {settings.profile} {night}"
-    return RunNote(key=key, name=name, params=settings.nightly.model_dump(mode="json"), tags=tags)
+def _title(settings: Settings, night: date) -> str:
+    return f"nightly {settings.profile} {night}"
 
 
 def _evaluate_night(settings: Settings, night: date) -> Night | str:
     """The night's result; a text where an evaluation could not be finished."""
     rows, models = _what_is_served(settings)
-    tracker, outbox = Tracker(settings.tracking), outbox_of(settings)
-    deliver_outbox(tracker, outbox)
     run = PipelineRun(settings, RunContext(settings=settings, run_id=new_run_id()))
-    tracked = TrackedRun(tracker, _note(settings, night, run.context.run_id), outbox)
-    tracked.run_id()
+    tags = {"night": str(night), "profile": settings.profile} | flow_run_tag()
+    params = settings.nightly.model_dump(mode="json")
+    note = RunNote(key=run.context.run_id, name=_title(settings, night), params=params, tags=tags)
 
     def look(alias: str, *, second: bool = False) -> ArtifactRef:
         spec = evaluate_stage(for_night(settings, night, second=second), f"{alias}{'-again' if second else ''}")
         return run.stage(spec, {"model": models[alias], "data": rows}).ref
 
     try:
-        result, evaluations, found = _compare(settings, night, {alias: look(alias) for alias in models}, look)
+        with in_mlflow(run, note) as tracked:
+            result, evaluations, found = _compare(settings, night, {alias: look(alias) for alias in models}, look)
     except (ProcessFailed, StageRefused) as error:
-        tracked.finish("FAILED", tags=run.cached_tags())
         return f"night {night}: the registry's models could not be evaluated: {reason_of(error)}"
-    except BaseException as error:
-        tracked.finish("FAILED" if isinstance(error, Exception) else "KILLED", tags=run.cached_tags())
-        raise
-    log_night(tracker, settings, night, evaluations, found)
+    log_night(Tracker(settings.tracking), settings, night, evaluations, found)
     status: Status = "FAILED" if result.falls else "FINISHED"
     mlflow_run_id = tracked.finish(status, tags=run.cached_tags() | {"result": result.words})
     remember_night(open_store(settings), settings, result, mlflow_run_id)

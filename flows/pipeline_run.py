@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Mapping
@@ -169,8 +170,10 @@ class PipelineRun:
     def carry_out(self, decision: StageResult, version: RegisteredVersion, baseline: RegisteredVersion | None) -> str:
         """Apply the promote stage's decision to the registry and say in words what was done."""
         runs = f"pipeline {self.context.run_id}, MLflow run {decision.mlflow_run_id}, decision {decision.ref.short}"
+        folder = self.folder(decision)
+        _show_decision(folder)
         return apply_decision(
-            self.settings.tracking, open_store(self.settings), version, baseline, self.folder(decision),
+            self.settings.tracking, open_store(self.settings), version, baseline, folder,
             fresh=decision.how == "ran", runs=runs,
         )  # fmt: skip
 
@@ -191,3 +194,12 @@ def _show_in_prefect(result: StageResult, page: str | None) -> None:
             f"| artifact | `{result.ref.uri}` |\n| SHA-256 | `{result.ref.sha256}` |\n| MLflow run | {run} |\n"
         ),
     )
+
+
+def _show_decision(folder: Path) -> None:
+    """Every condition with its numbers, in the log and on Prefect's page."""
+    decision = json.loads((folder / "decision.json").read_text())
+    for condition in decision["conditions"]:
+        verdict = "pass" if condition["passed"] else "FAIL"
+        get_run_logger().info("gate: %s %s: %s", verdict, condition["name"], condition["detail"])
+    create_markdown_artifact(key="promotion", description=decision["reason"], markdown=(folder / "decision.md").read_text())

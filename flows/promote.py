@@ -13,9 +13,11 @@ from prefect import flow, get_run_logger
 
 from flows.gate import before_the_gate
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id
-from qwenlong_core.artifacts import ArtifactError
+from flows.run_pages import entitle, flow_run_tag, in_mlflow
+from qwenlong_core.artifacts import ArtifactError, ArtifactRef
 from qwenlong_core.profiles import load_settings
-from tasks.registry import CHALLENGER, baseline_for, by_alias
+from tasks.outbox import RunNote
+from tasks.registry import CHALLENGER, RegisteredVersion, baseline_for, by_alias
 from tasks.specs import evaluate_stage
 from tasks.stage import RunContext
 from tasks.store import open_store
@@ -34,17 +36,29 @@ def promote(profile: str = "local", overrides: list[str] | None = None) -> dict[
     data, base = store.latest("prepare", settings.profile), store.latest("base", settings.profile)
     if version is None or data is None or base is None:
         raise ArtifactError(f"promote: no challenger is registered for profile {profile!r} yet: run the pipeline first")
+    run_id = new_run_id()
+    title = f"promote {settings.profile} version {version.version} {run_id}"
+    entitle(title)
     # Asked for by name: the decision is made now, also where an earlier one was rolled back.
-    run = PipelineRun(settings, RunContext(settings=settings, run_id=new_run_id()), refresh="promote")
-    baseline = baseline_for(settings.tracking, version)
-    models = {"challenger": version.model, "champion": baseline.model if baseline else base.ref}
-    rows = StageResult(name="prepare", ref=data.ref, how="kept")
+    run = PipelineRun(settings, RunContext(settings=settings, run_id=run_id), refresh="promote")
+    tags = {"profile": settings.profile, "pipeline": run_id} | flow_run_tag()
+    note = RunNote(key=run_id, name=title, params=settings.promotion.model_dump(mode="json"), tags=tags)
+    with in_mlflow(run, note) as tracked:
+        outcome = _decide(run, version, data.ref, base.ref)
+    tracked.finish("FINISHED", tags=run.cached_tags() | {"promotion": outcome})
+    get_run_logger().info("promotion: %s", outcome)
+    return {"version": version.version, "promotion": outcome}
+
+
+def _decide(run: PipelineRun, version: RegisteredVersion, data: ArtifactRef, base: ArtifactRef) -> str:
+    """Evaluate both models, ask the gate and carry its decision out; what was done, in words."""
+    baseline = baseline_for(run.settings.tracking, version)
+    models = {"challenger": version.model, "champion": baseline.model if baseline else base}
+    rows = StageResult(name="prepare", ref=data, how="kept")
 
     def evaluate(role: str) -> StageResult:
         model = StageResult(name=role, ref=models[role], how="kept")
-        return run.stage(evaluate_stage(settings, role), {"model": model, "data": rows})
+        return run.stage(evaluate_stage(run.settings, role), {"model": model, "data": rows})
 
     decision = before_the_gate(run, models, {role: partial(evaluate, role) for role in models}, rows)
-    outcome = run.carry_out(decision, version, baseline)
-    get_run_logger().info("promotion: %s", outcome)
-    return {"version": version.version, "promotion": outcome}
+    return run.carry_out(decision, version, baseline)

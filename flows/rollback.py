@@ -13,7 +13,7 @@ from tasks.champion import roll_back
 from tasks.store import open_store
 
 
-@flow(name="rollback", flow_run_name="{profile}")
+@flow(name="rollback", flow_run_name="{profile}: {reason}")
 def rollback(reason: str, profile: str = "local", overrides: list[str] | None = None) -> dict[str, Any]:
     """Give the registry's alias ``champion`` back to the version that ``previous`` names, once.
 

@@ -385,10 +385,14 @@ class PromotionSettings(Block):
     domain of a source that has several: ``generated-math``."""
     max_loss_of: dict[str, Share] = {}
     """Other margins for single benchmarks: ``{docmath = 0.02}``."""
+    loss_confidence: float = Field(0.8, gt=0.5, lt=1)
+    """A fall counts as proven at this confidence, over all benchmarks together. Lower than that of the gain:
+    a good model that is refused can be put before the gate again on more items, a loss that passes is served."""
     max_unscored_share: Share = 0.02
     """Of either model's answers."""
     max_truncated_share: Share = 0.5
-    """Of the challenger's answers; a champion that rambles must not keep a better model out."""
+    """Of the challenger's answers, not the champion's: what is cut counts as wrong, and a champion that rambles
+    must not keep a better model out."""
 
 
 class NightlySettings(Block):

@@ -11,7 +11,7 @@ from typing import Any
 
 from qwenlong_core.artifacts import ArtifactError, ArtifactRef, StageRecord, Store, describe, digest_json, now
 from qwenlong_core.config import Block, Settings
-from qwenlong_core.evaluation.regression import Change
+from qwenlong_core.evaluation.regression import Change, unscored_share
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from tasks.outbox import RunNote, TrackedRun, outbox_of
 from tasks.tracking import Tracker
@@ -105,7 +105,7 @@ def _night_values(evaluations: dict[str, Evaluation], changes: list[Change]) -> 
         scores = evaluation.scores
         values[f"{alias}/overall"] = scores.overall.accuracy.mean
         values |= {f"{alias}/{name}": part.accuracy.mean for name, part in (scores.domains | scores.sources).items()}
-        values[f"{alias}/unscored share"] = 1 - sum(s.has_verdict for s in evaluation.samples) / len(evaluation.samples)
+        values[f"{alias}/unscored share"] = unscored_share(evaluation)
     for change in changes:
         values |= {f"champion/change/{change.name}": change.mean, f"champion/change p/{change.name}": change.p}
     return {name: float(value) for name, value in values.items()}

@@ -37,7 +37,8 @@ class StageRefused(ValueError):
 
 def reason_of(error: Exception) -> str:
     """The last line of an error's message, which says what was wrong."""
-    return str(error).strip().splitlines()[-1].strip()
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()
 
 
 def stage_command(

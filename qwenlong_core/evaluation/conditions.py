@@ -135,23 +135,32 @@ def benchmark_gains(pairs: Pairs, bootstrap: Bootstrap) -> dict[str, statistics.
     }
 
 
+def _unseen_loss(estimate: statistics.Estimate, level: float) -> str:
+    """How large a loss this many items would show: who reads "pass" must know what could have failed."""
+    if not estimate.standard_error:
+        return ""
+    effect = statistics.minimum_detectable_effect(estimate.standard_error, estimate.documents, confidence=1 - 2 * level)
+    return f"; a true loss below about {effect:.3f} is likely to go unnoticed"
+
+
 def loss_conditions(
-    pairs: Pairs, gains: Mapping[str, statistics.Estimate], settings: PromotionSettings, confidence: float
+    pairs: Pairs, gains: Mapping[str, statistics.Estimate], settings: PromotionSettings
 ) -> list[Condition]:
     """No benchmark may be worse beyond its own margin.
 
-    Worse: that its mean fell is proven, by one-sided tests that Holm corrects over all benchmarks
-    (chance alone refuses a model at most ``1 - confidence`` of the time). Beyond: it fell by more than its margin.
+    Worse: that its mean fell is proven, by one-sided tests that Holm corrects over all benchmarks (chance
+    alone refuses a model at most ``1 - loss_confidence`` of the time). Beyond: it fell by more than its margin.
     """
     differences, documents = np.subtract(pairs.challenger, pairs.champion), np.array(pairs.documents)
-    names = np.array(pairs.benchmarks)
+    names, level = np.array(pairs.benchmarks), 1 - settings.loss_confidence
     raw = [statistics.loss_p_value(differences[names == name], list(documents[names == name])) for name in gains]
     conditions = []
     for (name, estimate), p in zip(gains.items(), statistics.holm(raw), strict=True):
         margin = settings.max_loss_of.get(name, settings.max_loss)
-        beyond, proven = estimate.mean < -margin, p <= 1 - confidence
+        beyond, proven = estimate.mean < -margin, p <= level
         doubt = f"; that it fell {'is proven' if proven else 'may be chance'} (p = {p:.3f}, Holm-adjusted)" if estimate.mean < 0 else ""
         detail = f"{estimate.mean:+.3f} over {estimate.items} items, may fall by {margin:.3f}{doubt}"
+        detail += "" if beyond and proven else _unseen_loss(estimate, level / len(gains))
         conditions.append(Condition(name=f"no loss in {name}", passed=not (beyond and proven), detail=detail))
     if unknown := sorted(settings.max_loss_of.keys() - gains.keys()):
         detail = f"promotion.max_loss_of names {', '.join(unknown)}; the benchmarks are {', '.join(gains)}"

@@ -87,7 +87,7 @@ def decide(
     conditions = (
         *before,
         gain_condition(gain, settings.margin, bootstrap.confidence),
-        *loss_conditions(pairs, gains, settings, bootstrap.confidence),
+        *loss_conditions(pairs, gains, settings),
         *after,
     )
     promote, reason = _verdict(conditions)

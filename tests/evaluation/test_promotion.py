@@ -96,7 +96,7 @@ def test_losses_are_tested_against_each_benchmark_s_own_margin_with_holm_s_corre
     new = np.array([int(rng.random() >= share) for share in fell for _ in range(40)])
     both = [replace(e, samples=tuple(replace(s, source=n) for s, n in zip(e.samples, names)))
             for e in (make_evaluation(list(map(int, new)), "b"), make_evaluation(list(map(int, old))))]  # fmt: skip
-    decision = decide(*both, PromotionSettings(max_loss=0.05, max_loss_of={"b1": 0.5}), BOOT)
+    decision = decide(*both, PromotionSettings(max_loss=0.05, max_loss_of={"b1": 0.5}, loss_confidence=0.95), BOOT)
     gains = [(new - old)[np.array(names) == f"b{k}"] for k in range(6)]
     raw = [stats.ttest_1samp(g, 0, alternative="less").pvalue if g.any() else 1.0 for g in gains]
     adjusted = [min(1.0, max(sorted(raw)[j] * (6 - j) for j in range(sorted(raw).index(p) + 1))) for p in raw]
@@ -105,6 +105,23 @@ def test_losses_are_tested_against_each_benchmark_s_own_margin_with_holm_s_corre
     assert [name for name in failed(decision) if name.startswith("no loss")] == expected
     assert "no loss in b0" in expected and "no loss in b1" not in expected and adjusted[1] <= 0.05
     assert any(raw[k] <= 0.05 < adjusted[k] for k in range(6)), "the case must tell Holm's correction from none"
+
+
+def test_a_loss_needs_less_proof_than_a_gain_and_a_pass_says_what_it_could_have_missed(make_evaluation):
+    """11 of 50 items lost and 5 won: chance for a confidence of 95%, not for the gate's 80%."""
+    domains = ["math"] * 200 + ["reading"] * 50
+    new = make_evaluation([1] * 100 + [0] * 100 + [0] * 11 + [1] * 5 + [0] * 34, "b", domains=domains)
+    old = make_evaluation([0] * 200 + [1] * 11 + [0] * 39, domains=domains)
+    change = np.array([-1] * 11 + [1] * 5 + [0] * 34)
+    p = 2 * stats.ttest_1samp(change, 0, alternative="less").pvalue
+    assert 0.05 < p < 0.2
+    assert failed(decide(new, old, SETTINGS, BOOT)) == ["no loss in generated-reading"]
+    strict = decide(new, old, PromotionSettings(loss_confidence=0.95), BOOT)
+    assert strict.promote
+    [detail] = [c.detail for c in strict.conditions if c.name == "no loss in generated-reading"]
+    freedom, error = 49, change.std(ddof=1) / 50**0.5
+    effect = (stats.t.ppf(1 - 0.05 / 2, freedom) + stats.t.ppf(0.8, freedom)) * error
+    assert detail.endswith(f"may be chance (p = {p:.3f}, Holm-adjusted); a true loss below about {effect:.3f} is likely to go unnoticed")
 
 
 def test_a_benchmark_that_fell_on_every_item_is_refused_though_it_has_no_spread(make_evaluation):

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import flow
+from endpoint_server import raw, says, served
+from prefect import flow, get_client
+from prefect.artifacts import Artifact
 from prefect.testing.utilities import prefect_test_harness
 from typer.testing import CliRunner
 
@@ -24,6 +26,7 @@ from flows.nightly_eval import nightly_eval
 from flows.pipeline_run import PipelineRun, new_run_id
 from flows.promote import promote
 from qwenlong_core.profiles import load_settings
+from qwenlong_core.rewards.health import _PAIRS as FIXED_PAIRS
 from tasks.registry import CHALLENGER, CHAMPION, PREVIOUS, RegisteredVersion, by_alias, read_registration
 from tasks.specs import base_stage, evaluate_stage, prepare_stage, register_stage, sft_stage
 from tasks.stage import RunContext, open_store
@@ -117,6 +120,17 @@ def ask(home: Path, *overrides: str) -> str:
     return promote(str(home / "gate.toml"), list(overrides))["promotion"]
 
 
+def runs_of(home: Path, query: str) -> list[Any]:
+    """MLflow runs, the newest first."""
+    client = client_for(load_settings(str(home / "gate.toml")).tracking)
+    return list(client.search_runs([client.get_experiment_by_name("qwenlong").experiment_id], query))
+
+
+def flow_run_names() -> set[str]:
+    with get_client(sync_client=True) as client:
+        return {run.name for run in client.read_flow_runs()}
+
+
 def aliases(home: Path) -> list[str | None]:
     tracking = load_settings(str(home / "gate.toml")).tracking
     return [version.version if (version := by_alias(tracking, name)) else None for name in (CHAMPION, PREVIOUS, CHALLENGER)]
@@ -130,6 +144,12 @@ def test_the_first_checkpoint_that_gained_is_promoted_over_the_base_model(home):
     assert make(home, ONE_FORM).version == "1"
     assert ask(home) == "version 1 promoted to champion: promoted: every condition holds"
     assert aliases(home) == ["1", None, "1"]
+    shown = Artifact.get("promotion").data
+    assert shown.startswith("# Promoted") and "| pass | gain | +0.500 [" in shown and "| pass | no loss in made |" in shown
+    [decided] = runs_of(home, "attributes.run_name LIKE 'promote gate version 1 %'")
+    assert decided.info.run_name in flow_run_names(), "one name on both pages"
+    stages = {run.data.tags["stage"] for run in runs_of(home, f"tags.mlflow.parentRunId = '{decided.info.run_id}'")}
+    assert stages >= {"evaluate-champion", "promote"}
 
 
 def test_a_model_against_itself_is_refused(home):
@@ -171,9 +191,11 @@ def test_nights_of_an_unchanged_champion_are_quiet_and_a_night_is_done_once(home
     assert night(home, 2).result() == second.result()
     assert len(client.search_runs(experiment)) == before, "nothing ran"
     [series] = client.search_runs(experiment, "tags.series = 'nightly'")
-    points = client.get_metric_history(series.info.run_id, "champion/overall")
-    assert [point.step for point in points] == [(NIGHT + timedelta(days=n) - date(1970, 1, 1)).days for n in (1, 2)]
-    assert points[0].value == 1.0
+    for alias, accuracy in (("champion", 1.0), ("challenger", 0.5)):
+        points = client.get_metric_history(series.info.run_id, f"{alias}/overall")
+        assert [point.step for point in points] == [(NIGHT + timedelta(days=n) - date(1970, 1, 1)).days for n in (1, 2)]
+        assert [point.value for point in points] == [accuracy, accuracy]
+    assert {"nightly gate 2026-03-02", "nightly gate 2026-03-03"} <= flow_run_names()
 
 
 def test_a_judge_that_is_down_promotes_nobody_and_fails_the_night_with_the_reason(home):
@@ -184,6 +206,8 @@ def test_a_judge_that_is_down_promotes_nobody_and_fails_the_night_with_the_reaso
     failed = night(home, 3, judge)
     assert failed.is_failed() and "night 2026-03-04: the registry's models could not be evaluated" in failed.message
     assert "judge" in failed.message
+    [run] = runs_of(home, "attributes.run_name = 'nightly gate 2026-03-04'")
+    assert run.info.status == "FAILED" and "judge" in run.data.tags["error"]
 
 
 def test_a_rollback_brings_the_previous_champion_back(home):
@@ -202,6 +226,10 @@ def test_a_champion_that_got_worse_is_found_by_the_night(home):
     assert worse.is_failed(), worse.message
     assert "the champion got worse, compared with 2 earlier nights, under both seeds: made fell by 0.5" in worse.message
     assert night(home, 3).message == worse.message, "and stays so when the night is asked again"
+    run, _ = runs_of(home, "attributes.run_name = 'nightly gate 2026-03-04'")
+    assert run.info.status == "FAILED" and run.data.tags["result"] == worse.message
+    stages = {child.data.tags["stage"] for child in runs_of(home, f"tags.mlflow.parentRunId = '{run.info.run_id}'")}
+    assert {"evaluate-champion", "evaluate-champion-again"} <= stages, "a second seed was asked"
 
 
 def damaged(ref, home: Path, name: str) -> Path:
@@ -237,9 +265,41 @@ def test_an_evaluation_that_lost_items_is_refused(home):
 
 
 def test_evaluation_rows_that_changed_are_evaluated_anew_and_never_mixed(home):
-    """Other rows under the same settings: both models answer them before anything is compared."""
-    (home / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows("other", ["first", "second"], 24)))
+    """Other rows under the same settings: both models answer them before anything is compared. Twelve of them
+    are free text, which the rules cannot decide alone."""
+    spoken = [
+        {**row, "id": f"spoken-{row['id']}", "source": "spoken", "answer_type": "span", "choices": [], "answers": ["the east wind"]}
+        for row in rows("said", ["first", "second"], 12)
+    ]
+    made = [*rows("other", ["first", "second"], 24), *spoken]
+    (home / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
     version = make(home, ONE_FORM, "sft.epochs=5")
     assert version.version == "5"
     said = ask(home)
-    assert "not promoted, champion stays version 1" in said and "over 24 items" in said
+    assert "not promoted, champion stays version 1" in said and "over 36 items" in said
+
+
+def test_a_judge_that_dies_on_the_way_fails_the_night_by_its_rate_and_the_night_can_be_run_again(home):
+    """It passes the check before the first answer, and then gives no verdict on any row of ours."""
+    equal = {(question, answer): same for question, _, answer, same in FIXED_PAIRS}
+
+    def judge(broken: bool):
+        def choose(_: int, request: dict[str, Any]):
+            asked = json.loads(request["messages"][-1]["content"])
+            known = equal.get((asked["question"], asked["candidate_answer"]))
+            if known is None and broken:
+                return raw(b"{}", "500 Internal Server Error")
+            return says("[[YES]]" if known else "[[NO]]")
+
+        return choose
+
+    def over(url: str) -> str:
+        return f"evaluation.judge={{base_url='{url}',model='m',max_retries=0,timeout_seconds=5}}"
+
+    with served(judge(broken=True)) as server:
+        failed = night(home, 5, over(server.url))
+    assert failed.is_failed()
+    assert "12 of 36 answers are unscored and 0 failed, over evaluation.max_unscored_share=0.1" in failed.message
+    with served(judge(broken=False)) as server:
+        done = night(home, 5, over(server.url))
+    assert done.is_completed() and done.result()["result"].startswith("night 2026-03-06: no significant fall")

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -75,6 +76,12 @@ def test_the_deployments_are_listed(home, served):
     assert deployment["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
 
 
+def flow_runs(served: dict[str, str], flow: str, **filters: Any) -> list[dict[str, Any]]:
+    asked = {"flows": {"name": {"any_": [flow]}}, "flow_runs": filters}
+    found: list[dict[str, Any]] = httpx.post(f"{served['api']}/flow_runs/filter", json=asked).json()
+    return found
+
+
 def test_the_coming_nights_are_scheduled(served):
     query = {"deployments": {"name": {"any_": ["nightly"]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
     deadline = time.monotonic() + 90
@@ -107,8 +114,45 @@ def test_nightly_says_what_is_missing_while_nothing_is_promoted(home, served):
     command = [sys.executable, "-m", "prefect", "deployment", "run", "nightly-eval/nightly", "-p", "profile=smoke", "--watch"]
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
-    [run] = httpx.post(f"{served['api']}/flow_runs/filter", json={"flows": {"name": {"any_": ["nightly-eval"]}}, "flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}}).json()
+    [run] = flow_runs(served, "nightly-eval", state={"type": {"any_": ["FAILED"]}})
     assert "there is no champion in the registry" in run["state"]["message"]
+
+
+def test_the_page_of_a_run_names_it_and_a_deployed_promotion_moves_the_alias(home, served):
+    [run] = flow_runs(served, "qwenlong")
+    assert (home / ".qwenlong/smoke/runs" / run["name"].removeprefix("smoke ")).is_dir(), "one id everywhere"
+    wide = json.dumps(["promotion.margin=-2", "promotion.max_loss=1", "promotion.max_truncated_share=1"])
+    prefect(home, served, "deployment", "run", "promote/promote", "-p", "profile=smoke", "-p", f"overrides={wide}", "--watch")
+    [promotion] = flow_runs(served, "promote")
+    assert promotion["name"].startswith("promote smoke version 1 ")
+    [shown] = httpx.post(f"{served['api']}/artifacts/filter", json={"artifacts": {"key": {"any_": ["promotion"]}}, "sort": "CREATED_DESC", "limit": 1}).json()
+    assert shown["data"].startswith("# Promoted") and "| pass | complete |" in shown["data"]
+
+
+def test_of_two_nights_at_once_one_runs_and_the_other_is_cancelled_and_a_late_one_repeats_nothing(home, served):
+    command = ["deployment", "run", "nightly-eval/nightly", "-p", "profile=smoke"]
+    before = {run["id"] for run in flow_runs(served, "nightly-eval")}
+    for _ in range(2):
+        prefect(home, served, *command)
+
+    def states() -> dict[str, list[dict[str, Any]]]:
+        by_state: dict[str, list[dict[str, Any]]] = {}
+        for run in flow_runs(served, "nightly-eval"):
+            if run["id"] not in before and run["state"]["type"] != "SCHEDULED":
+                by_state.setdefault(run["state"]["type"], []).append(run)
+        return by_state
+
+    deadline = time.monotonic() + 600
+    while set(states()) != {"COMPLETED", "CANCELLED"} and time.monotonic() < deadline:
+        time.sleep(2)
+    ended = {state: len(runs) for state, runs in states().items()}
+    assert ended == {"COMPLETED": 1, "CANCELLED": 1}
+    [night] = states()["COMPLETED"]
+    assert night["name"].startswith("nightly smoke 20")
+    prefect(home, served, *command, "--watch")
+    [late] = [run for run in states()["COMPLETED"] if run["id"] != night["id"]]
+    tasks = httpx.post(f"{served['api']}/task_runs/filter", json={"flow_runs": {"id": {"any_": [late["id"]]}}}).json()
+    assert late["name"] == night["name"] and tasks == [], "the night was done; nothing is evaluated again"
 
 
 def test_the_pages_answer(served):

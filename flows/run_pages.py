@@ -1,0 +1,46 @@
+"""How a flow run stands on Prefect's and MLflow's pages: under one name, with its own MLflow run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from prefect import get_client
+from prefect.runtime import flow_run
+
+from flows.pipeline_run import PipelineRun
+from tasks.outbox import RunNote, TrackedRun, deliver_outbox, outbox_of
+from tasks.process import reason_of
+from tasks.tracking import Tracker
+
+
+def entitle(title: str) -> None:
+    """Name the current flow run on Prefect's pages."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(flow_run.id), name=title)
+
+
+def flow_run_tag() -> dict[str, str]:
+    """The tag by which an MLflow run leads to its Prefect run."""
+    return {"prefect.flow_run_id": str(flow_run.id)}
+
+
+@contextmanager
+def in_mlflow(run: PipelineRun, note: RunNote) -> Iterator[TrackedRun]:
+    """Open the MLflow run to which the stages of ``run`` belong.
+
+    Whoever leaves the block well closes it with what came out; an error closes it as failed.
+    """
+    tracker, outbox = Tracker(run.settings.tracking), outbox_of(run.settings)
+    deliver_outbox(tracker, outbox)
+    tracked = TrackedRun(tracker, note, outbox)
+    tracked.run_id()
+    try:
+        yield tracked
+    except Exception as error:
+        tracked.finish("FAILED", tags=run.cached_tags() | {"error": reason_of(error)})
+        raise
+    except BaseException:
+        tracked.finish("KILLED", tags=run.cached_tags())
+        raise
