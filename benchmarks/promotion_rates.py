@@ -6,8 +6,7 @@ document); the document's difficulty is shared by its questions and by both mode
 makes a model's gain itself vary from document to document (that is what clustering is for). The
 champion is right on 50% of items.
 
-    python benchmarks/promotion_rates.py --tables 1                      # the tables of docs/evaluation.md
-    python benchmarks/promotion_rates.py --tables 2 --comparisons 100
+    python benchmarks/promotion_rates.py        # both tables of docs/evaluation.md, a quarter of an hour
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ DOCUMENT, ITEM, INTERACTION = 1.0, 1.0, 0.5
 """Standard deviations, in logits, of a document's and an item's difficulty and of how much a model's
 gain differs between documents."""
 
+GATE = PromotionSettings()
 RIGHT, WRONG = Score(value=1.0, rule=1.0), Score(value=0.0, rule=0.0)
 
 
@@ -115,7 +115,9 @@ def to_evaluation(model: str, right: np.ndarray, benchmarks: int) -> Evaluation:
     return Evaluation(plan=plan, samples=samples, scores=compute_scores(samples[:1], bootstrap), bootstrap=bootstrap)
 
 
-def compare(setting: Setting, comparisons: int, seed: int, resamples: int = 1_000) -> list[Decision]:
+def compare(
+    setting: Setting, comparisons: int, seed: int, resamples: int = 1_000, gate: PromotionSettings = GATE
+) -> list[Decision]:
     """Decisions of the real gate on fresh draws of both models."""
     rng = np.random.default_rng(seed)
     decisions = []
@@ -124,7 +126,7 @@ def compare(setting: Setting, comparisons: int, seed: int, resamples: int = 1_00
         sides = ("challenger", challenger), ("champion", champion)
         pair = [to_evaluation(model, right, len(setting.gains)) for model, right in sides]
         bootstrap = Bootstrap(resamples=resamples, confidence=0.95, seed=index)
-        decisions.append(decide(*pair, PromotionSettings(), bootstrap))
+        decisions.append(decide(*pair, gate, bootstrap))
     return decisions
 
 
@@ -140,7 +142,7 @@ def loss_found(decision: Decision) -> bool:
 
 def loss_seen(decision: Decision) -> bool:
     """What a rule without a test would refuse: a benchmark whose mean fell by more than its margin."""
-    return any(gain.mean < -PromotionSettings().max_loss for gain in decision.benchmarks.values())
+    return any(gain.mean < -GATE.max_loss for gain in decision.benchmarks.values())
 
 
 def share(decisions: list[Decision], event: Callable[[Decision], bool]) -> str:
@@ -151,18 +153,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--loss-confidence", type=float, default=GATE.loss_confidence)
     parser.add_argument("--tables", type=int, nargs="+", choices=(1, 2), default=(1, 2))
     args = parser.parse_args()
+    gate = GATE.model_copy(update={"loss_confidence": args.loss_confidence})
     if 1 in args.tables:
         print("| documents x questions | true gain | gain proven | promoted |\n|---|---|---|---|")
         for (documents, questions), gain in product(SIZES, GAINS):
-            made = compare(first(documents, questions, gain), args.comparisons, args.seed)
+            made = compare(first(documents, questions, gain), args.comparisons, args.seed, gate=gate)
             proven, promoted = share(made, gain_proven), share(made, lambda decision: decision.promote)
             print(f"| {documents} x {questions} | {gain:+.2f} | {proven} | {promoted} |", flush=True)
     if 2 in args.tables:
         print("\n| items each | true gain | gain proven | loss found | mean fell by more | promoted |\n|---|---|---|---|---|---|")
         for documents, truth in product(PER_BENCHMARK, SEVEN):
-            made = compare(second(documents, truth), args.comparisons, args.seed)
+            made = compare(second(documents, truth), args.comparisons, args.seed, gate=gate)
             shares = [share(made, event) for event in (gain_proven, loss_found, loss_seen, lambda decision: decision.promote)]
             print(f"| {documents} | {truth} | {' | '.join(shares)} |", flush=True)
 

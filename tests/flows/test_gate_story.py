@@ -1,8 +1,8 @@
 """Promotions, refusals, a rollback and nights, with models that really differ, through the real registry.
 
-One story on one state folder, in file order. The policy is the tiny random Llama; the questions have one
-of two forms, whose right options are fixed. Trained on the first form it is right on half of the held-out
-questions, trained on both on all of them, and untrained on none.
+One story on one state folder, in file order. The policy is the tiny random Llama; a document is about one of
+two things, and which option is right depends on that. Trained on documents about the first the policy is
+right on half of the held-out ones, trained on both on all of them, and untrained on none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ eval = ["{home}/eval.jsonl"]
 [sft]
 max_tokens = 384
 learning_rate = 3e-3
-epochs = 6
+epochs = 12
 batch_size = 8
 micro_batch_size = 8
 [grpo]
@@ -68,21 +68,24 @@ runs_dir = "{home}/runs"
 [tracking]
 uri = "sqlite:///{home}/mlflow.db"
 """
-WORDS = ["river", "stone", "paper", "lamp", "field", "tower", "bread", "glass", "cloud", "wheel", "garden", "winter", "letter", "copper", "silver", "forest"]
+WORDS = {
+    "first": ["river", "field", "bread", "garden", "winter", "forest", "cloud", "wheat"],
+    "second": ["copper", "silver", "lamp", "wheel", "tower", "glass", "paper", "letter"],
+}
 RIGHT = {"first": "B", "second": "D"}
 NIGHT = date(2026, 3, 1)
-ONE_FORM = "data.sft=['{home}/sft-first.jsonl']"
+ONE_TOPIC = "data.sft=['{home}/sft-first.jsonl']"
 
 
-def rows(name: str, forms: list[str], count: int) -> list[dict[str, Any]]:
+def rows(name: str, topics: list[str], count: int) -> list[dict[str, Any]]:
     rng = random.Random(name)
     return [
         {
             "id": f"{name}{i}", "source": "made", "domain": "logical", "answer_type": "choice",
-            "context": " ".join(rng.choices(WORDS, k=60)) + ".", "document_id": f"{name}-document{i}",
-            "question": f"Which option holds for the {forms[i % len(forms)]} clause?",
-            "choices": ["the north", "the east", "the south", "the west"], "answers": [RIGHT[forms[i % len(forms)]]],
-            "solution": f"Therefore, the answer is ({RIGHT[forms[i % len(forms)]]}).",
+            "context": " ".join(rng.choices(WORDS[topics[i % len(topics)]], k=60)) + ".", "document_id": f"{name}-document{i}",
+            "question": "Which option holds for this clause?",
+            "choices": ["the north", "the east", "the south", "the west"], "answers": [RIGHT[topics[i % len(topics)]]],
+            "solution": f"Therefore, the answer is ({RIGHT[topics[i % len(topics)]]}).",
         }
         for i in range(count)
     ]  # fmt: skip
@@ -93,8 +96,8 @@ def home(tmp_path_factory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("gate")
     both = ["first", "second"]
     files = {"sft-both": (both, 64), "sft-first": (["first"], 64), "train": (both, 8), "eval": (both, 32)}
-    for name, (forms, count) in files.items():
-        (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(name, forms, count)))
+    for name, (topics, count) in files.items():
+        (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(name, topics, count)))
     (home / "gate.toml").write_text(PROFILE.format(home=home))
     with prefect_test_harness(server_startup_timeout=600):
         yield home
@@ -141,7 +144,7 @@ def night(home: Path, number: int, *overrides: str):
 
 
 def test_the_first_checkpoint_that_gained_is_promoted_over_the_base_model(home):
-    assert make(home, ONE_FORM).version == "1"
+    assert make(home, ONE_TOPIC).version == "1"
     assert ask(home) == "version 1 promoted to champion: promoted: every condition holds"
     assert aliases(home) == ["1", None, "1"]
     shown = Artifact.get("promotion").data
@@ -157,7 +160,7 @@ def test_a_model_against_itself_is_refused(home):
     settings = load_settings(str(home / "gate.toml"), ["seed=8"])
     champion = by_alias(settings.tracking, CHAMPION)
     store = open_store(settings)
-    again = make(home, ONE_FORM, "evaluation.samples=2")
+    again = make(home, ONE_TOPIC, "evaluation.samples=2")
     assert again.model == champion.model and again.version == "2"
     said = ask(home)
     assert "version 2 not promoted, champion stays version 1: refused: another model: challenger" in said
@@ -173,7 +176,7 @@ def test_a_better_checkpoint_takes_over(home):
 
 
 def test_one_that_did_not_gain_is_refused(home):
-    assert make(home, ONE_FORM, "sft.epochs=5").version == "4"
+    assert make(home, ONE_TOPIC, "sft.epochs=11").version == "4"
     said = ask(home)
     assert "version 4 not promoted, champion stays version 3: refused: gain: -0." in said
     assert aliases(home) == ["3", "1", "4"]
@@ -273,7 +276,7 @@ def test_evaluation_rows_that_changed_are_evaluated_anew_and_never_mixed(home):
     ]
     made = [*rows("other", ["first", "second"], 24), *spoken]
     (home / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
-    version = make(home, ONE_FORM, "sft.epochs=5")
+    version = make(home, ONE_TOPIC, "sft.epochs=11")
     assert version.version == "5"
     said = ask(home)
     assert "not promoted, champion stays version 1" in said and "over 36 items" in said
