@@ -84,8 +84,8 @@ def _from_hub_or_folder(settings: ModelSettings) -> tuple[PreTrainedModel, Any]:
         )
     except OSError as error:
         raise ConnectionError(
-            f"model.name={settings.name!r} could not be loaded from the hub or as a local folder: {error}. "
-            "Without network set model.name to a downloaded folder"
+            f"model {settings.name!r} could not be loaded from the hub or as a local folder: {str(error).rstrip('.')}. "
+            "Without network give a downloaded folder instead (model.name, or --model)"
         ) from error
     return model, tokenizer
 

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,14 @@ def stated():
     return {(int(d), int(q), float(g)): (float(proven) / 100, float(promoted) / 100) for d, q, g, proven, promoted in found}
 
 
+@pytest.fixture(scope="module")
+def stated_seven():
+    """``(items of each, truth) -> rates in the order of the benchmark's ``EVENTS`` of the second table."""
+    pattern = r"^\| (\d+) \| ([^|]+) " + r"\| (\d+\.\d)% " * 5 + r"\|$"
+    found = re.findall(pattern, (ROOT / "docs" / "evaluation.md").read_text(), re.MULTILINE)
+    return {(int(items), truth): tuple(float(rate) / 100 for rate in rates) for items, truth, *rates in found}
+
+
 def agree(count, trials, stated_rate):
     """Whether a rate measured now and the stated one, itself measured, can be the same."""
     hits = round(stated_rate * STATED_COMPARISONS)
@@ -54,6 +63,26 @@ def test_the_simulation_is_calibrated(rates):
     assert np.mean(old) == pytest.approx(0.5, abs=0.01)
 
 
+def events(rates, decisions):
+    """How often what the second table counts happened."""
+    return [sum(map(event, decisions)) for event in rates.EVENTS.values()]
+
+
+def test_seven_benchmarks_are_stated_whole_and_chance_refuses_no_more_than_its_level(rates, stated_seven):
+    assert set(stated_seven) == set(product(rates.PER_BENCHMARK, rates.SEVEN))
+    for (items, truth), (proven, lost, fell, possible, promoted) in stated_seven.items():
+        assert promoted <= proven and lost <= fell <= possible
+        if truth == "none" and items >= 50:  # with 25 the t-test itself is a little off
+            hits = round(lost * STATED_COMPARISONS)
+            assert stats.binomtest(hits, STATED_COMPARISONS, 1 - rates.GATE.loss_confidence, alternative="greater").pvalue > 0.001
+
+
+def test_a_few_comparisons_of_seven_benchmarks_agree_with_the_stated_rates(rates, stated_seven):
+    truth = "+0.10 on six, -0.15 on one"
+    found = events(rates, rates.compare(rates.second(50, truth), 100, seed=77, resamples=500))
+    assert all(agree(count, 100, rate) for count, rate in zip(found, stated_seven[50, truth], strict=True))
+
+
 def test_a_few_comparisons_agree_with_the_stated_rate(rates, stated):
     decisions = rates.compare(rates.first(50, 1, 0.1), 150, seed=77, resamples=500)
     assert agree(sum(map(rates.gain_proven, decisions)), 150, stated[50, 1, 0.1][0])
@@ -68,3 +97,10 @@ def test_two_thousand_fresh_comparisons_agree_with_the_stated_rates(rates, state
     assert agree(promoted, 2_000, stated[documents, questions, gain][1])
     if gain == 0:
         assert stats.binomtest(proven, 2_000, 0.025, alternative="greater").pvalue > 0.001
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("truth", ["none", "+0.05 on all", "+0.10 on six, -0.15 on one"])
+def test_two_thousand_fresh_comparisons_of_seven_benchmarks_agree_with_the_stated_rates(rates, stated_seven, truth):
+    found = events(rates, rates.compare(rates.second(50, truth), 2_000, seed=99))
+    assert all(agree(count, 2_000, rate) for count, rate in zip(found, stated_seven[50, truth], strict=True))
