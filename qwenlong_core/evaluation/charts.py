@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 340, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 12, 30
+_NAME = 11
+"""Letters that fit beside a row."""
 _COLOURS = 5
 """Classes ``c0`` .. ``c4`` that the page's style sheet defines."""
 
@@ -143,6 +145,11 @@ def category_chart(title: str, series: Sequence[Series], categories: Sequence[st
     return _svg(body, f"{title}. {words}")
 
 
+def _shortened(name: str) -> str:
+    """What of a name fits beside a forest's row; the whole one is in the tables and the chart's text."""
+    return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+
+
 def forest_chart(title: str, whiskers: Sequence[Whisker]) -> Markup:
     """One row per stage: a dot with its whisker on a scale from 0 to 1."""
     row, left = 24, 78
@@ -155,7 +162,7 @@ def forest_chart(title: str, whiskers: Sequence[Whisker]) -> Markup:
         body.append(_text(x(tick), height - 12, f"{tick:g}"))
     for index, whisker in enumerate(whiskers):
         y = _TOP + row * (index + 0.5)
-        body.append(_text(left - 8, y + 4, whisker.label, "end", "name"))
+        body.append(_text(left - 8, y + 4, _shortened(whisker.label), "end", "name"))
         colour = 0 if index == 0 else 1
         if whisker.low is not None and whisker.high is not None:
             body.append(_line(x(whisker.low), y, x(whisker.high), y, f"whisker c{colour}"))

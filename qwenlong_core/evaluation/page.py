@@ -24,7 +24,7 @@ p { margin: 6px 0 12px; max-width: 76ch; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; background: var(--panel); font-size: .92rem; }
 th, td { text-align: left; padding: 7px 10px; border-bottom: 1px solid var(--rule); vertical-align: top; }
-th { font-weight: 600; color: var(--soft); white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
 td:first-child { white-space: nowrap; }
 td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .pass { color: var(--good); font-weight: 600; } .fail { color: var(--bad); font-weight: 600; }
@@ -50,7 +50,7 @@ summary:focus-visible { outline: 2px solid var(--c1); outline-offset: 2px; }
 .document { max-height: 340px; overflow-y: auto; border-top: 1px solid var(--rule); padding: 10px 0; }
 mark { background: var(--mark); color: inherit; padding: 0 1px; } .evidence { border-bottom: 2px solid var(--evidence); }
 @media (max-width: 640px) {
-  .rows thead { position: absolute; clip-path: inset(50%); }
+  .rows thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   .rows tr { display: block; padding: 6px 0; border-bottom: 1px solid var(--rule); }
   .rows td, .rows td.number { display: grid; grid-template-columns: 9.5em 1fr; gap: 8px; border: 0; padding: 2px 10px; white-space: normal; overflow-wrap: anywhere; }
   .rows td:empty { display: none; }
@@ -92,7 +92,7 @@ TEMPLATE = """<!doctype html>
 
 {% if scores %}
 <section>
-<h2>Scores by stage</h2>
+<h2>{{ 'Scores by stage' if scores | length > 1 else 'Scores' }}</h2>
 <p>{{ scores_words }} {{ probe_words }}</p>
 {{ table(scores) }}
 <div class="grid" style="margin-top:16px">{% for p in forests %}{{ panel(p) }}{% endfor %}</div>
@@ -176,9 +176,10 @@ prompt of {{ '{:,}'.format(answer.sample.prompt_tokens) }} tokens{% if answer.sa
 {% for setting in settings %}
 <details><summary>Settings of {{ setting.name }}</summary><pre>{{ setting.text }}</pre></details>
 {% endfor %}
-<details><summary>Published scores of the paper (theirs, not measured here)</summary>
+<details><summary>Published scores of the paper (theirs, not measured here), beside this run's where it has the benchmark</summary>
 <p class="soft">QwenLong-L1, arXiv 2505.17667, table 4: the authors' numbers, one sample per item, 200 items a benchmark
-(FRAMES 824), so about ±6 points each. Not comparable with a scaled-down run.</p>
+(FRAMES 824), so about ±6 points each. Comparable only with a run on the same questions under the same protocol, never
+with a scaled-down one.</p>
 {{ table(published) }}</details>
 </section>
 

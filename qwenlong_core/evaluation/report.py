@@ -106,11 +106,13 @@ def _scores_words(evaluations: Mapping[str, Evaluation], job: ReportJob) -> str:
     words = (
         f"Accuracy over {overall.items} items on {overall.documents} documents, {first.plan.samples} "
         f"{'sample' if first.plan.samples == 1 else 'samples'} each, with {first.bootstrap.confidence:.0%} intervals from {first.bootstrap.resamples:,} bootstrap "
-        f"resamples of documents. The gain is paired ({job.confidence:.0%}): the same items under {baseline} and the stage"
+        "resamples of documents."
     )
+    if len(evaluations) > 1:
+        words += f" The gain is paired ({job.confidence:.0%}): the same items under {baseline} and the stage."
     if effect is None:
-        return words + "."
-    return words + f". Two models compared without pairing would have to differ by {effect:.2f} to be told apart (80% power)."
+        return words
+    return words + f" Two models compared without pairing would have to differ by {effect:.2f} to be told apart (80% power)."
 
 
 def _probe_words(folder: Path) -> str:
@@ -152,11 +154,18 @@ def _settings(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
     ]
 
 
-def _published() -> list[dict[str, Any]]:
+def _published(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+    """The paper's table, and below it the stages of this run that answered one of its benchmarks."""
+    names = published.BENCHMARKS
+    table = {f"{model} (theirs)": dict(zip(names, scores, strict=True)) for model, scores in published.SCORES.items()}
+    for stage, evaluation in evaluations.items():
+        sources = evaluation.scores.sources
+        ours = {source: 100 * sources[source].accuracy.mean for source in names if source in sources}
+        table |= {f"{stage} (this run)": ours} if ours else {}
     rows = []
-    for model, scores in published.SCORES.items():
-        row: dict[str, Any] = {"model (published)": model} | dict(zip(published.BENCHMARKS, scores, strict=True))
-        rows.append(row | {"average": f"{sum(scores) / len(scores):.1f}"})
+    for model, scores in table.items():
+        row = {"model": model} | {title: f"{scores[name]:.1f}" if name in scores else "" for name, title in names.items()}
+        rows.append(row | {"average": f"{sum(scores.values()) / len(scores):.1f}" if len(scores) == len(names) else ""})
     return rows
 
 
@@ -187,7 +196,7 @@ def _subtitle(evaluations: Mapping[str, Evaluation]) -> str:
     protocol = next(iter(evaluations.values())).plan.protocol
     stages = ", ".join(evaluations)
     return (
-        f"Stages evaluated: {stages}. Prompts up to {protocol['max_prompt_tokens']:,} tokens, answers up to "
+        f"{'Stages evaluated' if len(evaluations) > 1 else 'Evaluated'}: {stages}. Prompts up to {protocol['max_prompt_tokens']:,} tokens, answers up to "
         f"{protocol['max_completion_tokens']:,}, temperature {protocol['temperature']:g}, top-p {protocol['top_p']:g}, "
         f"engine {protocol['engine']}, judge {(protocol['judge'] or {}).get('model', 'none (rules only)')}."
     )
@@ -218,7 +227,7 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
         "data": _data_rows(inputs["data"]) if "data" in inputs else [],
         "artifacts": [{"stage": name, "digest": folder_digest(folder)[:12]} for name, folder in inputs.items()],
         "settings": _settings(inputs),
-        "published": _published(),
+        "published": _published(evaluations),
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(page.TEMPLATE).render(context)

@@ -63,7 +63,8 @@ def score_rows(evaluations: Mapping[str, Evaluation], bootstrap: Bootstrap | Non
         scores = evaluation.scores
         row: dict[str, Any] = {"stage": name, "overall": Interval(scores.overall.accuracy)}
         row |= {d: Interval(scores.domains[d].accuracy) if d in scores.domains else "" for d in domains}
-        row[f"gain over {baseline}"] = ""
+        if len(evaluations) > 1:
+            row[f"gain over {baseline}"] = ""
         if name != baseline:
             gain = gain_over(evaluation, evaluations[baseline], bootstrap or evaluation.bootstrap)
             row[f"gain over {baseline}"] = Interval(gain, signed=True)

@@ -22,8 +22,8 @@ UNIFORM = {"id": "u1", "domain": "math", "context": "It is 5.", "question": "How
 
 
 def test_the_papers_seven_in_the_order_of_its_table():
-    assert len(PAPER) == len(BENCHMARKS) == 7
-    assert [name.lower()[:5] for name in BENCHMARKS] == [name[:5] for name in PAPER]
+    assert len(PAPER) == 7
+    assert [name.lower()[:5] for name in BENCHMARKS.values()] == [name[:5] for name in PAPER]
     assert list(benchmark_specs(("all",), ())) == list(PAPER)
 
 

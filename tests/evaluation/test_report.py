@@ -147,6 +147,25 @@ def test_probe_says_what_needs_no_document(tmp_path, inputs, make_evaluation, wr
     assert "still answers 0.25 [" in build_page(JOB, inputs | {"probe": write_evaluation(without, tmp_path / "probe")})
 
 
+def test_a_run_on_the_paper_s_benchmarks_stands_below_the_paper_s_scores(inputs, tmp_path, make_evaluation, write_evaluation):
+    folder = write_evaluation(make_evaluation([1] * 3 + [0] * 9, source="musique"), tmp_path / "one")
+    text = build_page(JOB, {"evaluate-mine": folder})
+    [row] = re.findall(r"<tr><td[^>]*>mine \(this run\)</td>(.*?)</tr>", text, re.DOTALL)
+    assert re.findall(r'data-name="(\w+)"[^>]*>([\d.]*)<', row) == [
+        ("DocMath", ""), ("FRAMES", ""), ("2WikiMQA", ""), ("HotpotQA", ""), ("MuSiQue", "25.0"), ("NarrativeQA", ""),
+        ("Qasper", ""), ("average", ""),
+    ]  # fmt: skip
+    assert "QwenLong-L1-32B (DAPO) (theirs)" in text
+    assert "(this run)" not in build_page(JOB, inputs), "generated questions are none of the paper's"
+
+
+def test_one_evaluation_is_compared_with_nothing(tmp_path, make_evaluation, write_evaluation):
+    folder = write_evaluation(make_evaluation([1] * 3 + [0] * 9), tmp_path / "one")
+    text = build_page(JOB, {"evaluate-a-model-with-a-long-name": folder})
+    assert "gain over" not in text and "gain is" not in text and "Scores by stage" not in text and "Evaluated: a-model-with-a-long-name." in text
+    assert ">a-model-wi…</text>" in text
+
+
 def test_training_alone_makes_a_page(inputs):
     text = build_page(JOB, {"grpo-1": inputs["grpo-1"]})
     assert "Reward and accuracy" in text and "Scores by stage" not in text
