@@ -98,18 +98,28 @@ def draw_answers(setting: Setting, rng: np.random.Generator) -> tuple[np.ndarray
     return answers[0], answers[1]
 
 
-def to_evaluation(model: str, right: np.ndarray, benchmarks: int) -> Evaluation:
-    """An evaluation with one sample per item; documents go to the benchmarks in turn."""
-    samples = tuple(
-        Sample(
-            example_id=f"{document:04d}-{question}", document_id=f"{document:04d}",
-            domain="math", source=f"b{document % benchmarks}", sample=0, prompt_digest="", prompt_tokens=1,
-            lost_tokens=0, depth=None, completion="", num_tokens=1, finish_reason="stop",
-            score=RIGHT if right[document, question] else WRONG, metrics={}, seconds=0.0,
+@functools.cache
+def both_samples(documents: int, questions: int, benchmarks: int) -> list[tuple[Sample, Sample]]:
+    """The wrong and the right sample of every item; documents go to the benchmarks in turn."""
+    return [
+        tuple(
+            Sample(
+                example_id=f"{document:04d}-{question}", document_id=f"{document:04d}",
+                domain="math", source=f"b{document % benchmarks}", sample=0, prompt_digest="", prompt_tokens=1,
+                lost_tokens=0, depth=None, completion="", num_tokens=1, finish_reason="stop",
+                score=score, metrics={}, seconds=0.0,
+            )
+            for score in (WRONG, RIGHT)
         )
-        for document in range(right.shape[0])
-        for question in range(right.shape[1])
-    )  # fmt: skip
+        for document in range(documents)
+        for question in range(questions)
+    ]  # fmt: skip
+
+
+def to_evaluation(model: str, right: np.ndarray, benchmarks: int) -> Evaluation:
+    """An evaluation with one sample per item."""
+    pairs = both_samples(*right.shape, benchmarks)
+    samples = tuple(pair[value] for pair, value in zip(pairs, right.ravel().tolist(), strict=True))
     items = tuple(sample.example_id for sample in samples)
     plan = Plan(model_digest=model, dataset_digest="d", items=items, samples=1, protocol={}, seed=0)
     bootstrap = Bootstrap(resamples=100, confidence=0.95, seed=0)
