@@ -235,24 +235,24 @@ def test_a_champion_that_got_worse_is_found_by_the_night(home):
     assert {"evaluate-champion", "evaluate-champion-again"} <= stages, "a second seed was asked"
 
 
-def damaged(ref, home: Path, name: str) -> Path:
+def damage(ref, home: Path, name: str) -> None:
     path = open_store(load_settings(str(home / "gate.toml"))).fetch(ref) / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    return path
 
 
 @pytest.mark.parametrize("artifact", ["model", "evaluation"])
 def test_a_corrupted_artifact_is_refused_in_words(home, artifact):
     version = by_alias(load_settings(str(home / "gate.toml")).tracking, CHALLENGER)
     name = "model.safetensors" if artifact == "model" else "samples.jsonl"
-    path = damaged(getattr(version, artifact), home, name)
+    ref = getattr(version, artifact)
+    damage(ref, home, name)
     try:
         said = ask(home)
     finally:
-        damaged(getattr(version, artifact), home, name)  # the same bit back
-    assert f"refused: the {artifact} of the challenger cannot be trusted: {path} is damaged" in said
+        damage(ref, home, name)  # the same bit back
+    assert f"refused: the {artifact} of the challenger cannot be trusted: {name} of {artifact}/{ref.short} is missing or altered" in said
     assert aliases(home) == ["1", None, "4"]
 
 
