@@ -21,7 +21,7 @@ from prefect.states import Crashed
 
 from flows.gate import before_the_gate
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
-from flows.run_pages import entitle, flow_run_tag, in_mlflow
+from flows.run_pages import described, entitle, flow_run_tag, in_mlflow
 from qwenlong_core.config import Settings
 from qwenlong_core.evaluation.tables import markdown_table, scores_table
 from qwenlong_core.profiles import load_settings
@@ -79,7 +79,8 @@ def full_pipeline(
     (folder / "result.json").write_text(json.dumps(result, indent=2))
     texts = {"report.html": (folder / "report.html").read_text()}
     tracked.send(line := score_line(result["scores"], step=0))
-    tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags())
+    words = described(f"{result['promotion']}\n\nThe report is `report.html` among the artifacts.")
+    tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags() | words)
     deliver_outbox(tracker, outbox_of(settings))
     return result
 

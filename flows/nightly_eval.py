@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id
-from flows.run_pages import entitle, flow_run_tag, in_mlflow
+from flows.run_pages import described, entitle, flow_run_tag, in_mlflow
 from qwenlong_core.artifacts import ArtifactError, ArtifactRef
 from qwenlong_core.config import Settings
 from qwenlong_core.evaluation.regression import Change, changes, comparable, confirmed_falls
@@ -112,7 +112,8 @@ def _evaluate_night(settings: Settings, night: date) -> Night | str:
         return f"night {night}: the registry's models could not be evaluated: {reason_of(error)}"
     log_night(Tracker(settings.tracking), settings, night, evaluations, found)
     status: Status = "FAILED" if result.falls else "FINISHED"
-    mlflow_run_id = tracked.finish(status, tags=run.cached_tags() | {"result": result.words})
+    tags = run.cached_tags() | {"result": result.words} | described(result.words)
+    mlflow_run_id = tracked.finish(status, tags=tags)
     remember_night(open_store(settings), settings, result, mlflow_run_id)
     create_markdown_artifact(key="night", description=result.words, markdown=_as_markdown(result, evaluations, found))
     return result

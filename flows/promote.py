@@ -13,7 +13,7 @@ from prefect import flow, get_run_logger
 
 from flows.gate import before_the_gate
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id
-from flows.run_pages import entitle, flow_run_tag, in_mlflow
+from flows.run_pages import described, entitle, flow_run_tag, in_mlflow
 from qwenlong_core.artifacts import ArtifactError, ArtifactRef
 from qwenlong_core.profiles import load_settings
 from tasks.outbox import RunNote
@@ -45,7 +45,7 @@ def promote(profile: str = "local", overrides: list[str] | None = None) -> dict[
     note = RunNote(key=run_id, name=title, params=settings.promotion.model_dump(mode="json"), tags=tags)
     with in_mlflow(run, note) as tracked:
         outcome = _decide(run, version, data.ref, base.ref)
-    tracked.finish("FINISHED", tags=run.cached_tags() | {"promotion": outcome})
+    tracked.finish("FINISHED", tags=run.cached_tags() | {"promotion": outcome} | described(outcome))
     get_run_logger().info("promotion: %s", outcome)
     return {"version": version.version, "promotion": outcome}
 

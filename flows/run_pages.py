@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from prefect import get_client
 from prefect.runtime import flow_run
 
@@ -26,6 +27,11 @@ def flow_run_tag() -> dict[str, str]:
     return {"prefect.flow_run_id": str(flow_run.id)}
 
 
+def described(text: str) -> dict[str, str]:
+    """The tag that MLflow shows as a run's description."""
+    return {MLFLOW_RUN_NOTE: text}
+
+
 @contextmanager
 def in_mlflow(run: PipelineRun, note: RunNote) -> Iterator[TrackedRun]:
     """Open the MLflow run to which the stages of ``run`` belong.
@@ -39,7 +45,8 @@ def in_mlflow(run: PipelineRun, note: RunNote) -> Iterator[TrackedRun]:
     try:
         yield tracked
     except Exception as error:
-        tracked.finish("FAILED", tags=run.cached_tags() | {"error": reason_of(error)})
+        reason = reason_of(error)
+        tracked.finish("FAILED", tags=run.cached_tags() | {"error": reason} | described(f"Failed: {reason}"))
         raise
     except BaseException:
         tracked.finish("KILLED", tags=run.cached_tags())

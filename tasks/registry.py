@@ -183,12 +183,13 @@ def _description(
     rows = [("model", f"`{model.uri}`"), ("SHA-256", f"`{model.sha256}`"), ("evaluation", f"`{evaluation.uri}`")]
     if logged is not None:
         page = f"{settings.ui_url}/#/experiments/{logged.experiment_id}/runs/{logged.source_run_id}"
-        rows.append(("trained by", f"[{logged.source_run_id}]({page})"))
+        rows.append(("trained by", f"[{logged.name}]({page})"))
     if manifest is not None:
         rows += [(f"parent {name}", f"`{digest}`") for name, digest in manifest.parents.items()]
         rows += [("settings digest", f"`{manifest.settings_digest}`"), ("code digest", f"`{manifest.code_digest}`")]
     rows.append(("whole lineage", f"`qwenlong artifacts show {model.short}`"))
-    return "| | |\n|-|-|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows)
+    title = f"Policy {model.short}" + (f", trained by stage {logged.name}" if logged else "")
+    return f"{title}\n\n" + "".join(f"- {name}: {value}\n" for name, value in rows)  # MLflow draws no tables
 
 
 def read_registration(folder: Path) -> RegisteredVersion:

@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 340, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 12, 30
+_LETTER = 6.5
+"""Width of a letter of the small text, about."""
 _NAME = 11
 """Letters that fit beside a row."""
 _COLOURS = 5
@@ -114,7 +116,8 @@ def line_chart(title: str, series: Sequence[Series], marks: Sequence[tuple[float
     body = axes.grid()
     for x, name in marks:
         body.append(_line(axes.x(x), _TOP, axes.x(x), _HEIGHT - _BOTTOM, "mark"))
-        body.append(_text(axes.x(x) + 3, _HEIGHT - 17, name, "start"))
+        at, past = axes.x(x), axes.x(x) + _LETTER * len(name) > _WIDTH
+        body.append(_text(at - 3 if past else at + 3, _HEIGHT - 17, name, "end" if past else "start"))
     body.append(_text(_LEFT, _HEIGHT - 3, f"step {min(xs):g}", "start"))
     body.append(_text(_WIDTH - _RIGHT, _HEIGHT - 3, f"{max(xs):g}", "end"))
     for colour, one in enumerate(series):

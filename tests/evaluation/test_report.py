@@ -258,6 +258,11 @@ def test_charts_escape_names_and_say_their_numbers():
     assert "nan" not in line_chart("Flat", [Series(name="x", points=[(1, 0.0)])])
 
 
+def test_a_mark_at_the_right_edge_is_written_to_its_left():
+    chart = line_chart("Steps", [Series(name="x", points=[(1, 0.0), (6, 1.0)])], marks=[(1, "grpo-1"), (6, "grpo-3")])
+    assert dict(re.findall(r'text-anchor="(\w+)" class="tick">(grpo-\d)<', chart)) == {"start": "grpo-1", "end": "grpo-3"}
+
+
 def test_an_answer_without_a_score_keeps_its_status_in_the_reader(make_evaluation):
     evaluation = make_evaluation([None])
     item = choose_samples({"base": evaluation}, "base", [example("q0000")])[0]

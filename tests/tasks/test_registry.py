@@ -20,6 +20,7 @@ from tasks.registry import (
     register,
     still_registered,
 )
+from tasks.tracking import client_for
 
 
 @pytest.fixture
@@ -40,6 +41,8 @@ def test_registering_twice_adopts_the_version(settings, tmp_path):
     assert (first.version, second.version) == ("1", "2")
     assert by_alias(settings, CHALLENGER) == second and still_registered(settings, first)
     assert find_version(settings, first.model, second.evaluation) is None
+    described = client_for(settings).get_model_version("qwenlong", "1").description
+    assert described.startswith("Policy 000000000000\n\n- model: `file:///m1`\n") and "|" not in described, "MLflow draws no tables"
 
 
 class Unavailable(BaseHTTPRequestHandler):
