@@ -42,7 +42,7 @@ figcaption { margin-top: 6px; } .legend span { margin-right: 14px; white-space: 
   border-radius: 50%; background: currentColor; margin-right: 5px; }
 details { background: var(--panel); border: 1px solid var(--rule); border-radius: 6px; margin: 8px 0; }
 details > summary { cursor: pointer; padding: 9px 14px; } details > :not(summary) { margin-left: 14px; margin-right: 14px; }
-details details { margin: 8px 14px; }
+details[open] { padding-bottom: 8px; } details details { margin: 8px 14px; }
 summary:focus-visible { outline: 2px solid var(--c1); outline-offset: 2px; }
 .tag { display: inline-block; font-size: .78rem; border: 1px solid currentColor; border-radius: 10px; padding: 0 8px; margin-right: 6px; }
 .gained, .right { color: var(--good); } .lost, .wrong { color: var(--bad); }
@@ -145,8 +145,7 @@ completions to their last {{ '{:,}'.format(max_completion) }}.</p>
 <details>
 <summary><span class="tag {{ item.outcome }}">{{ item.outcome }}</span>{{ item.example.domain }} · {{ item.example.question | truncate(140) }}</summary>
 <p class="text"><strong>Question.</strong> {{ item.example.question }}
-{%- for choice in item.example.choices %}
-({{ 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[loop.index0] }}) {{ choice }}{% endfor %}</p>
+{%- for choice in item.example.choices %}<br>({{ 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[loop.index0] }}) {{ choice }}{% endfor %}</p>
 <p class="text"><strong>Gold.</strong> {{ item.example.answers | join(' · ') }}</p>
 <details><summary>Document{% if item.shown[1] - item.shown[0] < item.example.context | length %}, characters
 {{ '{:,}'.format(item.shown[0]) }}–{{ '{:,}'.format(item.shown[1]) }} of {{ '{:,}'.format(item.example.context | length) }}{% endif %}</summary>

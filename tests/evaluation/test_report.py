@@ -94,7 +94,7 @@ def test_stages_that_answered_other_items_are_not_compared(make_evaluation):
 
 
 class _Page(HTMLParser):
-    void = frozenset({"meta", "circle", "line", "polyline", "rect"})
+    void = frozenset({"meta", "br", "circle", "line", "polyline", "rect"})
 
     def __init__(self, text):
         super().__init__()
@@ -157,6 +157,15 @@ def test_a_run_on_the_paper_s_benchmarks_stands_below_the_paper_s_scores(inputs,
     ]  # fmt: skip
     assert "QwenLong-L1-32B (DAPO) (theirs)" in text
     assert "(this run)" not in build_page(JOB, inputs), "generated questions are none of the paper's"
+
+
+def test_the_options_of_a_question_stand_on_lines_of_their_own(tmp_path, make_evaluation, write_evaluation):
+    (tmp_path / "data").mkdir()
+    row = example(answer_type="choice", choices=("in Paris", "in Rome"), answers=("A",))
+    write_examples(tmp_path / "data" / "eval.parquet", [row])
+    folder = write_evaluation(make_evaluation([1]), tmp_path / "one")
+    text = build_page(JOB, {"evaluate-one": folder, "data": tmp_path / "data"})
+    assert "Where?<br>(A) in Paris<br>(B) in Rome</p>" in text
 
 
 def test_one_evaluation_is_compared_with_nothing(tmp_path, make_evaluation, write_evaluation):
