@@ -94,7 +94,8 @@ def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
         repeated = next(item for item in items if items.count(item) > 1)
         raise ValueError(f"evaluation row id {repeated!r} occurs twice: ids must be unique, run prepare again")
     settings = job.evaluation
-    protocol = settings.model_dump(exclude={"samples", "limit", "judge", "server", "bootstrap_resamples", "confidence"})
+    apart = {"samples", "limit", "judge", "server", "bootstrap_resamples", "confidence"}
+    protocol = settings.model_dump(mode="json", exclude=apart)  # compared with what is read from the file
     server = settings.server.model_dump(include={"model", "endpoint"}) if settings.server else None
     return Plan(
         model_digest=folder_digest(model),
