@@ -24,7 +24,7 @@ from qwenlong_core.local_store import LocalStore
 logger = logging.getLogger(__name__)
 
 _KEPT_FREE = 0.1
-"""Share of the disk that copies leave free."""
+"""Share of the disk that copies leave free where no limit is given."""
 _ABANDONED_SECONDS = 86_400
 _HELD: dict[Path, TextIO] = {}
 """Leases of this process, open and locked until it ends."""
@@ -39,7 +39,7 @@ class _Copy(NamedTuple):
 
 
 class ReadCache(LocalStore):
-    """Copies of a bucket's artifacts, at most ``limit`` bytes of them if that is given."""
+    """Copies of a bucket's artifacts, at most ``limit`` bytes of them; without it a tenth of the disk stays free."""
 
     def __init__(self, root: Path, limit: float | None) -> None:
         super().__init__(root)
@@ -78,8 +78,9 @@ class ReadCache(LocalStore):
 
     def _fits(self, cached: int, size: int) -> bool:
         disk = shutil.disk_usage(self.root)
-        within = self._limit is None or cached + size <= self._limit
-        return within and disk.free - size >= _KEPT_FREE * disk.total
+        if self._limit is None:
+            return disk.free - size >= _KEPT_FREE * disk.total
+        return cached + size <= self._limit and size <= disk.free
 
     def _copies(self) -> Iterator[_Copy]:
         for folder in self.root.glob("artifacts/*/[!.]*"):

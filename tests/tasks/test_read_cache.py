@@ -7,6 +7,7 @@ import os
 import random
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,6 +72,33 @@ def test_without_a_limit_the_disk_is_the_limit(tmp_path):
     with pytest.raises(OSError, match=r"storage\.cache_dir has .* GB free and 1000000000\.00 GB are to be read"):
         cache.make_room(10**18)
     assert not folder.exists(), "it was asked to make as much room as it can"
+
+
+@pytest.fixture
+def small_disk(monkeypatch):
+    """Has the cache believe in a disk of so many bytes with nothing but the cache on it."""
+
+    def of(cache: ReadCache, total: int) -> None:
+        def usage(root: Path) -> SimpleNamespace:
+            used = sum(path.stat().st_size for path in (cache.root / "artifacts").rglob("*.safetensors"))
+            return SimpleNamespace(total=total, used=used, free=total - used)
+
+        monkeypatch.setattr(tasks.read_cache.shutil, "disk_usage", usage)
+
+    return of
+
+
+@pytest.mark.parametrize(("limit", "total", "kept"), [
+    (None, 350 * KB, {"bb", "cc", "dd"}),  # 315 kB may be used
+    (None, 450 * KB, {"aa", "bb", "cc", "dd"}),
+    (10**9, 450 * KB, {"aa", "bb", "cc", "dd"}),  # the limit is the user's, and the disk's end
+    (10**9, 250 * KB, {"cc", "dd"}),
+])  # fmt: skip
+def test_a_full_disk_keeps_what_fits(tmp_path, small_disk, limit, total, kept):
+    cache = ReadCache(tmp_path / "cache", limit)
+    small_disk(cache, total)
+    folders = {name: read(cache, tmp_path, name, at) for at, name in enumerate(["aa", "bb", "cc", "dd"])}
+    assert {name for name, folder in folders.items() if folder.is_dir()} == kept
 
 
 def hold_until(root: Path, ref: ArtifactRef, held, over) -> None:
