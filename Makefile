@@ -26,7 +26,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m "slow and not gpu and not vllm"
+	$(BIN)/python -m pytest -m "slow and not gpu and not vllm" $(ARGS)
 
 # vLLM on the CPU, in an environment of its own: it pins an older transformers.
 test-vllm: $(VLLM_READY)

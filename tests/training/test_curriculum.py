@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import example, grpo_job
 from hypothesis import given
 from hypothesis import strategies as st
+from training_jobs import example, grpo_job
 
 from qwenlong_core.training.checkpoints import write_json
 from qwenlong_core.training.curriculum import (

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import grpo_job, lines
 from parity_stage import score_parity
 from safetensors.torch import load_file
+from training_jobs import grpo_job, lines
 
 from qwenlong_core.config import EntropyAlarmSettings, GRPOSettings, Phase
 from qwenlong_core.generation.engine import Sampling

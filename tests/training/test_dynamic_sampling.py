@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from conftest import example
 from hypothesis import given
 from hypothesis import strategies as st
+from training_jobs import example
 
 from qwenlong_core.config import DynamicSamplingSettings
 from qwenlong_core.records import Completion, Group, Score

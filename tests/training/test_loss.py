@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import grpo_job, scripted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from training_jobs import grpo_job, scripted
 from trl.trainer.utils import split_tensor_dict
 
 from qwenlong_core.generation.engine import Sampling

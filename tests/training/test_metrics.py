@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import example, lines
+from training_jobs import example, lines
 
 from qwenlong_core.records import Completion, Group, Score
 from qwenlong_core.training.dynamic_sampling import RolloutBatch

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import transformers.modeling_utils
-from conftest import grpo_job, lines, sft_job
 from parity_stage import score_parity
 from safetensors.torch import load_file
+from training_jobs import grpo_job, lines, sft_job
 
 from qwenlong_core.config import LaunchSettings
 from qwenlong_core.training import grpo, phase_trainer, runtime, sft

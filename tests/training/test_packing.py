@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import example, lines, sft_job
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from training_jobs import example, lines, sft_job
 
 from qwenlong_core.config import SFTSettings
 from qwenlong_core.data.rows import write_examples

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 import trl.trainer.grpo_trainer
-from conftest import grpo_job
 from datasets import Dataset
+from training_jobs import grpo_job
 from trl import GRPOTrainer
 
 from qwenlong_core.data.rows import read_phase

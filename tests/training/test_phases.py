@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import example, grpo_job, lines, scripted
 from endpoint_server import Respond, raw, says, served
 from parity_stage import score_parity
 from safetensors.torch import load_file
+from training_jobs import example, grpo_job, lines, scripted
 
 from qwenlong_core.config import CurriculumSettings, DynamicSamplingSettings, GRPOSettings
 from qwenlong_core.jobs import GRPOJob

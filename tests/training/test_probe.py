@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LAUNCH, grpo_job, lines
 from parity_stage import score_parity
+from training_jobs import LAUNCH, grpo_job, lines
 
 from qwenlong_core.jobs import ProbeJob
 from qwenlong_core.records import Completion, Example, Score

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import grpo_job, lines
 from safetensors.torch import load_file
 from test_resume import PARITY_STAGE, Stage
+from training_jobs import grpo_job, lines
 
 ROLLOUT_FIELDS = ("accuracy", "reward", "groups_drawn", "groups_kept", "groups_all_right", "length_mean")
 

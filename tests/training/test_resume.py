@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import grpo_job, lines, sft_job
 from safetensors.torch import load_file
+from training_jobs import grpo_job, lines, sft_job
 
 from qwenlong_core.config import Block
 from qwenlong_core.jobs import GRPOJob

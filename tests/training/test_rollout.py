@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import example
 from endpoint_server import says, served
+from training_jobs import example
 
 from qwenlong_core.config import JudgeSettings, Phase, RewardSettings
 from qwenlong_core.generation.engine import Sampling

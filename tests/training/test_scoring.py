@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import grpo_job
 from parity_stage import score_parity
 from torch import Tensor
+from training_jobs import grpo_job
 from trl import GRPOTrainer
 
 from qwenlong_core.training import scoring

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import example, lines, sft_job
 from hypothesis import given
 from hypothesis import strategies as st
+from training_jobs import example, lines, sft_job
 
 from qwenlong_core.data.prompts import encode, render_prompt
 from qwenlong_core.data.rows import write_examples

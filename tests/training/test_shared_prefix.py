@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Largest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
+from training_jobs import Largest
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import grpo_job, lines, scripted
 from parity_stage import score_parity
+from training_jobs import grpo_job, lines, scripted
 
 from qwenlong_core.config import Phase
 from qwenlong_core.jobs import GRPOJob

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import grpo_job, lines
 from safetensors.torch import load_file
+from training_jobs import grpo_job, lines
 from transformers import AutoConfig, LlamaForCausalLM
 
 from qwenlong_core.models import load_tokenizer

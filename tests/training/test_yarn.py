@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import grpo_job, lines
 from parity_stage import score_parity
+from training_jobs import grpo_job, lines
 
 from qwenlong_core.config import ModelSettings
 from qwenlong_core.data.prompts import prompt_tokens
