@@ -71,7 +71,7 @@ def second(documents: int, truth: str) -> Setting:
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
 @functools.cache
@@ -98,22 +98,23 @@ def draw_answers(setting: Setting, rng: np.random.Generator) -> tuple[np.ndarray
     return answers[0], answers[1]
 
 
+def sample_of(document: int, question: int, benchmarks: int, score: Score) -> Sample:
+    return Sample(
+        example_id=f"{document:04d}-{question}", document_id=f"{document:04d}",
+        domain="math", source=f"b{document % benchmarks}", sample=0, prompt_digest="", prompt_tokens=1,
+        lost_tokens=0, depth=None, completion="", num_tokens=1, finish_reason="stop",
+        score=score, metrics={}, seconds=0.0,
+    )  # fmt: skip
+
+
 @functools.cache
 def both_samples(documents: int, questions: int, benchmarks: int) -> list[tuple[Sample, Sample]]:
     """The wrong and the right sample of every item; documents go to the benchmarks in turn."""
     return [
-        tuple(
-            Sample(
-                example_id=f"{document:04d}-{question}", document_id=f"{document:04d}",
-                domain="math", source=f"b{document % benchmarks}", sample=0, prompt_digest="", prompt_tokens=1,
-                lost_tokens=0, depth=None, completion="", num_tokens=1, finish_reason="stop",
-                score=score, metrics={}, seconds=0.0,
-            )
-            for score in (WRONG, RIGHT)
-        )
+        (sample_of(document, question, benchmarks, WRONG), sample_of(document, question, benchmarks, RIGHT))
         for document in range(documents)
         for question in range(questions)
-    ]  # fmt: skip
+    ]
 
 
 def to_evaluation(model: str, right: np.ndarray, benchmarks: int) -> Evaluation:
@@ -134,10 +135,10 @@ def compare(
     decisions = []
     for index in range(comparisons):
         challenger, champion = draw_answers(setting, rng)
-        sides = ("challenger", challenger), ("champion", champion)
-        pair = [to_evaluation(model, right, len(setting.gains)) for model, right in sides]
+        new = to_evaluation("challenger", challenger, len(setting.gains))
+        old = to_evaluation("champion", champion, len(setting.gains))
         bootstrap = Bootstrap(resamples=resamples, confidence=0.95, seed=index)
-        decisions.append(decide(*pair, gate, bootstrap))
+        decisions.append(decide(new, old, gate, bootstrap))
     return decisions
 
 

@@ -68,7 +68,7 @@ def reference(row: dict[str, Any]) -> float:
     said, gold = row["completion"].split("</think>")[-1], row["answers"][0]
     if row["answer_type"] == "choice":
         letter = re.search(r"The correct answer is \(?([A-D])\)?", said.replace("*", ""))
-        return float(bool(letter) and letter[1] == gold)
+        return float(letter is not None and letter[1] == gold)
     if row["answer_type"] == "number":
         found, wanted = (
             re.search(r"[\d,]*\.?\d+", t.lower().split("the answer is", 1)[-1]) for t in (said, gold)

@@ -67,7 +67,7 @@ def main() -> None:
     for name, packing in (("padded", False), ("packed", True)):
         sft = SFTSettings(epochs=1, batch_size=args.rows, micro_batch_size=args.together, packing=packing)
         jobs[name] = SFTJob(sft=sft, model=ModelSettings(name=str(args.model)), launch=LaunchSettings(), seed=1)
-    times = {name: [] for name in jobs}
+    times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(args.repeats):
         for name, job in jobs.items():
             times[name].append(seconds(job, args.model, rows))

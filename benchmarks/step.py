@@ -27,6 +27,7 @@ from qwenlong_core.config import LaunchSettings
 from qwenlong_core.data.prompts import render_prompt
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.data.synthesis import generate
+from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
@@ -34,7 +35,7 @@ from qwenlong_core.training.grpo import build_trainer
 from qwenlong_core.training.runtime import quiet, set_up_process, trainer_arguments
 
 
-class StepClock(TrainerCallback):
+class StepClock(TrainerCallback):  # type: ignore[misc]
     """Seconds of each optimizer step, its rollout included."""
 
     def __init__(self, clock: str) -> None:
@@ -73,7 +74,9 @@ async def score(examples: Sequence[Example], completions: Sequence[Completion]) 
 
 def our_step(policy: Path, data: Path, job: GRPOJob, work: Path, clock: str) -> float:
     trainer = build_trainer(job, {"model": policy, "data": data}, work, score, 1, 0)
-    trainer.rollouts.engine.stop_ids = frozenset()  # every completion reaches C tokens
+    engine = trainer.rollouts.engine
+    assert isinstance(engine, TransformersEngine)
+    engine.stop_ids = frozenset()  # every completion reaches C tokens
     first, second = timed(trainer, clock)
     print(f"  ours, first step: {first:.2f} s", flush=True)
     return second

@@ -47,7 +47,7 @@ def flops(config: Any, tokens: int, pairs: int, labelled: int, checkpointing: bo
     again = int(checkpointing)
     linear = 2 * tokens * weights * (3 + again)
     attention = 2 * pairs * heads * head * (2 + 5 + 2 * again)
-    return config.num_hidden_layers * (linear + attention) + 2 * labelled * width * config.vocab_size * 4
+    return float(config.num_hidden_layers * (linear + attention) + 2 * labelled * width * config.vocab_size * 4)
 
 
 def bound(config: Any, prompt: int, sizes: Sequence[int], checkpointing: bool) -> float:

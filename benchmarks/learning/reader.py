@@ -121,7 +121,7 @@ def learn_to_read(
     for step, batch in enumerate(reading_batches(tokenizer, examples, steps), 1):
         losses = reading_losses(model, batch)
         model.zero_grad()
-        torch.stack([WEIGHTS[kind] * loss for kind, loss in losses.items()]).sum().backward()
+        torch.stack([WEIGHTS[kind] * loss for kind, loss in losses.items()]).sum().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules):
             optimizer.step()
