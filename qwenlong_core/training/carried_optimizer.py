@@ -29,6 +29,10 @@ class CarriedOptimizer(TrainerCallback):  # type: ignore[misc]
             )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Load it before the first update."""
+        """Load it before the first update; learning rate and the like are those of this phase's settings."""
         if state.global_step == 0:
+            groups = self.trainer.optimizer.param_groups
+            options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
             load_optimizer(self.trainer.model_wrapped, self.trainer.optimizer, self.folder)
+            for group, own in zip(self.trainer.optimizer.param_groups, options, strict=True):
+                group.update(own)

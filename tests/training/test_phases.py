@@ -47,7 +47,8 @@ def test_a_phase_without_what_it_should_carry_is_refused(policy: Path, data: Pat
 
 
 def test_the_optimizer_is_carried_or_fresh(policy: Path, data: Path, tmp_path: Path) -> None:
-    """Two updates, then one: carried, the second phase counts three and starts from the first's moments."""
+    """Two updates, then one: carried, the second phase counts three and starts from the first's moments, with its
+    own learning rate."""
     base = {"batch_size": 2, "mini_batch_size": 2, "dynamic_sampling": {"max_rounds": 8}}
     carried = base | {"optimizer_across_phases": "carried"}
     one, two, fresh = tmp_path / "one", tmp_path / "two", tmp_path / "fresh"
@@ -62,7 +63,8 @@ def test_the_optimizer_is_carried_or_fresh(policy: Path, data: Path, tmp_path: P
     seen: dict[str, torch.Tensor] = {}
     inputs = {"model": one / "output", "data": data}
     job = grpo_job(**carried, index=2, phase=PHASE | {"steps": 1})
-    trainer = build_trainer(job, inputs, tmp_path / "look", score_parity, 1, 0)
+    slower = job.model_copy(update={"learning_rate": 2e-4})
+    trainer = build_trainer(slower, inputs, tmp_path / "look", score_parity, 1, 0)
     trainer.create_optimizer_and_scheduler(1)
     trainer.callback_handler.optimizer = trainer.optimizer
     trainer.callback_handler.on_train_begin(trainer.args, trainer.state, trainer.control)
@@ -71,6 +73,7 @@ def test_the_optimizer_is_carried_or_fresh(policy: Path, data: Path, tmp_path: P
             seen[f"{name}/{entry}"] = torch.as_tensor(value)
     assert seen.keys() == left.keys()
     assert [name for name in seen if not torch.equal(seen[name], left[name])] == []
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {2e-4}
 
     run(job, one / "output", data, two, score_parity)
     after = load_file(two / "output" / "optimizer" / "optimizer.safetensors")
