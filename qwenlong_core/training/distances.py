@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl.models import prepare_deepspeed, prepare_fsdp
+from trl.models import prepare_fsdp
 from trl.trainer.utils import add_fused_lm_head
 
 
@@ -42,7 +42,6 @@ class LogprobDistances:
     args: Any
     model: Any
     ref_model: Any
-    is_deepspeed_enabled: bool
     is_fsdp_enabled: bool
     temperature: float
     top_p: float
@@ -51,9 +50,7 @@ class LogprobDistances:
     def keep_start(self, start: Any) -> None:
         """Keep the starting weights beside the policy, sharded as it is, for :meth:`measure_kl`."""
         add_fused_lm_head(start, temperature=self.temperature)
-        if self.is_deepspeed_enabled:
-            self.ref_model = prepare_deepspeed(start, self.accelerator)
-        elif self.is_fsdp_enabled:
+        if self.is_fsdp_enabled:
             self.ref_model = prepare_fsdp(start, self.accelerator)
         else:
             self.ref_model = self.accelerator.prepare_model(start, evaluation_mode=True)

@@ -125,30 +125,14 @@ def build_trainer(
         job.temperature, job.top_p, job.phase.max_completion_tokens, job.seed * 1000 + job.index, job.stop,
     )
     engine = rollout_engine(job, trainer, tokenizer)
-    carry_optimizer(job, trainer, inputs["model"])
+    if job.optimizer_across_phases == "carried" and job.index > 1:
+        trainer.add_callback(CarriedOptimizer(trainer, inputs["model"] / FOLDER))
     together = job.engine.startswith("vllm")
     # A judge's answers take time that is not the processor's: it gets each part while the next is sampled.
     part = job.micro_batch_size if job.rewards.judge else None
     rollouts = Rollouts(prompts, engine, scorer, job.group_size, sampling, rank, processes, together, part)
     trainer.draw_from(rollouts, PromptStream(len(examples), job.seed))
     return trainer
-
-
-def carry_optimizer(job: GRPOJob, trainer: GRPOPhaseTrainer, model: Path) -> None:
-    """Let every phase but the first start with its predecessor's optimizer state, where that is wanted.
-
-    Raises:
-        ValueError: DeepSpeed keeps the state to itself, or the phase before left none.
-    """
-    if job.optimizer_across_phases == "fresh":
-        return
-    if trainer.is_deepspeed_enabled:
-        raise ValueError(
-            f"grpo.optimizer_across_phases='carried' with DeepSpeed ({job.launch.accelerate_config}), which keeps the "
-            "optimizer's state to itself: set it to 'fresh', or use FSDP"
-        )
-    if job.index > 1:
-        trainer.add_callback(CarriedOptimizer(trainer, model / FOLDER))
 
 
 def rollout_engine(job: GRPOJob, trainer: GRPOPhaseTrainer, tokenizer: Any) -> Engine:
@@ -160,7 +144,7 @@ def rollout_engine(job: GRPOJob, trainer: GRPOPhaseTrainer, tokenizer: Any) -> E
     """
     if job.engine.startswith("vllm"):
         return TrainerEngine(trainer)
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if trainer.is_fsdp_enabled:
         raise ValueError(
             f"grpo.engine='transformers' samples on each process alone, but {job.launch.accelerate_config} shards the "
             "weights: set grpo.engine='vllm-colocate', or launch.accelerate_config to none"

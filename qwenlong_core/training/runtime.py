@@ -30,14 +30,19 @@ def set_up_process(launch: LaunchSettings) -> PartialState:
     """Threads, quiet libraries, and one process that speaks.
 
     Raises:
-        ValueError: the number of processes is not the one the job was made for, or sharding is asked for
-            where there is none.
+        ValueError: the number of processes is not the one the job was made for, sharding is asked for
+            where there is none, or DeepSpeed is.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
     if state.num_processes != launch.num_processes:
         raise ValueError(
             f"launch.num_processes={launch.num_processes}, but {state.num_processes} process(es) are running: "
             f"start with `accelerate launch --num_processes {launch.num_processes} -m ...`, or change the setting"
+        )
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise ValueError(
+            f"launch.accelerate_config={launch.accelerate_config!r} asks for DeepSpeed, which keeps the optimizer's state "
+            "to itself, so that no checkpoint could be written: use FSDP2, as in infra/accelerate/fsdp2-1node.yaml"
         )
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not torch.cuda.is_available():
         raise ValueError(

@@ -210,6 +210,14 @@ def test_sharding_on_a_cpu_is_refused(
         run(grpo_job(launch={"accelerate_config": "fsdp.yaml"}), policy, data, tmp_path, score_parity)
 
 
+def test_deepspeed_is_refused_before_a_step_is_paid_for(
+    policy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match=r"'zero3.yaml' asks for DeepSpeed.*use FSDP2"):
+        run(grpo_job(launch={"accelerate_config": "zero3.yaml"}), policy, data, tmp_path, score_parity)
+
+
 def test_seeds_of_epochs_differ() -> None:
     assert len({epoch_seed(seed, epoch) for seed in range(20) for epoch in range(20)}) == 400
 
