@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,7 @@ def layout(job: GRPOJob, processes: int) -> Layout:
         raise ValueError(
             f"grpo.mini_batch_size={job.mini_batch_size} prompts cannot be spread over {processes} process(es) with "
             f"grpo.micro_batch_size={job.micro_batch_size}: a group lives on one process, so it must be a multiple of "
-            f"{at_once}, such as {fit}; or set micro_batch_size={math.gcd(job.mini_batch_size, processes) // processes or 1}"
-            f" and a number of processes that divides it"
+            f"{at_once}, such as {fit}; or set micro_batch_size=1 and a number of processes that divides it"
         )
     if job.batch_size % job.mini_batch_size:
         fit = max(1, job.batch_size // job.mini_batch_size) * job.mini_batch_size
