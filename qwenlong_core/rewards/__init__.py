@@ -23,7 +23,7 @@ from qwenlong_core.rewards.judge import (
     training_judge,
 )
 from qwenlong_core.rewards.length import LengthLimits, length_penalty
-from qwenlong_core.rewards.monitor import RewardAlarm, check_rewards, fully_scored, reward_metrics
+from qwenlong_core.rewards.monitor import RewardAlarm, check_rewards, reward_metrics
 from qwenlong_core.rewards.rules import RuleResult, check_gold, rule_score
 
 __all__ = [
@@ -42,7 +42,6 @@ __all__ = [
     "check_rewards",
     "evaluation_judge",
     "extract_answer",
-    "fully_scored",
     "judged",
     "length_penalty",
     "require_judge",

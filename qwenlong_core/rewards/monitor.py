@@ -65,12 +65,3 @@ def check_rewards(scores: Sequence[Score], settings: RewardSettings) -> dict[str
             "completions; then mend the rule, change the judge or raise the ceiling"
         )
     return metrics
-
-
-def fully_scored(scores: Sequence[Score]) -> bool:
-    """Whether a group may be trained on: one ``unscored`` completion drops the whole group.
-
-    Only rule failures ever reach the judge, so dropping the unscored ones alone would leave a group
-    richer in successes than the policy is, and bias its baseline.
-    """
-    return all(score.status != "unscored" for score in scores)

@@ -4,7 +4,7 @@ import pytest
 
 from qwenlong_core.config import RewardSettings
 from qwenlong_core.records import Completion, Example, FinishReason
-from qwenlong_core.rewards import LengthLimits, fully_scored, score_completions_sync
+from qwenlong_core.rewards import LengthLimits, score_completions_sync
 
 SETTINGS = RewardSettings()
 
@@ -90,11 +90,3 @@ def test_every_completion_needs_its_example() -> None:
 def test_unusable_gold_stops_the_run_instead_of_scoring_zero(gold: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         score("The answer is 32.", **gold)
-
-
-def test_a_group_with_one_unscored_completion_is_not_trained_on() -> None:
-    scored = score("The answer is 32.")
-    assert fully_scored([scored, scored])
-    from dataclasses import replace
-
-    assert not fully_scored([scored, replace(scored, status="unscored", value=None)])
