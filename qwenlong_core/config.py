@@ -222,7 +222,7 @@ class EntropyAlarmSettings(Block):
 
 
 class GRPOSettings(Block):
-    """GRPO over length phases; defaults are the paper's (section 3.2) and DAPO's clip range."""
+    """GRPO over length phases; defaults are the paper's (section 3.2). DAPO clips at 0.2 and 0.28."""
 
     group_size: int = Field(8, ge=2)
     """G: completions per prompt."""

@@ -24,6 +24,8 @@ def test_the_large_profiles_hold_the_papers_recipe():
         assert {(phase.max_completion_tokens, phase.cache_tokens) for phase in grpo.phases} == {(10_000, 1_000)}
         assert (grpo.group_size, grpo.batch_size, grpo.mini_batch_size, grpo.learning_rate) == (8, 128, 32, 2e-6)
         assert (grpo.temperature, grpo.top_p, grpo.kl_coefficient) == (0.7, 0.95, 0.0)
+        assert grpo.curriculum.probe_samples == 8, "difficulty is measured on the base model first"
+        assert settings.execution.deployments["probe"] == settings.execution.deployments["grpo"]
         sft = settings.sft
         assert (sft.max_tokens, sft.learning_rate, sft.epochs, sft.batch_size) == (20_000, 5e-6, 3, 128)
 
