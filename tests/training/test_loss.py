@@ -4,7 +4,9 @@ completions, ways to scale rewards, the KL term."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -165,6 +167,30 @@ def test_the_engines_correction_is_against_the_sampling_policy_too(make: Make) -
     assert trainer.batch.from_last == 2
     ratio = batch["importance_sampling_ratio"]
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-4, rtol=0)
+
+
+def test_the_engine_is_corrected_token_by_token(make: Make) -> None:
+    """An engine whose log-prob of a completion's token i is too high by 0.1 i is weighed by ``e^(-0.1 i)`` there; too
+    low by 2 at the first token would be ``e^2``, which is cut at 3."""
+    trainer = make(scripted([INFORMATIVE]), batch_size=1, mini_batch_size=1, temperature=0.8)
+    trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
+    exact = trainer.rollouts.engine
+
+    def askew(completion: Completion) -> Completion:
+        assert completion.logprobs is not None
+        wrong = [0.1 * i if i else -2.0 for i in range(len(completion.logprobs))]
+        return replace(completion, logprobs=tuple(p + w for p, w in zip(completion.logprobs, wrong)))
+
+    class Askew:
+        def generate(self, prompts: Any, samples: int, sampling: Sampling) -> list[list[Completion]]:
+            return [list(map(askew, group)) for group in exact.generate(prompts, samples, sampling)]
+
+    trainer.rollouts.engine = Askew()
+    batch = trainer._next_batch()
+    tokens = batch["completion_mask"].size(1)
+    by_token = torch.tensor([3.0, *(math.exp(-0.1 * i) for i in range(1, tokens))])
+    expected = torch.where(batch["completion_mask"].bool(), by_token, 1.0)
+    torch.testing.assert_close(batch["importance_sampling_ratio"], expected, atol=1e-4, rtol=0)
 
 
 def test_the_kl_term_by_hand(make: Make, policy: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -82,6 +83,24 @@ def test_the_optimizer_is_carried_or_fresh(policy: Path, data: Path, tmp_path: P
     assert not (fresh / "output" / "optimizer").exists()
     weights = [load_file(work / "output" / "model.safetensors") for work in (two, fresh)]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+# -- the length penalty ------------------------------------------------------------------------------
+
+
+def test_the_length_penalty_is_that_of_the_phase() -> None:
+    """Limit 8, cache 2: 6 tokens are free, 7 cost a half, 8 cost 1. The next phase has 16 and 4."""
+
+    def values(job: GRPOJob, lengths: Sequence[int]) -> list[float | None]:
+        text = "Therefore, the answer is 3."
+        done = [Completion(text=text, token_ids=(1,) * n, finish_reason="stop") for n in lengths]
+        scores = asyncio.run(reward_scorer(job)([example(0)] * len(done), done))
+        assert {score.accuracy for score in scores} == {1.0}
+        return [score.value for score in scores]
+
+    assert values(grpo_job(), (6, 7, 8)) == [1.0, 0.5, 0.0]
+    wider = PHASE | {"max_completion_tokens": 16, "cache_tokens": 4, "steps": 1}
+    assert values(grpo_job(index=2, phase=wider), (8, 12, 13, 16)) == [1.0, 1.0, 0.75, 0.0]
 
 
 # -- prompts that are given up ----------------------------------------------------------------------

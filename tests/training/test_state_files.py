@@ -125,7 +125,6 @@ def sharded(folder: Path, steps: int, how: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_sharded_training_goes_on_to_the_bit(tmp_path: Path) -> None:
     """FSDP2 over two processes, on CPU: what is written is whole and can be spread again."""
     sharded(tmp_path / "a", 10, "fresh")

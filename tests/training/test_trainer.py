@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from training_jobs import grpo_job, lines, scripted
 from qwenlong_core.config import Phase
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import load_policy, load_tokenizer
-from qwenlong_core.records import Example
+from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import RewardAlarm
-from qwenlong_core.training.arguments import layout
-from qwenlong_core.training.curriculum import read_difficulties
+from qwenlong_core.training.arguments import grpo_config, layout
+from qwenlong_core.training.curriculum import Difficulty, read_difficulties
 from qwenlong_core.training.grpo import build_trainer, train_phase
 from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Prompts, Scorer, epoch_seed
@@ -105,6 +105,17 @@ def test_a_run_whose_completions_are_all_unscored_stops(policy: Path, data: Path
         run(job, policy, data, tmp_path, scripted([[None] * 4] * 40))
 
 
+def test_difficulty_leaves_the_length_penalty_out(make: Callable[..., GRPOPhaseTrainer]) -> None:
+    """(1, 1, 1, 0) with a penalty on each: mean accuracy 3/4."""
+
+    async def penalised(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
+        return [Score(value=rule - 0.5, rule=rule, length_penalty=-0.5) for rule in (1.0, 1.0, 1.0, 0.0)]
+
+    trainer = make(penalised, batch_size=1, mini_batch_size=1)
+    trainer._next_batch()
+    assert list(trainer.difficulties.values()) == [Difficulty(1, 0.75)]
+
+
 def test_a_phase_trains_and_leaves_a_policy(policy: Path, data: Path, tmp_path: Path) -> None:
     rows = run(grpo_job(), policy, data, tmp_path, score_parity)
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -164,6 +175,29 @@ def test_a_layout_by_hand() -> None:
     """128 prompts, 32 an update, 2 a forward on each of 8 processes: 2 forwards an update, 8 a batch."""
     cut = layout(grpo_job(batch_size=128, mini_batch_size=32, micro_batch_size=2), 8)
     assert (cut.forwards_per_update, cut.forwards_per_batch, cut.updates_per_batch) == (2, 8, 4)
+
+
+def test_settings_reach_trl(tmp_path: Path) -> None:
+    job = grpo_job(
+        group_size=6, learning_rate=3e-6, temperature=0.6, top_p=0.9, clip_low=0.1, clip_high=0.3, kl_coefficient=0.04,
+        max_grad_norm=0.5, scale_rewards="batch", stop=["END"], engine="vllm-colocate",
+        vllm={"tensor_parallel": 2, "memory_share": 0.4, "sleep": True},
+        launch={"gradient_checkpointing": True},
+    )  # fmt: skip
+    expected = {
+        "num_generations": 6, "learning_rate": 3e-6, "temperature": 0.6, "top_p": 0.9, "epsilon": 0.1, "epsilon_high": 0.3,
+        "beta": 0.04, "max_grad_norm": 0.5, "scale_rewards": "batch", "generation_kwargs": {"stop": ["END"]},
+        "max_completion_length": 8, "use_vllm": True, "vllm_mode": "colocate", "vllm_tensor_parallel_size": 2,
+        "vllm_gpu_memory_utilization": 0.4, "vllm_enable_sleep_mode": True, "vllm_max_model_length": 108,
+        "vllm_importance_sampling_mode": "token_truncate", "loss_type": "dapo", "gradient_checkpointing": True,
+        # 3 steps of 2 updates; each takes 2 forwards of 1 group
+        "max_steps": 6, "gradient_accumulation_steps": 2, "steps_per_generation": 4, "per_device_train_batch_size": 6,
+    }  # fmt: skip
+    arguments = grpo_config(job, layout(job, 1), 100, tmp_path)
+    assert {name: getattr(arguments, name) for name in expected} == expected
+    served = grpo_job(engine="vllm-server", vllm={"server_url": "http://10.0.0.7:8000"})
+    arguments = grpo_config(served, layout(served, 1), 100, tmp_path)
+    assert (arguments.vllm_mode, arguments.vllm_server_base_url) == ("server", "http://10.0.0.7:8000")
 
 
 @pytest.mark.parametrize(
