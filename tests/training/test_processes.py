@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from test_resume import PARITY_STAGE, Stage
-from training_jobs import grpo_job, lines
+from spread_batch import loss_and_gradient
+from test_resume import PARITY_STAGE, SFT_STAGE, Stage
+from training_jobs import example, grpo_job, lines, sft_job
+
+from qwenlong_core.config import LaunchSettings
+from qwenlong_core.data.rows import write_examples
 
 ROLLOUT_FIELDS = ("accuracy", "reward", "groups_drawn", "groups_kept", "groups_all_right", "length_mean")
 
 
 @pytest.mark.slow
-def test_the_spread_of_a_batch_does_not_change_the_update(policy: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("oversampling", "spreads"), [(1.0, [(1, 1), (1, 2), (2, 1), (2, 2)]), (2.0, [(1, 1), (2, 1)])]
+)
+def test_the_spread_of_a_batch_does_not_change_the_update(
+    oversampling: float, spreads: list[tuple[int, int]], policy: Path, data: Path, tmp_path: Path
+) -> None:
+    """With an empty slot among what is compared, and with groups of the last step: twice what is missing is even, so
+    one process and two draw the same."""
     ends = []
-    for processes, micro in [(1, 1), (1, 2), (2, 1), (2, 2)]:
+    for processes, micro in spreads:
         job = grpo_job(
             launch={"num_processes": processes, "cpu_threads": 1}, micro_batch_size=micro,
-            batch_size=4, mini_batch_size=4, dynamic_sampling={"max_rounds": 1},
+            batch_size=4, mini_batch_size=4, dynamic_sampling={"max_rounds": 1, "oversampling": oversampling},
         )  # fmt: skip
         work = tmp_path / f"{processes}-{micro}"
         Stage(PARITY_STAGE, job, {"model": policy, "data": data}, work, processes).finish()
         ends.append((lines(work / "output/metrics.jsonl"), load_file(work / "output/model.safetensors")))
     (rows, weights), *others = ends
-    assert any(row["groups_kept"] < 4 for row in rows), "an empty slot must be among what is compared"
+    if oversampling == 1:
+        assert any(row["groups_kept"] < 4 for row in rows)
+    else:
+        assert any(row["kept_from_last_step"] for row in rows)
     for other_rows, other_weights in others:
         for name in ROLLOUT_FIELDS:
             assert [row[name] for row in other_rows] == [row[name] for row in rows], name
@@ -32,3 +51,42 @@ def test_the_spread_of_a_batch_does_not_change_the_update(policy: Path, data: Pa
         assert [r["loss"] for r in other_rows] == pytest.approx([r["loss"] for r in rows], abs=1e-6)
         apart = max(float((tensor - other_weights[name]).abs().max()) for name, tensor in weights.items())
         assert apart < 1e-2 * job.learning_rate
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["replicated", "sharded"])
+def test_two_processes_have_the_loss_and_gradient_of_one(how: str, policy: Path, data: Path, tmp_path: Path) -> None:
+    """The trainer's own loss over one batch with an empty slot: DDP, and FSDP2 on a CPU."""
+    expected = loss_and_gradient("alone", policy, data, tmp_path / "one")
+    assert 0 < int(expected["kept"]) < 4
+    work = tmp_path / "two"
+    work.mkdir()
+    program = [str(Path(__file__).with_name("spread_batch.py")), how, str(policy), str(data), str(work)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", *program]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = load_file(work / "gradient.safetensors")
+    assert found.keys() == expected.keys()
+    assert sum(float(found[name].abs().sum()) for name in found.keys() - {"loss", "kept"}) > 0
+    for name, value in expected.items():
+        largest = float(value.abs().max())
+        torch.testing.assert_close(found[name], value, atol=1e-5 * largest + 1e-8, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_sft_on_two_processes_takes_the_steps_of_one(policy: Path, tmp_path: Path) -> None:
+    """Solutions of very different lengths: the loss is a mean over a step's tokens, wherever its rows lie."""
+    solved = [replace(example(i), solution=f"Add. {'So. ' * (1 + i * i)}The answer is {i + 3}.") for i in range(8)]
+    write_examples(tmp_path / "sft.parquet", solved)
+    ends = []
+    for processes, micro, packing in [(1, 4, False), (2, 1, False), (2, 2, True)]:
+        job = sft_job(epochs=2.0, micro_batch_size=micro, packing=packing)
+        job = job.model_copy(update={"launch": LaunchSettings(num_processes=processes, cpu_threads=1)})
+        work = tmp_path / f"{processes}-{micro}"
+        Stage(SFT_STAGE, job, {"model": policy, "data": tmp_path}, work, processes).finish()
+        ends.append([(row["loss"], row["grad_norm"]) for row in lines(work / "output/metrics.jsonl")])
+    assert len(ends[0]) == 4
+    for other in ends[1:]:
+        for ours, theirs in zip(other, ends[0], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-3)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from training_jobs import grpo_job, lines, sft_job
 
-from qwenlong_core.config import Block
+from qwenlong_core.config import Block, LaunchSettings
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.training.checkpoints import damage, newest_complete, read_state
 
@@ -221,15 +221,18 @@ def test_a_damaged_checkpoint_is_passed_over(policy: Path, data: Path, tmp_path:
     assert_same(end_state(tmp_path), before)
 
 
-@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize(
+    ("packing", "processes"), [(False, 1), (True, 1), pytest.param(True, 2, marks=pytest.mark.slow)]
+)
 def test_interrupted_sft_ends_like_an_undisturbed_one(
-    packing: bool, policy: Path, data: Path, tmp_path: Path
+    packing: bool, processes: int, policy: Path, data: Path, tmp_path: Path
 ) -> None:
     inputs = {"model": policy, "data": data}
-    job = sft_job(epochs=4.0, save_steps=2, packing=packing)
-    undisturbed = Stage(SFT_STAGE, job, inputs, tmp_path / "a")
+    launch = LaunchSettings(num_processes=processes, cpu_threads=1)
+    job = sft_job(epochs=4.0, save_steps=2, packing=packing).model_copy(update={"launch": launch})
+    undisturbed = Stage(SFT_STAGE, job, inputs, tmp_path / "a", processes)
     undisturbed.finish()
-    disturbed = Stage(SFT_STAGE, job, inputs, tmp_path / "b")
+    disturbed = Stage(SFT_STAGE, job, inputs, tmp_path / "b", processes)
     status, log = disturbed.interrupt(signal.SIGKILL, after=3)
     assert status == -signal.SIGKILL, log
     assert "from checkpoint-" in disturbed.finish()

@@ -13,7 +13,8 @@ import torch
 from parity_stage import score_parity
 from training_jobs import grpo_job, lines, scripted
 
-from qwenlong_core.config import Phase
+from qwenlong_core import models
+from qwenlong_core.config import ModelSettings, Phase
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
@@ -252,6 +253,17 @@ def test_deepspeed_is_refused_before_a_step_is_paid_for(
         run(grpo_job(launch={"accelerate_config": "zero3.yaml"}), policy, data, tmp_path, score_parity)
 
 
+@pytest.mark.parametrize(
+    ("gpu", "installed", "chosen"),
+    [(True, True, "flash_attention_2"), (True, False, "sdpa"), (False, True, "sdpa"), (False, False, "sdpa")],
+)
+def test_attention_is_what_is_there(gpu: bool, installed: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(models, "is_flash_attn_2_available", lambda: installed)
+    assert models.attention_implementation(ModelSettings(name="tiny")) == chosen
+    assert models.attention_implementation(ModelSettings(name="tiny", attention="eager")) == "eager"
+
+
 def test_seeds_of_epochs_differ() -> None:
     assert len({epoch_seed(seed, epoch) for seed in range(20) for epoch in range(20)}) == 400
 
@@ -270,6 +282,8 @@ def test_a_phase_goes_on_from_the_one_before(
     with caplog.at_level(logging.INFO):
         run(grpo_job(index=2), tmp_path / "one" / "output", data, tmp_path / "two", score_parity)
     assert "grpo-2: 8 rows of its own length, 2 hard ones of earlier phases" in caplog.text
+    chosen = models.attention_implementation(grpo_job().model)
+    assert f"grpo-2: 3 steps of 4 prompts x 4, engine transformers, attention {chosen}, prompts shared" in caplog.text
     second = read_difficulties(tmp_path / "two" / "output")
     for key, before in first.items():
         assert second[key] == before or second[key].visits > before.visits

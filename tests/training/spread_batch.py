@@ -1,0 +1,68 @@
+"""Loss and gradient of one rollout batch on as many processes as run, replicated or sharded.
+
+    python -m torch.distributed.run --nproc-per-node=2 tests/training/spread_batch.py HOW POLICY DATA WORK
+
+``HOW`` is ``replicated`` (DDP) or ``sharded`` (FSDP2, layer by layer as accelerate wraps it).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from parity_stage import score_parity
+from safetensors.torch import save_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from training_jobs import grpo_job
+from trl.trainer.utils import split_tensor_dict
+
+from qwenlong_core.training.grpo import build_trainer
+
+
+def spread_over(model: Any, how: str, processes: int) -> Any:
+    """The model as the processes hold it; on one process it stays as it is."""
+    if processes == 1:
+        return model
+    if how == "replicated":
+        return DistributedDataParallel(model)
+    mesh = init_device_mesh("cpu", (processes,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def loss_and_gradient(how: str, policy: Path, data: Path, work: Path) -> dict[str, torch.Tensor]:
+    """``loss``, ``kept`` and the gradient of every weight, whole, over all processes."""
+    state = PartialState(cpu=True)
+    job = grpo_job(
+        launch={"num_processes": state.num_processes, "cpu_threads": 1}, mini_batch_size=4,
+        dynamic_sampling={"max_rounds": 1},
+    )  # fmt: skip
+    inputs = {"model": policy, "data": data}
+    trainer = build_trainer(job, inputs, work, score_parity, state.num_processes, state.process_index)
+    batch = trainer._next_batch()
+    forwards = trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation
+    model, total = spread_over(trainer.model, how, state.num_processes), torch.zeros(())
+    for part in split_tensor_dict(batch, forwards):
+        loss = trainer._compute_loss(model, part)
+        loss.backward()
+        total += loss.detach()
+        trainer._step += 1
+    gradients = {name: p.grad for name, p in trainer.model.named_parameters()}
+    whole = {name: g.full_tensor() if hasattr(g, "full_tensor") else g for name, g in gradients.items()}
+    mean = trainer.accelerator.reduce(total, reduction="mean")
+    return whole | {"loss": mean, "kept": torch.tensor(len(trainer.batch.kept))}
+
+
+if __name__ == "__main__":
+    how, *folders = sys.argv[1:]
+    policy, data, work = map(Path, folders)
+    found = loss_and_gradient(how, policy, data, work)
+    if PartialState().is_main_process:
+        save_file(found, work / "gradient.safetensors")
+    PartialState().destroy_process_group()
