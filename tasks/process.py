@@ -17,7 +17,9 @@ _GRACE_SECONDS = 60
 
 _TAIL = 15
 
-_QUIET = {
+_ENVIRONMENT = {
+    # torch's launcher would kill its workers after 30 s.
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_GRACE_SECONDS),
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
@@ -72,7 +74,7 @@ def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_ope
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=os.environ | _QUIET,
+        env=os.environ | _ENVIRONMENT,
         pass_fds=(keep_open,),
     )
     assert process.stdout is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.process import ProcessFailed, run_process, stage_command
+from tasks.process import _GRACE_SECONDS, ProcessFailed, run_process, stage_command
 
 
 @pytest.fixture
@@ -57,6 +57,14 @@ def test_the_process_inherits_the_lock(lock):
     lines: list[str] = []
     run_process(python(f"import os; os.fstat({lock}); print('held')"), lines.append, lock)
     assert lines == ["held"]
+
+
+def test_a_launcher_gives_its_workers_the_time_to_save_that_the_task_gives(lock):
+    """torch's launcher kills workers 30 s after SIGTERM, where it is told nothing else."""
+    program = "from torch.distributed.launcher.api import LaunchConfig as C; print(C(1, 1, 1).shutdown_timeout)"
+    lines: list[str] = []
+    run_process(python(program), lines.append, lock)
+    assert lines[-1] == str(_GRACE_SECONDS)
 
 
 def test_the_command_is_one_a_person_can_type(tmp_path):
