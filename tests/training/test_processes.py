@@ -59,6 +59,7 @@ def test_two_processes_have_the_loss_and_gradient_of_one(how: str, policy: Path,
     """The trainer's own loss over one batch with an empty slot: DDP, and FSDP2 on a CPU."""
     expected = loss_and_gradient("alone", policy, data, tmp_path / "one")
     assert 0 < int(expected["kept"]) < 4
+    assert float(expected["loss"]) > 1e-3
     work = tmp_path / "two"
     work.mkdir()
     program = [str(Path(__file__).with_name("spread_batch.py")), how, str(policy), str(data), str(work)]
