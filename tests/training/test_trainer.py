@@ -21,7 +21,7 @@ from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import RewardAlarm
 from qwenlong_core.training.arguments import grpo_config, layout
 from qwenlong_core.training.curriculum import Difficulty, read_difficulties
-from qwenlong_core.training.grpo import build_trainer, train_phase
+from qwenlong_core.training.grpo import build_trainer, rollout_engine, train_phase
 from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Prompts, Scorer, epoch_seed
 from qwenlong_core.training.scoring import used_columns
@@ -243,6 +243,15 @@ def test_sharding_on_a_cpu_is_refused(
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match=r"'fsdp.yaml' asks for FSDP.*without a GPU"):
         run(grpo_job(launch={"accelerate_config": "fsdp.yaml"}), policy, data, tmp_path, score_parity)
+
+
+def test_sampling_on_each_process_alone_is_refused_where_weights_are_sharded(
+    make: Callable[..., GRPOPhaseTrainer],
+) -> None:
+    trainer = make(scripted([]), launch={"accelerate_config": "fsdp.yaml", "cpu_threads": 1})
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match=r"samples on each process alone, but fsdp.yaml shards.*'vllm-colocate'"):
+        rollout_engine(trainer.job, trainer, trainer._tokenizer)
 
 
 def test_deepspeed_is_refused_before_a_step_is_paid_for(
