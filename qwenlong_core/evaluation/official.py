@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from qwenlong_core.records import Example
-from qwenlong_core.rewards.metrics import exact_match, f1, hotpot_f1, numeric_accuracy, rouge_l
+from qwenlong_core.rewards.metrics import exact_match, f1, hotpot_f1, musique_f1, numeric_accuracy, rouge_l
+
+_TOKEN_F1 = {"hotpotqa": hotpot_f1, "2wikimultihopqa": hotpot_f1, "musique": musique_f1}
+"""Of the benchmarks whose own scorer departs from SQuAD's."""
 
 
 def official_metrics(example: Example, extracted: str | None, number_tolerance: float) -> dict[str, float]:
     """Metrics by name for one extracted answer; no answer scores 0 in each.
 
-    Numbers have ``numeric_accuracy`` (DocMath-Eval); texts have ``em``, ``f1`` (SQuAD's, for HotpotQA
-    its own) and ``rouge_l`` (NarrativeQA). A choice has none: its accuracy is the metric.
+    Numbers have ``numeric_accuracy`` (DocMath-Eval); texts have ``em``, ``f1`` (SQuAD's, or the benchmark's
+    own) and ``rouge_l`` (NarrativeQA). A choice has none: its accuracy is the metric.
     """
     prediction, golds = extracted or "", example.answers
     if example.answer_type == "choice":
@@ -18,5 +21,5 @@ def official_metrics(example: Example, extracted: str | None, number_tolerance: 
     if example.answer_type == "number":
         scale = example.metadata.get("answer_scale")
         return {"numeric_accuracy": numeric_accuracy(prediction, golds, number_tolerance, scale)}
-    token_f1 = hotpot_f1 if "hotpot" in example.source.lower() else f1
+    token_f1 = _TOKEN_F1.get(example.source, f1)
     return {"em": exact_match(prediction, golds), "f1": token_f1(prediction, golds), "rouge_l": rouge_l(prediction, golds)}

@@ -36,13 +36,19 @@ def exact_match(prediction: str, golds: Sequence[str]) -> float:
 
 
 def f1(prediction: str, golds: Sequence[str]) -> float:
-    """Token F1 of SQuAD v1.1 (evaluate-v1.1.py, ``f1_score``), as used by HotpotQA, MuSiQue, Qasper and LongBench."""
+    """Token F1 of SQuAD v1.1 (evaluate-v1.1.py, ``f1_score``), as used by Qasper and LongBench."""
     return _best(_f1, prediction, golds)
 
 
 def hotpot_f1(prediction: str, golds: Sequence[str]) -> float:
-    """HotpotQA's F1: 0 where prediction and gold differ and one of them is yes, no or noanswer."""
+    """HotpotQA's F1, and 2WikiMultihopQA's, whose scorer is made from it (2wikimultihop_evaluate_v1.1.py): 0 where
+    prediction and gold differ and one of them is yes, no or noanswer."""
     return _best(_hotpot_f1, prediction, golds)
+
+
+def musique_f1(prediction: str, golds: Sequence[str]) -> float:
+    """MuSiQue's F1 (metrics/answer.py): SQuAD's, but 1 where normalisation leaves nothing of either side."""
+    return _best(_musique_f1, prediction, golds)
 
 
 def rouge_l(prediction: str, golds: Sequence[str]) -> float:
@@ -98,6 +104,10 @@ def _hotpot_f1(prediction: str, gold: str) -> float:
     if said != wanted and (said in closed or wanted in closed):
         return 0.0
     return _f1(prediction, gold)
+
+
+def _musique_f1(prediction: str, gold: str) -> float:
+    return 1.0 if squad_normalize(prediction) == squad_normalize(gold) else _f1(prediction, gold)
 
 
 def _rouge_l(prediction: str, gold: str) -> float:

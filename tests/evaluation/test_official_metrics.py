@@ -1,8 +1,9 @@
 """The benchmarks' official metrics on cases worked out by hand from their published definitions.
 
 SQuAD v1.1 (evaluate-v1.1.py): lower, drop ASCII punctuation, drop a/an/the, split; EM is equality, F1 is of
-token multisets. HotpotQA (hotpot_evaluate_v1.py): the same, but 0 where exactly one side is yes, no or noanswer.
-MuSiQue and Qasper: SQuAD's, the best over aliases or annotators. NarrativeQA: ROUGE-L F with beta 1, lower-cased
+token multisets. HotpotQA (hotpot_evaluate_v1.py) and 2WikiMultihopQA (2wikimultihop_evaluate_v1.1.py): the same, but 0
+where the sides differ and one is yes, no or noanswer. MuSiQue (metrics/answer.py): SQuAD's, but 1 where nothing is
+left of either side; the best over aliases. Qasper: SQuAD's, the best over annotators. NarrativeQA: ROUGE-L F with beta 1, lower-cased
 words, the best over two references. DocMath-Eval: the number within 0.15%.
 """
 
@@ -20,12 +21,16 @@ TABLE = [
     ("hotpotqa", "nothing", ["no"], "em", 0),  # no substrings
     ("2wikimultihopqa", "29 May 1921", ["May 29, 1921"], "em", 0),  # order counts for EM
     ("2wikimultihopqa", "29 May 1921", ["May 29, 1921"], "f1", 1),  # and not for F1
-    ("2wikimultihopqa", "no, it is not", ["no"], "f1", 2 / 5),  # SQuAD's own: P 1/4, R 1
+    ("2wikimultihopqa", "no, it is not", ["no"], "f1", 0),  # closed, as in HotpotQA
+    ("2wikimultihopqa", "no", ["no other album"], "f1", 0),  # on either side
+    ("2wikimultihopqa", "the other album", ["no other album"], "f1", 4 / 5),  # and only where it is the whole: P 2/2, R 2/3
     ("musique", "Barack Obama", ["President Obama", "Obama"], "f1", 2 / 3),  # 1/2 against the first, P 1/2 and R 1 against the second
     ("musique", "U.S.", ["United States", "US"], "em", 1),
     ("musique", "Paris Paris", ["Paris"], "f1", 2 / 3),  # multisets: the second Paris is not in the gold
     ("musique", "the", ["a"], "em", 1),  # a hole of the official metric: both normalise to nothing
-    ("musique", "the", ["a"], "f1", 0),
+    ("musique", "the", ["a"], "f1", 1),  # and its F1 agrees
+    ("musique", "the", ["Paris"], "f1", 0),
+    ("musique", "no, it is not", ["no"], "f1", 2 / 5),  # no closed answers: P 1/4, R 1
     ("narrativeqa", "He was killed by his brother", ["his brother killed him"], "rouge_l", 0.4),  # LCS 2: P 2/6, R 2/4
     ("narrativeqa", "Mark Hunter", ["Mark", "Mark Hunter."], "rouge_l", 1),
     ("narrativeqa", "in the old house", ["in an old house", "at home"], "rouge_l", 0.75),  # articles count here: LCS 3 of 4 and 4
@@ -33,6 +38,8 @@ TABLE = [
     ("qasper", "ELMo, BERT", ["BERT and ELMo", "pre-trained models"], "f1", 0.8),  # P 2/2, R 2/3
     ("qasper", "Unanswerable", ["Unanswerable"], "f1", 1),
     ("qasper", "Yes", ["No"], "f1", 0),
+    ("qasper", "No, it is not", ["No"], "f1", 2 / 5),  # no closed answers here either
+    ("qasper", "the", ["a"], "f1", 0),  # SQuAD's F1 of nothing
     ("qasper", "", ["BERT"], "f1", 0),
     ("docmath", "80,080", ["80000"], "numeric_accuracy", 1),  # 0.1% off
     ("docmath", "80,160", ["80000"], "numeric_accuracy", 0),  # 0.2% off
