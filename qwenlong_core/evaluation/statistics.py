@@ -18,6 +18,11 @@ from scipy.special import ndtr, stdtr, stdtrit
 
 Floats = NDArray[np.float64]
 
+_FEW = 8
+"""Documents below which an interval is at least the t interval: the means that so few can be resampled to do
+not reach far enough (two documents that both gained are never resampled to a loss), and without a true gain
+the lower end lay above 0 in 19%, 8% and 5% of simulated comparisons on 2, 3 and 4 documents instead of 2.5%."""
+
 _BLOCK = 2_000_000
 """Drawn indices held at once (16 MB); the draws do not depend on it."""
 
@@ -87,21 +92,22 @@ def _tail(confidence: float, clusters: int) -> float:
 def clustered_mean(
     values: ArrayLike, clusters: Sequence[str], *, resamples: int, confidence: float, seed: int
 ) -> Estimate:
-    """Mean with a bootstrap interval over clusters (expanded percentile).
+    """Mean with a bootstrap interval over clusters (expanded percentile), with few of them at least the t interval.
 
     Raises:
         ValueError: no values, or not one cluster per value.
     """
     sums, sizes = _cluster_sums(values, clusters)
+    count, mean, error = len(sums), float(sums.sum() / sizes.sum()), _robust_error(sums, sizes)
     low = high = None
-    if len(sums) >= 2:
-        tail = _tail(confidence, len(sums))
+    if error is not None:
+        tail = _tail(confidence, count)
         means = _bootstrap_means(sums, sizes, resamples, seed)
         low, high = (float(bound) for bound in np.quantile(means, [tail, 1 - tail]))
-    return Estimate(
-        mean=float(sums.sum() / sizes.sum()), low=low, high=high,
-        standard_error=_robust_error(sums, sizes), items=int(sizes.sum()), documents=len(sums),
-    )  # fmt: skip
+        if count < _FEW:
+            reach = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
+            low, high = min(low, mean - reach), max(high, mean + reach)
+    return Estimate(mean=mean, low=low, high=high, standard_error=error, items=int(sizes.sum()), documents=count)
 
 
 def _unseen_share(confidence: float, documents: int) -> float:
@@ -119,8 +125,10 @@ def _bounded(
     mean could be if the largest share of documents not ruled out stood at a bound.
     """
     estimate = clustered_mean(values, clusters, resamples=resamples, confidence=confidence, seed=seed)
-    if estimate.low is None or np.ptp(values) > 0:
+    if estimate.low is None or estimate.high is None:
         return estimate
+    if np.ptp(values) > 0:
+        return replace(estimate, low=max(estimate.low, bounds[0]), high=min(estimate.high, bounds[1]))
     share = _unseen_share(confidence, estimate.documents)
     return replace(
         estimate,

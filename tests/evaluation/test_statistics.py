@@ -107,6 +107,20 @@ def test_a_gain_on_every_document_is_proof_where_the_sign_test_says_so(documents
     assert (stats.binomtest(documents, documents, alternative="greater").pvalue < 0.025) == proven
 
 
+@pytest.mark.parametrize("documents", [2, 3, 5])
+def test_few_documents_with_many_questions_seldom_prove_a_gain_that_is_none(documents):
+    """Two models of one truth; what they are good at differs from document to document."""
+    rng = np.random.default_rng(documents)
+    ids = list(np.repeat([str(i) for i in range(documents)], 20))
+    proven, trials = 0, 600
+    for trial in range(trials):
+        new, old = (rng.random(documents * 20) < np.repeat(rng.beta(4, 4, documents), 20) for _ in range(2))
+        gain = st.paired_difference(new, old, ids, resamples=400, confidence=0.95, seed=trial)
+        assert -1 <= gain.low <= gain.mean <= gain.high <= 1
+        proven += gain.low > 0
+    assert stats.binomtest(proven, trials, 0.025, alternative="greater").pvalue > 0.001
+
+
 def test_same_seed_same_interval_other_seed_other_draws():
     values, ids = [0, 1, 1, 0, 1, 1, 0], list("abcdefg")
     first = st.clustered_mean(values, ids, resamples=100, confidence=0.9, seed=1)
