@@ -248,7 +248,7 @@ def _whole(answer: Answer) -> Completion:
 def _error_sample(job: EvaluateJob, answer: Answer) -> Sample:
     nothing = Completion(text="", token_ids=(), finish_reason="stop")
     score = Score(value=None, status="error", reason=answer.error)
-    return replace(_to_sample(job, answer, nothing, score, answer.seconds), finish_reason="error", metrics={})
+    return replace(_to_sample(job, answer, nothing, score, answer.seconds), finish_reason="error")
 
 
 def _to_sample(job: EvaluateJob, answer: Answer, completion: Completion, score: Score, seconds: float) -> Sample:

@@ -43,7 +43,7 @@ class Slice(Block):
     pass_at_k: dict[int, float]
     """k = 1, 2, 4 ... up to the samples every item has."""
     metrics: dict[str, float]
-    """Mean of each of the benchmarks' own metrics, over the samples that have it."""
+    """Mean of each of the benchmarks' own metrics over the items that have it, right or wrong; an error counts 0."""
     items: int
     documents: int
     samples: int
