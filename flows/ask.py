@@ -98,15 +98,13 @@ def _limits(model: Any, max_tokens: int | None) -> tuple[int, int]:
     from qwenlong_core.config import EvaluationSettings
     from qwenlong_core.evaluation.limits import context_of, fit_limits
 
-    paper, context = EvaluationSettings(), context_of(model.folder)
-    if max_tokens is None:
-        prompt, limit = fit_limits(paper.max_prompt_tokens, paper.max_completion_tokens, context)
-        if limit < paper.max_completion_tokens:
-            _say(f"the context of {model.name} is {context:,} tokens: an answer may take {limit:,}, not the recommended 10,000")
-        return prompt, limit
-    if context is not None and max_tokens >= context:
+    context = context_of(model.folder)
+    if max_tokens is not None and context is not None and max_tokens >= context:
         raise ValueError(f"--max-tokens {max_tokens} leaves no room for the document in a context of {context:,}: lower it")
-    return min(paper.max_prompt_tokens, context - max_tokens if context else paper.max_prompt_tokens), max_tokens
+    prompt, limit = fit_limits(context, completion=max_tokens)
+    if max_tokens is None and limit < EvaluationSettings().max_completion_tokens:
+        _say(f"the context of {model.name} is {context:,} tokens: an answer may take {limit:,}, not the recommended 10,000")
+    return prompt, limit
 
 
 def _pieces(settings: Any, folder: Path, tokenizer: Any, message: str, ids: list[int], sampling: Any) -> Iterator[Any]:

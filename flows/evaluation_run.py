@@ -86,7 +86,7 @@ def run_evaluation(request: Request) -> Finished:
     rows = read_benchmarks(specs, settings.data.generate_eval)
     resolve = resolve_tokenizer if settings.evaluation.server else resolve_model
     model = resolve(settings, request.model)
-    if request.profile is None and not any("max_" in item.partition("=")[0] for item in request.overrides):
+    if request.profile is None:
         settings = _bounded(settings, model)
     job = evaluate_job(settings)
     examples = choose_items(rows, settings.evaluation.limit)
@@ -134,8 +134,13 @@ def evaluate_job(settings: Settings) -> EvaluateJob:
 
 
 def _bounded(settings: Settings, model: Model) -> Settings:
-    asked, context = settings.evaluation, context_of(model.folder)
-    prompt, completion = fit_limits(asked.max_prompt_tokens, asked.max_completion_tokens, context)
+    """The paper's limits lowered to the model's context; a limit that was set otherwise stays as it is."""
+    asked, paper, context = settings.evaluation, EvaluationSettings(), context_of(model.folder)
+    prompt, completion = fit_limits(
+        context,
+        prompt=None if asked.max_prompt_tokens == paper.max_prompt_tokens else asked.max_prompt_tokens,
+        completion=None if asked.max_completion_tokens == paper.max_completion_tokens else asked.max_completion_tokens,
+    )
     if (prompt, completion) != (asked.max_prompt_tokens, asked.max_completion_tokens):
         say(
             f"the context of {model.name} is {context:,} tokens: prompts up to {prompt:,} and {completion:,} new tokens, "

@@ -96,7 +96,21 @@ def test_without_network_the_error_names_both_ways(monkeypatch):
     ("context", "limits"), [(None, (120_000, 10_000)), (131_072, (120_000, 10_000)), (32_768, (24_576, 8_192)), (8_192, (6_144, 2_048))]
 )
 def test_limits_are_the_papers_where_the_context_holds_them(context, limits):
-    assert fit_limits(120_000, 10_000, context) == limits
+    assert fit_limits(context) == limits
+
+
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        ({"completion": 64}, (8_128, 64)),
+        ({"prompt": 300}, (300, 7_892)),
+        ({"prompt": 300, "completion": 64}, (300, 64)),
+        ({"prompt": 9_000}, (9_000, 1)),  # over the context with anything: the engine says so
+        ({"completion": 9_000}, (1, 9_000)),
+    ],
+)
+def test_a_given_limit_stays_and_the_other_gets_the_rest_of_the_context(given, limits):
+    assert fit_limits(8_192, **given) == limits
 
 
 def test_the_context_is_read_from_the_config_also_of_a_composed_model(tmp_path):

@@ -13,16 +13,16 @@ from flows.cli import app
 from qwenlong_core.evaluation.results import read_evaluation
 from qwenlong_core.evaluation.samples import read_samples
 
-SMALL = ("--set", "evaluation.max_prompt_tokens=300", "--set", "evaluation.max_completion_tokens=8",
-         "--set", "evaluation.bootstrap_resamples=200", "--set", "storage.uri=store")  # fmt: skip
+STATE = ("--set", "evaluation.bootstrap_resamples=200", "--set", "storage.uri=store")
+SMALL = ("--set", "evaluation.max_prompt_tokens=300", "--set", "evaluation.max_completion_tokens=8", *STATE)
 
 
 def call(*arguments):
     return CliRunner().invoke(app, ["eval", *map(str, arguments)])
 
 
-def evaluated(*arguments):
-    done = call(*arguments, *SMALL, "--json")
+def evaluated(*arguments, settings=SMALL):
+    done = call(*arguments, *settings, "--json")
     assert done.exit_code == 0, done.output + done.stderr
     return json.loads(done.stdout)
 
@@ -126,6 +126,18 @@ def test_without_a_profile_the_paper_s_protocol_is_bounded_by_the_context_and_sa
         assert done.exit_code == 0, done.output
         assert {(r["max_tokens"], r["temperature"], r["top_p"]) for r in server.requests} == {(2048, 0.7, 0.95)}
     assert "the context of policy is 8,192 tokens: prompts up to 6,144 and 2,048 new tokens" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "limits"),
+    [("max_unscored_share=0.5", (6_144, 2_048)), ("max_completion_tokens=64", (8_128, 64)), ("max_prompt_tokens=300", (300, 7_892))],
+)
+def test_another_setting_or_one_limit_leaves_the_rest_bounded_by_the_context(place, setting, limits):
+    """A ceiling on unscored answers has "max" in its name as well."""
+    with served(lambda n, request: says("Therefore, the answer is 3.")) as server:
+        found = evaluated(*DATA, "--limit", 1, "--server", server.url, "--set", f"evaluation.{setting}", settings=STATE)
+    protocol = found["plan"]["protocol"]
+    assert (protocol["max_prompt_tokens"], protocol["max_completion_tokens"]) == limits
 
 
 @pytest.mark.parametrize(
