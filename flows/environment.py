@@ -20,6 +20,9 @@ _DEFAULTS = {
     "PREFECT_HOME": str((STATE / "prefect").absolute()),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLI_PROMPT": "false",
+    # In memory, Prefect's default, leases are lost when the server is killed, and the slot of a deployment that runs
+    # one at a time stays taken: every night after that is cancelled.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",

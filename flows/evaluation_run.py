@@ -36,6 +36,8 @@ _PROTOCOL = tuple(
     for name in ("max_prompt_tokens", "max_completion_tokens", "temperature", "top_p", "samples", "batch_size")
 )
 """The paper's, in place of a profile's."""
+_SCORING = {"judge": None, "number_tolerance": None}
+"""What rescoring may change in a plan's protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +114,21 @@ def run_rescore(given: str, profile: str | None, overrides: Sequence[str], out: 
         raise ValueError(f"--out {out} holds other files: name a new folder")
     if out.resolve() == folder.resolve():
         raise ValueError(f"--out {out} is the evaluation itself: name another folder, so that its log stays as it is")
+    if (out / PLAN).is_file() and not _same_answers(out, folder):
+        raise ValueError(f"--out {out} holds another evaluation, whose log would be lost: name a new folder")
     data = _rows_of(settings, folder)
     with alone_in(out), _log():
         rescore(evaluate_job(settings), folder, data, out)
         (out / ROWS).unlink(missing_ok=True)
         (out / ROWS).hardlink_to((data / ROWS).resolve())
         return _finish(settings, out, folder.resolve().name, None)
+
+
+def _same_answers(one: Path, other: Path) -> bool:
+    """Whether two evaluation folders hold the same model's answers to the same rows, however they were scored."""
+    plans = [Plan.model_validate_json((folder / PLAN).read_text()) for folder in (one, other)]
+    first, second = (plan.model_copy(update={"protocol": {**plan.protocol, **_SCORING}}) for plan in plans)
+    return first == second
 
 
 def evaluation_settings(profile: str | None, overrides: Sequence[str]) -> Settings:

@@ -112,6 +112,17 @@ def test_rescoring_needs_no_model_and_leaves_the_log(place, first):
     assert (moved / "samples.jsonl").read_bytes() == (folder / "samples.jsonl").read_bytes()
 
 
+def test_rescoring_does_not_write_over_the_log_of_another_evaluation(place, first):
+    other = Path(evaluated(*DATA, "--limit", 2)["folder"])
+    log = (other / "samples.jsonl").read_bytes()
+    done = call("--rescore", first["folder"], "--out", other, *SMALL)
+    assert done.exit_code == 2 and "holds another evaluation, whose log would be lost" in " ".join(done.stderr.split())
+    assert (other / "samples.jsonl").read_bytes() == log
+    stricter = ("--set", "rewards.number_tolerance=0.001")
+    twice = [evaluated("--rescore", first["folder"], "--out", "stricter", *stricter) for _ in range(2)]
+    assert twice[0] == twice[1], "its own result is made anew"
+
+
 def test_a_server_answers_in_the_models_place(place):
     with served(lambda n, request: says("Therefore, the answer is 3.")) as server:
         found = evaluated(*DATA, "--server", server.url, "--server-model", "served")

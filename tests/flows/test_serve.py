@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from flows.environment import is_up, use_project_defaults
 from qwenlong_core.fingerprint import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -153,6 +154,54 @@ def test_of_two_nights_at_once_one_runs_and_the_other_is_cancelled_and_a_late_on
     [late] = [run for run in states()["COMPLETED"] if run["id"] != night["id"]]
     tasks = httpx.post(f"{served['api']}/task_runs/filter", json={"flow_runs": {"id": {"any_": [late["id"]]}}}).json()
     assert late["name"] == night["name"] and tasks == [], "the night was done; nothing is evaluated again"
+
+
+def prefect_server(environment: dict[str, str], port: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 180
+    while not is_up(f"http://127.0.0.1:{port}/api/health"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.3)
+    return process
+
+
+def test_a_night_that_died_with_its_server_does_not_keep_the_next_ones_out(tmp_path, monkeypatch):
+    """A run takes the deployment's one slot; server and run are killed; the slot is free again after the lease."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION", "30")  # the least it takes
+    monkeypatch.delenv("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", raising=False)
+    use_project_defaults()
+    port = free_port()
+    environment = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+
+    def post(path: str, **body: Any) -> dict[str, Any]:
+        answer = httpx.post(f"{environment['PREFECT_API_URL']}/{path}", json=body)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def ask_for_the_slot() -> str:
+        run = post(f"deployments/{deployment}/create_flow_run")
+        state: str = post(f"flow_runs/{run['id']}/set_state", state={"type": "PENDING"})["state"]["type"]
+        return state
+
+    process = prefect_server(environment, port)
+    try:
+        flow = post("flows/", name="night")["id"]
+        one = {"concurrency_limit": 1, "concurrency_options": {"collision_strategy": "CANCEL_NEW"}}
+        deployment = post("deployments/", name="nightly", flow_id=flow, **one)["id"]
+        assert [ask_for_the_slot(), ask_for_the_slot()] == ["PENDING", "CANCELLED"]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process = prefect_server(environment, port)
+        deadline = time.monotonic() + 120
+        while (state := ask_for_the_slot()) == "CANCELLED" and time.monotonic() < deadline:
+            time.sleep(2)
+        assert state == "PENDING"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_the_pages_answer(served):
