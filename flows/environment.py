@@ -32,6 +32,9 @@ _DEFAULTS = {
 
 _START_SECONDS = 120
 
+_SERVED_PAGES = "http://127.0.0.1:4200"
+"""Where `make serve` shows the runs of a server that has ended."""
+
 
 def use_project_defaults() -> None:
     """Set the defaults for variables the user has not set."""
@@ -67,7 +70,7 @@ def prefect_api() -> Iterator[str]:
         ConnectionError: ``PREFECT_API_URL`` names a server that does not answer.
     """
     from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
     configured = PREFECT_API_URL.value()
     if configured and is_up(f"{configured}/health"):
@@ -82,7 +85,7 @@ def prefect_api() -> Iterator[str]:
     server.start(timeout=_START_SECONDS)
     os.environ["PREFECT_API_URL"] = server.api_url
     try:
-        with temporary_settings({PREFECT_API_URL: server.api_url}), _logs_sent():
+        with temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_UI_URL: _SERVED_PAGES}), _logs_sent():
             yield server.api_url
     finally:
         del os.environ["PREFECT_API_URL"]

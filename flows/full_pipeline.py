@@ -16,12 +16,11 @@ from uuid import UUID
 from prefect import flow, get_client, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import ObjectNotFound
-from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from flows.gate import before_the_gate
 from flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
-from flows.run_pages import described, entitle, flow_run_tag, in_mlflow
+from flows.run_pages import described, entitle, flow_run_page, flow_run_tag, in_mlflow
 from qwenlong_core.config import Settings
 from qwenlong_core.evaluation.tables import markdown_table, scores_table
 from qwenlong_core.profiles import load_settings
@@ -39,9 +38,6 @@ from tasks.specs import (
 )
 from tasks.stage import RunContext
 from tasks.tracking import Tracker, score_line
-
-PREFECT_PAGE = "http://127.0.0.1:4200"
-"""Where `make serve` shows Prefect."""
 
 
 @flow(name="qwenlong", flow_run_name="{profile}")
@@ -75,7 +71,7 @@ def full_pipeline(
     with in_mlflow(run, note) as tracked:
         result = run_stages(run, folder)
     mlflow_page = tracker.page(tracked.run_id())
-    result["pages"] = {"mlflow": mlflow_page, "prefect": f"{PREFECT_PAGE}/runs/flow-run/{flow_run.id}"}
+    result["pages"] = {"mlflow": mlflow_page, "prefect": flow_run_page()}
     (folder / "result.json").write_text(json.dumps(result, indent=2))
     texts = {"report.html": (folder / "report.html").read_text()}
     tracked.send(line := score_line(result["scores"], step=0))

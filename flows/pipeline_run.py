@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
+from uuid import UUID
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import MarkdownArtifact, create_markdown_artifact
 
 from qwenlong_core.artifacts import ArtifactError, ArtifactRef, StageRecord, check_writable, now
 from qwenlong_core.config import Settings
@@ -151,7 +152,7 @@ class PipelineRun:
             mlflow_run_id=outcome.mlflow_run_id,
         )
         tracker = Tracker(self.settings.tracking)
-        _show_in_prefect(result, tracker.page(result.mlflow_run_id))
+        _show_in_prefect(result, tracker.page(result.mlflow_run_id), state.state_details.task_run_id)
         return result
 
     def cached_tags(self) -> dict[str, str]:
@@ -184,16 +185,19 @@ def _in_words(result: StageResult) -> str:
     return "cached" if result.how == "cached" else "kept as it is"
 
 
-def _show_in_prefect(result: StageResult, page: str | None) -> None:
+def _show_in_prefect(result: StageResult, page: str | None, task_run_id: UUID | None) -> None:
+    """What a stage gave, on the pages of its task run and of the flow run; for a cached stage too, whose task did
+    not run."""
     run = f"[{result.mlflow_run_id}]({page})" if page else "none"
-    create_markdown_artifact(
+    MarkdownArtifact(
         key=f"stage-{result.name}",
         description=f"{result.name}: {_in_words(result)}",
         markdown=(
             f"| | |\n|-|-|\n| stage | {result.name} |\n| result | {_in_words(result)} |\n"
             f"| artifact | `{result.ref.uri}` |\n| SHA-256 | `{result.ref.sha256}` |\n| MLflow run | {run} |\n"
         ),
-    )
+        task_run_id=task_run_id,
+    ).create()
 
 
 def _show_decision(folder: Path) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from prefect import get_client
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_UI_URL
 
 from flows.pipeline_run import PipelineRun
 from tasks.outbox import RunNote, TrackedRun, deliver_outbox, outbox_of
@@ -27,9 +28,14 @@ def flow_run_tag() -> dict[str, str]:
     return {"prefect.flow_run_id": str(flow_run.id)}
 
 
+def flow_run_page() -> str:
+    """Where a person opens the current flow run in Prefect."""
+    return f"{PREFECT_UI_URL.value()}/runs/flow-run/{flow_run.id}"
+
+
 def described(text: str) -> dict[str, str]:
-    """The tag that MLflow shows as a run's description."""
-    return {MLFLOW_RUN_NOTE: text}
+    """The tag that MLflow shows as a run's description, with the way to the flow run."""
+    return {MLFLOW_RUN_NOTE: f"{text}\n\n[This run in Prefect]({flow_run_page()})"}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from types import FrameType
 from flows.environment import is_up
 from qwenlong_core.config import Settings
 from tasks.process import ProcessFailed
-from tasks.tracking import prepare_tracking_folder
+from tasks.tracking import TRAINING_PAGES, prepare_tracking_folder
 
 POOL = "local"
 DEPLOYMENTS = ("full-pipeline", "nightly", "promote")
@@ -137,7 +137,7 @@ def _announce(pages: dict[str, str], *, as_json: bool) -> None:
         print(json.dumps(pages), flush=True)
         return
     print(f"Prefect  {pages['prefect']}", flush=True)
-    print(f"MLflow   {pages['mlflow']}", flush=True)
+    print(f"MLflow   {pages['mlflow']}/#/experiments?{TRAINING_PAGES}", flush=True)
     print("In another shell, in this folder:", flush=True)
     print("  . .venv/bin/activate", flush=True)
     print("  prefect deployment run qwenlong/full-pipeline --watch", flush=True)

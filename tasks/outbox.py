@@ -185,8 +185,8 @@ def _dataset_input(name: str, ref: ArtifactRef, context: str) -> DatasetInput:
 
 
 def in_markdown(ref: ArtifactRef) -> str:
-    """An artifact for MLflow's description fields, with the command that shows its whole lineage."""
-    return f"{ref.kind} `{ref.uri}`\n\nSHA-256 `{ref.sha256}`\n\nLineage: `qwenlong artifacts show {ref.short}`"
+    """An artifact for MLflow's description fields, with the command that shows its address and its whole lineage."""
+    return f"`{ref.kind}/{ref.short}`\n\nSHA-256 `{ref.sha256}`\n\nLineage: `qwenlong artifacts show {ref.short}`"
 
 
 class TrackedRun:

@@ -26,7 +26,7 @@ from requests.exceptions import RequestException
 
 from qwenlong_core.artifacts import ArtifactRef, Manifest
 from qwenlong_core.config import Block, TrackingSettings
-from tasks.tracking import client_for
+from tasks.tracking import client_for, run_page
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -180,10 +180,10 @@ def _description(
     logged: LoggedModel | None,
 ) -> str:
     """Where a version comes from, for MLflow's page of it."""
-    rows = [("model", f"`{model.uri}`"), ("SHA-256", f"`{model.sha256}`"), ("evaluation", f"`{evaluation.uri}`")]
+    # Addresses are in the tags: one that is wider than the page would push the rest out of sight.
+    rows = [("model", f"`{model.kind}/{model.short}`"), ("SHA-256", f"`{model.sha256}`"), ("evaluation", f"`{evaluation.kind}/{evaluation.short}`")]
     if logged is not None:
-        page = f"{settings.ui_url}/#/experiments/{logged.experiment_id}/runs/{logged.source_run_id}"
-        rows.append(("trained by", f"[{logged.name}]({page})"))
+        rows.append(("trained by", f"[{logged.name}]({run_page(settings, logged.experiment_id, logged.source_run_id)})"))
     if manifest is not None:
         rows += [(f"parent {name}", f"`{digest}`") for name, digest in manifest.parents.items()]
         rows += [("settings digest", f"`{manifest.settings_digest}`"), ("code digest", f"`{manifest.code_digest}`")]

@@ -261,7 +261,7 @@ def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 def progress_artifact(stage: str) -> Callable[[dict[str, Any]], None]:
     """Shows a stage's share done in Prefect, updated from its metrics lines."""
-    artifact_id = create_progress_artifact(progress=0.0, key=f"progress-{stage}", description=f"{stage}: share done")
+    artifact_id = create_progress_artifact(progress=0.0, key=f"progress-{stage}", description=f"How much of stage {stage} is done")
 
     def update(line: dict[str, Any]) -> None:
         if line.get("total_steps"):

@@ -23,6 +23,7 @@ import psutil
 from mlflow.entities import Experiment, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from requests.exceptions import RequestException
 
 from qwenlong_core.config import TrackingSettings
@@ -34,6 +35,12 @@ METRICS = "metrics.jsonl"
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_ABOUT = "Runs of qwenlong: one for each pipeline, promotion and night, with its stages nested below it."
+"""The experiment's description."""
+
+TRAINING_PAGES = "workflowType=machine_learning"
+"""Without it MLflow's pages open on what it has for chat applications (traces, judges, prompts)."""
 
 _POLL_SECONDS = 2.0
 _AWAY_SECONDS = 10.0
@@ -55,6 +62,11 @@ def client_for(settings: TrackingSettings) -> MlflowClient:
     """A client of the tracking server and its registry."""
     prepare_tracking_folder(settings.uri)
     return MlflowClient(tracking_uri=settings.uri, registry_uri=settings.uri)
+
+
+def run_page(settings: TrackingSettings, experiment_id: str, run_id: str) -> str:
+    """Address of a run on MLflow's pages."""
+    return f"{settings.ui_url}/#/experiments/{experiment_id}/runs/{run_id}?{TRAINING_PAGES}"
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -84,7 +96,7 @@ class Tracker:
         found: Experiment | None = self.client.get_experiment_by_name(self.settings.experiment)
         if found:
             return str(found.experiment_id)
-        return str(self.client.create_experiment(self.settings.experiment, self._artifact_location()))
+        return str(self.client.create_experiment(self.settings.experiment, self._artifact_location(), {MLFLOW_RUN_NOTE: _ABOUT}))
 
     def _artifact_location(self) -> str | None:
         """Attachments lie beside an SQLite database, not in the working directory; a server decides itself."""
@@ -109,7 +121,7 @@ class Tracker:
         if run_id is None:
             return None
         experiment = self.attempt(lambda: self.experiment_id)
-        return f"{self.settings.ui_url}/#/experiments/{experiment}/runs/{run_id}" if experiment else None
+        return run_page(self.settings, experiment, run_id) if experiment else None
 
     def close_orphans(self) -> list[str]:
         """Mark runs of this machine whose process is gone as KILLED; return the Prefect flow run ids

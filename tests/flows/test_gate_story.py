@@ -151,6 +151,8 @@ def test_the_first_checkpoint_that_gained_is_promoted_over_the_base_model(home):
     assert shown.startswith("# Promoted") and "| pass | gain | +0.500 [" in shown and "| pass | no loss in made |" in shown
     [decided] = runs_of(home, "attributes.run_name LIKE 'promote gate version 1 %'")
     assert decided.info.run_name in flow_run_names(), "one name on both pages"
+    page = f"/runs/flow-run/{decided.data.tags['prefect.flow_run_id']})"
+    assert "[This run in Prefect](http://" in decided.data.tags["mlflow.note.content"] and decided.data.tags["mlflow.note.content"].endswith(page)
     stages = {run.data.tags["stage"] for run in runs_of(home, f"tags.mlflow.parentRunId = '{decided.info.run_id}'")}
     assert stages >= {"evaluate-champion", "promote"}
 

@@ -108,6 +108,8 @@ def test_a_deployed_run_completes_with_its_stages_as_tasks(home, served):
     assert progress["progress-grpo-3"] == 100.0
     markdown = {item["key"]: item["data"] for item in artifacts if item["type"] == "markdown"}
     assert "grpo-3" in markdown["scores"] and "SHA-256" in markdown["stage-sft"]
+    of_task = {item["key"]: item["task_run_id"] for item in artifacts}
+    assert all(of_task[f"stage-{task['name']}"] == task["id"] for task in tasks), "a stage's result is on its task's page"
 
 
 def test_nightly_says_what_is_missing_while_nothing_is_promoted(home, served):
@@ -176,7 +178,8 @@ def test_a_night_that_died_with_its_server_does_not_keep_the_next_ones_out(tmp_p
     environment = os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
 
     def post(path: str, **body: Any) -> dict[str, Any]:
-        answer = httpx.post(f"{environment['PREFECT_API_URL']}/{path}", json=body)
+        while (answer := httpx.post(f"{environment['PREFECT_API_URL']}/{path}", json=body)).status_code == 503:
+            time.sleep(1)  # its database is busy
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
         return found

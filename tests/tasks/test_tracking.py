@@ -88,13 +88,21 @@ def test_a_stage_run_holds_params_inputs_metrics_and_a_model_that_points_at_the_
     run = client_for(settings).get_run(run_id)
     assert run.info.status == "FINISHED" and run.data.params == {"sft.epochs": "3"} and run.data.tags["cached.base"] == "x"
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id() and run.data.tags["artifact.sha256"] == MODEL.sha256
-    assert MODEL.uri in run.data.tags["mlflow.note.content"]
+    words = run.data.tags["mlflow.note.content"]
+    assert MODEL.sha256 in words and max(map(len, words.split())) < 70, "an address would be wider than the page"
+    assert run.data.tags["artifact.uri"] == MODEL.uri
     assert run.inputs.dataset_inputs[0].dataset.digest == DATA.sha256[:36]
     history = client_for(settings).get_metric_history(run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(1, 2.0), (2, 1.0)]
     model = client_for(settings).get_logged_model(run.data.tags["logged_model"])
     assert model.tags["artifact.uri"] == MODEL.uri and model.source_run_id == run_id
     assert not waiting(tmp_path)
+
+
+def test_a_page_is_one_of_training_and_the_experiment_says_what_it_holds(settings):
+    tracker = Tracker(settings)
+    assert tracker.page("r1") == f"http://127.0.0.1:5000/#/experiments/{tracker.experiment_id}/runs/r1?workflowType=machine_learning"
+    assert "its stages nested below" in client_for(settings).get_experiment(tracker.experiment_id).tags["mlflow.note.content"]
 
 
 def test_delivering_a_note_again_changes_nothing(settings):
