@@ -188,13 +188,14 @@ def _in_words(result: StageResult) -> str:
 def _show_in_prefect(result: StageResult, page: str | None, task_run_id: UUID | None) -> None:
     """What a stage gave, on the pages of its task run and of the flow run; for a cached stage too, whose task did
     not run."""
-    run = f"[{result.mlflow_run_id}]({page})" if page else "none"
+    ref = result.ref
+    run = f"[{result.name}]({page})" if page else "none"
     MarkdownArtifact(
         key=f"stage-{result.name}",
         description=f"{result.name}: {_in_words(result)}",
         markdown=(
-            f"| | |\n|-|-|\n| stage | {result.name} |\n| result | {_in_words(result)} |\n"
-            f"| artifact | `{result.ref.uri}` |\n| SHA-256 | `{result.ref.sha256}` |\n| MLflow run | {run} |\n"
+            f"- artifact: `{ref.kind}/{ref.short}`\n- SHA-256: `{ref.sha256}`\n- in MLflow: {run}\n"
+            f"- address and whole lineage: `qwenlong artifacts show {ref.short}`\n"
         ),
         task_run_id=task_run_id,
     ).create()

@@ -94,5 +94,5 @@ def overlap_condition(plan: Plan, rows: Path, trained: Iterable[Path], near_dupl
     same = [folder for folder in trained if folder == rows]
     read, found = count_overlap(evaluated, same, [folder for folder in trained if folder != rows], near_duplicates)
     shared = ", ".join(f"{found[reason]} {words}" for reason, words in IN_WORDS.items())
-    detail = f"of {read:,} rows the challenger was trained on {shared} ({len(evaluated)} evaluated rows)"
+    detail = f"of {read:,} rows the challenger was trained on, {shared} ({len(evaluated)} evaluated rows)"
     return Condition(name="no overlap with training data", passed=not found.total(), detail=detail)

@@ -95,10 +95,9 @@ def decide(
 
 
 def decision_markdown(decision: Decision) -> str:
-    """The decision as a table that people read in a console, in Prefect or on the page."""
-    rows = [f"| {'pass' if c.passed else '**FAIL**'} | {c.name} | {c.detail} |" for c in decision.conditions]
-    title = "Promoted" if decision.promote else "Refused"
-    return "\n".join([f"# {title}", "", decision.reason, "", "| | condition | numbers |", "|---|---|---|", *rows, ""])
+    """The decision as people read it in a console or in Prefect, whose tables cut long cells off."""
+    lines = [f"- {'pass' if c.passed else '**FAIL**'} **{c.name}**: {c.detail}" for c in decision.conditions]
+    return "\n".join([f"# {'Promoted' if decision.promote else 'Refused'}", "", *lines, ""])
 
 
 def _verified(job: PromoteJob) -> Condition:

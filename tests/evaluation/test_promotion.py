@@ -177,10 +177,10 @@ def test_another_protocol_is_refused(make_evaluation):
     assert failed(decision) == ["same protocol"] and "temperature" in decision.reason
 
 
-def test_the_verdict_reads_as_a_table(make_evaluation):
+def test_the_verdict_reads_as_a_list(make_evaluation):
     one = make_evaluation([1, 0] * 30)
     text = decision_markdown(decide(one, one, SETTINGS, BOOT))
-    assert text.startswith("# Refused") and "| **FAIL** | gain | +0.000 [-0.060, +0.060]" in text
+    assert text.startswith("# Refused") and "\n- **FAIL** **gain**: +0.000 [-0.060, +0.060]" in text and "\n- pass **same data**: " in text
 
 
 JOB = PromoteJob(

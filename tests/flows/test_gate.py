@@ -182,7 +182,7 @@ def test_training_data_of_every_model_before_is_held_against_the_evaluation(worl
     early = world.artifact("model", {"weights": "early"}, {"model": world.base.sha256, "data": leak.sha256})
     world.model = world.artifact("model", {"weights": "late"}, {"model": early.sha256, "data": world.data.sha256})
     said = world.ask(**world.pair())
-    assert "refused: no overlap with training data: of 3 rows the challenger was trained on 1 on a document" in said
+    assert "refused: no overlap with training data: of 3 rows the challenger was trained on, 1 on a document" in said
 
 
 def test_an_origin_that_cannot_be_traced_is_refused(world):

@@ -148,7 +148,7 @@ def test_the_first_checkpoint_that_gained_is_promoted_over_the_base_model(home):
     assert ask(home) == "version 1 promoted to champion: promoted: every condition holds"
     assert aliases(home) == ["1", None, "1"]
     shown = Artifact.get("promotion").data
-    assert shown.startswith("# Promoted") and "| pass | gain | +0.500 [" in shown and "| pass | no loss in made |" in shown
+    assert shown.startswith("# Promoted") and "- pass **gain**: +0.500 [" in shown and "- pass **no loss in made**: " in shown
     [decided] = runs_of(home, "attributes.run_name LIKE 'promote gate version 1 %'")
     assert decided.info.run_name in flow_run_names(), "one name on both pages"
     page = f"/runs/flow-run/{decided.data.tags['prefect.flow_run_id']})"

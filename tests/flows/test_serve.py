@@ -129,7 +129,7 @@ def test_the_page_of_a_run_names_it_and_a_deployed_promotion_moves_the_alias(hom
     [promotion] = flow_runs(served, "promote")
     assert promotion["name"].startswith("promote smoke version 1 ")
     [shown] = httpx.post(f"{served['api']}/artifacts/filter", json={"artifacts": {"key": {"any_": ["promotion"]}}, "sort": "CREATED_DESC", "limit": 1}).json()
-    assert shown["data"].startswith("# Promoted") and "| pass | complete |" in shown["data"]
+    assert shown["data"].startswith("# Promoted") and "- pass **complete**: " in shown["data"]
 
 
 def test_of_two_nights_at_once_one_runs_and_the_other_is_cancelled_and_a_late_one_repeats_nothing(home, served):
