@@ -64,7 +64,11 @@ def evaluate(
         from flows.evaluation_run import Finished, Request, run_evaluation, run_rescore
         from flows.evaluation_tables import print_finished
 
-        _check(model, rescore, {"--benchmarks": benchmarks, "--data": data, "--document": document, "--engine": engine})
+        sampled = {
+            "--benchmarks": benchmarks, "--data": data, "--document": document, "--engine": engine, "--samples": samples,
+            "--limit": limit, "--server": server,
+        }  # fmt: skip
+        _check(model, rescore, sampled)
         finished: Finished
         if rescore is not None:
             finished = run_rescore(rescore, profile, given, out)
@@ -102,6 +106,8 @@ def _judge(url: str | None, model: str | None, key_variable: str | None) -> list
 
 
 def _check(model: str | None, rescore: str | None, sampled: dict[str, Any]) -> None:
+    if sampled["--server"] and sampled["--engine"] not in (None, "openai"):
+        raise ValueError(f"--server answers in place of --engine {sampled['--engine']}: leave one of them out")
     if rescore is None and model is None:
         raise ValueError("give --model REF to evaluate, or --rescore LOGDIR to score a finished evaluation anew")
     if rescore is not None:

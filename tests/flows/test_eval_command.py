@@ -156,6 +156,9 @@ def test_another_setting_or_one_limit_leaves_the_rest_bounded_by_the_context(pla
     [
         ((), "give --model REF"),
         (("--model", "policy", "--rescore", "x"), "--rescore asks no model, so --model would do nothing"),
+        (("--rescore", "x", "--samples", "2", "--limit", "3"), "so --samples, --limit would do nothing"),
+        (("--rescore", "x", "--server", "http://127.0.0.1:9/v1"), "--server would do nothing"),
+        (("--model", "policy", "--engine", "vllm", "--server", "http://127.0.0.1:9/v1"), "--server answers in place of --engine vllm"),
         (("--model", "no/such/folder"), "is no folder and no reference"),
         (("--model", "policy", "--benchmarks", "hotpot"), "'hotpot' is none of docmath"),
         (("--model", "policy", "--engine", "openai"), "evaluation.engine='openai' and evaluation.server go together"),
