@@ -75,7 +75,7 @@ def full_pipeline(
     (folder / "result.json").write_text(json.dumps(result, indent=2))
     texts = {"report.html": (folder / "report.html").read_text()}
     tracked.send(line := score_line(result["scores"], step=0))
-    words = described(f"{result['promotion']}\n\nThe report is `report.html` among the artifacts.")
+    words = described(result["promotion"], "The report is `report.html` among the artifacts. ")
     tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags() | words)
     deliver_outbox(tracker, outbox_of(settings))
     return result
