@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -31,6 +32,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from transformers import AutoConfig
 from update_variants import VARIANTS, lengths
+
+from tasks.process import HEAP
 
 COLUMNS = ("variant", "seconds", "times_ours", "share", "grown_mb", "grown_of_loop", "peak_mb", "loss", "gradient_norm")
 
@@ -79,7 +82,8 @@ def run(model: Path, variant: str, shape: dict[str, Any], threads: int | None) -
     command += [f"--{name}={shape[name]}" for name in ("prompt", "completion", "group")]
     command += [f"--{name}" for name in ("checkpointing", "ragged") if shape[name]]
     command += [f"--threads={threads}"] if threads else []
-    done = subprocess.run(command, capture_output=True, text=True)
+    heap = HEAP if variant in ("ours", "loop") else {}  # as a stage's process has it
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | heap)
     if done.returncode < 0:
         return {"failed": f"killed by signal {-done.returncode}" + (", by want of memory?" if done.returncode == -9 else "")}
     if done.returncode:

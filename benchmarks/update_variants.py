@@ -6,7 +6,7 @@ Prints a line of JSON: seconds, processor seconds, peak memory, loss, gradient n
 ``update.py`` and ``growth.py``, so that each method's peak memory is its own. Variants:
 
 ``ours``            the trainer of this project: the group in one packed row
-``loop``            the same trainer with the same products, one completion after the other
+``loop``            the same trainer with the same products and heap, one completion after the other
 ``torch-loop``      the same loop with PyTorch's own linear layers (the plain computation)
 ``trl``             stock TRL: the group's padded rows in one forward, its own output head
 ``prefix-grouper``  PrefixGrouper's split and joined attention over SDPA, if it is installed

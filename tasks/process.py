@@ -17,6 +17,14 @@ _GRACE_SECONDS = 60
 
 _TAIL = 15
 
+HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4194304:glibc.malloc.hugetlb=1"}
+"""A freed tensor's memory goes back to the system at once.
+
+By itself glibc serves blocks of up to 32 MiB from a heap, where the outputs that gradient checkpointing keeps of
+every layer stand between that layer's freed tensors: the heap grows to several times of what lives in it. With
+a fixed limit larger blocks are mapped one by one, on huge pages, which keeps the cost small (``docs/speed.md``).
+"""
+
 _ENVIRONMENT = {
     # torch's launcher would kill its workers after 30 s.
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_GRACE_SECONDS),
@@ -74,7 +82,7 @@ def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_ope
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env=os.environ | _ENVIRONMENT,
+        env=HEAP | os.environ | _ENVIRONMENT,
         pass_fds=(keep_open,),
     )
     assert process.stdout is not None

@@ -73,3 +73,33 @@ def test_the_command_is_one_a_person_can_type(tmp_path):
     assert command[6:9] == ["qwenlong_core.training.sft", "--job", "job.json"]
     assert f"--input=data={tmp_path}" in command
 
+
+FREED = """
+import torch
+from pathlib import Path
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+torch.ones(6 * 2**20)  # 24 MiB, after which glibc would serve blocks of that size from its heap
+kept, freed = [], []
+for _ in range(20):
+    freed.append(torch.ones(2 * 2**20))
+    kept.append(torch.ones(2**18))
+before = resident()
+freed.clear()
+print((before - resident()) / 2**20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and the setting is glibc's")
+def test_memory_freed_between_kept_tensors_goes_back(lock, monkeypatch):
+    def returned() -> float:
+        lines: list[str] = []
+        run_process(python(FREED), lines.append, lock)
+        return float(lines[-1])
+
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert returned() > 150, "of 160 MiB"
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    assert returned() < 80, "the user's own choice counts"
