@@ -48,8 +48,8 @@ def one_clear_message() -> Iterator[None]:
     from qwenlong_core.artifacts import ArtifactError
     from tasks.process import ProcessFailed
 
-    use_project_defaults()
     try:
+        use_project_defaults()
         yield
     except typer.Exit:  # a RuntimeError too
         raise
@@ -76,6 +76,8 @@ def _raised_here(error: BaseException) -> bool:
 
 
 def _say(error: Exception) -> None:
+    if isinstance(error, OSError) and error.filename is not None:
+        error = OSError(f"{str(error.filename)!r} cannot be used ({error.strerror}): name another place, or set its permissions")
     typer.echo(f"error: {error}", err=True)
 
 

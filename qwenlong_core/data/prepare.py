@@ -179,7 +179,7 @@ def _check_refused(parts: Iterable[Split], limit: float, listed: Path) -> None:
 
 def _check_filled(parts: Iterable[Split], limits: Sequence[int], every_phase: bool) -> None:
     for part in parts:
-        if part.name != "train" and not part.kept.rows:
+        if (part.name != "train" or not part.read) and not part.kept.rows:
             raise ValueError(
                 f"no row is left in the {part.name} split: {part.read} rows read, dropped by reason "
                 f"{dict(sorted(part.dropped.items()))}: name other sources in data.{part.name} or raise its limit"
