@@ -92,6 +92,25 @@ def test_an_unreachable_prefect_server_that_was_asked_for_is_an_error(tmp_path):
     assert "PREFECT_API_URL='http://127.0.0.1:9/api' does not answer" in done.stderr
 
 
+def test_ctrl_c_leaves_the_run_its_prefect_server_until_the_end(tmp_path):
+    """A terminal sends the signal to the whole group; the server must be there to be told of the run's end."""
+    code = (
+        "import os, signal, time\n"
+        "from flows.environment import is_up, prefect_api, use_project_defaults\n"
+        "use_project_defaults()\n"
+        "with prefect_api() as url:\n"
+        "    try:\n"
+        "        os.killpg(0, signal.SIGINT)\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        time.sleep(5)\n"
+        "        print('up' if is_up(f'{url}/health', 30) else 'gone')\n"
+    )
+    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, start_new_session=True)
+    assert done.stdout == "up\n", done.stderr
+
+
 @pytest.mark.parametrize("command", ["run", "serve", "doctor", "score", "generate", "sources", "eval", "ask", "export"])
 def test_every_command_explains_itself(tmp_path, command):
     done = qwenlong(tmp_path, command, "--help")
