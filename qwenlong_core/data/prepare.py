@@ -168,6 +168,8 @@ def _check_refused(parts: Iterable[Split], limit: float, listed: Path) -> None:
     share = refused / read
     message = f"{refused} of {read} rows are unreadable: {'; '.join(shown)}{more}"
     if share > limit:
+        if refused == read:
+            raise ValueError(f"{message}. Mend the rows (all stand in {listed})")
         enough = f"{min(1.0, share * 1.01):.2g}"
         raise ValueError(
             f"{message}. That is a share of {share:.3g}, over data.max_refused_share={limit}: mend the rows "
