@@ -45,7 +45,8 @@ def test_ports_that_cannot_be_served_are_refused(tmp_path, ports, said):
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_HOME", raising=False)  # tests that call a command in this process leave theirs
     (tmp_path / ".qwenlong").write_text("a file where the state folder should be")
     done = qwenlong(tmp_path, "artifacts", "ls")
     assert done.returncode == 2 and done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
