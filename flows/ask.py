@@ -28,7 +28,9 @@ def ask(
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.95,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same answer; a fresh one if left out.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Same seed, same answer; a fresh one if left out.")
+    ] = None,
     show_thinking: Annotated[bool, typer.Option("--show-thinking", help="Print the thinking instead of folding it.")] = False,
     server: Annotated[str | None, typer.Option(metavar="URL", help="Base URL of an OpenAI-compatible server.")] = None,
     server_model: Annotated[str | None, typer.Option(help="Name under which it serves the model; REF if left out.")] = None,

@@ -43,13 +43,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable res
 
 
 @contextmanager
-def one_clear_message() -> Iterator[None]:
-    """Turn an expected error into its message and an exit code, without a traceback."""
+def one_clear_message(*, resumes: bool = False) -> Iterator[None]:
+    """Turn an expected error into its message and an exit code, without a traceback.
+
+    Args:
+        resumes: the same command goes on where it was interrupted.
+    """
     from qwenlong_core.artifacts import ArtifactError
     from tasks.process import ProcessFailed
 
-    use_project_defaults()
     try:
+        use_project_defaults()
         yield
     except typer.Exit:  # a RuntimeError too
         raise
@@ -65,7 +69,7 @@ def one_clear_message() -> Iterator[None]:
         _say(error)
         raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
     except KeyboardInterrupt as error:
-        typer.echo("interrupted: run the same command again to go on from the last checkpoint", err=True)
+        typer.echo("interrupted" + (": run the same command again to go on from there" if resumes else ""), err=True)
         raise typer.Exit(130) from error
 
 
@@ -76,6 +80,8 @@ def _raised_here(error: BaseException) -> bool:
 
 
 def _say(error: Exception) -> None:
+    if isinstance(error, OSError) and error.filename is not None:
+        error = OSError(f"{str(error.filename)!r} cannot be used ({error.strerror}): name another place, or set its permissions")
     typer.echo(f"error: {error}", err=True)
 
 
@@ -96,7 +102,7 @@ def run(
 
     Stages whose inputs, settings and code have not changed are taken from the store.
     """
-    with one_clear_message():
+    with one_clear_message(resumes=True):
         from flows.console import print_result, run_pipeline
 
         result = run_pipeline(profile, overrides or [], refresh, start)
@@ -105,8 +111,8 @@ def run(
 
 @app.command()
 def serve(
-    port: Annotated[int, typer.Option(help="Prefect's port.")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(help="MLflow's port.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Prefect's port.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65_535, help="MLflow's port.")] = 5000,
     profile: Profile = "local",
     overrides: Overrides = None,
     as_json: Json = False,

@@ -7,11 +7,15 @@ Imported before Prefect, whose settings are read from the environment on import.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
+
+from tasks.process import beyond_ctrl_c
 
 STATE = Path(".qwenlong")
 """Everything a run leaves behind, below the working directory."""
@@ -81,7 +85,14 @@ def prefect_api() -> Iterator[str]:
         raise ConnectionError(
             f"PREFECT_API_URL={configured!r} does not answer: start that server, or unset the variable to run without one"
         )
-    server = SubprocessASGIServer()
+    class Server(SubprocessASGIServer):
+        """Ours to stop: without it the end of an interrupted run could not be told, and is tried for minutes."""
+
+        def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
+            with beyond_ctrl_c():
+                return super()._run_uvicorn_command()
+
+    server = Server()
     server.start(timeout=_START_SECONDS)
     os.environ["PREFECT_API_URL"] = server.api_url
     try:

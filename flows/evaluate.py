@@ -60,7 +60,7 @@ def evaluate(
         *_judge(judge, judge_model, judge_key_variable),
         *(overrides or ()),
     ]
-    with one_clear_message():
+    with one_clear_message(resumes=True):
         from flows.evaluation_run import Finished, Request, run_evaluation, run_rescore
         from flows.evaluation_tables import print_finished
 

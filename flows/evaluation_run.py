@@ -109,6 +109,8 @@ def run_rescore(given: str, profile: str | None, overrides: Sequence[str], out: 
     """
     settings = evaluation_settings(profile, overrides)
     folder = evaluation_folder(open_store(settings), given)
+    if not (folder / SCORES).is_file():
+        raise ValueError(f"--rescore {given} holds no {SCORES}, so no finished evaluation: finish it first, or name another")
     out = out or FOLDER / f"{folder.resolve().name}-rescored"
     if out.exists() and any(out.iterdir()) and not (out / PLAN).is_file():
         raise ValueError(f"--out {out} holds other files: name a new folder")

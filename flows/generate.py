@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from pydantic import ValidationError
 
+from qwenlong_core.artifacts import check_writable
 from qwenlong_core.bundled import BUNDLED, bundled_tokenizer
+from qwenlong_core.profiles import explained
 from qwenlong_core.records import Domain, Example
 
 logger = logging.getLogger(__name__)
@@ -67,6 +70,7 @@ def generate(
     options = {"kind": kind, "steps": steps, "distractors": distractors, "depth": depth, "language": language}
     counts: dict[str, Any] = {}
     with one_clear_message():
+        _check_place(out)
         rows: Iterable[Example] = _rows(policy_tokenizer(model), domain, tokens, to_tokens or tokens, n, seed, options)
         if teacher is not None and teacher_model is not None:
             rows, counts = _distilled(rows, teacher, teacher_model, teacher_key_variable, teacher_samples)
@@ -80,10 +84,27 @@ def policy_tokenizer(name: str) -> Any:
 
     if name in BUNDLED:
         return bundled_tokenizer()
+    if Path(name).exists():
+        try:
+            return AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--model {name}: holds no tokenizer that transformers reads: name a model folder or a hub id") from error
     try:
         return AutoTokenizer.from_pretrained(name)
     except OSError as error:
         raise ConnectionError(f"--model {name!r} is no model folder and could not be loaded from the hub: {error}") from error
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a file that cannot be written before the first row is made.
+
+    Raises:
+        ValueError: it is a folder.
+        ArtifactError: its folder cannot be written.
+    """
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder: name a file, such as {out / 'rows.jsonl'}")
+    check_writable(out.parent, "--out", f"--out {out.name} in another folder")
 
 
 def _rows(
@@ -106,14 +127,16 @@ def _distilled(
 ) -> tuple[list[Example], dict[str, Any]]:
     from qwenlong_core.data.distill import TeacherSettings, distill
 
-    settings = TeacherSettings(base_url=url, model=model, api_key_variable=key_variable, samples=samples)
+    try:
+        settings = TeacherSettings(base_url=url, model=model, api_key_variable=key_variable, samples=samples)
+    except ValidationError as error:
+        raise ValueError(f"--teacher: {explained(error)}") from error
     kept, counts = distill(rows, settings)
     return kept, counts.to_dict()
 
 
 def _write(out: Path, rows: Iterable[Example]) -> dict[str, Any]:
     """Write line by line under a temporary name, so that memory is flat and no half file is left."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     domains: Counter[str] = Counter()
     lengths: list[int] = []

@@ -35,7 +35,8 @@ def probe(
     """
     from flows.cli import one_clear_message  # the command line imports this module
 
-    with one_clear_message():
+    with one_clear_message(resumes=True):
+        from qwenlong_core.artifacts import check_writable
         from qwenlong_core.profiles import load_settings
         from qwenlong_core.training.probe import measure
         from qwenlong_core.training.probe_summary import table
@@ -43,7 +44,9 @@ def probe(
 
         settings = load_settings(profile, overrides or ())
         job = probe_job(settings, samples or settings.grpo.group_size, rows or None)
-        found = measure(job, _model(settings, model, out), data or _prepared(settings), out)
+        check_writable(out, "--out", "--out DIR")
+        prepared = data or _prepared(settings)  # looked for first: a model takes a while to import
+        found = measure(job, _model(settings, model, out), prepared, out)
     typer.echo(json.dumps({"folder": str(out), **found}) if as_json else f"{table(found)}\nsee {out}")
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from qwenlong_core.config import JudgeSettings, RewardSettings
+from qwenlong_core.profiles import explained
 from qwenlong_core.rewards import Judge, LengthLimits
 from qwenlong_core.rewards.stream import score_stream
 
@@ -94,18 +96,24 @@ def _judge(
         raise typer.BadParameter("--judge and --judge-model go together")
     if url is None or model is None:
         return None
-    settings = JudgeSettings(
-        base_url=url,
-        model=model,
-        api_key_variable=key_variable,
-        concurrency=concurrency,
-        timeout_seconds=timeout,
-        cache_dir=str(cache) if cache else None,
-    )
     try:
+        settings = JudgeSettings(
+            base_url=url,
+            model=model,
+            api_key_variable=key_variable,
+            concurrency=concurrency,
+            timeout_seconds=timeout,
+            cache_dir=str(cache) if cache else None,
+        )
         return Judge(settings)
+    except ValidationError as error:
+        raise typer.BadParameter(explained(error), param_hint="--judge") from error
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--judge-key-variable") from error
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{cache} cannot be written ({error.strerror}): name another folder", param_hint="--judge-cache"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -101,9 +101,11 @@ def serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool)
     """Start everything, say where it is, and wait for Ctrl-C.
 
     Raises:
-        ValueError: a port is taken.
+        ValueError: a port is taken, or named twice.
         ProcessFailed: a service did not start or ended.
     """
+    if port == mlflow_port:
+        raise ValueError(f"--port and --mlflow-port are both {port}: Prefect and MLflow need one each")
     _refuse_taken(port, "--port")
     _refuse_taken(mlflow_port, "--mlflow-port")
     signal.signal(signal.SIGTERM, _interrupt)

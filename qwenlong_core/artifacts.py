@@ -316,8 +316,11 @@ def verify(directory: Path, manifest: Manifest) -> None:
             )
 
 
-def check_writable(folder: Path, setting: str) -> None:
+def check_writable(folder: Path, setting: str, otherwise: str = "") -> None:
     """Fail at once, and clearly, if nothing can be stored in a folder.
+
+    Args:
+        otherwise: what to give in its place; an override of ``setting`` if left out.
 
     Raises:
         ArtifactError: naming the setting to change.
@@ -330,5 +333,5 @@ def check_writable(folder: Path, setting: str) -> None:
     except OSError as error:
         raise ArtifactError(
             f"{setting}={str(folder)!r} cannot be written ({error.strerror}): "
-            f"make the folder writable or choose another with --set {setting}=DIR"
+            f"make the folder writable or choose another with {otherwise or f'--set {setting}=DIR'}"
         ) from error

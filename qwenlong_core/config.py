@@ -17,9 +17,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class Block(BaseModel):
-    """A frozen settings block that refuses unknown keys."""
+    """A frozen settings block that refuses unknown keys, and numbers that JSON cannot carry to a stage."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _as_tuple(value: Any) -> Any:
@@ -48,6 +48,21 @@ def _without_secret(url: str) -> str:
 PlainUrl = Annotated[str, AfterValidator(_without_secret)]
 """An address without a password, token or key in it."""
 
+_TRACKING_URI = re.compile(r"sqlite:///.+|((postgresql|mysql|mssql)(\+\w+)?|https?)://[^/].*|databricks(://.+)?")
+
+
+def _database_or_server(uri: str) -> str:
+    if not _TRACKING_URI.fullmatch(uri):
+        shown = re.sub(r".*@", "***@", uri)  # without a scheme, a password is not seen as one
+        raise ValueError(
+            f"{shown!r} is no address that MLflow keeps a registry at: give sqlite:///FILE, http(s)://SERVER or "
+            "postgresql+psycopg2://USER@HOST/DATABASE"
+        )
+    return uri
+
+
+Name = Annotated[str, Field(min_length=1)]
+"""A folder or a name, which an empty one is not: as a folder it would be the working directory."""
 Share = Annotated[float, Field(ge=0, le=1)]
 ScaleRewards = Literal["group", "batch", "none"]
 Truncated = Literal["keep", "mask"]
@@ -463,24 +478,24 @@ class S3Settings(Block):
 class StorageSettings(Block):
     """Where artifacts live."""
 
-    uri: str = ".qwenlong/artifacts"
+    uri: Name = ".qwenlong/artifacts"
     """A local folder, or ``s3://BUCKET/PREFIX``."""
     s3: S3Settings | None = None
     """How the bucket is reached; only with ``s3://``."""
-    cache_dir: str = ".qwenlong/cache"
+    cache_dir: Name = ".qwenlong/cache"
     """Where artifacts of a bucket are read; a folder's are read where they lie."""
     cache_gb: float | None = Field(None, gt=0)
     """Size in GB (10^9 bytes) from which on copies go that were read longest ago; ``None`` leaves a tenth of
     the disk free. What a running process has read stays."""
-    work_dir: str = ".qwenlong/work"
+    work_dir: Name = ".qwenlong/work"
     """Scratch space for stages in progress; unfinished training resumes from here."""
-    runs_dir: str = ".qwenlong/runs"
+    runs_dir: Name = ".qwenlong/runs"
     """One folder per pipeline run: resolved settings, result, report."""
 
     @model_validator(mode="after")
     def _one_kind_of_store(self) -> StorageSettings:
         scheme, separator, rest = self.uri.partition("://")
-        if separator and scheme != "s3":
+        if (separator and scheme != "s3") or (not separator and scheme.startswith("s3:")):
             raise ValueError(f"uri={self.uri!r}: only 's3://BUCKET/PREFIX' or a folder without a scheme can be used")
         if separator and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=][A-Za-z0-9._=-]*)*/?", rest):
             raise ValueError(
@@ -498,13 +513,14 @@ class StorageSettings(Block):
 class TrackingSettings(Block):
     """MLflow."""
 
-    uri: PlainUrl = "sqlite:///.qwenlong/mlflow.db"
-    """SQLite, or a tracking server; a server's user and password come from MLflow's own variables
+    uri: Annotated[PlainUrl, AfterValidator(_database_or_server)] = "sqlite:///.qwenlong/mlflow.db"
+    """A database (SQLite), or a tracking server; a server's user and password come from MLflow's own variables
     ``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD``."""
     ui_url: PlainUrl = "http://127.0.0.1:5000"
     """Where a person opens MLflow; links in Prefect and on the console start with it."""
-    experiment: str = "qwenlong"
-    registered_model: str = "qwenlong"
+    experiment: Name = "qwenlong"
+    registered_model: str = Field("qwenlong", pattern=r"^[^/:@]+$")
+    """A name without ``/``, ``:`` and ``@``, which mean something in ``models:/NAME@ALIAS``."""
 
 
 class ExecutionSettings(Block):
@@ -523,7 +539,8 @@ class Settings(Block):
 
     profile: str
     """The profile's name, for people; it decides nothing."""
-    seed: int = 7
+    seed: int = Field(7, ge=0, lt=2**32)
+    """Of every draw; numpy and transformers take 32 bits."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     sft: SFTSettings = SFTSettings()

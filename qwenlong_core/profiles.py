@@ -43,15 +43,20 @@ def load_settings(profile: str, overrides: Iterable[str] = ()) -> Settings:
     if not path.is_file():
         raise SettingsError(f"no profile {profile!r}: use one of {', '.join(profile_names())}, or a path to a .toml file")
     try:
-        tree = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
     for item in overrides:
         _apply(tree, item)
     try:
         return Settings.model_validate({"profile": path.stem} | tree)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(detail) for detail in error.errors())) from error
+        raise SettingsError(explained(error)) from error
+
+
+def explained(error: ValidationError) -> str:
+    """What was wrong with the settings, a line a mistake. Never the value of an address, which may hold a key."""
+    return "\n".join(_explain(detail) for detail in error.errors())
 
 
 def _toml_value(text: str) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -66,6 +67,20 @@ def stage_command(
     return [*start, "--job", str(job), *given, "--work", str(work)]
 
 
+@contextlib.contextmanager
+def beyond_ctrl_c() -> Iterator[None]:
+    """What is started in here does not see Ctrl-C, which a terminal sends to all of its processes at once.
+
+    Whoever started them ends them, in order: a training saves first, and Prefect's server is there until the end
+    of the run is told. The signal mask is inherited; a closed terminal's signal still reaches all.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_open: int) -> None:
     """Run ``command`` to its end, handing over every line it writes.
 
@@ -76,15 +91,16 @@ def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_ope
         ProcessFailed: it ended with a non-zero status; the message holds its last lines.
     """
     tail: collections.deque[str] = collections.deque(maxlen=_TAIL)
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=HEAP | os.environ | _ENVIRONMENT,
-        pass_fds=(keep_open,),
-    )
+    with beyond_ctrl_c():
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=HEAP | os.environ | _ENVIRONMENT,
+            pass_fds=(keep_open,),
+        )
     assert process.stdout is not None
     try:
         for line in process.stdout:

@@ -59,6 +59,18 @@ def test_overrides_reach_any_value():
         ("grpo.micro_batch_size=3", "is not a multiple of 3 (micro_batch_size=3 on launch.num_processes=1)"),
         ("launch.num_machines=3", "launch.num_processes=1 is not a multiple of launch.num_machines=3"),
         ("tracking.uri='http://me:hunter2@host'", "'http://***@host' carries a password"),
+        ("tracking.uri=mlruns", "'mlruns' is no address that MLflow keeps a registry at: give sqlite:///FILE"),
+        ("tracking.uri=ftp://host/mlflow", "'ftp://host/mlflow' is no address that MLflow keeps a registry at"),
+        ("tracking.uri=me:hunter2@host/mlflow", "'***@host/mlflow' is no address"),
+        ("tracking.registered_model=team/qwenlong", "setting tracking.registered_model='team/qwenlong'"),
+        ("tracking.experiment=", "setting tracking.experiment=''"),
+        ("storage.uri=", "setting storage.uri=''"),
+        ("storage.work_dir=", "setting storage.work_dir=''"),
+        ("storage.uri=s3:/bucket/prefix", "only 's3://BUCKET/PREFIX' or a folder without a scheme"),
+        ("sft.learning_rate=inf", "setting sft.learning_rate=inf: Input should be a finite number"),
+        ("promotion.margin=nan", "setting promotion.margin=nan: Input should be a finite number"),
+        ("seed=-1", "setting seed=-1: Input should be greater than or equal to 0"),
+        ("seed=4294967296", "setting seed=4294967296: Input should be less than 4294967296"),
         ("seed", "expected key=value"),
         ("seed.x=1", "is a value, not a table"),
         ("model.revision='abc'", "needs a hub id"),
@@ -86,9 +98,10 @@ def test_an_unknown_profile_names_the_known_ones():
         load_settings("lokal")
 
 
-def test_broken_toml_names_the_file(tmp_path):
+@pytest.mark.parametrize("content", [b"[grpo\n", "# für alle\n".encode("latin-1")])
+def test_broken_toml_names_the_file(tmp_path, content):
     path = tmp_path / "mine.toml"
-    path.write_text("[grpo\n")
+    path.write_bytes(content)
     with pytest.raises(SettingsError, match=r"mine\.toml: not valid TOML"):
         load_settings(str(path))
 

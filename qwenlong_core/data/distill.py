@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from qwenlong_core.config import Block, RewardSettings
+from qwenlong_core.config import Block, PlainUrl, RewardSettings
 from qwenlong_core.data.prompts import user_message
 from qwenlong_core.endpoint import api_key
 from qwenlong_core.records import Completion, Example, FinishReason
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class TeacherSettings(Block):
     """The teacher's endpoint and how it is sampled."""
 
-    base_url: str
+    base_url: PlainUrl
     model: str
     api_key_variable: str | None = None
     """Name of the environment variable that holds the key."""

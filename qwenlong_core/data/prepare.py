@@ -168,6 +168,8 @@ def _check_refused(parts: Iterable[Split], limit: float, listed: Path) -> None:
     share = refused / read
     message = f"{refused} of {read} rows are unreadable: {'; '.join(shown)}{more}"
     if share > limit:
+        if refused == read:
+            raise ValueError(f"{message}. Mend the rows (all stand in {listed})")
         enough = f"{min(1.0, share * 1.01):.2g}"
         raise ValueError(
             f"{message}. That is a share of {share:.3g}, over data.max_refused_share={limit}: mend the rows "
@@ -179,7 +181,7 @@ def _check_refused(parts: Iterable[Split], limit: float, listed: Path) -> None:
 
 def _check_filled(parts: Iterable[Split], limits: Sequence[int], every_phase: bool) -> None:
     for part in parts:
-        if part.name != "train" and not part.kept.rows:
+        if (part.name != "train" or not part.read) and not part.kept.rows:
             raise ValueError(
                 f"no row is left in the {part.name} split: {part.read} rows read, dropped by reason "
                 f"{dict(sorted(part.dropped.items()))}: name other sources in data.{part.name} or raise its limit"

@@ -74,13 +74,13 @@ def read_benchmarks(specs: Mapping[str, str], buckets: Sequence[LengthBucket]) -
         except ValueError as error:
             missing[name] = error
     if missing:  # before anything is fetched
-        raise ValueError("\n".join(_mend(name, error) for name, error in missing.items()))
+        raise ValueError("\n".join(_mend(name, specs[name], error) for name, error in missing.items()))
     rows: list[Example] = []
     for name, spec in specs.items():
         try:
             rows += _generated(buckets) if spec == GENERATED else _read(name, spec)
         except (ValueError, ConnectionError) as error:
-            raise type(error)(_mend(name, error)) from error
+            raise type(error)(_mend(name, spec, error)) from error
     return rows
 
 
@@ -109,11 +109,13 @@ def _read(name: str, spec: str) -> list[Example]:
     return rows
 
 
-def _mend(name: str, error: Exception) -> str:
-    source = SOURCES.get(name)
-    ways = [f"the hub (--data {name}={source.hub})"] if source and source.hub else []
+def _mend(name: str, spec: str, error: Exception) -> str:
+    if spec != f"{name}:":  # a place was named: what is wrong there is the matter, not where else it might be
+        return f"benchmark {name}: {error}"
+    source = SOURCES[name]
+    ways = [f"the hub (--data {name}={source.hub})"] if source.hub else []
     ways += [f"a local copy (--data {name}=PATH)"]
     if name in _LONGBENCH:
         ways += [f"LongBench's file with the paper's 200 questions (--data {name}=longbench:PATH)"]
-    reason = str(error) if source is None or source.hub else f"it has no hub id of its own; {source.note}"
+    reason = str(error) if source.hub else f"it has no hub id of its own; {source.note}"
     return f"benchmark {name}: {reason}. It can be read from {' or '.join(ways)}"

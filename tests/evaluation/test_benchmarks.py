@@ -79,6 +79,18 @@ def test_an_unreadable_row_is_no_smaller_benchmark(tmp_path):
         read_benchmarks({"hotpotqa": f"hotpotqa:{tmp_path}/hotpot.json"}, ())
 
 
+def test_what_is_wrong_with_a_named_file_is_said_and_not_where_else_it_might_be(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{broken\n")
+    for data, said in (
+        (f"mine={tmp_path}/rows.jsonl", "1 of 1 rows are unreadable"),
+        (f"qasper=longbench:{tmp_path}/rows.jsonl", "1 of 1 rows are unreadable"),
+        (f"qasper={tmp_path}/missing.json", "no file matches"),
+    ):
+        with pytest.raises(ValueError, match=said) as refused:
+            read_benchmarks(benchmark_specs((), (data,)), ())
+        assert "It can be read from" not in str(refused.value) and "hub id of its own" not in str(refused.value)
+
+
 def test_benchmarks_without_a_place_are_all_named_before_anything_is_fetched():
     with pytest.raises(ValueError) as refused:
         read_benchmarks(benchmark_specs(("all",), ()), ())

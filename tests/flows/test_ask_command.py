@@ -104,6 +104,7 @@ def test_other_mistakes(place):
         (("--question", " "), "--question is empty"),
         (("--question", "x", "--max-tokens", 8192), "leaves no room for the document in a context of 8,192"),
         (("--question", "x", "--engine", "openai"), "go together"),
+        (("--question", "x", "--seed", -1), "--seed"),
     ):
         done = call("--model", "policy", "--document", "note.md", *arguments)
         assert done.exit_code == 2 and said in " ".join(done.stderr.split()), done.stderr

@@ -36,6 +36,23 @@ def test_a_mistake_is_refused_with_one_message_and_exit_code_2(tmp_path, argumen
     assert not list(tmp_path.glob(".qwenlong/artifacts/*"))
 
 
+@pytest.mark.parametrize(
+    ("ports", "said"),
+    [(["--port", "70000"], "'--port'"), (["--port", "-1"], "'--port'"), (["--port", "5000"], "--port and --mlflow-port are both 5000")],
+)
+def test_ports_that_cannot_be_served_are_refused(tmp_path, ports, said):
+    done = qwenlong(tmp_path, "serve", *ports)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_HOME", raising=False)  # tests that call a command in this process leave theirs
+    (tmp_path / ".qwenlong").write_text("a file where the state folder should be")
+    done = qwenlong(tmp_path, "artifacts", "ls")
+    assert done.returncode == 2 and done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
+    assert ".qwenlong" in done.stderr and "name another place" in done.stderr
+
+
 def test_an_unreadable_row_ends_before_any_training_with_file_and_line(tmp_path):
     row = {"id": "a", "source": "s", "domain": "math", "context": "Sales were 5.", "question": "Sales?", "answers": ["5"]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n{broken\n")
@@ -74,6 +91,25 @@ def test_an_unreachable_prefect_server_that_was_asked_for_is_an_error(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 1
     assert "PREFECT_API_URL='http://127.0.0.1:9/api' does not answer" in done.stderr
+
+
+def test_ctrl_c_leaves_the_run_its_prefect_server_until_the_end(tmp_path):
+    """A terminal sends the signal to the whole group; the server must be there to be told of the run's end."""
+    code = (
+        "import os, signal, time\n"
+        "from flows.environment import is_up, prefect_api, use_project_defaults\n"
+        "use_project_defaults()\n"
+        "with prefect_api() as url:\n"
+        "    try:\n"
+        "        os.killpg(0, signal.SIGINT)\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        time.sleep(5)\n"
+        "        print('up' if is_up(f'{url}/health', 30) else 'gone')\n"
+    )
+    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, start_new_session=True)
+    assert done.stdout == "up\n", done.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "serve", "doctor", "score", "generate", "sources", "eval", "ask", "export"])

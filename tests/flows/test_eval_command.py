@@ -164,6 +164,7 @@ def test_another_setting_or_one_limit_leaves_the_rest_bounded_by_the_context(pla
         (("--model", "policy", "--engine", "openai"), "evaluation.engine='openai' and evaluation.server go together"),
         (("--model", "policy", "--engine", "magic"), "evaluation.engine"),
         (("--rescore", "nowhere"), "is no folder and no artifact evaluation/DIGEST"),
+        (("--rescore", "policy"), "holds no scores.json, so no finished evaluation"),
         (("--model", "policy", *SMALL, "--set", "evaluation.max_completion_tokens=9000"), "is over the model's context of 8,192"),
     ],
 )

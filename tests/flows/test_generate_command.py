@@ -64,6 +64,27 @@ def test_wrong_options_leave_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_cannot_be_used_is_refused_before_the_first_row(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file where a folder should be")
+    refused = {
+        f"--out {tmp_path} is a folder": ["--out", tmp_path],
+        f"--out='{taken}' cannot be written": ["--out", taken / "rows.jsonl"],
+        f"--model {tmp_path}: holds no tokenizer": ["--out", tmp_path / "rows.jsonl", "--model", tmp_path],
+        f"--model {taken}: holds no tokenizer": ["--out", tmp_path / "rows.jsonl", "--model", taken],
+    }
+    for said, arguments in refused.items():
+        result = call("--tokens", 300, "--n", 1_000_000, *arguments)
+        assert result.exit_code == 2 and said in result.output, result.output
+    assert list(tmp_path.iterdir()) == [taken]
+
+
+def test_a_teachers_address_with_a_password_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    teacher = ["--teacher", "http://me:hunter2@127.0.0.1:9", "--teacher-model", "m"]
+    result = call("--tokens", 300, "--n", 1, "--out", tmp_path / "rows.jsonl", *teacher)
+    assert result.exit_code == 2 and "carries a password" in result.output and "hunter2" not in result.output
+
+
 def test_a_teacher_keeps_only_the_rows_it_solves(tmp_path: Path) -> None:
     plain, taught = tmp_path / "plain.jsonl", tmp_path / "taught.jsonl"
     arguments = ["--domain", "math", "--tokens", 300, "--n", 6, "--seed", 5, "--json"]

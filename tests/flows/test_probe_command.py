@@ -56,6 +56,18 @@ def test_without_prepared_data_it_says_what_to_give(tmp_path: Path) -> None:
     result = call("probe", *SMALL, "--set", f"storage.uri='{tmp_path / 'store'}'", "--out", tmp_path / "p")
     assert result.exit_code == 2
     assert "give --data" in result.output
+    assert not list((tmp_path / "p").iterdir())  # no model was imported first
+
+
+def test_a_place_and_a_model_that_cannot_be_used_are_refused(prepared: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file where the folder should be")
+    for said, arguments in (
+        (f"--out='{taken}' cannot be written", ["--out", taken]),
+        ("is none that transformers loads", ["--out", tmp_path / "p", "--model", prepared]),
+    ):
+        result = call("probe", *SMALL, "--data", prepared, *arguments)
+        assert result.exit_code == 2 and said in result.output, result.output
 
 
 def test_the_probe_is_a_stage_only_when_asked_for() -> None:

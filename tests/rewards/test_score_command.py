@@ -131,6 +131,19 @@ def test_usage_errors_name_the_mend(arguments: list[str], message: str) -> None:
     assert message in errors
 
 
+def test_a_judges_address_with_a_password_is_refused_and_not_repeated() -> None:
+    code, rows, said = run(line(), "--judge", "http://me:hunter2@127.0.0.1:9", "--judge-model", "m")
+    assert code == 2 and rows == []
+    assert "carries a password" in said and "hunter2" not in said and "Traceback" not in said
+
+
+def test_a_verdict_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file where the folder should be")
+    code, rows, said = run(line(), "--judge", "http://127.0.0.1:9", "--judge-model", "m", "--judge-cache", str(taken))
+    assert code == 2 and rows == [] and "cannot be written" in said and "Traceback" not in said
+
+
 def test_judge_is_asked_from_the_command(tmp_path: Path) -> None:
     with served(lambda n, r: says("[[YES]]")) as server:
         rows = line(id=1) + line(id=2, completion="The answer is Lutetia.") + line(id=3, completion="hm")

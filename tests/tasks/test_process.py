@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 import sys
 import time
 from pathlib import Path
@@ -50,6 +51,13 @@ def test_an_interrupted_task_takes_its_whole_process_tree_along(lock):
         run_process(python(tree), interrupt, lock)
     assert len(found) == 2
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in found)
+
+
+def test_ctrl_c_does_not_reach_the_process_itself(lock):
+    lines: list[str] = []
+    run_process(python("import os, signal; os.kill(os.getpid(), signal.SIGINT); print('goes on')"), lines.append, lock)
+    assert lines == ["goes on"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_the_process_inherits_the_lock(lock):
