@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -133,16 +134,36 @@ def test_a_note_that_mlflow_refuses_holds_up_no_other(settings, tmp_path):
     assert not waiting(tmp_path) and bad.with_suffix(".refused").is_file()
 
 
-def test_a_tracker_that_is_down_stops_nothing(tmp_path):
-    with socket.socket() as unused:  # bound, but nobody listens
-        unused.bind(("127.0.0.1", 0))
-        tracker = Tracker(TrackingSettings(uri=f"http://127.0.0.1:{unused.getsockname()[1]}"))
-        run = TrackedRun(tracker, note(), tmp_path)
-        started = time.monotonic()
-        assert run.run_id() is None and not run.send({"step": 1, "loss": 2.0})
-        assert tracker.page("a run from before the outage") is None and tracker.close_orphans() == []
-        assert run.finish("FINISHED", lines=({"step": 1, "loss": 2.0},), output=MODEL) is None
-        assert deliver_outbox(tracker, tmp_path) == 0 and time.monotonic() - started < 30
+@pytest.fixture
+def hanging_up() -> Iterator[tuple[int, list[int]]]:
+    """A port that takes every connection and drops it, and one entry for each."""
+    calls: list[int] = []
+
+    class HangUp(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            calls.append(1)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), HangUp) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], calls
+        server.shutdown()
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:{}", "postgresql+psycopg2://qwenlong@127.0.0.1:{}/mlflow"])
+def test_a_tracker_that_is_down_stops_nothing_and_is_left_alone_for_a_while(tmp_path, monkeypatch, hanging_up, uri):
+    if uri.startswith("postgresql"):
+        pytest.importorskip("psycopg2", reason="no Postgres driver: pip install psycopg2-binary")
+    port, calls = hanging_up
+    monkeypatch.setattr("tasks.tracking._AWAY_SECONDS", 3600.0)
+    tracker = Tracker(TrackingSettings(uri=uri.format(port)))
+    run = TrackedRun(tracker, note(), tmp_path)
+    assert run.run_id() is None and not run.send({"step": 1, "loss": 2.0})
+    assert tracker.page("a run from before the outage") is None and tracker.close_orphans() == []
+    assert run.finish("FINISHED", lines=({"step": 1, "loss": 2.0},), output=MODEL) is None
+    asked = len(calls)
+    # A client of Postgres that is turned away tries again without encryption: two connections for one question.
+    assert 1 <= asked <= 2
+    assert deliver_outbox(tracker, tmp_path) == 0 and len(calls) == 2 * asked
     [kept] = waiting(tmp_path)
     assert RunNote.model_validate_json(kept.read_text()).output == MODEL
 
