@@ -127,11 +127,25 @@ def test_a_child_that_arrives_before_its_parent_is_linked_when_that_comes(settin
     assert client_for(settings).get_run(child).data.tags["mlflow.parentRunId"] == parent
 
 
-def test_a_note_that_mlflow_refuses_holds_up_no_other(settings, tmp_path):
-    bad = put(tmp_path, note(params={"a\x00?": 1}, status="FINISHED", started_ms=1))
+def test_a_run_that_a_hanging_server_made_late_is_taken_away(settings):
+    tracker, told = Tracker(settings), note(lines=({"step": 1, "loss": 2.0},), status="FINISHED", ended_ms=99)
+    runs, client = Runs(tracker), client_for(settings)
+    run_id = runs.open(told)
+    late = client.create_run(tracker.experiment_id, start_time=told.started_ms + 1, tags={"qwenlong.key": told.key}).info.run_id
+    runs.finish(run_id, told)
+    assert runs.find(told.key).info.run_id == run_id and client.get_run(late).info.lifecycle_stage == "deleted"
+
+
+@pytest.mark.parametrize("bad", ["refused by MLflow", "cut short", "of another version"])
+def test_a_note_that_cannot_be_delivered_holds_up_no_other(settings, tmp_path, bad):
+    path = put(tmp_path, note(params={"a\x00?" if bad == "refused by MLflow" else "a": 1}, status="FINISHED", started_ms=1))
+    if bad == "cut short":
+        path.write_text(path.read_text()[:20])
+    elif bad == "of another version":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"renamed": 1}))
     put(tmp_path, note(status="FINISHED", started_ms=2))
     assert deliver_outbox(Tracker(settings), tmp_path) == 1
-    assert not waiting(tmp_path) and bad.with_suffix(".refused").is_file()
+    assert not waiting(tmp_path) and path.with_suffix(".refused").is_file()
 
 
 @pytest.fixture
