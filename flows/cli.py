@@ -76,7 +76,9 @@ def _raised_here(error: BaseException) -> bool:
 
 
 def _say(error: Exception) -> None:
-    typer.echo(f"error: {error}", err=True)
+    from qwenlong_core.config import without_secrets
+
+    typer.echo(without_secrets(f"error: {error}"), err=True)
 
 
 @app.command()
