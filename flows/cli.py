@@ -80,9 +80,11 @@ def _raised_here(error: BaseException) -> bool:
 
 
 def _say(error: Exception) -> None:
+    from qwenlong_core.config import without_secrets
+
     if isinstance(error, OSError) and error.filename is not None:
         error = OSError(f"{str(error.filename)!r} cannot be used ({error.strerror}): name another place, or set its permissions")
-    typer.echo(f"error: {error}", err=True)
+    typer.echo(without_secrets(f"error: {error}"), err=True)
 
 
 @app.command()

@@ -27,6 +27,7 @@ _DEFAULTS = {
     # In memory, Prefect's default, leases are lost when the server is killed, and the slot of a deployment that runs
     # one at a time stays taken: every night after that is cancelled.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # Prefect's own is pickle, for whoever has it keep all results
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 import uuid
 import zipfile
 from collections.abc import Iterable
@@ -24,6 +26,8 @@ from typing import Annotated, Any, NamedTuple, Protocol
 from pydantic import AfterValidator, Field, ValidationError
 
 from qwenlong_core.config import Block
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -56,7 +60,8 @@ def _inside(name: str) -> str:
 
 FileName = Annotated[str, AfterValidator(_inside)]
 """Path of a file inside its artifact, POSIX; it cannot leave the artifact's folder."""
-PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+_PLAIN = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+PlainName = Annotated[str, Field(pattern=_PLAIN.pattern)]
 """One part of a path: a kind, a stage, a digest."""
 
 
@@ -76,8 +81,9 @@ class ArtifactRef(Block):
 class FileEntry(Block):
     """Digest and size in bytes of one file."""
 
-    sha256: str
-    size: int
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]+$")]
+    """A part of a note's key in a bucket, so it must not lead elsewhere."""
+    size: Annotated[int, Field(ge=0)]
 
 
 class Manifest(Block):
@@ -173,7 +179,8 @@ class Store(Protocol):
         """Everything below the store's root, in no order, unfinished writes included."""
 
     def remove(self, stored: Stored) -> None:
-        """Take one file, object or unfinished upload away; gone already is as good."""
+        """Take one file, object or unfinished upload away, unless it was written again since it was listed;
+        gone already is as good."""
 
     def claim(self, name: str, text: str) -> str:
         """Write ``text`` under ``name`` if nothing stands there, and return what stands there now.
@@ -196,8 +203,22 @@ def refs_in(listing: Iterable[Stored], base: str) -> list[ArtifactRef]:
     return [
         ArtifactRef(kind=kind, uri=f"{base}/artifacts/{kind}/{digest}", sha256=digest)
         for top, kind, digest, name in (part for part in parts if len(part) == 4)
-        if top == "artifacts" and name == MANIFEST and not digest.startswith(".")
+        if top == "artifacts" and name == MANIFEST and _PLAIN.fullmatch(kind) and _PLAIN.fullmatch(digest)
     ]
+
+
+def read_record(text: str | bytes, name: str) -> StageRecord | None:
+    """Parse a record; one that is damaged or of another version counts as none, so its stage is run again.
+
+    Args:
+        name: where it lies, for the warning.
+    """
+    try:
+        return StageRecord.model_validate_json(text)
+    except ValidationError as error:
+        reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+        logger.warning("%s is no record, taken as not there: %s", name, reason)
+        return None
 
 
 def newest_whole(store: Store, records: Iterable[StageRecord]) -> StageRecord | None:

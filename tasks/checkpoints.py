@@ -77,11 +77,21 @@ def restore(work: Path, store: Store, training: Training, log: Callable[[str], N
             log(f"the store's checkpoint of step {step} is passed over: {error}")
             continue
         # The lines come first: a copy cut short leaves no checkpoint without them.
-        for part in (OUTPUT, CHECKPOINTS):
-            if (folder / part).is_dir():
-                shutil.copytree(folder / part, work / part, dirs_exist_ok=True)
+        if (folder / OUTPUT).is_dir():
+            shutil.copytree(folder / OUTPUT, work / OUTPUT, dirs_exist_ok=True)
+        for checkpoint in (folder / CHECKPOINTS).iterdir():
+            _copy_whole(checkpoint, work / CHECKPOINTS / checkpoint.name)
         log(f"{training.stage}: checkpoint of step {step} brought from the store")
         return
+
+
+def _copy_whole(checkpoint: Path, target: Path) -> None:
+    """Copy under another name first: a sealed checkpoint of which a copy cut short has left half would count."""
+    staging = target.with_name(f".copy-of-{target.name}")
+    for remains in (staging, target):
+        shutil.rmtree(remains, ignore_errors=True)
+    shutil.copytree(checkpoint, staging)
+    staging.rename(target)
 
 
 class CheckpointPublisher:

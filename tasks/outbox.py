@@ -31,7 +31,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_RUN_NAME,
     MLFLOW_RUN_NOTE,
 )
-from pydantic import Field
+from pydantic import Field, ValidationError
 from requests.exceptions import RequestException
 
 from qwenlong_core.artifacts import ArtifactRef
@@ -46,6 +46,7 @@ _PARAM_LIMIT = 6000
 """MLflow refuses longer parameter values."""
 _PARAMS, _METRICS = 100, 1000
 """MLflow's own limits of one call."""
+_REFUSED = ErrorCode.Name(INVALID_PARAMETER_VALUE)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -90,9 +91,11 @@ class Runs:
 
     def find(self, key: str) -> Run | None:
         """The run of a key."""
+        return next(iter(self._all(key)), None)
+
+    def _all(self, key: str) -> list[Run]:
         query = f"tags.`{KEY_TAG}` = '{key}'"
-        found = self._tracker.client.search_runs([self._tracker.experiment_id], query, max_results=1)
-        return found[0] if found else None
+        return list(self._tracker.client.search_runs([self._tracker.experiment_id], query))
 
     def open(self, note: RunNote) -> str:
         """The note's run with its parameters and inputs, made if it is not there; returns its id."""
@@ -145,6 +148,10 @@ class Runs:
             self._log_output(run_id, note.name, note.output)
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in note.tags.items()])
         client.set_terminated(run_id, note.status, note.ended_ms)
+        for run in self._all(note.key):
+            # A server that hung may have made a run after we had given up on it and made another.
+            if run.info.run_id != run_id:
+                client.delete_run(run.info.run_id)
         return True
 
     def _log_output(self, run_id: str, stage: str, ref: ArtifactRef) -> None:
@@ -238,7 +245,10 @@ def put(outbox: Path, note: RunNote) -> Path:
     outbox.mkdir(parents=True, exist_ok=True)
     path = outbox / f"{note.started_ms}-{re.sub('[^A-Za-z0-9]', '', note.key)}.json"
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(note.model_dump_json())
+    with temporary.open("w") as stream:
+        stream.write(note.model_dump_json())
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(temporary, path)
     return path
 
@@ -263,7 +273,8 @@ def waiting(outbox: Path) -> list[Path]:
 def deliver_outbox(tracker: Tracker, outbox: Path) -> int:
     """Deliver what waits, the oldest first, until MLflow is away; returns how many went.
 
-    A note that MLflow refuses for what is in it is put aside as ``.refused``, so that it holds up no other.
+    A note that cannot be read, or that MLflow refuses for what is in it, is put aside as ``.refused``, so that it
+    holds up no other.
     """
     if not waiting(outbox):
         return 0
@@ -272,12 +283,13 @@ def deliver_outbox(tracker: Tracker, outbox: Path) -> int:
         for path in waiting(outbox) if alone else ():
             try:
                 runs.deliver(RunNote.model_validate_json(path.read_text()))
-            except (MlflowException, RequestException) as error:
-                if getattr(error, "error_code", "") != ErrorCode.Name(INVALID_PARAMETER_VALUE):
+            except (MlflowException, RequestException, ValidationError) as error:
+                content = isinstance(error, ValidationError) or getattr(error, "error_code", "") == _REFUSED
+                if not content:
                     logger.warning("MLflow at %s is away, %s waits: %s", tracker.settings.uri, path.name, error)
                     break
                 path.rename(path.with_suffix(".refused"))
-                logger.error("MLflow refuses %s, which is put aside as .refused: %s", path.name, error)
+                logger.error("%s cannot be delivered and is put aside as .refused: %s", path.name, error)
             else:
                 path.unlink()
                 delivered += 1

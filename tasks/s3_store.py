@@ -18,6 +18,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from qwenlong_core.artifacts import (
     check_writable,
     newest_whole,
     read_manifest,
+    read_record,
     refuse_pickles,
 )
 from qwenlong_core.config import S3Settings, StorageSettings
@@ -144,20 +146,22 @@ class S3Store:
 
     def lookup(self, stage: str, fingerprint: str) -> StageRecord | None:
         """See :class:`Store`."""
+        entry = self._record(self._record_key(stage, fingerprint))
+        return entry if entry and self.manifest(entry.ref) else None
+
+    def _record(self, key: str) -> StageRecord | None:
         try:
-            text = self._get(self._record_key(stage, fingerprint))
+            text = self._get(key)
         except Damaged as error:
             logger.warning("taken as not there, and the stage is run: %s", error)
             return None
-        entry = None if text is None else StageRecord.model_validate_json(text)
-        return entry if entry and self.manifest(entry.ref) else None
+        return None if text is None else read_record(text, key)
 
     def latest(self, stage: str, profile: str) -> StageRecord | None:
         """See :class:`Store`."""
         keys = list(self._keys(f"{self.prefix}stages/{stage}/"))
         with ThreadPoolExecutor(_RECORDS_AT_ONCE) as pool:
-            found = [StageRecord.model_validate_json(text) for text in pool.map(self._get, keys) if text is not None]
-        return newest_whole(self, [entry for entry in found if entry.profile == profile])
+            return newest_whole(self, [entry for entry in pool.map(self._record, keys) if entry and entry.profile == profile])
 
     def damage(self, ref: ArtifactRef) -> list[str]:
         """See :class:`Store`."""
@@ -185,10 +189,13 @@ class S3Store:
     def remove(self, stored: Stored) -> None:
         """See :class:`Store`."""
         key = self.prefix + stored.name
-        if stored.upload is None:
-            self._delete(key)
-        else:
+        if stored.upload is not None:
             self._abort(key, stored.upload)
+            return
+        head = insist(f"looking at s3://{self.bucket}/{key}", partial(self._transfers.head, key))
+        # Listings may give fractions of a second, and this never does.
+        if head is not None and abs(head["LastModified"] - stored.modified) < timedelta(seconds=1):
+            self._delete(key)
 
     def claim(self, name: str, text: str) -> str:
         """See :class:`Store`."""

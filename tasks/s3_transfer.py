@@ -16,6 +16,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -34,6 +35,8 @@ _MAX_PARTS = 10_000
 """S3's own limit of parts in one object."""
 _FILES_AT_ONCE = 4
 _PART_TRIES = 3
+_RESUMED = timedelta(hours=1)
+"""How long what an interrupted writer has sent need not be sent again. Later `gc` may be about to take it."""
 DIGEST = "sha256"
 """Metadata of every object: the SHA-256 of its content, since servers keep none of a whole multipart object."""
 
@@ -95,6 +98,15 @@ class Transfers:
             jobs = [(item, pool.submit(insist, f"reading {item.key}", partial(self._is_whole, item))) for item in items]
             return [item for item, whole in jobs if not whole.result()]
 
+    def head(self, key: str) -> dict[str, Any] | None:
+        """What the server says of an object, ``None`` if there is none."""
+        try:
+            return dict(self.client.head_object(Bucket=self.bucket, Key=key))
+        except ClientError as error:
+            if status_of(error) == 404:
+                return None
+            raise
+
     def new_object(self, sha256: str) -> dict[str, Any]:
         """Arguments of every request that makes an object: its digest, and how it is encrypted."""
         encryption = {"ServerSideEncryption": self._s3.server_side_encryption, "SSEKMSKeyId": self._s3.kms_key}
@@ -111,7 +123,7 @@ class Transfers:
 
     def _upload(self, checks_sha256: bool, overwrite: bool, pools: _Pools, item: Item) -> None:
         # What a server without checksums was sent earlier can only be trusted by whoever read it back.
-        if checks_sha256 and not overwrite and self._is_there(item):
+        if checks_sha256 and not overwrite and self._is_there(item, datetime.now(UTC) - _RESUMED):
             return
         if item.entry.size <= self._s3.part_bytes:
             self._put(pools, item)
@@ -120,15 +132,12 @@ class Transfers:
         if not (self._is_there(item) if checks_sha256 else self._is_whole(item)):
             raise Garbled(f"{item.key} is not in the bucket as it was sent")
 
-    def _is_there(self, item: Item) -> bool:
-        """Whether an object of the right size stands under the right digest; its bytes were checked when
-        it was sent."""
-        try:
-            head = self.client.head_object(**self._object(item))
-        except ClientError as error:
-            if status_of(error) == 404:
-                return False
-            raise
+    def _is_there(self, item: Item, since: datetime | None = None) -> bool:
+        """Whether an object of the right size stands under the right digest, not written before ``since``; its
+        bytes were checked when it was sent."""
+        head = self.head(item.key)
+        if head is None or (since is not None and head["LastModified"] < since):
+            return False
         return (head["ContentLength"], head["Metadata"].get(DIGEST)) == (item.entry.size, item.entry.sha256)
 
     def _is_whole(self, item: Item) -> bool:

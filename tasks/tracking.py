@@ -22,9 +22,13 @@ from typing import Any, ParamSpec, TypeVar
 import psutil
 from mlflow.entities import Experiment, Metric
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from requests.exceptions import RequestException
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from qwenlong_core.config import TrackingSettings
 
@@ -50,6 +54,7 @@ _AWAY_SECONDS = 10.0
 # by us, and a call that is repeated only here can be checked before it is repeated.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("PGCONNECT_TIMEOUT", "30")
 
 
 def prepare_tracking_folder(uri: str) -> None:
@@ -58,9 +63,24 @@ def prepare_tracking_folder(uri: str) -> None:
         Path(uri.removeprefix("sqlite:///")).absolute().parent.mkdir(parents=True, exist_ok=True)
 
 
+def _reach_database(uri: str) -> None:
+    """MLflow asks a database that is away ten times, for 105 seconds, and then raises what is no MlflowException."""
+    if uri.startswith(("sqlite:", "http:", "https:")):
+        return
+    try:
+        create_engine(uri, poolclass=NullPool).connect().close()
+    except SQLAlchemyError as error:
+        raise MlflowException(f"the database of tracking.uri={uri!r} does not answer: {error}", TEMPORARILY_UNAVAILABLE) from error
+
+
 def client_for(settings: TrackingSettings) -> MlflowClient:
-    """A client of the tracking server and its registry."""
+    """A client of the tracking server and its registry.
+
+    Raises:
+        MlflowException: the database does not answer; a server is asked on the first call only.
+    """
     prepare_tracking_folder(settings.uri)
+    _reach_database(settings.uri)
     return MlflowClient(tracking_uri=settings.uri, registry_uri=settings.uri)
 
 

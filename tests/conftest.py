@@ -1,12 +1,31 @@
-"""Servers that many tests share."""
+"""Servers that many tests share, and an environment that is the same on every machine."""
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 
 import pytest
 import seaweed
+
+_FOREIGN = (
+    *("AWS_", "MLFLOW_", "PREFECT_", "PG", "OPENAI_", "ACCELERATE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
+    *("NODE_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS"),
+)
+"""Beginnings of the names of variables that change what tests see: keys, servers, proxies, terminals."""
+_NOWHERE = "/nonexistent/of-the-tests"
+
+# Here and not in a fixture: libraries read these when they are imported.
+for _name in [name for name in os.environ if name.upper().startswith(_FOREIGN)]:
+    del os.environ[_name]
+os.environ |= {
+    "AWS_CONFIG_FILE": _NOWHERE,
+    "AWS_SHARED_CREDENTIALS_FILE": _NOWHERE,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "PREFECT_PROFILES_PATH": _NOWHERE,
+}
+os.umask(0o022)
 
 
 @pytest.fixture(scope="session")

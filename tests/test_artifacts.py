@@ -20,6 +20,7 @@ from qwenlong_core.artifacts import (
     MANIFEST,
     ArtifactError,
     ArtifactRef,
+    FileEntry,
     Manifest,
     StageRecord,
     check_writable,
@@ -74,6 +75,15 @@ def test_publishing_twice_adopts_the_first(store, tmp_path):
     created = store.manifest(first).created_at
     assert store.publish(folder, manifest_of(folder)) == first
     assert store.manifest(first).created_at == created
+
+
+def test_a_file_in_the_store_is_as_young_as_its_publication(store, tmp_path):
+    """A model made years ago must not look to `gc` like the remnant of a writer that is at work on it now."""
+    folder = make_folder(tmp_path / "out")
+    os.utime(folder / "model.safetensors", (1, 1))
+    begun = time.time() - 10
+    store.publish(folder, manifest_of(folder))
+    assert all(stored.modified.timestamp() > begun for stored in store.listing())
 
 
 def test_an_artifact_without_manifest_does_not_exist(store, tmp_path):
@@ -159,6 +169,13 @@ def test_a_file_name_cannot_leave_its_artifact(store, tmp_path, name):
 def test_a_reference_cannot_leave_the_store(field, value):
     with pytest.raises(ValidationError):
         ArtifactRef(**{"kind": "model", "uri": "u", "sha256": "ab"} | {field: value})
+
+
+@pytest.mark.parametrize("entry", [{"sha256": "../../x", "size": 1}, {"sha256": "", "size": 1}, {"sha256": "ab", "size": -1}])
+def test_a_digest_or_size_that_is_none_is_refused(entry):
+    """A note's digest is part of its key in a bucket."""
+    with pytest.raises(ValidationError):
+        FileEntry.model_validate(entry)
 
 
 def saved_by_torch() -> bytes:

@@ -42,6 +42,27 @@ def test_overrides_reach_any_value():
 
 
 @pytest.mark.parametrize(
+    "override",
+    [
+        "storage.uri='s3://AKIA:{}@bucket/prefix'",
+        "storage.uri='s3://{}@bucket/prefix'",
+        "storage.uri='https://me:{}@host/prefix'",
+        "storage.s3='http://me:{}@host'",
+        "storage.s3.endpoint_url=['http://me:{}@host?x=1']",
+        "storage.cache_gb=http://host?access_key={}",
+        "http://me:{}@host",
+        "model.name='https://me:{}@host/owner/name'",
+        "data.train='https://me:{}@host/rows.jsonl'",
+        "tracking.uri='postgresql://host/db?user=me&password={}'",
+    ],
+)
+def test_a_secret_in_a_setting_is_refused_and_not_repeated(override):
+    with pytest.raises(SettingsError) as refusal:
+        load_settings("smoke", [override.format("hunter2")])
+    assert "hunter2" not in str(refusal.value) and str(refusal.value)
+
+
+@pytest.mark.parametrize(
     ("override", "said"),
     [
         ("grpo.grup_size=4", "unknown setting grpo.grup_size: did you mean 'group_size'?"),

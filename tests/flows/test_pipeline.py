@@ -36,7 +36,9 @@ def home(tmp_path_factory) -> Path:
 
 
 def run(home: Path, *arguments: str) -> dict[str, Any]:
-    done = subprocess.run([*COMMAND, *arguments], cwd=home, capture_output=True, text=True)
+    """Run it as somebody who has Prefect keep the results of flows, too."""
+    environment = os.environ | {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true"}
+    done = subprocess.run([*COMMAND, *arguments], cwd=home, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Error logging to API" not in done.stderr, "lines that never reached Prefect"
     return {**json.loads(done.stdout), "log": done.stderr}
@@ -90,6 +92,14 @@ def test_after_a_kill_in_phase_2_it_goes_on_from_there(home, resumed):
     steps = re.findall(r"grpo-2 step (\d)/3", resumed["log"])
     # Step 1 was saved before step 2 began; whether step 2 was, too, is a matter of moments.
     assert steps in (["2", "3"], ["3"]), "phase 2 must go on from its checkpoint, not start over"
+
+
+def test_what_prefect_keeps_is_small_and_no_pickle(home, resumed):
+    kept = [path.read_text() for path in (home / ".qwenlong/prefect/storage").iterdir()]
+    assert len(kept) > 10 and max(map(len, kept)) < 100_000
+    for text in kept:
+        json.loads(text)
+        assert "pickle" not in text
 
 
 def test_the_killed_run_is_shown_as_killed(home, resumed):

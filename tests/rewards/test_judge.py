@@ -1,4 +1,4 @@
-"""The judge against a scripted server: whatever the endpoint does, no wrong 0, no crash, bounded time."""
+"""The judge against a scripted server: whatever the endpoint does, no wrong 0, no crash, a few tries."""
 
 import asyncio
 import json
@@ -29,9 +29,7 @@ from qwenlong_core.rewards import (
 from qwenlong_core.rewards.health import _PAIRS
 from qwenlong_core.rewards.judge_prompt import judge_messages, not_judgeable, read_verdict
 
-TIMEOUT, RETRIES = 0.4, 1
-LONGEST = (RETRIES + 1) * TIMEOUT * 2 + 6.0
-"""Two questions to one reply, each with its tries, plus backoff and a busy machine."""
+TIMEOUT, RETRIES = 2.0, 1
 
 
 def judge_at(url: str, **more: Any) -> Judge:
@@ -172,16 +170,15 @@ FAULTS: dict[str, Respond] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_unscored_with_its_cause_in_bounded_time(fault: str) -> None:
-    start = time.monotonic()
+def test_a_fault_is_unscored_with_its_cause_after_a_few_tries(fault: str) -> None:
     with served(lambda n, r: FAULTS[fault]) as server:
         judge = judge_at(server.url)
         got = score(judge, "London")
+        assert 1 <= len(server.requests) <= RETRIES + 1
     assert (got.status, got.value, got.judge, got.rule) == ("unscored", None, None, 0.0)
     assert got.accuracy is None
     assert judge.last_error and judge.last_error in got.reason
     assert judge.counts.failures == 1
-    assert time.monotonic() - start < LONGEST
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ("404", "401")])

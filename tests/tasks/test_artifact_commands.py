@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,9 +11,19 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.artifacts import app
-from qwenlong_core.artifacts import ArtifactError, ArtifactRef, StageRecord, Store, describe, now, refs_in
+from qwenlong_core.artifacts import (
+    MANIFEST,
+    ArtifactError,
+    ArtifactRef,
+    Manifest,
+    StageRecord,
+    Store,
+    describe,
+    now,
+    refs_in,
+)
 from qwenlong_core.config import S3Settings, TrackingSettings
-from qwenlong_core.garbage import Rules
+from qwenlong_core.garbage import Rules, plan
 from qwenlong_core.local_store import LocalStore
 from tasks.artifact_commands import collect, lineage, listed, read_contents, resolve, verify_all
 from tasks.outbox import RunNote, TrackedRun
@@ -137,6 +148,46 @@ def test_gc_takes_unfinished_uploads_and_remains(bucket, s3_server, tracking, tm
     assert [upload["Key"] for upload in raw.list_multipart_uploads(Bucket=bucket)["Uploads"]] == ["another/artifacts/model/x/weights"]
     assert raw.head_object(Bucket=bucket, Key="another/artifacts/model/y/weights")
     assert left(store) == {kept.sha256}
+
+
+def test_what_is_written_again_after_gc_listed_it_stays(store, tracking, tmp_path):
+    """A run that makes an artifact anew while `gc` is about to take the old one."""
+    ref = make(store, tmp_path / "out", "model", f"w-{tmp_path.name}")
+    contents = read_contents(store)
+    doomed = [each.stored for each in plan(contents.listing, contents.manifests, {}, set(), IN_40_DAYS)]
+    assert {stored.name for stored in doomed} == {stored.name for stored in contents.listing}
+    time.sleep(2.1)  # a server tells the time of writing in whole seconds
+    manifest = store.manifest(ref)
+    first, *rest = doomed
+    assert first.name.endswith(MANIFEST)
+    store.remove(first)
+    publish_anew(store, tmp_path / "out" / f"w-{tmp_path.name}", manifest)
+    for stored in rest:
+        store.remove(stored)
+    assert verify_all(store, [ref]) == {f"model/{ref.sha256}": []}
+
+
+def publish_anew(store: Store, folder: Path, manifest: Manifest) -> None:
+    """As an hour later: what is there already is sent all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.s3_transfer._RESUMED", timedelta(0))
+        store.publish(folder, manifest)
+
+
+def test_what_is_not_ours_or_not_readable_ends_no_command(store, tracking, tmp_path):
+    ref = make(store, tmp_path / "out", "model", "w", "sft")
+    broken = "stages/sft/broken.json", "artifacts/my model/x/manifest.json"
+    if isinstance(store, LocalStore):
+        for name in broken:
+            (store.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (store.root / name).write_text('{"stage": "sft"')
+    else:
+        for name in broken:
+            store._put(f"{store.prefix}{name}", b'{"stage": "sft"')
+    assert store.lookup("sft", "broken") is None and store.latest("sft", "p").ref == ref
+    assert [row["sha256"] for row in listed(read_contents(store))] == [ref.sha256]
+    collect(store, tracking, IN_40_DAYS, delete=True)
+    assert not any(stored.name in broken for stored in store.listing()) and left(store) == {ref.sha256}
 
 
 def test_gc_refuses_when_the_registry_is_not_there(store, tmp_path):

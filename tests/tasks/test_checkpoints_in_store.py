@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -90,6 +91,26 @@ def test_a_damaged_one_in_the_store_is_passed_over(tmp_path):
     (tmp_path / "store/artifacts/checkpoint" / newest.sha256 / "checkpoints/checkpoint-2/model.safetensors").write_text("x")
     restore(tmp_path / "new", LocalStore(tmp_path / "store"), TRAINING, print)
     assert newest_complete(tmp_path / "new/checkpoints").name == "checkpoint-1"
+
+
+def test_a_copy_from_the_store_that_is_cut_short_is_made_again(tmp_path, monkeypatch):
+    store, new = LocalStore(tmp_path / "store"), tmp_path / "new"
+    checkpoint(tmp_path / "work", 1)
+    CheckpointPublisher(tmp_path / "work", store, TRAINING, print).publish_newest()
+    copy = shutil.copyfile
+
+    def full(source: os.PathLike[str], target: str, **options: bool) -> None:
+        if os.fspath(source).endswith("model.safetensors"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy(source, target, **options)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        restore(new, store, TRAINING, print)
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    restore(new, store, TRAINING, print)
+    restored = newest_complete(new / "checkpoints")
+    assert restored is not None and restored.name == "checkpoint-1"
 
 
 def test_pruning_while_publishing_leaves_nothing_half(tmp_path):

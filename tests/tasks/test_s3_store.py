@@ -6,6 +6,8 @@ import io
 import json
 import multiprocessing
 import os
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +247,25 @@ def test_a_writer_that_is_second_at_the_manifest_adopts_the_first_ones(store, ra
     assert overtaken == ["*"]
     winner = "first" if there == "whole" else "second"
     assert json.loads((store.fetch(ref) / "metrics.jsonl").read_text()) == {"writer": winner}
+
+
+def test_gc_takes_nothing_from_under_a_writer_that_finds_old_remains(store, tmp_path, monkeypatch):
+    """`gc` removes what an interrupted writer left long ago, just before another writer's manifest."""
+    monkeypatch.setattr("tasks.s3_transfer._RESUMED", timedelta(0))  # the remains are old
+    folder = make_folder(tmp_path / "out")
+    ref = publish(store, folder)
+    store.client.delete_object(Bucket=store.bucket, Key=f"project/artifacts/model/{ref.sha256}/{MANIFEST}")
+    remains = store.listing()
+    time.sleep(2.1)  # the server tells the time of writing in whole seconds
+
+    def collect(params, **_) -> None:
+        if params["url_path"].endswith(MANIFEST):
+            for stored in remains:
+                store.remove(stored)
+
+    store.client.meta.events.register("before-call.s3.PutObject", collect)
+    assert publish(store, folder) == ref
+    assert store.damage(ref) == []
 
 
 def test_check_says_what_the_server_does(store):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -126,23 +127,57 @@ def test_a_child_that_arrives_before_its_parent_is_linked_when_that_comes(settin
     assert client_for(settings).get_run(child).data.tags["mlflow.parentRunId"] == parent
 
 
-def test_a_note_that_mlflow_refuses_holds_up_no_other(settings, tmp_path):
-    bad = put(tmp_path, note(params={"a\x00?": 1}, status="FINISHED", started_ms=1))
+def test_a_run_that_a_hanging_server_made_late_is_taken_away(settings):
+    tracker, told = Tracker(settings), note(lines=({"step": 1, "loss": 2.0},), status="FINISHED", ended_ms=99)
+    runs, client = Runs(tracker), client_for(settings)
+    run_id = runs.open(told)
+    late = client.create_run(tracker.experiment_id, start_time=told.started_ms + 1, tags={"qwenlong.key": told.key}).info.run_id
+    runs.finish(run_id, told)
+    assert runs.find(told.key).info.run_id == run_id and client.get_run(late).info.lifecycle_stage == "deleted"
+
+
+@pytest.mark.parametrize("bad", ["refused by MLflow", "cut short", "of another version"])
+def test_a_note_that_cannot_be_delivered_holds_up_no_other(settings, tmp_path, bad):
+    path = put(tmp_path, note(params={"a\x00?" if bad == "refused by MLflow" else "a": 1}, status="FINISHED", started_ms=1))
+    if bad == "cut short":
+        path.write_text(path.read_text()[:20])
+    elif bad == "of another version":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"renamed": 1}))
     put(tmp_path, note(status="FINISHED", started_ms=2))
     assert deliver_outbox(Tracker(settings), tmp_path) == 1
-    assert not waiting(tmp_path) and bad.with_suffix(".refused").is_file()
+    assert not waiting(tmp_path) and path.with_suffix(".refused").is_file()
 
 
-def test_a_tracker_that_is_down_stops_nothing(tmp_path):
-    with socket.socket() as unused:  # bound, but nobody listens
-        unused.bind(("127.0.0.1", 0))
-        tracker = Tracker(TrackingSettings(uri=f"http://127.0.0.1:{unused.getsockname()[1]}"))
-        run = TrackedRun(tracker, note(), tmp_path)
-        started = time.monotonic()
-        assert run.run_id() is None and not run.send({"step": 1, "loss": 2.0})
-        assert tracker.page("a run from before the outage") is None and tracker.close_orphans() == []
-        assert run.finish("FINISHED", lines=({"step": 1, "loss": 2.0},), output=MODEL) is None
-        assert deliver_outbox(tracker, tmp_path) == 0 and time.monotonic() - started < 30
+@pytest.fixture
+def hanging_up() -> Iterator[tuple[int, list[int]]]:
+    """A port that takes every connection and drops it, and one entry for each."""
+    calls: list[int] = []
+
+    class HangUp(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            calls.append(1)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), HangUp) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], calls
+        server.shutdown()
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:{}", "postgresql+psycopg2://qwenlong@127.0.0.1:{}/mlflow"])
+def test_a_tracker_that_is_down_stops_nothing_and_is_left_alone_for_a_while(tmp_path, monkeypatch, hanging_up, uri):
+    if uri.startswith("postgresql"):
+        pytest.importorskip("psycopg2", reason="no Postgres driver: pip install psycopg2-binary")
+    port, calls = hanging_up
+    monkeypatch.setattr("tasks.tracking._AWAY_SECONDS", 3600.0)
+    tracker = Tracker(TrackingSettings(uri=uri.format(port)))
+    run = TrackedRun(tracker, note(), tmp_path)
+    assert run.run_id() is None and not run.send({"step": 1, "loss": 2.0})
+    assert tracker.page("a run from before the outage") is None and tracker.close_orphans() == []
+    assert run.finish("FINISHED", lines=({"step": 1, "loss": 2.0},), output=MODEL) is None
+    asked = len(calls)
+    # A client of Postgres that is turned away tries again without encryption: two connections for one question.
+    assert 1 <= asked <= 2
+    assert deliver_outbox(tracker, tmp_path) == 0 and len(calls) == 2 * asked
     [kept] = waiting(tmp_path)
     assert RunNote.model_validate_json(kept.read_text()).output == MODEL
 
