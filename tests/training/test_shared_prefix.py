@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 from training_jobs import Largest
@@ -84,15 +84,15 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def assert_same_gradients(ours: Any, plain: Any, tolerance: float) -> None:
-    """Relative to each gradient's norm. One far below the whole's is rounding (a key bias moves no softmax)."""
+def assert_same_gradients(ours: Any, plain: Any, tolerance: float, least: float) -> None:
+    """Relative to each gradient's norm, and to ``least`` of the whole's where it is smaller."""
     total = float(torch.nn.utils.get_total_norm(list(gradients(plain).values())))
     for (name, expected), actual in zip(gradients(plain).items(), gradients(ours).values()):
-        apart, scale = float((actual - expected).norm()), max(float(expected.norm()), 1e-2 * total)
+        apart, scale = float((actual - expected).norm()), max(float(expected.norm()), least * total)
         assert apart <= tolerance * scale, (name, apart / scale)
 
 
-def compare(name: str, prompt: int, lengths: list[int], checkpointing: bool = False) -> None:
+def compare(name: str, prompt: int, lengths: list[int], checkpointing: bool, least: float = 0.0) -> None:
     ids, completions, mask = group(prompt, lengths)
     plain, shared = build(name), build(name)
     shared.set_attn_implementation(NAME)
@@ -105,7 +105,7 @@ def compare(name: str, prompt: int, lengths: list[int], checkpointing: bool = Fa
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     (expected * weights).sum().backward()
     (actual * weights).sum().backward()
-    assert_same_gradients(shared, plain, 1e-5)
+    assert_same_gradients(shared, plain, 1e-5, least)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -114,7 +114,7 @@ def test_a_ragged_group_equals_separate_rows(name: str, checkpointing: bool) -> 
     compare(name, prompt=37, lengths=[5, 9, 1, 1, 7], checkpointing=checkpointing)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from(sorted(MODELS)),
     prompt=st.integers(2, 80),
@@ -124,7 +124,8 @@ def test_a_ragged_group_equals_separate_rows(name: str, checkpointing: bool) -> 
 def test_any_shape_equals_separate_rows(
     name: str, prompt: int, lengths: list[int], checkpointing: bool
 ) -> None:
-    compare(name, prompt, lengths, checkpointing)
+    """In some small shapes a token attends to one alike and the query's gradient is 0, but for rounding."""
+    compare(name, prompt, lengths, checkpointing, least=1e-2)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "qwen3"])
@@ -196,6 +197,7 @@ def by_mask(
     prefix=st.integers(1, 90),
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any),
 )
+@example(heads=(6, 2), prefix=1100, lengths=[70, 70, 0, 3])  # several of the kernel's blocks of queries and keys
 def test_merged_flash_calls_equal_one_masked_call(
     heads: tuple[int, int], prefix: int, lengths: list[int]
 ) -> None:
