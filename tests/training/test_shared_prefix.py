@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 from training_jobs import Largest
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
@@ -296,8 +298,11 @@ def test_models_that_cannot_share_say_why() -> None:
         "window": MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)),
         "eager": LlamaForCausalLM(LlamaConfig(**SIZES, attn_implementation="eager")),
         "drops": LlamaForCausalLM(LlamaConfig(**SIZES, attention_dropout=0.1)),
-        "cannot be replaced": MambaForCausalLM(
+        "layers of linear_attention": MambaForCausalLM(
             MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1)
+        ),
+        "cannot be replaced": BloomForCausalLM(
+            BloomConfig(vocab_size=97, hidden_size=32, n_layer=1, n_head=2)
         ),
     }
     for reason, model in refused.items():
