@@ -28,7 +28,7 @@ from transformers import (
 
 from qwenlong_core.training.shared_prefix.attention import NAME, forward_inputs, group_attention, obstacle
 from qwenlong_core.training.shared_prefix.flex import flex
-from qwenlong_core.training.shared_prefix.merged import flash, flash_backward, flash_serves
+from qwenlong_core.training.shared_prefix.merged import MergedAttention, flash, flash_backward, flash_serves
 from qwenlong_core.training.shared_prefix.packing import Layout, pack, unpack
 
 SIZES = {
@@ -250,6 +250,16 @@ def test_calls_of_the_cuda_kernel_fit_its_signature() -> None:
     assert (output.shape, lse.shape) == (query.shape, query.shape[:3])
     gradients = flash_backward(output, query, key, key, output, lse, False, 0.1)
     assert [x.shape for x in gradients] == [query.shape, key.shape, key.shape]
+
+
+def test_the_merge_fits_the_layouts_of_the_cuda_kernel() -> None:
+    """Forward and backward on the meta device, with heads inside of tokens, as a model's projections hand them on."""
+    layout = Layout(prefix=30, lengths=(5, 5, 0, 3, 7))
+    states = [torch.empty(1, 50, n, 64, device="meta").transpose(1, 2).requires_grad_() for n in (4, 2, 2)]
+    merged = MergedAttention.apply(*states, layout, 0.1)
+    assert merged.shape == states[0].shape
+    merged.transpose(1, 2).reshape(1, 50, -1).sum().backward()
+    assert [x.grad.shape for x in states] == [x.shape for x in states]
 
 
 @pytest.mark.gpu
