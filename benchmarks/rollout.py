@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -27,7 +29,8 @@ from qwenlong_core.generation.transformers_engine import TransformersEngine
 VLLM = """
 import json, sys, time
 from vllm import LLM, SamplingParams
-folder, prompt, lengths, group, repeats = json.loads(sys.argv[1])
+folder, prompt, lengths, group, repeats, clock = json.loads(sys.argv[1])
+now = time.process_time if clock == "cpu" else time.perf_counter
 llm = LLM(model=folder, dtype="float32", max_model_len=len(prompt) + max(lengths), enforce_eager=True)
 times = {}
 for length in lengths:
@@ -35,9 +38,9 @@ for length in lengths:
     llm.generate([{"prompt_token_ids": prompt[:-1]}], SamplingParams(max_tokens=1), use_tqdm=False)
     for _ in range(repeats):
         llm.reset_prefix_cache()
-        start = time.perf_counter()
+        start = now()
         llm.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)
-        times.setdefault(length, []).append(time.perf_counter() - start)
+        times.setdefault(length, []).append(now() - start)
 print("TIMES", json.dumps(times))
 """
 
@@ -85,15 +88,16 @@ def measure(
     return row(alternate(calls, repeats, clock), "ours", P=len(prompt), C=length, G=group)
 
 
-def add_vllm(rows: list[Row], python: str, folder: Path, prompt: list[int], repeats: int) -> None:
-    """vLLM's median time for each row's size; it is loaded in a process of its own."""
+def add_vllm(rows: list[Row], python: str, folder: Path, prompt: list[int], repeats: int, clock: str) -> None:
+    """vLLM's median time for each row's size, by the same clock; it runs in one process of its own."""
     lengths = [line["C"] for line in rows]
-    arguments = json.dumps([str(folder), prompt, lengths, rows[0]["G"], repeats])
-    done = subprocess.run([python, "-c", VLLM, arguments], check=True, stdout=subprocess.PIPE, text=True)
+    arguments = json.dumps([str(folder), prompt, lengths, rows[0]["G"], repeats, clock])
+    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # else the clock would miss its engine
+    command = [python, "-c", VLLM, arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     times = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("TIMES"))[6:])
     for line in rows:
-        values = sorted(times[str(line["C"])])
-        line["vllm s"] = round(values[len(values) // 2], 2)
+        line["vllm s"] = round(median(times[str(line["C"])]), 2)
         line["vllm / ours"] = round(line["vllm s"] / line["ours s"], 2)
 
 
@@ -133,7 +137,7 @@ def main() -> None:
         for length in args.completions
     ]
     if args.vllm_python:
-        add_vllm(rows, args.vllm_python, args.model, prompt, args.repeats)
+        add_vllm(rows, args.vllm_python, args.model, prompt, args.repeats, args.clock)
     save(rows, args.output, "rollout", x="C")
 
 

@@ -101,7 +101,7 @@ def cascade_attention(
         share = torch.sigmoid(part_lse - lse[first:stop]).unsqueeze(-1).to(output.dtype)
         output[first:stop] = torch.lerp(output[first:stop], part, share)
         lse[first:stop] = torch.logaddexp(lse[first:stop], part_lse)
-    return output.view(rows, heads, length, -1)
+    return output.reshape(rows, heads, length, -1)  # on CUDA the kernel lays heads out inside of tokens
 
 
 def _interface(

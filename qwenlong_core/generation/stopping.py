@@ -11,8 +11,9 @@ class StopStrings:
 
     def __init__(self, tokenizer: Any, strings: Sequence[str]) -> None:
         self.tokenizer, self.strings = tokenizer, tuple(strings)
-        # A token is a byte of text or more, so a string that ends in the last token lies in so many.
-        self.tokens = max((len(string.encode()) for string in strings), default=0)
+        # A token is a byte of text or more, so a string that ends in the last token lies in so many. The one more
+        # is for tokenizers (Llama 2's) that drop the space that the first token decoded begins with.
+        self.tokens = 1 + max((len(string.encode()) for string in strings), default=0)
 
     def __call__(self, token_ids: Sequence[int]) -> bool:
         """Asked after every token."""

@@ -61,7 +61,7 @@ def grpo_config(job: GRPOJob, cut: Layout, longest_prompt: int, work: Path) -> G
         temperature=job.temperature,
         top_p=job.top_p,
         top_k=0,
-        generation_kwargs={"stop": list(job.stop)} if job.stop and job.engine.startswith("vllm") else None,
+        generation_kwargs=vllm_sampling(job) or None,
         learning_rate=job.learning_rate,
         lr_scheduler_type="constant",
         max_grad_norm=job.max_grad_norm,
@@ -77,6 +77,17 @@ def grpo_config(job: GRPOJob, cut: Layout, longest_prompt: int, work: Path) -> G
         vllm_importance_sampling_mode="token_truncate",
         **vllm_arguments(job.vllm or VLLMSettings()),
     )
+
+
+def vllm_sampling(job: GRPOJob) -> dict[str, Any]:
+    """What TRL does not tell vLLM by itself: stop strings and, where it is colocated, that a prompt is sent once for
+    its G completions (to a server TRL does so). Over several GPUs TRL shares results out by prompts, so G are sent."""
+    told: dict[str, Any] = {}
+    if job.stop and job.engine.startswith("vllm"):
+        told["stop"] = list(job.stop)
+    if job.engine == "vllm-colocate" and (job.vllm or VLLMSettings()).tensor_parallel == 1:
+        told["n"] = job.group_size
+    return told
 
 
 def vllm_arguments(settings: VLLMSettings) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class FastLinear(nn.Linear):
         """As ``nn.Linear``."""
         plain = type(self.weight) is Parameter and self.weight.device.type == "cpu"
         floats = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if not (plain and floats and input.numel()):
+        if not (plain and floats and input.numel() and input.dim() > 1):
             return super().forward(input)
         apply: Callable[..., Tensor] = _Linear.apply
         return apply(input, self.weight, self.bias)

@@ -20,8 +20,9 @@ class TrainerEngine:
         self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling
     ) -> list[list[Completion]]:
         """See :class:`qwenlong_core.generation.engine.Engine`; the sampling is the trainer's own."""
-        repeated = [list(prompt) for prompt in prompts for _ in range(samples)]
-        token_ids, logprobs = self.trainer._generate_single_turn(repeated, None, {}, samples)
+        at_once = (self.trainer.args.generation_kwargs or {}).get("n", 1)  # G, or 1 a request
+        requests = [list(prompt) for prompt in prompts for _ in range(samples // at_once)]
+        token_ids, logprobs = self.trainer._generate_single_turn(requests, None, {}, samples)
         stops = StopStrings(self.trainer._tokenizer, sampling.stop)
         done = [self._completion(ids, values, stops) for ids, values in zip(token_ids, logprobs)]
         return [done[i : i + samples] for i in range(0, len(done), samples)]

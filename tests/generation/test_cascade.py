@@ -99,6 +99,15 @@ def test_equals_one_masked_attention_on_a_gpu(length: int) -> None:
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("rows", "length"), [(3, 1), (1, 7)])
+def test_calls_of_the_cuda_kernel_fit_its_signature_and_layout(rows: int, length: int) -> None:
+    """On the meta device, whose attention lays its output out as CUDA's does: heads inside of tokens."""
+    query = torch.empty(rows, 4, length, 64, device="meta")
+    own = torch.empty(rows, 2, 7, 64, device="meta")
+    part = torch.empty(1, 2, 70, 64, device="meta")
+    assert cascade_attention(query, own, own, [(part, part, 0, rows)], 0.1).shape == query.shape
+
+
 def test_rows_that_leave_narrow_the_parts() -> None:
     caches = [growing_cache(1) for _ in range(3)]
     shared = [Shared(caches[0], 0, 6), Shared(caches[1], 0, 2), Shared(caches[2], 2, 6)]

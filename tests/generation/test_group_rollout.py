@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -84,6 +85,18 @@ def test_logprobs_equal_a_fresh_forward_for_any_shape(
             expected = logprobs_by_forward(model, prompt, completion.token_ids, 1.1)
             found = torch.tensor(completion.logprobs, dtype=torch.float64)
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.gpu
+def test_logprobs_equal_a_fresh_forward_on_a_gpu() -> None:
+    model = tiny_model()
+    engine = TransformersEngine(deepcopy(model).cuda(), LetterTokenizer(), 3)
+    groups = engine.generate(PROMPTS, 4, Sampling(1.0, 1.0, 24, seed=1))
+    for prompt, group in zip(PROMPTS, groups):
+        for completion in group:
+            expected = logprobs_by_forward(model, prompt, completion.token_ids, 1.0)
+            found = torch.tensor(completion.logprobs, dtype=torch.float64)
+            torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
 def exact_distribution(model: Any, prompt: list[int], limit: int, vocab: int) -> dict[tuple[int, ...], float]:

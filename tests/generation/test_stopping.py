@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_model
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.config import ServerSettings
@@ -60,6 +62,16 @@ def test_a_string_is_found_at_the_token_that_completes_it(text: str, first: int,
     ends = [n for n in range(1, len(ids) + 1) if stop in TOKENIZER.decode(ids[:n], skip_special_tokens=True)]
     stops = StopStrings(TOKENIZER, (stop,))
     assert [n for n in range(1, len(ids) + 1) if stops(ids[:n])][:1] == ends[:1]
+
+
+def test_a_space_is_found_where_the_tokenizer_drops_a_first_one() -> None:
+    """As Llama 2's does, whose words begin with a mark for the space before them."""
+    words = ["▁the", "▁", "a"]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="a"))
+    backend.decoder = decoders.Metaspace()
+    stops = StopStrings(PreTrainedTokenizerFast(tokenizer_object=backend), (" a",))
+    assert [n for n in range(1, 5) if stops([0, 0, 1, 2][:n])] == [4]
+    assert not stops([1, 2])  # the text of these is "a"
 
 
 def test_a_server_is_told() -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from generation.tiny_models import LetterTokenizer, greedy_by_generate, logprobs_by_forward
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from qwenlong_core.generation.engine import Sampling
@@ -13,15 +12,6 @@ from qwenlong_core.generation.sampling import draw
 from qwenlong_core.generation.transformers_engine import TransformersEngine
 
 PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [3, 4, 5, 6, 7, 8, 9, 10, 11]]
-
-
-class LetterTokenizer:
-    """Enough of a tokenizer for the engine: ids to letters, 2 ends a sequence."""
-
-    eos_token_id = 2
-
-    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-        return " ".join(str(i) for i in ids if i != 2 or not skip_special_tokens)
 
 
 def small_model(vocab: int = 32, sharp: float = 20.0) -> LlamaForCausalLM:
@@ -35,15 +25,6 @@ def small_model(vocab: int = 32, sharp: float = 20.0) -> LlamaForCausalLM:
     return model
 
 
-def reference_logprobs(
-    model: Any, prompt: list[int], completion: tuple[int, ...], temperature: float
-) -> torch.Tensor:
-    ids = torch.tensor([prompt + list(completion)])
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
-    return (logits.double() / temperature).log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
-
-
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_greedy_equals_transformers_generate(batch_size: int) -> None:
     model = small_model()
@@ -51,11 +32,7 @@ def test_greedy_equals_transformers_generate(batch_size: int) -> None:
         PROMPTS, 2, Sampling(0.0, 1.0, 150)
     )
     for prompt, group in zip(PROMPTS, groups):
-        ids = torch.tensor([prompt])
-        expected = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=150, eos_token_id=2
-        )
-        assert [list(c.token_ids) for c in group] == [expected[0, len(prompt) :].tolist()] * 2
+        assert [list(c.token_ids) for c in group] == [greedy_by_generate(model, prompt, 150)] * 2
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -67,7 +44,7 @@ def test_logprobs_equal_a_plain_forward(batch_size: int) -> None:
     assert len(lengths) > 1, "rows must leave the batch at different times for this test to mean anything"
     for prompt, group in zip(PROMPTS, groups):
         for completion in group:
-            expected = reference_logprobs(model, prompt, completion.token_ids, 0.7)
+            expected = logprobs_by_forward(model, prompt, completion.token_ids, 0.7)
             torch.testing.assert_close(
                 torch.tensor(completion.logprobs, dtype=torch.float64), expected, atol=2e-5, rtol=1e-4
             )

@@ -29,7 +29,7 @@ def gradients(model: nn.Module, rows: Tensor, checkpointed: bool = False) -> lis
 
 @settings(max_examples=30, deadline=None)
 @given(
-    shape=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    shape=st.lists(st.integers(1, 40), max_size=3),
     width=st.integers(1, 70),
     out=st.integers(1, 70),
     bias=st.booleans(),

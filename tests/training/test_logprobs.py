@@ -13,9 +13,9 @@ from qwenlong_core.training.logprobs import label_log_probs, use_compact_head
 
 
 def reference(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, temperature: float
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    logp = (hidden @ weight.T / temperature).log_softmax(-1)
+    logp = ((hidden @ weight.T + bias) / temperature).log_softmax(-1)
     mask = labels != -100
     picked = logp.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     return picked * mask, -(logp.exp() * logp).sum(-1) * mask
@@ -31,15 +31,16 @@ def test_values_and_gradients_equal_log_softmax(
     monkeypatch.setattr(logprobs, "_TILE", 3 * vocabulary)  # several tiles, the last not full
     hidden = torch.randn(2, 7, 16, generator=generator, requires_grad=True)
     weight = torch.randn(vocabulary, 16, generator=generator, requires_grad=True)
+    bias = torch.randn(vocabulary, generator=generator, requires_grad=True)
     labels = torch.randint(vocabulary, (2, 7), generator=generator)
     labels[torch.rand(2, 7, generator=generator) >= labelled] = -100
     upstream = torch.randn(2, 7, generator=generator)
-    output = label_log_probs(hidden, weight, None, labels, temperature)
-    expected, entropy = reference(hidden, weight, labels, temperature)
+    output = label_log_probs(hidden, weight, bias, labels, temperature)
+    expected, entropy = reference(hidden, weight, bias, labels, temperature)
     torch.testing.assert_close(output.log_probs, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(output.entropy, entropy, atol=1e-4, rtol=1e-4)
-    ours = torch.autograd.grad((output.log_probs * upstream).sum(), (hidden, weight))
-    theirs = torch.autograd.grad((expected * upstream).sum(), (hidden, weight))
+    ours = torch.autograd.grad((output.log_probs * upstream).sum(), (hidden, weight, bias))
+    theirs = torch.autograd.grad((expected * upstream).sum(), (hidden, weight, bias))
     for a, b in zip(ours, theirs):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 

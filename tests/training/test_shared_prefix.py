@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 from training_jobs import Largest
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
@@ -26,7 +28,7 @@ from transformers import (
 
 from qwenlong_core.training.shared_prefix.attention import NAME, forward_inputs, group_attention, obstacle
 from qwenlong_core.training.shared_prefix.flex import flex
-from qwenlong_core.training.shared_prefix.merged import flash, flash_backward, flash_serves
+from qwenlong_core.training.shared_prefix.merged import MergedAttention, flash, flash_backward, flash_serves
 from qwenlong_core.training.shared_prefix.packing import Layout, pack, unpack
 
 SIZES = {
@@ -84,15 +86,15 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def assert_same_gradients(ours: Any, plain: Any, tolerance: float) -> None:
-    """Relative to each gradient's norm. One far below the whole's is rounding (a key bias moves no softmax)."""
+def assert_same_gradients(ours: Any, plain: Any, tolerance: float, least: float) -> None:
+    """Relative to each gradient's norm, and to ``least`` of the whole's where it is smaller."""
     total = float(torch.nn.utils.get_total_norm(list(gradients(plain).values())))
     for (name, expected), actual in zip(gradients(plain).items(), gradients(ours).values()):
-        apart, scale = float((actual - expected).norm()), max(float(expected.norm()), 1e-2 * total)
+        apart, scale = float((actual - expected).norm()), max(float(expected.norm()), least * total)
         assert apart <= tolerance * scale, (name, apart / scale)
 
 
-def compare(name: str, prompt: int, lengths: list[int], checkpointing: bool = False) -> None:
+def compare(name: str, prompt: int, lengths: list[int], checkpointing: bool, least: float = 0.0) -> None:
     ids, completions, mask = group(prompt, lengths)
     plain, shared = build(name), build(name)
     shared.set_attn_implementation(NAME)
@@ -105,7 +107,7 @@ def compare(name: str, prompt: int, lengths: list[int], checkpointing: bool = Fa
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     (expected * weights).sum().backward()
     (actual * weights).sum().backward()
-    assert_same_gradients(shared, plain, 1e-5)
+    assert_same_gradients(shared, plain, 1e-5, least)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -114,7 +116,7 @@ def test_a_ragged_group_equals_separate_rows(name: str, checkpointing: bool) -> 
     compare(name, prompt=37, lengths=[5, 9, 1, 1, 7], checkpointing=checkpointing)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from(sorted(MODELS)),
     prompt=st.integers(2, 80),
@@ -124,7 +126,8 @@ def test_a_ragged_group_equals_separate_rows(name: str, checkpointing: bool) -> 
 def test_any_shape_equals_separate_rows(
     name: str, prompt: int, lengths: list[int], checkpointing: bool
 ) -> None:
-    compare(name, prompt, lengths, checkpointing)
+    """In some small shapes a token attends to one alike and the query's gradient is 0, but for rounding."""
+    compare(name, prompt, lengths, checkpointing, least=1e-2)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "qwen3"])
@@ -196,6 +199,7 @@ def by_mask(
     prefix=st.integers(1, 90),
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any),
 )
+@example(heads=(6, 2), prefix=1100, lengths=[70, 70, 0, 3])  # several of the kernel's blocks of queries and keys
 def test_merged_flash_calls_equal_one_masked_call(
     heads: tuple[int, int], prefix: int, lengths: list[int]
 ) -> None:
@@ -248,6 +252,16 @@ def test_calls_of_the_cuda_kernel_fit_its_signature() -> None:
     assert [x.shape for x in gradients] == [query.shape, key.shape, key.shape]
 
 
+def test_the_merge_fits_the_layouts_of_the_cuda_kernel() -> None:
+    """Forward and backward on the meta device, with heads inside of tokens, as a model's projections hand them on."""
+    layout = Layout(prefix=30, lengths=(5, 5, 0, 3, 7))
+    states = [torch.empty(1, 50, n, 64, device="meta").transpose(1, 2).requires_grad_() for n in (4, 2, 2)]
+    merged = MergedAttention.apply(*states, layout, 0.1)
+    assert merged.shape == states[0].shape
+    merged.transpose(1, 2).reshape(1, 50, -1).sum().backward()
+    assert [x.grad.shape for x in states] == [x.shape for x in states]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "kernel"), [(torch.bfloat16, True), (torch.float32, False)])
 def test_on_a_gpu_both_kernels_equal_plain_rows(dtype: torch.dtype, kernel: bool) -> None:
@@ -294,8 +308,11 @@ def test_models_that_cannot_share_say_why() -> None:
         "window": MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)),
         "eager": LlamaForCausalLM(LlamaConfig(**SIZES, attn_implementation="eager")),
         "drops": LlamaForCausalLM(LlamaConfig(**SIZES, attention_dropout=0.1)),
-        "cannot be replaced": MambaForCausalLM(
+        "layers of linear_attention": MambaForCausalLM(
             MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1)
+        ),
+        "cannot be replaced": BloomForCausalLM(
+            BloomConfig(vocab_size=97, hidden_size=32, n_layer=1, n_head=2)
         ),
     }
     for reason, model in refused.items():

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+import trl.trainer.grpo_trainer
+from accelerate.utils import gather_object
 from parity_stage import score_parity
+from torch.utils._pytree import tree_leaves
 from training_jobs import grpo_job, lines, scripted
 
 from qwenlong_core import models
@@ -298,3 +301,24 @@ def test_a_phase_goes_on_from_the_one_before(
         assert second[key] == before or second[key].visits > before.visits
     assert any(key.startswith("p2-") for key in second)
     assert sum(d.visits for d in second.values()) > sum(d.visits for d in first.values())
+
+
+def test_a_batch_tokenises_no_prompt_again_and_gathers_no_text(
+    make: Callable[..., GRPOPhaseTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL would tokenise every prompt G times and gather its text on every process."""
+    trainer = make(scripted([[1, 0, 0, 0]] * 4), dynamic_sampling={"max_rounds": 1})
+    gathered: list[Any] = []
+    tokenised: list[Any] = []
+
+    def gather(objects: Any) -> Any:
+        gathered.append(objects)
+        return gather_object(objects)
+
+    monkeypatch.setattr(trl.trainer.grpo_trainer, "gather_object", gather)
+    monkeypatch.setattr(type(trainer._tokenizer), "_encode_plus", lambda *args, **_: tokenised.append(args))
+    trainer._next_batch()
+    assert not tokenised
+    texts = [leaf for leaf in tree_leaves(gathered) if isinstance(leaf, str)]
+    assert texts
+    assert max(map(len, texts)) <= 2, "row numbers in place of prompts"

@@ -1,4 +1,5 @@
-"""The methods that ``benchmarks/update.py`` times compute the same update, and its figures are worked out right."""
+"""The methods that ``benchmarks/update.py`` times compute the same update; its figures and those of ``growth.py`` are
+worked out right."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from transformers import LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from growth import FIELDS, exponent
 from update import bound, compare
 from update_variants import measure, parser
 
@@ -22,6 +24,19 @@ def test_every_method_gives_the_same_loss_and_gradient(policy: Path, extras: lis
         assert run["loss"] == pytest.approx(runs[-1]["loss"], rel=1e-4, abs=1e-6)
         assert run["gradient_norm"] == pytest.approx(runs[-1]["gradient_norm"], rel=1e-4)
         assert run["gradient_norm"] > 0
+
+
+def test_prefix_grouper_computes_it_too(policy: Path) -> None:
+    pytest.importorskip("prefix_grouper", reason="pip install prefix-grouper")
+    shape = ["--model", str(policy), "--prompt", "24", "--completion", "8", "--group", "4", "--ragged"]
+    ours, theirs = (measure(parser().parse_args([*shape, "--variant", v])) for v in ("ours", "prefix-grouper"))
+    assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4, abs=1e-6)
+    assert theirs["gradient_norm"] == pytest.approx(ours["gradient_norm"], rel=1e-4)
+
+
+def test_the_exponents_of_known_curves() -> None:
+    points = [{"prompt": p, "seconds": 3 * p**1.5, "grown_mb": 40.0 * p} for p in (512, 1024, 4096)]
+    assert [exponent(points, "prompt", field) for field in FIELDS] == pytest.approx([1.5, 1.0])
 
 
 def test_the_bound_and_the_share_by_hand() -> None:

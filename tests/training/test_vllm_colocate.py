@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,9 @@ def test_two_steps_of_phase_one_with_weights_kept_in_step(
     ]  # fmt: skip
     done = subprocess.run(command, env=os.environ | ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
+    calls = re.findall(r"vLLM: (\d) requests, (\d) prompts, n=(\d)", done.stdout)
+    assert calls
+    assert all(requests == distinct and n == "4" for requests, distinct, n in calls), "a prompt goes once for its group"
     rows = lines(tmp_path / "output" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2]
     for row in rows:

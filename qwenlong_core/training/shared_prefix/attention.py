@@ -73,10 +73,10 @@ def obstacle(model: Any) -> str | None:
     """Why a model cannot share prefixes, or ``None``."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if not model._supports_attention_backend:
-        return "its attention cannot be replaced"
     if kinds != {"full_attention"}:
         return f"it has layers of {', '.join(sorted(kinds - {'full_attention'}))}"
+    if not model._supports_attention_backend:
+        return "its attention cannot be replaced"
     if not hasattr(config, "layer_types") and getattr(config, "sliding_window", None):
         return "its attention has a window"
     if getattr(config, "attn_logit_softcapping", None) is not None:
