@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from parity_stage import score_parity
 from safetensors.torch import save_file
+from spread_batch import spread_over
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.nn.parallel import DistributedDataParallel
 from training_jobs import grpo_job
 from trl import GRPOTrainer
 
@@ -41,30 +38,20 @@ def group(process: int) -> dict[str, Tensor]:
     }
 
 
-def spread(model: Any, mode: str) -> Any:
-    """The model over both processes; its layers checkpointed."""
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    model.train()
-    if mode == "ddp":
-        return DistributedDataParallel(model)
-    mesh = init_device_mesh("cpu", (2,))
-    for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
-
-
 def main(mode: str, policy: Path, data: Path, work: Path) -> None:
     job = grpo_job(launch={"num_processes": 2, "cpu_threads": 1})
     trainer = build_trainer(job, {"model": policy, "data": data}, work, score_parity, 2, 0)
     assert trainer.shares_prefix
     trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation
-    model = spread(trainer.model, mode)
+    trainer.model.activation_checkpointing_enable({"use_reentrant": False})
+    trainer.model.train()
+    model = spread_over(trainer.model, mode, 2)
     loss = GRPOTrainer._compute_loss(trainer, model, group(trainer.accelerator.process_index))
     assert trainer.prefix_checked
     loss.backward()
     gradients = {}
     for name, parameter in trainer.model.named_parameters():
-        whole = parameter.grad.full_tensor() if mode == "fsdp" else parameter.grad
+        whole = parameter.grad.full_tensor() if mode == "sharded" else parameter.grad
         gradients[name] = whole.contiguous()
     if trainer.accelerator.is_main_process:
         save_file(gradients, work / "gradients.safetensors")

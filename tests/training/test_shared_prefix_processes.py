@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+@pytest.mark.parametrize("mode", ["replicated", "sharded"])
 def test_two_processes_have_the_gradients_of_separate_rows_in_one(
     mode: str, policy: Path, data: Path, tmp_path: Path
 ) -> None:
