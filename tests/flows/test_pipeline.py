@@ -35,10 +35,13 @@ def home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("pipeline")
 
 
+def environment(home: Path) -> dict[str, str]:
+    """That of somebody who has Prefect keep the results of flows, too."""
+    return os.environ | {"PREFECT_HOME": str(home / ".qwenlong/prefect"), "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true"}
+
+
 def run(home: Path, *arguments: str) -> dict[str, Any]:
-    """Run it as somebody who has Prefect keep the results of flows, too."""
-    environment = os.environ | {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true"}
-    done = subprocess.run([*COMMAND, *arguments], cwd=home, capture_output=True, text=True, env=environment)
+    done = subprocess.run([*COMMAND, *arguments], cwd=home, capture_output=True, text=True, env=environment(home))
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Error logging to API" not in done.stderr, "lines that never reached Prefect"
     return {**json.loads(done.stdout), "log": done.stderr}
@@ -55,8 +58,9 @@ def tracking(home: Path) -> TrackingSettings:
 def kill_when(home: Path, pattern: str) -> None:
     """Start the pipeline in a process group of its own and kill -9 the group at a line of its log."""
     process = subprocess.Popen(
-        COMMAND, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        COMMAND, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=environment(home),
+    )  # fmt: skip
     assert process.stderr is not None
     seen = []
     for line in process.stderr:
