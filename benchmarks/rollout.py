@@ -29,9 +29,9 @@ from qwenlong_core.generation.transformers_engine import TransformersEngine
 VLLM = """
 import json, sys, time
 from vllm import LLM, SamplingParams
-folder, prompt, lengths, group, repeats, clock = json.loads(sys.argv[1])
+folder, prompt, lengths, group, repeats, clock = json.load(sys.stdin)
 now = time.process_time if clock == "cpu" else time.perf_counter
-llm = LLM(model=folder, dtype="float32", max_model_len=len(prompt) + max(lengths), enforce_eager=True)
+llm = LLM(model=folder, dtype="float32", max_model_len=len(prompt) + max(lengths), enforce_eager=True, gpu_memory_utilization=0.5)
 times = {}
 for length in lengths:
     params = SamplingParams(n=group, temperature=1.0, max_tokens=length, min_tokens=length, ignore_eos=True)
@@ -93,8 +93,8 @@ def add_vllm(rows: list[Row], python: str, folder: Path, prompt: list[int], repe
     lengths = [line["C"] for line in rows]
     arguments = json.dumps([str(folder), prompt, lengths, rows[0]["G"], repeats, clock])
     environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # else the clock would miss its engine
-    command = [python, "-c", VLLM, arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    command = [python, "-c", VLLM]
+    done = subprocess.run(command, input=arguments, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     times = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("TIMES"))[6:])
     for line in rows:
         line["vllm s"] = round(median(times[str(line["C"])]), 2)
