@@ -237,7 +237,7 @@ def test_a_judge_that_dies_in_mid_run_stops_it_and_the_run_goes_on_later(
     ("block", "values", "words"),
     [
         (DynamicSamplingSettings, {"oversampling": 0.5}, "greater than or equal to 1"),
-        (DynamicSamplingSettings, {"oversampling": float("inf")}, "less than or equal to 16"),
+        (DynamicSamplingSettings, {"oversampling": 17.0}, "less than or equal to 16"),
         (CurriculumSettings, {"retire_after_visits": 0}, "greater than or equal to 1"),
         (GRPOSettings, {"truncated": "drop"}, "'keep' or 'mask'"),
         (GRPOSettings, {"scale_rewards": "task"}, "'group', 'batch' or 'none'"),
