@@ -115,7 +115,10 @@ def earns(guess: Guesser, rows: list[Example]) -> float:
     total = 0.0
     for row in rows:
         text = f"<think>?</think>\n\n{answer_form(row.answer_type, guess(row))}"
-        total += score_by_rule(row, Completion(text=text, token_ids=(), finish_reason="stop"), RewardSettings()).score.rule or 0
+        total += (
+            score_by_rule(row, Completion(text=text, token_ids=(), finish_reason="stop"), RewardSettings()).score.rule
+            or 0
+        )
     return total / len(rows)
 
 
@@ -135,7 +138,12 @@ def guess(tokenizer: Any) -> dict[str, Any]:
         train, held_out = rows[: 2 * GUESS_ROWS], rows[2 * GUESS_ROWS :]
         scores = {name: round(earns(guesser, held_out), 3) for name, guesser in guessers(train).items()}
         types = Counter(row.answer_type for row in held_out)
-        table[domain] = {"chance": round(chance(held_out), 3), "rows": len(held_out), "answer_types": dict(types), **scores}
+        table[domain] = {
+            "chance": round(chance(held_out), 3),
+            "rows": len(held_out),
+            "answer_types": dict(types),
+            **scores,
+        }
         print(domain, json.dumps(table[domain], indent=2), flush=True)
     return table
 

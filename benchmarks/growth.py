@@ -57,7 +57,10 @@ def markdown(rows: list[dict[str, Any]], found: list[dict[str, Any]]) -> str:
     lines += [f"| {f['variant']} | {f['along']} | {f['seconds']:.2f} | {f['grown_mb']:.2f} |" for f in found]
     lines += ["", "| method | P | C | G | seconds | memory above the model, MB |", "|---|---|---|---|---|---|"]
     names = ("variant", "prompt", "completion", "group")
-    lines += ["| " + " | ".join([*(str(r[n]) for n in names), f"{r['seconds']:.2f}", f"{r['grown_mb']:.0f}"]) + " |" for r in rows]
+    lines += [
+        "| " + " | ".join([*(str(r[n]) for n in names), f"{r['seconds']:.2f}", f"{r['grown_mb']:.0f}"]) + " |"
+        for r in rows
+    ]
     return "\n".join(lines) + "\n"
 
 

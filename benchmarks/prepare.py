@@ -47,15 +47,23 @@ def peak_megabytes() -> float:
 def write_rows(path: Path, megabytes: int, characters: int, tokenizer: Any) -> None:
     """Rows whose documents are drawn from the paragraphs of generated reports, contracts and manuals."""
     rng, size = Random(7), 0
-    seeds = [generate(tokenizer, domain=domain, tokens=60_000, seed=3).example for domain in ("math", "logical", "reading")]
+    seeds = [
+        generate(tokenizer, domain=domain, tokens=60_000, seed=3).example for domain in ("math", "logical", "reading")
+    ]
     paragraphs = [text for example in seeds for text in example.context.split("\n") if len(text) > 100][:PARAGRAPHS]
     with path.open("w") as stream:
         for index in range(10**9):
             wanted, parts = rng.uniform(0.5, 1.5) * characters, [f"Report {index}."]
             while sum(map(len, parts)) < wanted:
                 parts += [f"{rng.randrange(10**6)}. {text}" for text in rng.choices(paragraphs, k=20)]
-            row = {"id": f"r{index}", "domain": "math", "context": "\n".join(parts), "question": f"What does report {index} say?",
-                   "answers": [str(index)], "answer_scale": "million"}  # fmt: skip
+            row = {
+                "id": f"r{index}",
+                "domain": "math",
+                "context": "\n".join(parts),
+                "question": f"What does report {index} say?",
+                "answers": [str(index)],
+                "answer_scale": "million",
+            }
             size += stream.write(json.dumps(row) + "\n")
             if size >= megabytes * 1e6:
                 return
@@ -78,7 +86,9 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=64)
     parser.add_argument("--characters", type=int, default=40_000, help="of a document, on average")
     parser.add_argument("--memory", action="store_true", help="only prepare, once, with near-duplicate search")
-    parser.add_argument("--folder", type=Path, default=None, help="for the rows and the output; a temporary one by default")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="for the rows and the output; a temporary one by default"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     tokenizer = bundled_tokenizer()
@@ -91,7 +101,11 @@ def main() -> None:
         if args.memory:
             start = time.perf_counter()
             counts = run_prepare(path, tokenizer, 0.9, out)["splits"]["train"]
-            result |= {"seconds": round(time.perf_counter() - start, 1), "rows": counts["rows"], "tokens": counts["tokens"]["total"]}
+            result |= {
+                "seconds": round(time.perf_counter() - start, 1),
+                "rows": counts["rows"],
+                "tokens": counts["tokens"]["total"],
+            }
         else:
             result |= compare(path, tokenizer, megabytes, out)
         print(json.dumps({**result, "peak_mb": round(peak_megabytes())}, indent=2))

@@ -48,9 +48,16 @@ def table() -> list[dict[str, Any]]:
 def ours(row: dict[str, Any]) -> float:
     scale = {"answer_scale": row["answer_scale"]} if "answer_scale" in row else {}
     example = Example(
-        id=row["id"], source="golden", domain="math", answer_type=row["answer_type"], context="", question=row.get("question", ""),
-        answers=tuple(row["answers"]), choices=tuple(row.get("choices", ())), metadata=scale,
-    )  # fmt: skip
+        id=row["id"],
+        source="golden",
+        domain="math",
+        answer_type=row["answer_type"],
+        context="",
+        question=row.get("question", ""),
+        answers=tuple(row["answers"]),
+        choices=tuple(row.get("choices", ())),
+        metadata=scale,
+    )
     completion = Completion(text=row["completion"], token_ids=(), finish_reason="stop")
     return score_by_rule(example, completion, RewardSettings()).score.rule or 0.0
 
@@ -70,9 +77,7 @@ def reference(row: dict[str, Any]) -> float:
         letter = re.search(r"The correct answer is \(?([A-D])\)?", said.replace("*", ""))
         return float(letter is not None and letter[1] == gold)
     if row["answer_type"] == "number":
-        found, wanted = (
-            re.search(r"[\d,]*\.?\d+", t.lower().split("the answer is", 1)[-1]) for t in (said, gold)
-        )
+        found, wanted = (re.search(r"[\d,]*\.?\d+", t.lower().split("the answer is", 1)[-1]) for t in (said, gold))
         if not found or not wanted:
             return 0.0
         a, b = (abs(float(m[0].replace(",", ""))) for m in (found, wanted))
@@ -113,9 +118,7 @@ def rules() -> None:
         rate, wrong, refused = measure(scorer, own)
         numeric = rate if own is numbers else measure(scorer, numbers)[0]
         everything = "-" if own is numbers else f"{rate:,.0f}"
-        print(
-            f"{name:24}{everything:>12}{numeric:>12,.0f}{f'{wrong}/{len(own)}':>12}{f'{refused}/{len(own)}':>15}"
-        )
+        print(f"{name:24}{everything:>12}{numeric:>12,.0f}{f'{wrong}/{len(own)}':>12}{f'{refused}/{len(own)}':>15}")
 
 
 def judge() -> None:
@@ -158,9 +161,7 @@ def judge() -> None:
         f"judge: {COMPLETIONS:,} completions, {LATENCY_SECONDS * 1000:.0f} ms, concurrency {CONCURRENCY}: ",
         end="",
     )
-    print(
-        f"{took:.2f} s, ideal {ideal:.2f} s, ratio {took / ideal:.2f}, client CPU {busy:.2f} s, unscored {unscored}"
-    )
+    print(f"{took:.2f} s, ideal {ideal:.2f} s, ratio {took / ideal:.2f}, client CPU {busy:.2f} s, unscored {unscored}")
 
 
 @contextmanager
@@ -194,9 +195,7 @@ def _serve(latency: float, ports: Queue[int]) -> None:
             "usage": usage,
         }
     ).encode()
-    reply = (
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
-    )
+    reply = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -67,15 +67,20 @@ def by_generate(model: Any, prompt: list[int], group: int, length: int, expanded
         model(input_ids=ids[:1, :-1], past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(group)
     output = model.generate(
-        ids, attention_mask=torch.ones_like(ids), past_key_values=cache, do_sample=True, temperature=1.0, top_p=1.0,
-        top_k=0, max_new_tokens=length, min_new_tokens=length,
-    )  # fmt: skip
+        ids,
+        attention_mask=torch.ones_like(ids),
+        past_key_values=cache,
+        do_sample=True,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=length,
+        min_new_tokens=length,
+    )
     assert output.shape == (group, len(prompt) + length)
 
 
-def measure(
-    model: Any, tokenizer: Any, prompt: list[int], length: int, group: int, repeats: int, clock: str
-) -> Row:
+def measure(model: Any, tokenizer: Any, prompt: list[int], length: int, group: int, repeats: int, clock: str) -> Row:
     engine = endless_engine(model, tokenizer)
     sampling = Sampling(1.0, 1.0, length, seed=0)
     calls = {
@@ -109,9 +114,7 @@ def profile(model: Any, tokenizer: Any, prompt: list[int], length: int, group: i
         print(f"P={len(prompt)} C={limit} G={group}")
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
             engine.generate([prompt], group, Sampling(1.0, 1.0, limit, seed=0))
-        print(
-            found.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=50)
-        )
+        print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=50))
 
 
 def main() -> None:
@@ -133,8 +136,7 @@ def main() -> None:
         profile(model, tokenizer, prompt, args.completions[0], args.group)
         sys.exit()
     rows = [
-        measure(model, tokenizer, prompt, length, args.group, args.repeats, args.clock)
-        for length in args.completions
+        measure(model, tokenizer, prompt, length, args.group, args.repeats, args.clock) for length in args.completions
     ]
     if args.vllm_python:
         add_vllm(rows, args.vllm_python, args.model, prompt, args.repeats, args.clock)

@@ -28,11 +28,14 @@ def rows_between(tokenizer: object, shortest: int, longest: int, count: int) -> 
     """Worked examples with lengths spread evenly, in an order that mixes them."""
     examples = [
         generate(
-            tokenizer, domain=domain_of_row(i), tokens=shortest + (longest - shortest) * (i * 7 % count) // count,
-            seed=f"packing/{i}", row_id=str(i),
+            tokenizer,
+            domain=domain_of_row(i),
+            tokens=shortest + (longest - shortest) * (i * 7 % count) // count,
+            seed=f"packing/{i}",
+            row_id=str(i),
         ).example
         for i in range(count)
-    ]  # fmt: skip
+    ]
     return tokenized(tokenizer, examples, longest + 512)
 
 

@@ -88,14 +88,23 @@ def stock_steps(policy: Path, example: Example, job: GRPOJob, work: Path, clock:
         reward_funcs=lambda completion_ids, **_: [checksum(ids) for ids in completion_ids],
         args=GRPOConfig(
             **trainer_arguments(job.model, job.launch, job.seed, work),
-            per_device_train_batch_size=job.group_size, gradient_accumulation_steps=1, max_steps=1,
-            num_generations=job.group_size, max_completion_length=job.phase.max_completion_tokens, temperature=1.0,
-            top_p=1.0, top_k=0, learning_rate=job.learning_rate, lr_scheduler_type="constant", loss_type="dapo", beta=0.0,
+            per_device_train_batch_size=job.group_size,
+            gradient_accumulation_steps=1,
+            max_steps=1,
+            num_generations=job.group_size,
+            max_completion_length=job.phase.max_completion_tokens,
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            learning_rate=job.learning_rate,
+            lr_scheduler_type="constant",
+            loss_type="dapo",
+            beta=0.0,
             generation_kwargs={"min_new_tokens": job.phase.max_completion_tokens},
         ),
         train_dataset=Dataset.from_dict({"prompt": [render_prompt(tokenizer, example)]}),
         processing_class=tokenizer,
-    )  # fmt: skip
+    )
     quiet(trainer)
     return timed(trainer, clock)
 
@@ -139,9 +148,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"))
     args = parser.parse_args()
     set_up_process(LaunchSettings())
-    rows = [
-        measure(args.model, p, args.completion, args.group, args.repeats, args.clock) for p in args.prompt
-    ]
+    rows = [measure(args.model, p, args.completion, args.group, args.repeats, args.clock) for p in args.prompt]
     save(rows, args.output, "step", x="P")
 
 

@@ -83,7 +83,14 @@ def peak_memory(pid: int) -> float:
 
 def one_round(server: seaweed.SeaweedFS, folder: Path, manifest: Path, scratch: Path) -> dict[str, tuple[float, float]]:
     """Each side up and down once, in a bucket of its own."""
-    aws = [os.environ.get("AWS") or shutil.which("aws") or "aws", "--endpoint-url", server.endpoint, "s3", "cp", "--recursive"]
+    aws = [
+        os.environ.get("AWS") or shutil.which("aws") or "aws",
+        "--endpoint-url",
+        server.endpoint,
+        "s3",
+        "cp",
+        "--recursive",
+    ]
     bucket = server.make_bucket(f"bench-{uuid.uuid4().hex[:8]}")
     again = [sys.executable, __file__, "--ours", f"s3://{bucket}/ours", server.endpoint, str(folder), str(manifest)]
     times = {}
@@ -115,7 +122,10 @@ def main() -> None:
         write_checkpoint(scratch / "checkpoint", options.megabytes)
         described = describe(scratch / "checkpoint", "model", parents={}, settings_digest="s", code_digest="c")
         (scratch / "described.json").write_text(described.model_dump_json())
-        rounds = [one_round(server, scratch / "checkpoint", scratch / "described.json", scratch) for _ in range(options.rounds)]
+        rounds = [
+            one_round(server, scratch / "checkpoint", scratch / "described.json", scratch)
+            for _ in range(options.rounds)
+        ]
     finally:
         server.kill()
         shutil.rmtree(scratch)

@@ -85,7 +85,9 @@ def run(model: Path, variant: str, shape: dict[str, Any], threads: int | None) -
     heap = HEAP if variant in ("ours", "loop") else {}  # as a stage's process has it
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | heap)
     if done.returncode < 0:
-        return {"failed": f"killed by signal {-done.returncode}" + (", by want of memory?" if done.returncode == -9 else "")}
+        return {
+            "failed": f"killed by signal {-done.returncode}" + (", by want of memory?" if done.returncode == -9 else "")
+        }
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]}
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -141,11 +143,7 @@ def title(shape: dict[str, Any]) -> str:
 def markdown(rows: list[dict[str, Any]]) -> str:
     lines = ["| shape | bound | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
     for row in rows:
-        cells = (
-            [row["variant"], row["failed"]]
-            if "failed" in row
-            else [text(row.get(name, "")) for name in COLUMNS]
-        )
+        cells = [row["variant"], row["failed"]] if "failed" in row else [text(row.get(name, "")) for name in COLUMNS]
         lines.append(" | ".join(["| " + title(row), text(row.get("bound", "")), *cells]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -158,8 +156,13 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for axis, field, label in zip(axes, ("seconds", "grown_mb"), ("seconds", "memory above the loaded model, MB")):
         for i, variant in enumerate(variants):
             own = {title(r): r[field] for r in rows if r["variant"] == variant}
-            axis.bar([s + i * 0.8 / len(variants) for s in range(len(shapes))], [own.get(s, 0) for s in shapes],
-                     width=0.8 / len(variants), label=variant, align="edge")  # fmt: skip
+            axis.bar(
+                [s + i * 0.8 / len(variants) for s in range(len(shapes))],
+                [own.get(s, 0) for s in shapes],
+                width=0.8 / len(variants),
+                label=variant,
+                align="edge",
+            )
         axis.set_xticks([s + 0.4 for s in range(len(shapes))], shapes, fontsize=7)
         axis.set_ylabel(label)
     axes[0].legend()
@@ -193,9 +196,7 @@ def main() -> None:
     args = parser().parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     config, rows = AutoConfig.from_pretrained(args.model), []
-    for prompt, completion, group, on in product(
-        args.prompt, args.completion, args.group, args.checkpointing
-    ):
+    for prompt, completion, group, on in product(args.prompt, args.completion, args.group, args.checkpointing):
         shape = {
             "prompt": prompt,
             "completion": completion,

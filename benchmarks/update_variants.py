@@ -65,10 +65,18 @@ def group_inputs(prompt: int, sizes: list[int], vocabulary: int, device: torch.d
 
 def grpo_config(args: argparse.Namespace, folder: str) -> GRPOConfig:
     return GRPOConfig(
-        output_dir=folder, use_cpu=not torch.cuda.is_available(), bf16=torch.cuda.is_available(), report_to="none",
-        per_device_train_batch_size=args.group, num_generations=args.group, steps_per_generation=1,
-        max_completion_length=args.completion, loss_type="dapo", beta=0.0, disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=folder,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=torch.cuda.is_available(),
+        report_to="none",
+        per_device_train_batch_size=args.group,
+        num_generations=args.group,
+        steps_per_generation=1,
+        max_completion_length=args.completion,
+        loss_type="dapo",
+        beta=0.0,
+        disable_tqdm=True,
+    )
 
 
 def build(args: argparse.Namespace, folder: str) -> GRPOTrainer:
@@ -76,7 +84,9 @@ def build(args: argparse.Namespace, folder: str) -> GRPOTrainer:
     tokenizer, config = load_tokenizer(args.model), grpo_config(args, folder)
     if args.variant == "trl":
         rows = Dataset.from_dict({"prompt": [""] * args.group})
-        trainer = GRPOTrainer(model, reward_funcs=lambda **_: None, args=config, processing_class=tokenizer, train_dataset=rows)
+        trainer = GRPOTrainer(
+            model, reward_funcs=lambda **_: None, args=config, processing_class=tokenizer, train_dataset=rows
+        )
     else:
         kind = PrefixGrouperTrainer if args.variant == "prefix-grouper" else LongContextGRPOTrainer
         trainer = kind(model, config, tokenizer, DynamicSamplingSettings(), "keep", {})
@@ -109,10 +119,12 @@ class PrefixGrouperTrainer(LongContextGRPOTrainer):
         positions = [torch.arange(prefix)] + [prefix + torch.arange(int(n)) for n in kept.sum(1)]
         with self.accelerator.autocast():
             hidden = model.base_model(
-                grouper.concat_input(prompt, ones, completions, kept), use_cache=False, prefix_grouper=grouper,
+                grouper.concat_input(prompt, ones, completions, kept),
+                use_cache=False,
+                prefix_grouper=grouper,
                 position_ids=torch.cat(positions)[None].to(prompt.device),
                 attention_mask=prompt.new_zeros(1, 1, 1, 1, dtype=torch.bool),
-            ).last_hidden_state  # fmt: skip
+            ).last_hidden_state
             suffix = grouper.split_output(hidden, include_prefix_last=1)[2][:, :-1]
             labels = completions.masked_fill(kept == 0, -100)
             output = label_log_probs(suffix, model.get_output_embeddings().weight, None, labels, 1.0)
@@ -186,7 +198,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         trainer = build(args, folder)
     vocabulary, device = trainer.model.config.vocab_size, trainer.accelerator.device
     one_by_one = args.variant.endswith("loop")
-    update(trainer, group_inputs(64, [8] * args.group, vocabulary, device), one_by_one)  # starts threads, checks packing
+    update(
+        trainer, group_inputs(64, [8] * args.group, vocabulary, device), one_by_one
+    )  # starts threads, checks packing
     trainer.model.zero_grad(set_to_none=True)
     inputs = group_inputs(args.prompt, lengths(args.group, args.completion, args.ragged), vocabulary, device)
     peak = Peak()
@@ -196,8 +210,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     synchronise()
     seconds, processor = time.perf_counter() - start, time.process_time() - processor
     norm = torch.nn.utils.get_total_norm([p.grad for p in trainer.model.parameters() if p.grad is not None])
-    return {"seconds": seconds, "processor_seconds": processor, "peak_mb": peak.now(), "before_mb": peak.before,
-            "loss": loss, "gradient_norm": float(norm), "threads": torch.get_num_threads()}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "peak_mb": peak.now(),
+        "before_mb": peak.before,
+        "loss": loss,
+        "gradient_norm": float(norm),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def parser() -> argparse.ArgumentParser:

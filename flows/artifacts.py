@@ -78,7 +78,11 @@ def _drawn(node: dict[str, Any]) -> Tree:
     label = f"[bold]{node['input']}[/] " if node["input"] else ""
     if node.get("missing"):
         return Tree(f"{label}{node['sha256'][:12]} [red]is not in the store[/]")
-    made = f"stage {node['stage']}, profile {node['profile']}, MLflow run {node['mlflow_run_id']}" if node["stage"] else "no record"
+    made = (
+        f"stage {node['stage']}, profile {node['profile']}, MLflow run {node['mlflow_run_id']}"
+        if node["stage"]
+        else "no record"
+    )
     lines = [
         f"{label}{node['kind']}/{node['sha256']}  {node['created_at'][:19]}",
         made,

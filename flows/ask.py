@@ -22,18 +22,25 @@ def ask(
     model: Annotated[
         str, typer.Option(help="Folder, hub id, artifact (model/DIGEST) or models:/qwenlong@champion.", metavar="REF")
     ] = "smollm2-135m",
-    engine: Annotated[str, typer.Option(help="transformers, vllm (prints when whole) or openai (needs --server).")] = "transformers",
+    engine: Annotated[
+        str, typer.Option(help="transformers, vllm (prints when whole) or openai (needs --server).")
+    ] = "transformers",
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="New tokens at most; 10,000, or less under a shorter context, if left out.")
+        int | None,
+        typer.Option(min=1, help="New tokens at most; 10,000, or less under a shorter context, if left out."),
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.95,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Same seed, same answer; a fresh one if left out.")
     ] = None,
-    show_thinking: Annotated[bool, typer.Option("--show-thinking", help="Print the thinking instead of folding it.")] = False,
+    show_thinking: Annotated[
+        bool, typer.Option("--show-thinking", help="Print the thinking instead of folding it.")
+    ] = False,
     server: Annotated[str | None, typer.Option(metavar="URL", help="Base URL of an OpenAI-compatible server.")] = None,
-    server_model: Annotated[str | None, typer.Option(help="Name under which it serves the model; REF if left out.")] = None,
+    server_model: Annotated[
+        str | None, typer.Option(help="Name under which it serves the model; REF if left out.")
+    ] = None,
     server_key_variable: Annotated[str | None, typer.Option(help="Environment variable with the server's key.")] = None,
     profile: Annotated[str, typer.Option(help="Whose store, registry and model settings count.")] = "local",
 ) -> None:
@@ -44,9 +51,13 @@ def ask(
     from flows.cli import one_clear_message  # the command line imports this module
 
     overrides = [
-        f"evaluation.temperature={temperature}", f"evaluation.top_p={top_p}",
-        *(server_overrides(server, server_model, server_key_variable, model) or [f"evaluation.engine={json.dumps(engine)}"]),
-    ]  # fmt: skip
+        f"evaluation.temperature={temperature}",
+        f"evaluation.top_p={top_p}",
+        *(
+            server_overrides(server, server_model, server_key_variable, model)
+            or [f"evaluation.engine={json.dumps(engine)}"]
+        ),
+    ]
     with one_clear_message():
         if server is not None and engine != "transformers" and engine != "openai":
             raise ValueError(f"--server answers in place of --engine {engine}: leave one of them out")
@@ -82,12 +93,24 @@ def _answer(
     found = (resolve_tokenizer if settings.evaluation.server else resolve_model)(settings, model)
     prompt_limit, limit = _limits(found, max_tokens)
     tokenizer = load_tokenizer(found.folder)
-    row = Example(id="question", source="ask", domain="reading", answer_type="span", context=text, question=question, answers=("",))
+    row = Example(
+        id="question",
+        source="ask",
+        domain="reading",
+        answer_type="span",
+        context=text,
+        question=question,
+        answers=("",),
+    )
     shown, kept, lost = truncate_middle(tokenizer, row, prompt_limit, analysis_message)
     if lost:
-        _say(f"the document has {kept + lost:,} tokens; its first and last {kept:,} are read, {lost:,} in the middle are not")
+        _say(
+            f"the document has {kept + lost:,} tokens; its first and last {kept:,} are read, {lost:,} in the middle are not"
+        )
     prompt = render_prompt(tokenizer, shown, analysis_message)
-    sampling = Sampling(settings.evaluation.temperature, settings.evaluation.top_p, limit, seed, settings.evaluation.stop)
+    sampling = Sampling(
+        settings.evaluation.temperature, settings.evaluation.top_p, limit, seed, settings.evaluation.stop
+    )
     pieces = _pieces(settings, found.folder, tokenizer, analysis_message(shown), encode(tokenizer, prompt), sampling)
     started = time.monotonic()
     tokens = _print(folded(pieces, opens_thinking(prompt)), show_thinking)
@@ -102,10 +125,14 @@ def _limits(model: Any, max_tokens: int | None) -> tuple[int, int]:
 
     context = context_of(model.folder)
     if max_tokens is not None and context is not None and max_tokens >= context:
-        raise ValueError(f"--max-tokens {max_tokens} leaves no room for the document in a context of {context:,}: lower it")
+        raise ValueError(
+            f"--max-tokens {max_tokens} leaves no room for the document in a context of {context:,}: lower it"
+        )
     prompt, limit = fit_limits(context, completion=max_tokens)
     if max_tokens is None and limit < EvaluationSettings().max_completion_tokens:
-        _say(f"the context of {model.name} is {context:,} tokens: an answer may take {limit:,}, not the recommended 10,000")
+        _say(
+            f"the context of {model.name} is {context:,} tokens: an answer may take {limit:,}, not the recommended 10,000"
+        )
     return prompt, limit
 
 

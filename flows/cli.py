@@ -83,7 +83,9 @@ def _say(error: Exception) -> None:
     from qwenlong_core.config import without_secrets
 
     if isinstance(error, OSError) and error.filename is not None:
-        error = OSError(f"{str(error.filename)!r} cannot be used ({error.strerror}): name another place, or set its permissions")
+        error = OSError(
+            f"{str(error.filename)!r} cannot be used ({error.strerror}): name another place, or set its permissions"
+        )
     typer.echo(without_secrets(f"error: {error}"), err=True)
 
 

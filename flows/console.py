@@ -47,7 +47,9 @@ def quieten() -> None:
 
 def _drop_expected_traceback(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, StageRefused | ProcessFailed | ArtifactError | SettingsError | RollbackRefused | ConnectionError):
+    if isinstance(
+        error, StageRefused | ProcessFailed | ArtifactError | SettingsError | RollbackRefused | ConnectionError
+    ):
         record.exc_info, record.exc_text = None, None
     return True
 
@@ -62,7 +64,12 @@ def print_result(result: dict[str, Any], *, as_json: bool) -> None:
     if result["scaled_down"]:
         console.print(SCALED_DOWN, style="italic")
     rows = [
-        {"stage": row["stage"], "result": row["how"], "seconds": f"{row['seconds']:.0f}", "artifact": row["sha256"][:12]}
+        {
+            "stage": row["stage"],
+            "result": row["how"],
+            "seconds": f"{row['seconds']:.0f}",
+            "artifact": row["sha256"][:12],
+        }
         for row in result["stages"]
     ]
     console.print(table("Artifacts", rows))

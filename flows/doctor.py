@@ -25,7 +25,18 @@ from qwenlong_core.models import attention_implementation
 from tasks.store import open_store
 from tasks.tracking import client_for
 
-PACKAGES = ("prefect", "torch", "transformers", "trl", "accelerate", "datasets", "mlflow", "boto3", "vllm", "flash-attn")
+PACKAGES = (
+    "prefect",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "mlflow",
+    "boto3",
+    "vllm",
+    "flash-attn",
+)
 _OPTIONAL = {"vllm", "flash-attn"}
 _TIMEOUT = 5.0
 
@@ -94,7 +105,9 @@ def _engines(settings: Settings) -> Iterator[Finding]:
     used = {"rollout engine": settings.grpo.engine, "evaluation engine": settings.evaluation.engine}
     for topic, engine in used.items():
         ok = not engine.startswith("vllm") or _version("vllm") is not None
-        yield Finding(topic=topic, ok=ok, found=engine, mend="" if ok else 'vLLM is not installed: pip install -e ".[gpu]"')
+        yield Finding(
+            topic=topic, ok=ok, found=engine, mend="" if ok else 'vLLM is not installed: pip install -e ".[gpu]"'
+        )
 
 
 def _base_model(settings: Settings) -> Finding:
@@ -109,7 +122,9 @@ def _base_model(settings: Settings) -> Finding:
     url = f"https://huggingface.co/api/models/{name}"
     ok = is_up(url, _TIMEOUT)
     mend = "" if ok else f"the hub does not answer for {name!r}: download it elsewhere and set model.name to the folder"
-    return Finding(topic="base model", ok=ok, found=f"hub id {name}, {'reachable' if ok else 'not reachable'}", mend=mend)
+    return Finding(
+        topic="base model", ok=ok, found=f"hub id {name}, {'reachable' if ok else 'not reachable'}", mend=mend
+    )
 
 
 def _prefect() -> Finding:
@@ -117,7 +132,9 @@ def _prefect() -> Finding:
 
     url = PREFECT_API_URL.value()
     up = bool(url) and is_up(f"{url}/health")
-    return Finding(topic="Prefect", ok=True, found=f"{url} is up" if up else "no server is up; a run brings its own (`make serve`)")
+    return Finding(
+        topic="Prefect", ok=True, found=f"{url} is up" if up else "no server is up; a run brings its own (`make serve`)"
+    )
 
 
 def _mlflow(settings: Settings) -> Finding:
@@ -175,7 +192,9 @@ def _rows(settings: Settings) -> Iterator[Finding]:
         except ValueError as error:
             yield Finding(topic="data source", ok=False, found=spec, mend=str(error))
         else:
-            found = f"{spec}: {len(files)} local files" if files else f"{spec}: fetched from the hub when the pipeline runs"
+            found = (
+                f"{spec}: {len(files)} local files" if files else f"{spec}: fetched from the hub when the pipeline runs"
+            )
             yield Finding(topic="data source", ok=True, found=found)
 
 

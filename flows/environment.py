@@ -86,6 +86,7 @@ def prefect_api() -> Iterator[str]:
         raise ConnectionError(
             f"PREFECT_API_URL={configured!r} does not answer: start that server, or unset the variable to run without one"
         )
+
     class Server(SubprocessASGIServer):
         """Ours to stop: without it the end of an interrupted run could not be told, and is tried for minutes."""
 

@@ -12,18 +12,24 @@ import typer
 def evaluate(
     model: Annotated[
         str | None,
-        typer.Option(help="Folder, hub id, smollm2-135m, artifact (model/DIGEST) or models:/qwenlong@champion.", metavar="REF"),
+        typer.Option(
+            help="Folder, hub id, smollm2-135m, artifact (model/DIGEST) or models:/qwenlong@champion.", metavar="REF"
+        ),
     ] = None,
     benchmarks: Annotated[
         str | None,
-        typer.Option(help="all (the paper's seven) or names, comma between; the generated set if left out.", metavar="A,B"),
+        typer.Option(
+            help="all (the paper's seven) or names, comma between; the generated set if left out.", metavar="A,B"
+        ),
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Answers per question; 1 if left out.")] = None,
     engine: Annotated[str | None, typer.Option(help="transformers, vllm or openai (needs --server).")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions per benchmark, always the same ones.")] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PATH_OR_ID", help="Where a benchmark is; NAME=SOURCE:PATH in another source's format."),
+        typer.Option(
+            metavar="NAME=PATH_OR_ID", help="Where a benchmark is; NAME=SOURCE:PATH in another source's format."
+        ),
     ] = None,
     document: Annotated[
         str | None, typer.Option(help="none: ask without documents, and say how much of the score is memory.")
@@ -31,9 +37,13 @@ def evaluate(
     rescore: Annotated[
         str | None, typer.Option(metavar="LOGDIR", help="Score a finished evaluation anew from its log, with no model.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; one of its own under .qwenlong/evaluations if left out.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; one of its own under .qwenlong/evaluations if left out.")
+    ] = None,
     server: Annotated[str | None, typer.Option(metavar="URL", help="Base URL of an OpenAI-compatible server.")] = None,
-    server_model: Annotated[str | None, typer.Option(help="Name under which it serves the model; REF if left out.")] = None,
+    server_model: Annotated[
+        str | None, typer.Option(help="Name under which it serves the model; REF if left out.")
+    ] = None,
     server_key_variable: Annotated[str | None, typer.Option(help="Environment variable with the server's key.")] = None,
     judge: Annotated[str | None, typer.Option(metavar="URL", help="Base URL of an OpenAI-compatible judge.")] = None,
     judge_model: Annotated[str | None, typer.Option(help="Model that the judge's endpoint serves.")] = None,
@@ -42,7 +52,8 @@ def evaluate(
         str | None, typer.Option(help="Profile whose evaluation settings count; the paper's if left out.")
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. evaluation.temperature=0.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. evaluation.temperature=0."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")] = False,
 ) -> None:
@@ -65,9 +76,14 @@ def evaluate(
         from flows.evaluation_tables import print_finished
 
         sampled = {
-            "--benchmarks": benchmarks, "--data": data, "--document": document, "--engine": engine, "--samples": samples,
-            "--limit": limit, "--server": server,
-        }  # fmt: skip
+            "--benchmarks": benchmarks,
+            "--data": data,
+            "--document": document,
+            "--engine": engine,
+            "--samples": samples,
+            "--limit": limit,
+            "--server": server,
+        }
         _check(model, rescore, sampled)
         finished: Finished
         if rescore is not None:
@@ -76,7 +92,14 @@ def evaluate(
             assert model is not None
             names = tuple(filter(None, (name.strip() for name in (benchmarks or "").split(","))))
             finished = run_evaluation(
-                Request(model=model, benchmarks=names, data=tuple(data or ()), profile=profile, overrides=tuple(given), out=out)
+                Request(
+                    model=model,
+                    benchmarks=names,
+                    data=tuple(data or ()),
+                    profile=profile,
+                    overrides=tuple(given),
+                    out=out,
+                )
             )
     if as_json:
         typer.echo(json.dumps(finished.to_dict(), ensure_ascii=False))

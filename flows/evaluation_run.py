@@ -110,7 +110,9 @@ def run_rescore(given: str, profile: str | None, overrides: Sequence[str], out: 
     settings = evaluation_settings(profile, overrides)
     folder = evaluation_folder(open_store(settings), given)
     if not (folder / SCORES).is_file():
-        raise ValueError(f"--rescore {given} holds no {SCORES}, so no finished evaluation: finish it first, or name another")
+        raise ValueError(
+            f"--rescore {given} holds no {SCORES}, so no finished evaluation: finish it first, or name another"
+        )
     out = out or FOLDER / f"{folder.resolve().name}-rescored"
     if out.exists() and any(out.iterdir()) and not (out / PLAN).is_file():
         raise ValueError(f"--out {out} holds other files: name a new folder")
@@ -141,9 +143,12 @@ def evaluation_settings(profile: str | None, overrides: Sequence[str]) -> Settin
 def evaluate_job(settings: Settings) -> EvaluateJob:
     """The runner's job."""
     return EvaluateJob(
-        evaluation=settings.evaluation, number_tolerance=settings.rewards.number_tolerance, model=settings.model,
-        launch=settings.launch, seed=settings.seed,
-    )  # fmt: skip
+        evaluation=settings.evaluation,
+        number_tolerance=settings.rewards.number_tolerance,
+        model=settings.model,
+        launch=settings.launch,
+        seed=settings.seed,
+    )
 
 
 def _bounded(settings: Settings, model: Model) -> Settings:
@@ -213,9 +218,11 @@ def _write_rows(folder: Path, examples: Sequence[Example]) -> None:
 def _finish(settings: Settings, folder: Path, name: str, memory: Estimate | None) -> Finished:
     evaluation = read_evaluation(folder)
     job = ReportJob(
-        title=f"qwenlong: evaluation of {name}", bootstrap_resamples=settings.evaluation.bootstrap_resamples,
-        confidence=settings.evaluation.confidence, seed=settings.seed,
-    )  # fmt: skip
+        title=f"qwenlong: evaluation of {name}",
+        bootstrap_resamples=settings.evaluation.bootstrap_resamples,
+        confidence=settings.evaluation.confidence,
+        seed=settings.seed,
+    )
     staging = folder / f"{REPORT}.tmp"
     staging.write_text(build_page(job, {f"evaluate-{name}": folder, "data": folder}))
     staging.replace(folder / REPORT)

@@ -24,7 +24,9 @@ def print_finished(finished: Finished) -> None:
     console.print(table("What the answers came to", [_outcome_row(name, part) for name, part in parts.items()]))
     for label, slices in (("prompt tokens", scores.lengths), ("evidence at", scores.depths)):
         if len(slices) > 1:
-            rows = [{label: name, "score": Interval(part.accuracy), "items": part.items} for name, part in slices.items()]
+            rows = [
+                {label: name, "score": Interval(part.accuracy), "items": part.items} for name, part in slices.items()
+            ]
             console.print(table(f"By {label}", rows))
     if plan.protocol["judge"] is None:
         console.print("No judge was asked: an answer in other words than the gold counts as wrong (--judge).")
@@ -46,11 +48,20 @@ def _score_row(name: str, part: Slice) -> dict[str, Any]:
     row["pass@k"] = ", ".join(f"{k}: {value:.2f}" for k, value in part.pass_at_k.items() if k > 1) or "-"
     row["own metrics"] = ", ".join(f"{metric} {value:.3f}" for metric, value in part.metrics.items()) or "-"
     effect = part.minimum_detectable_effect
-    return row | {"items": part.items, "documents": part.documents, "detects": "-" if effect is None else f"{effect:.2f}"}
+    return row | {
+        "items": part.items,
+        "documents": part.documents,
+        "detects": "-" if effect is None else f"{effect:.2f}",
+    }
 
 
 def _outcome_row(name: str, part: Slice) -> dict[str, Any]:
     without = part.accuracy_without_unscored
     cut = {"cut prompts": part.truncated_prompts, "tokens per answer": f"{part.mean_completion_tokens:.0f}"}
-    return {"benchmark": name, "answers": part.samples, **part.outcomes, **cut,
-            "score without unscored": "-" if without is None else Interval(without)}  # fmt: skip
+    return {
+        "benchmark": name,
+        "answers": part.samples,
+        **part.outcomes,
+        **cut,
+        "score without unscored": "-" if without is None else Interval(without),
+    }

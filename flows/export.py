@@ -17,7 +17,9 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist, or be empty.")],
     evaluation: Annotated[
         str | None,
-        typer.Option(metavar="LOGDIR", help="Its evaluation, a folder or evaluation/DIGEST; a registered model brings its own."),
+        typer.Option(
+            metavar="LOGDIR", help="Its evaluation, a folder or evaluation/DIGEST; a registered model brings its own."
+        ),
     ] = None,
     profile: Annotated[str, typer.Option(help="Whose store and registry count.")] = "local",
     overrides: Annotated[
@@ -32,7 +34,9 @@ def export(
         from qwenlong_core.profiles import load_settings
 
         result = _export(load_settings(profile, overrides or ()), model, out, evaluation)
-    typer.echo(json.dumps(result) if as_json else f"{result['folder']}: {len(result['files'])} files and their card, README.md")
+    typer.echo(
+        json.dumps(result) if as_json else f"{result['folder']}: {len(result['files'])} files and their card, README.md"
+    )
 
 
 def _export(settings: Any, given: str, out: Path, evaluation: str | None) -> dict[str, Any]:
@@ -73,10 +77,15 @@ def _facts(settings: Any, model: Any, out: Path, evaluation: str | None) -> Any:
     steps, data = lineage(store, model.artifact) if known else ([], None)
     summary = store.fetch(data) / "summary.json" if data else None
     return Facts(
-        name=out.name, path=str(out), context=context_of(model.folder), steps=steps,
+        name=out.name,
+        path=str(out),
+        context=context_of(model.folder),
+        steps=steps,
         data=json.loads(summary.read_text()) if summary and summary.is_file() else None,
-        data_digest=data.sha256 if data else None, evaluation=_evaluation(store, model, evaluation), files={},
-    )  # fmt: skip
+        data_digest=data.sha256 if data else None,
+        evaluation=_evaluation(store, model, evaluation),
+        files={},
+    )
 
 
 def _evaluation(store: Any, model: Any, given: str | None) -> Any:
@@ -114,4 +123,6 @@ def _check_copied(folder: Path, files: dict[str, str]) -> None:
     known = Manifest.model_validate_json((folder / MANIFEST).read_text()).files
     for name, digest in files.items():
         if known[name].sha256 != digest:
-            raise ArtifactError(f"{folder / name} is not what its manifest says: the disk is failing, or it is being changed")
+            raise ArtifactError(
+                f"{folder / name} is not what its manifest says: the disk is failing, or it is being changed"
+            )

@@ -1,7 +1,7 @@
 """The flow ``qwenlong``: from a base model and documents to a promotion decision.
 
-    base -> prepare -> sft -> grpo-1 -> grpo-2 -> grpo-3 -> evaluate (every checkpoint)
-         -> register -> promote -> report
+base -> prepare -> sft -> grpo-1 -> grpo-2 -> grpo-3 -> evaluate (every checkpoint)
+     -> register -> promote -> report
 """
 
 from __future__ import annotations

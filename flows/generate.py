@@ -26,7 +26,9 @@ _PROGRESS_ROWS = 100
 
 def generate(
     out: Annotated[Path, typer.Option(help="JSONL file to write; name it in data.train, data.sft or data.eval.")],
-    tokens: Annotated[int, typer.Option(min=128, max=1_000_000, help="Prompt length in the policy's tokens, met within 2%.")],
+    tokens: Annotated[
+        int, typer.Option(min=128, max=1_000_000, help="Prompt length in the policy's tokens, met within 2%.")
+    ],
     n: Annotated[int, typer.Option(min=1, help="Documents, each with one question.")] = 8,
     domain: Annotated[
         str, typer.Option(help="math, logical, multihop, reading, or mixed: math, logical, multihop as 600:600:400.")
@@ -35,7 +37,9 @@ def generate(
         int | None, typer.Option(min=128, max=1_000_000, help="Spread the lengths evenly from --tokens up to here.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
-    kind: Annotated[str | None, typer.Option(help="One form of question of the domain; an unknown one lists them.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="One form of question of the domain; an unknown one lists them.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Only questions that combine so many facts.")] = None,
     distractors: Annotated[int | None, typer.Option(min=0, help="Near misses in the document.")] = None,
     depth: Annotated[
@@ -46,10 +50,15 @@ def generate(
         str, typer.Option(help="Whose tokens count: smollm2-135m, a model folder or a hub id.")
     ] = "smollm2-135m",
     teacher: Annotated[
-        str | None, typer.Option(help="Base URL of an OpenAI-compatible teacher: keep only rows that it solves, with its solution.")
+        str | None,
+        typer.Option(
+            help="Base URL of an OpenAI-compatible teacher: keep only rows that it solves, with its solution."
+        ),
     ] = None,
     teacher_model: Annotated[str | None, typer.Option(help="Model that the teacher's endpoint serves.")] = None,
-    teacher_key_variable: Annotated[str | None, typer.Option(help="Environment variable with the teacher's key.")] = None,
+    teacher_key_variable: Annotated[
+        str | None, typer.Option(help="Environment variable with the teacher's key.")
+    ] = None,
     teacher_samples: Annotated[int, typer.Option(min=1, help="Completions that the teacher gives per question.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")] = False,
 ) -> None:
@@ -62,7 +71,9 @@ def generate(
     if teacher is None and teacher_key_variable is not None:
         raise typer.BadParameter("--teacher-key-variable needs --teacher")
     if domain not in (MIXED, *get_args(Domain)):
-        raise typer.BadParameter(f"{domain!r} is none of {', '.join((MIXED, *get_args(Domain)))}", param_hint="--domain")
+        raise typer.BadParameter(
+            f"{domain!r} is none of {', '.join((MIXED, *get_args(Domain)))}", param_hint="--domain"
+        )
     if to_tokens is not None and to_tokens < tokens:
         raise typer.BadParameter(f"{to_tokens} is less than --tokens {tokens}", param_hint="--to-tokens")
     from flows.cli import one_clear_message  # the command line imports this module
@@ -88,11 +99,15 @@ def policy_tokenizer(name: str) -> Any:
         try:
             return AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
-            raise ValueError(f"--model {name}: holds no tokenizer that transformers reads: name a model folder or a hub id") from error
+            raise ValueError(
+                f"--model {name}: holds no tokenizer that transformers reads: name a model folder or a hub id"
+            ) from error
     try:
         return AutoTokenizer.from_pretrained(name)
     except OSError as error:
-        raise ConnectionError(f"--model {name!r} is no model folder and could not be loaded from the hub: {error}") from error
+        raise ConnectionError(
+            f"--model {name!r} is no model folder and could not be loaded from the hub: {error}"
+        ) from error
 
 
 def _check_place(out: Path) -> None:
@@ -117,7 +132,9 @@ def _rows(
         tokens = low + round((high - low) * index / max(1, n - 1))
         chosen: Any = domain_of_row(index) if domain == MIXED else domain
         row_id = f"{chosen}-{tokens}-{seed}-{index}"
-        yield generate_one(tokenizer, domain=chosen, tokens=tokens, seed=f"{seed}/{index}", row_id=row_id, **options).example
+        yield generate_one(
+            tokenizer, domain=chosen, tokens=tokens, seed=f"{seed}/{index}", row_id=row_id, **options
+        ).example
         if (index + 1) % _PROGRESS_ROWS == 0:
             logger.info("%d of %d documents", index + 1, n)
 
@@ -150,9 +167,13 @@ def _write(out: Path, rows: Iterable[Example]) -> dict[str, Any]:
     finally:
         unfinished.unlink(missing_ok=True)
     return {
-        "file": str(out), "rows": len(lengths), "domains": dict(domains), "tokens": sum(lengths),
-        "min_tokens": min(lengths, default=0), "max_tokens": max(lengths, default=0),
-    }  # fmt: skip
+        "file": str(out),
+        "rows": len(lengths),
+        "domains": dict(domains),
+        "tokens": sum(lengths),
+        "min_tokens": min(lengths, default=0),
+        "max_tokens": max(lengths, default=0),
+    }
 
 
 def _in_words(result: dict[str, Any]) -> str:

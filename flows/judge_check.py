@@ -65,7 +65,10 @@ def check_judges(settings: Settings, limit: int, seed: int) -> dict[str, dict[st
     """Agreement with the labels of each judge of the settings, by setting."""
     judges, pairs = judges_of(settings), labelled_slice(limit, seed)
     checked = {name: (judge, asyncio.run(_ask(judge, pairs))) for name, judge in judges.items()}
-    return {name: {"model": judge.model, "base_url": judge.base_url} | asdict(found) for name, (judge, found) in checked.items()}
+    return {
+        name: {"model": judge.model, "base_url": judge.base_url} | asdict(found)
+        for name, (judge, found) in checked.items()
+    }
 
 
 def in_words(name: str, found: dict[str, Any]) -> str:
@@ -82,4 +85,6 @@ def in_words(name: str, found: dict[str, Any]) -> str:
         f"  said equal        {c['said equal, is equal']:8d}  {c['said equal, is different']:12d}",
         f"  said different    {c['said different, is equal']:8d}  {c['said different, is different']:12d}",
     ]
-    return "\n".join([*lines, *(f"  {kind:<16} {right} of {given} right" for kind, (right, given) in found["by_kind"].items())])
+    return "\n".join(
+        [*lines, *(f"  {kind:<16} {right} of {given} right" for kind, (right, given) in found["by_kind"].items())]
+    )

@@ -81,7 +81,9 @@ def _what_is_served(settings: Settings) -> tuple[StageResult, dict[str, StageRes
     versions = {alias: by_alias(settings.tracking, alias) for alias in (CHAMPION, CHALLENGER)}
     if data is None or versions[CHAMPION] is None:
         missing = "prepared data" if data is None else "champion in the registry"
-        raise ArtifactError(f"nightly-eval: there is no {missing} for profile {settings.profile!r} yet: run the pipeline first")
+        raise ArtifactError(
+            f"nightly-eval: there is no {missing} for profile {settings.profile!r} yet: run the pipeline first"
+        )
     models: dict[str, StageResult] = {}
     for alias, version in versions.items():
         if version is not None and version.model.sha256 not in {result.ref.sha256 for result in models.values()}:
@@ -133,16 +135,20 @@ def _compare(
         falls = confirmed_falls(found, changes(again, list(before.values()), confidence=confidence))
     fell = {change.name for change in falls}
     result = Night(
-        night=night, profile=settings.profile, evaluations=refs, compared_with=tuple(before),
+        night=night,
+        profile=settings.profile,
+        evaluations=refs,
+        compared_with=tuple(before),
         falls=tuple(change.words for change in falls),
         unconfirmed=tuple(change.words for change in found if change.significant and change.name not in fell),
-    )  # fmt: skip
+    )
     return result, evaluations, found
 
 
 def _as_markdown(night: Night, evaluations: dict[str, Evaluation], found: list[Change]) -> str:
     scores = "".join(
-        f"| {alias} | {e.scores.overall.accuracy.mean:.3f} | {e.scores.overall.items} |\n" for alias, e in evaluations.items()
+        f"| {alias} | {e.scores.overall.accuracy.mean:.3f} | {e.scores.overall.items} |\n"
+        for alias, e in evaluations.items()
     )
     moved = "".join(f"- {change.words}\n" for change in found) or "No earlier night to compare with.\n"
     return f"{night.words}\n\n| model | accuracy | items |\n|-|-|-|\n{scores}\nThe champion against earlier nights:\n\n{moved}"

@@ -73,7 +73,9 @@ def _check_launch(settings: Settings) -> None:
     for stage in sorted(here):
         judge = judges[stage]
         if engines[stage].startswith("vllm") and find_spec("vllm") is None:
-            raise ValueError(f"stage {stage}: engine {engines[stage]!r} needs vLLM: pip install -e '.[gpu]', or set 'transformers'")
+            raise ValueError(
+                f"stage {stage}: engine {engines[stage]!r} needs vLLM: pip install -e '.[gpu]', or set 'transformers'"
+            )
         if judge is not None and judge.api_key_variable and not os.environ.get(judge.api_key_variable):
             raise ValueError(f"stage {stage}: its judge's key is not there: set the variable {judge.api_key_variable}")
 
@@ -174,9 +176,14 @@ class PipelineRun:
         folder = self.folder(decision)
         _show_decision(folder)
         return apply_decision(
-            self.settings.tracking, open_store(self.settings), version, baseline, folder,
-            fresh=decision.how == "ran", runs=runs,
-        )  # fmt: skip
+            self.settings.tracking,
+            open_store(self.settings),
+            version,
+            baseline,
+            folder,
+            fresh=decision.how == "ran",
+            runs=runs,
+        )
 
 
 def _in_words(result: StageResult) -> str:
@@ -207,4 +214,6 @@ def _show_decision(folder: Path) -> None:
     for condition in decision["conditions"]:
         verdict = "pass" if condition["passed"] else "FAIL"
         get_run_logger().info("gate: %s %s: %s", verdict, condition["name"], condition["detail"])
-    create_markdown_artifact(key="promotion", description=decision["reason"], markdown=(folder / "decision.md").read_text())
+    create_markdown_artifact(
+        key="promotion", description=decision["reason"], markdown=(folder / "decision.md").read_text()
+    )

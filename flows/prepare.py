@@ -16,10 +16,13 @@ EVAL_TOKENS = 120_000
 
 def prepare(
     source: Annotated[
-        list[str], typer.Option(metavar="NAME=PATH_OR_ID", help="What to read; `qwenlong sources` lists the names. Repeatable.")
+        list[str],
+        typer.Option(metavar="NAME=PATH_OR_ID", help="What to read; `qwenlong sources` lists the names. Repeatable."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    role: Annotated[str, typer.Option(help="train: rows by phase. eval: evaluation rows, shortened to --max-tokens.")] = "train",
+    role: Annotated[
+        str, typer.Option(help="train: rows by phase. eval: evaluation rows, shortened to --max-tokens.")
+    ] = "train",
     against: Annotated[
         list[str] | None,
         typer.Option(
@@ -32,15 +35,21 @@ def prepare(
         str, typer.Option(help="Whose tokens and chat template count: smollm2-135m, a model folder or a hub id.")
     ] = "smollm2-135m",
     phase: Annotated[
-        list[int] | None, typer.Option(min=128, help="Largest prompt of each phase, ascending; 20000 and 60000 if left out.")
+        list[int] | None,
+        typer.Option(min=128, help="Largest prompt of each phase, ascending; 20000 and 60000 if left out."),
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=128, help="Longest evaluation prompt; 120000 if left out.")
     ] = None,
     near_duplicates: Annotated[
-        float, typer.Option(min=0, max=1, help="Similarity from which documents are nearly the same; 0: exact duplicates only.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Similarity from which documents are nearly the same; 0: exact duplicates only."
+        ),
     ] = 0.9,
-    max_refused_share: Annotated[float, typer.Option(min=0, max=1, help="Fail over this share of unreadable rows.")] = 0.0,
+    max_refused_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Fail over this share of unreadable rows.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Draws the documents of a file that is split.")] = 7,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")] = False,
 ) -> None:
@@ -86,9 +95,12 @@ def _job(
         raise ValueError(f"--phase {' '.join(map(str, limits))}: give the limits in ascending order")
     own, other = tuple(map(_spec, source)), tuple(map(_spec, against))
     data = DataSettings(
-        sft=(), train=own if role == "train" else other, eval=other if role == "train" else own,
-        near_duplicates=near_duplicates or None, max_refused_share=max_refused_share,
-    )  # fmt: skip
+        sft=(),
+        train=own if role == "train" else other,
+        eval=other if role == "train" else own,
+        near_duplicates=near_duplicates or None,
+        max_refused_share=max_refused_share,
+    )
     _check_against(role, data)
     return PrepareJob(
         data=data, sft_max_tokens=limits[-1], phase_limits=limits, eval_max_tokens=max_tokens or EVAL_TOKENS, seed=seed

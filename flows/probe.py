@@ -23,7 +23,9 @@ def probe(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder that `qwenlong prepare` wrote; what the profile's pipeline prepared last if left out."),
+        typer.Option(
+            help="Folder that `qwenlong prepare` wrote; what the profile's pipeline prepared last if left out."
+        ),
     ] = None,
     samples: Annotated[int | None, typer.Option(min=2, help="Completions a row; grpo.group_size if left out.")] = None,
     rows: Annotated[int, typer.Option(min=0, help="Rows a phase; 0 takes all, which the curriculum wants.")] = 32,

@@ -22,23 +22,15 @@ logger = logging.getLogger(__name__)
 
 
 def score(
-    file: Annotated[
-        Path | None, typer.Argument(help="JSONL to read; standard input if left out or '-'.")
-    ] = None,
+    file: Annotated[Path | None, typer.Argument(help="JSONL to read; standard input if left out or '-'.")] = None,
     judge: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible judge.")] = None,
     judge_model: Annotated[str | None, typer.Option(help="Model that the judge's endpoint serves.")] = None,
-    judge_key_variable: Annotated[
-        str | None, typer.Option(help="Environment variable with the judge's key.")
-    ] = None,
+    judge_key_variable: Annotated[str | None, typer.Option(help="Environment variable with the judge's key.")] = None,
     judge_concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 64,
     judge_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one request.")] = 60.0,
     judge_cache: Annotated[Path | None, typer.Option(help="Folder that keeps verdicts.")] = None,
-    max_length: Annotated[
-        int | None, typer.Option(min=1, help="L_max in tokens; needs --cache-length.")
-    ] = None,
-    cache_length: Annotated[
-        int | None, typer.Option(min=1, help="L_cache in tokens; needs --max-length.")
-    ] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="L_max in tokens; needs --cache-length.")] = None,
+    cache_length: Annotated[int | None, typer.Option(min=1, help="L_cache in tokens; needs --max-length.")] = None,
     tolerance: Annotated[
         float, typer.Option(min=0.0, max=0.999, help="Relative tolerance of numbers.")
     ] = RewardSettings().number_tolerance,
@@ -60,13 +52,9 @@ def score(
     with opened as source:
         for row in score_stream(source, tolerance, limits, client, workers):
             statuses[row["status"]] += 1
-            sys.stdout.buffer.write(
-                json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-            )
+            sys.stdout.buffer.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
     sys.stdout.buffer.flush()
-    typer.echo(
-        ", ".join(f"{status} {count:,}" for status, count in statuses.most_common()) or "no lines", err=True
-    )
+    typer.echo(", ".join(f"{status} {count:,}" for status, count in statuses.most_common()) or "no lines", err=True)
     if client is not None:
         logger.info("judge: %s", client.counts)
     if statuses["error"] or statuses["unscored"]:

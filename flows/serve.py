@@ -53,7 +53,11 @@ class Services:
         with log.open("ab") as stream:
             # A group of its own: Ctrl-C reaches only this process, which then stops all in order.
             process = subprocess.Popen(
-                [sys.executable, "-m", *arguments], stdout=stream, stderr=stream, env=self._environment, start_new_session=True
+                [sys.executable, "-m", *arguments],
+                stdout=stream,
+                stderr=stream,
+                env=self._environment,
+                start_new_session=True,
             )
         self._running[name] = process
         deadline = time.monotonic() + _START_SECONDS
@@ -114,7 +118,9 @@ def serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool)
     prepare_tracking_folder(settings.tracking.uri)
     state = Path(settings.storage.runs_dir).absolute().parent
     with Services(environment, state / "logs") as services:
-        services.start("prefect-server", ["prefect", "server", "start", "--host", _HOST, "--port", str(port)], f"{api}/health")
+        services.start(
+            "prefect-server", ["prefect", "server", "start", "--host", _HOST, "--port", str(port)], f"{api}/health"
+        )
         # Attachments would otherwise lie in the working directory.
         store = ["--backend-store-uri", settings.tracking.uri, "--artifacts-destination", str(state / "attachments")]
         address = ["--host", _HOST, "--port", str(mlflow_port), "--workers", "1"]
@@ -129,7 +135,9 @@ def serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool)
 
 
 def _prefect(environment: dict[str, str], *arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "prefect", *arguments], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", *arguments], env=environment, capture_output=True, text=True
+    )
     if done.returncode:
         raise ProcessFailed(f"`prefect {' '.join(arguments)}` failed:\n{done.stdout}{done.stderr}")
 

@@ -69,13 +69,20 @@ def _stop(process: subprocess.Popen[Any], sign: signal.Signals) -> None:
 @contextmanager
 def s3_server(folder: Path) -> Iterator[dict[str, str]]:
     """SeaweedFS with an empty bucket; yields the variables that reach it."""
-    process = subprocess.Popen([sys.executable, str(ROOT / "tests/seaweed.py"), str(folder)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/seaweed.py"), str(folder)], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         given = [process.stdout.readline().removeprefix("export ").strip().partition("=") for _ in range(4)]
         variables = {name: value for name, _, value in given}
-        keys = {"aws_access_key_id": variables["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": variables["AWS_SECRET_ACCESS_KEY"]}
-        boto3.client("s3", endpoint_url=variables["AWS_ENDPOINT_URL"], region_name="us-east-1", **keys).create_bucket(Bucket=BUCKET)
+        keys = {
+            "aws_access_key_id": variables["AWS_ACCESS_KEY_ID"],
+            "aws_secret_access_key": variables["AWS_SECRET_ACCESS_KEY"],
+        }
+        boto3.client("s3", endpoint_url=variables["AWS_ENDPOINT_URL"], region_name="us-east-1", **keys).create_bucket(
+            Bucket=BUCKET
+        )
         yield variables
     finally:
         _stop(process, signal.SIGTERM)
@@ -96,7 +103,16 @@ def postgres(log: Path) -> Iterator[dict[str, str]]:
         password_file.write_text(password)
         password_file.chmod(0o644)  # the folder is its owner's alone
         output: dict[str, Any] = {"stdout": stream, "stderr": stream, "cwd": home, **owner}
-        make = ["initdb", "-D", str(data), "-U", USER, "--auth=scram-sha-256", f"--pwfile={password_file}", "--encoding=UTF8"]
+        make = [
+            "initdb",
+            "-D",
+            str(data),
+            "-U",
+            USER,
+            "--auth=scram-sha-256",
+            f"--pwfile={password_file}",
+            "--encoding=UTF8",
+        ]
         subprocess.run([programs / make[0], *make[1:]], check=True, **output)
         options = ["-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", home]
         process = subprocess.Popen([programs / "postgres", *options], **output)
@@ -158,7 +174,9 @@ def run_stack(folder: Path, overrides: list[str]) -> dict[str, Any]:
         lap("PostgreSQL")
         state = {"PREFECT_HOME": str(folder / "prefect"), "PYTHONPATH": str(ROOT)}
         environment = os.environ | bucket | state | {"PGPASSWORD": database["password"]}
-        pages = parts.enter_context(served(environment, folder, f"postgresql+psycopg2://{USER}@127.0.0.1:{database['port']}/mlflow"))
+        pages = parts.enter_context(
+            served(environment, folder, f"postgresql+psycopg2://{USER}@127.0.0.1:{database['port']}/mlflow")
+        )
         lap("MLflow, Prefect and worker")
         settings = [
             f"storage.uri=s3://{BUCKET}/stack",
@@ -167,8 +185,19 @@ def run_stack(folder: Path, overrides: list[str]) -> dict[str, Any]:
             *overrides,
         ]
         environment["PREFECT_API_URL"] = f"{pages['prefect']}/api"
-        run = ["prefect", "deployment", "run", "qwenlong/full-pipeline", "-p", "profile=smoke", "-p", f"overrides={json.dumps(settings)}"]
-        subprocess.run([sys.executable, "-m", *run, "--watch"], cwd=ROOT, env=environment, stdout=sys.stderr, check=True)
+        run = [
+            "prefect",
+            "deployment",
+            "run",
+            "qwenlong/full-pipeline",
+            "-p",
+            "profile=smoke",
+            "-p",
+            f"overrides={json.dumps(settings)}",
+        ]
+        subprocess.run(
+            [sys.executable, "-m", *run, "--watch"], cwd=ROOT, env=environment, stdout=sys.stderr, check=True
+        )
         lap("pipeline")
         verified = artifacts(environment, settings, "verify", "--all")
         lap("verify")

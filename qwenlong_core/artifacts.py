@@ -281,7 +281,9 @@ def files_below(directory: Path) -> Iterable[Path]:
     return sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
 
 
-def describe(directory: Path, kind: str, *, parents: dict[str, str], settings_digest: str, code_digest: str) -> Manifest:
+def describe(
+    directory: Path, kind: str, *, parents: dict[str, str], settings_digest: str, code_digest: str
+) -> Manifest:
     """The manifest of the files in ``directory``."""
     files = {
         path.relative_to(directory).as_posix(): FileEntry(sha256=digest_file(path), size=path.stat().st_size)

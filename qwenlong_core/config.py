@@ -98,13 +98,17 @@ class ModelSettings(Block):
     @model_validator(mode="after")
     def _positions_need_factor(self) -> ModelSettings:
         if self.yarn_original_positions and self.yarn_factor == 1:
-            raise ValueError("model.yarn_original_positions does nothing without model.yarn_factor > 1: set both or none")
+            raise ValueError(
+                "model.yarn_original_positions does nothing without model.yarn_factor > 1: set both or none"
+            )
         return self
 
     @model_validator(mode="after")
     def _revision_needs_hub_id(self) -> ModelSettings:
         if self.revision and self.name in ("smollm2-135m", "tiny"):
-            raise ValueError(f"model.revision={self.revision!r} needs a hub id; {self.name!r} is bundled: drop revision")
+            raise ValueError(
+                f"model.revision={self.revision!r} needs a hub id; {self.name!r} is bundled: drop revision"
+            )
         return self
 
 
@@ -164,7 +168,9 @@ class SFTSettings(Block):
     @model_validator(mode="after")
     def _packing_needs_several(self) -> SFTSettings:
         if self.packing and self.micro_batch_size == 1:
-            raise ValueError("sft.packing packs the rows of a forward, and sft.micro_batch_size=1 has one: raise it or drop packing")
+            raise ValueError(
+                "sft.packing packs the rows of a forward, and sft.micro_batch_size=1 has one: raise it or drop packing"
+            )
         return self
 
 
@@ -298,9 +304,13 @@ class GRPOSettings(Block):
         if (self.engine == "vllm-server") != (server_url is not None):
             raise ValueError("grpo.vllm.server_url and grpo.engine='vllm-server' go together: give both or none")
         if self.engine == "vllm-server" and self.vllm != VLLMSettings(server_url=server_url):
-            raise ValueError("grpo.vllm: with grpo.engine='vllm-server' the server decides all but server_url: drop the rest")
+            raise ValueError(
+                "grpo.vllm: with grpo.engine='vllm-server' the server decides all but server_url: drop the rest"
+            )
         if self.kl_to_start_every is not None and self.kl_coefficient:
-            raise ValueError("grpo.kl_to_start_every: with grpo.kl_coefficient above 0 the KL is reported at every step: drop it")
+            raise ValueError(
+                "grpo.kl_to_start_every: with grpo.kl_coefficient above 0 the KL is reported at every step: drop it"
+            )
         limits = [phase.max_prompt_tokens for phase in self.phases]
         if any(b <= a for a, b in pairwise(limits)):
             raise ValueError(f"grpo.phases: max_prompt_tokens must grow from phase to phase, got {limits}")
@@ -445,7 +455,9 @@ class LaunchSettings(Block):
     @model_validator(mode="after")
     def _offload_needs_checkpointing(self) -> LaunchSettings:
         if self.activation_offload and not self.gradient_checkpointing:
-            raise ValueError("launch.activation_offload moves what launch.gradient_checkpointing saves: set both or none")
+            raise ValueError(
+                "launch.activation_offload moves what launch.gradient_checkpointing saves: set both or none"
+            )
         return self
 
     @model_validator(mode="after")

@@ -98,7 +98,11 @@ def plan(
 
 def _place(stored: Stored) -> tuple[str, ...]:
     """Top, kind, digest and the rest of a name, as far as it goes."""
-    return tuple(stored.name.split("/", 3)) if stored.upload is None and stored.name.startswith("artifacts/") else ("",) * 3
+    return (
+        tuple(stored.name.split("/", 3))
+        if stored.upload is None and stored.name.startswith("artifacts/")
+        else ("",) * 3
+    )
 
 
 def _temporary(part: str) -> bool:
@@ -129,7 +133,9 @@ def _records(
 def _artifacts(
     listing: list[Stored], manifests: Mapping[str, Manifest], alive: set[str], rules: Rules
 ) -> Iterator[Doomed]:
-    ours = [s for s in listing if s.upload is None and len(_place(s)) == 4 and not any(map(_temporary, s.name.split("/")))]
+    ours = [
+        s for s in listing if s.upload is None and len(_place(s)) == 4 and not any(map(_temporary, s.name.split("/")))
+    ]
     for (_, _, digest), group in groupby(sorted(ours, key=lambda s: s.name), key=lambda s: _place(s)[:3]):
         files = list(group)
         manifest = manifests.get(digest)

@@ -105,10 +105,14 @@ def _scores(evaluation: Evaluation | None) -> str:
     plan, scores = evaluation.plan, evaluation.scores
     protocol, confidence = plan.protocol, f"{evaluation.bootstrap.confidence:.0%}"
     rows = [
-        {"benchmark": name, f"score, {confidence} interval": Interval(part.accuracy), "items": part.items,
-         "own metrics": ", ".join(f"{metric} {value:.3f}" for metric, value in part.metrics.items())}
+        {
+            "benchmark": name,
+            f"score, {confidence} interval": Interval(part.accuracy),
+            "items": part.items,
+            "own metrics": ", ".join(f"{metric} {value:.3f}" for metric, value in part.metrics.items()),
+        }
         for name, part in {**scores.sources, "all": scores.overall}.items()
-    ]  # fmt: skip
+    ]
     counts = ", ".join(f"{outcome} {count:,}" for outcome, count in scores.overall.outcomes.items())
     judge = (protocol["judge"] or {}).get("model", "none, exact match alone")
     return (
@@ -123,10 +127,14 @@ def _data(facts: Facts) -> str:
     if facts.data is None:
         return ""
     rows = [
-        {"split": name, "rows": split["rows"], "documents": split["documents"],
-         "domains": ", ".join(f"{domain} {count}" for domain, count in split["domains"].items())}
+        {
+            "split": name,
+            "rows": split["rows"],
+            "documents": split["documents"],
+            "domains": ", ".join(f"{domain} {count}" for domain, count in split["domains"].items()),
+        }
         for name, split in facts.data["splits"].items()
-    ]  # fmt: skip
+    ]
     return f"## Data\n\nArtifact `{facts.data_digest}`.\n\n{markdown_table(rows)}"
 
 

@@ -21,8 +21,15 @@ from qwenlong_core.jobs import OUTPUT, BaseJob, stage_main
 
 logger = logging.getLogger(__name__)
 
-_TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "max_position_embeddings": 8192, "tie_word_embeddings": True}  # fmt: skip
+_TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -76,7 +83,9 @@ def _tiny(seed: int = 0) -> tuple[PreTrainedModel, Any]:
 
 def _from_hub_or_folder(settings: ModelSettings) -> tuple[PreTrainedModel, Any]:
     if settings.revision and Path(settings.name).is_dir():
-        raise ValueError(f"model.revision={settings.revision!r} needs a hub id; {settings.name!r} is a folder: drop revision")
+        raise ValueError(
+            f"model.revision={settings.revision!r} needs a hub id; {settings.name!r} is a folder: drop revision"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(settings.name, revision=settings.revision or "main")
         model = AutoModelForCausalLM.from_pretrained(

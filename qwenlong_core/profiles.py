@@ -44,7 +44,9 @@ def load_settings(profile: str, overrides: Iterable[str] = ()) -> Settings:
     """
     path = Path(profile) if profile.endswith(".toml") else PROFILES / f"{profile}.toml"
     if not path.is_file():
-        raise SettingsError(f"no profile {profile!r}: use one of {', '.join(profile_names())}, or a path to a .toml file")
+        raise SettingsError(
+            f"no profile {profile!r}: use one of {', '.join(profile_names())}, or a path to a .toml file"
+        )
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

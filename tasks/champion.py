@@ -94,7 +94,12 @@ def _carry_out(client: MlflowClient, name: str, move: Move, number: int) -> None
         if move.leaving:
             client.set_registered_model_alias(name, PREVIOUS, move.leaving)
     elif move.leaving:
-        tags = {"rollback.at": move.at, "rollback.by": move.by, "rollback.to": move.version, "rollback.reason": move.reason}
+        tags = {
+            "rollback.at": move.at,
+            "rollback.by": move.by,
+            "rollback.to": move.version,
+            "rollback.reason": move.reason,
+        }
         _note(client, name, move.leaving, tags)
         client.delete_registered_model_alias(name, PREVIOUS)
     client.set_registered_model_alias(name, CHAMPION, move.version)
@@ -132,9 +137,15 @@ def _rolled_back(settings: TrackingSettings, version: RegisteredVersion) -> str 
 
 
 def apply_decision(
-    settings: TrackingSettings, store: Store, version: RegisteredVersion, baseline: RegisteredVersion | None,
-    decision: Path, *, fresh: bool, runs: str,
-) -> str:  # fmt: skip
+    settings: TrackingSettings,
+    store: Store,
+    version: RegisteredVersion,
+    baseline: RegisteredVersion | None,
+    decision: Path,
+    *,
+    fresh: bool,
+    runs: str,
+) -> str:
     """Carry out a promotion decision on the aliases and say in words what was done.
 
     Moves ``champion`` to the version only if the decision says so, the champion is still the
@@ -152,21 +163,33 @@ def apply_decision(
         return f"version {version.version} is champion"
     said = _decide(settings, store, version, baseline, verdict, fresh, runs)
     client = client_for(settings)
-    _note(client, version.name, version.version, {"promotion.outcome": said, "promotion.at": now(), "promotion.runs": runs})
+    _note(
+        client,
+        version.name,
+        version.version,
+        {"promotion.outcome": said, "promotion.at": now(), "promotion.runs": runs},
+    )
     return said
 
 
 def _decide(
-    settings: TrackingSettings, store: Store, version: RegisteredVersion, baseline: RegisteredVersion | None,
-    verdict: dict[str, str], fresh: bool, runs: str,
-) -> str:  # fmt: skip
+    settings: TrackingSettings,
+    store: Store,
+    version: RegisteredVersion,
+    baseline: RegisteredVersion | None,
+    verdict: dict[str, str],
+    fresh: bool,
+    runs: str,
+) -> str:
     champion = by_alias(settings, CHAMPION)
     if not verdict["promote"]:
         kept = f"champion stays version {champion.version}" if champion else "there is no champion"
         return f"version {version.version} not promoted, {kept}: {verdict['reason']}"
     if not fresh and (why := _rolled_back(settings, version)):
         return f"version {version.version} not promoted: {why}; to decide anew, run the flow promote, or the pipeline with --refresh promote"
-    move = Move(kind="promotion", leaving=_version(baseline), version=version.version, reason=verdict["reason"], runs=runs)
+    move = Move(
+        kind="promotion", leaving=_version(baseline), version=version.version, reason=verdict["reason"], runs=runs
+    )
     made = _make(settings, store, move)
     if made is not None and made.token == move.token:
         return f"version {version.version} promoted to champion: {verdict['reason']}"
@@ -195,5 +218,7 @@ def roll_back(settings: TrackingSettings, store: Store, reason: str) -> Move:
     move = Move(kind="rollback", leaving=champion.version, version=previous.version, reason=reason)
     made = _make(settings, store, move)
     if made is None or made.token != move.token:
-        raise RollbackRefused(f"rollback: the champion has changed meanwhile ({made.words if made else 'by hand'}): look again")
+        raise RollbackRefused(
+            f"rollback: the champion has changed meanwhile ({made.words if made else 'by hand'}): look again"
+        )
     return made

@@ -105,7 +105,9 @@ class CheckpointPublisher:
         # Prefect keeps its settings and the current task run in context variables: without them the log's
         # lines would go to another server.
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._follow,), name="checkpoint-publisher", daemon=True)
+        self._thread = threading.Thread(
+            target=context.run, args=(self._follow,), name="checkpoint-publisher", daemon=True
+        )
 
     def __enter__(self) -> CheckpointPublisher:
         self._thread.start()
@@ -139,9 +141,12 @@ class CheckpointPublisher:
     def _publish(self, folder: Path, step: int) -> None:
         training = self._training
         manifest = describe(
-            folder, KIND, parents=training.parents,
-            settings_digest=training.settings_digest, code_digest=training.code_digest,
-        )  # fmt: skip
+            folder,
+            KIND,
+            parents=training.parents,
+            settings_digest=training.settings_digest,
+            code_digest=training.code_digest,
+        )
         self._remember(self._store.publish(folder, manifest), step)
         self._done = step
         self._log(f"{training.stage}: checkpoint of step {step} is in the store")
@@ -152,9 +157,13 @@ class CheckpointPublisher:
         steps = {slot: self._step_in(slot) for slot in range(_SLOTS)}
         oldest = min(steps, key=lambda slot: steps[slot])
         record = StageRecord(
-            stage=stage, fingerprint=_slot(self._training, oldest)[1], ref=ref,
-            profile=self._training.profile, settings={"step": step}, created_at=now(),
-        )  # fmt: skip
+            stage=stage,
+            fingerprint=_slot(self._training, oldest)[1],
+            ref=ref,
+            profile=self._training.profile,
+            settings={"step": step},
+            created_at=now(),
+        )
         self._store.record(record)
 
     def _step_in(self, slot: int) -> int:

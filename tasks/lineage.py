@@ -21,7 +21,9 @@ def _ancestry(store: Store, model: ArtifactRef) -> Iterator[tuple[ArtifactRef, M
     while link is not None:
         manifest = store.manifest(link)
         if manifest is None:
-            raise ArtifactError(f"where {model.short} came from cannot be told: {link.kind}/{link.short} is not in the store")
+            raise ArtifactError(
+                f"where {model.short} came from cannot be told: {link.kind}/{link.short} is not in the store"
+            )
         yield link, manifest
         before = manifest.parents.get("model")
         link = ArtifactRef(kind="model", uri="", sha256=before) if before else None
@@ -72,5 +74,7 @@ def find_faults(store: Store, artifacts: Mapping[str, ArtifactRef]) -> list[str]
         except ArtifactError as error:
             faults.append(f"{name} cannot be trusted: {error}")
         else:
-            faults += [f"{name} cannot be trusted: {file} of {ref.kind}/{ref.short} is missing or altered" for file in altered]
+            faults += [
+                f"{name} cannot be trusted: {file} of {ref.kind}/{ref.short} is missing or altered" for file in altered
+            ]
     return faults

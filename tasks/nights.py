@@ -75,18 +75,31 @@ def remember_night(store: Store, settings: Settings, night: Night, mlflow_run_id
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / _FILE).write_text(night.model_dump_json(indent=1))
         parents = {alias: ref.sha256 for alias, ref in night.evaluations.items()}
-        manifest = describe(Path(folder), FAMILY, parents=parents, settings_digest=digest_json(settings.nightly.model_dump()), code_digest="")
+        manifest = describe(
+            Path(folder),
+            FAMILY,
+            parents=parents,
+            settings_digest=digest_json(settings.nightly.model_dump()),
+            code_digest="",
+        )
         ref = store.publish(Path(folder), manifest)
     store.record(
         StageRecord(
-            stage=FAMILY, fingerprint=_key(settings, night.night), ref=ref, profile=settings.profile,
-            settings=settings.nightly.model_dump(), created_at=now(), mlflow_run_id=mlflow_run_id,
+            stage=FAMILY,
+            fingerprint=_key(settings, night.night),
+            ref=ref,
+            profile=settings.profile,
+            settings=settings.nightly.model_dump(),
+            created_at=now(),
+            mlflow_run_id=mlflow_run_id,
         )
-    )  # fmt: skip
+    )
     return ref
 
 
-def log_night(tracker: Tracker, settings: Settings, night: date, evaluations: dict[str, Evaluation], changes: list[Change]) -> None:
+def log_night(
+    tracker: Tracker, settings: Settings, night: date, evaluations: dict[str, Evaluation], changes: list[Change]
+) -> None:
     """Add a night to the MLflow run ``nightly PROFILE``: its curves run over nights, by days since 1970.
 
     All nights have the run's one key, so that the first opens it and the others go on in it, also where a

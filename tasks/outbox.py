@@ -101,7 +101,13 @@ class Runs:
         """The note's run with its parameters and inputs, made if it is not there; returns its id."""
         client, run = self._tracker.client, self.find(note.key)
         if run is None:
-            tags = {MLFLOW_RUN_NAME: note.name, KEY_TAG: note.key, **note.origin, **note.tags, **self._parent_tags(note)}
+            tags = {
+                MLFLOW_RUN_NAME: note.name,
+                KEY_TAG: note.key,
+                **note.origin,
+                **note.tags,
+                **self._parent_tags(note),
+            }
             run = client.create_run(self._tracker.experiment_id, start_time=note.started_ms, tags=tags)
         run_id = str(run.info.run_id)
         params = [Param(key, value[:_PARAM_LIMIT]) for key, value in flatten(note.params)]
@@ -167,10 +173,16 @@ class Runs:
     def _logged_model(self, run_id: str, stage: str, ref: ArtifactRef) -> str:
         client, experiment = self._tracker.client, self._tracker.experiment_id
         query = f"source_run_id = '{run_id}'"
-        known = [m for m in client.search_logged_models([experiment], query) if m.tags.get("artifact.sha256") == ref.sha256]
+        known = [
+            m for m in client.search_logged_models([experiment], query) if m.tags.get("artifact.sha256") == ref.sha256
+        ]
         tags = {"artifact.uri": ref.uri, "artifact.sha256": ref.sha256, "mlflow.model.isExternal": "true"}
-        model = known[0] if known else client.create_logged_model(
-            experiment, name=stage, source_run_id=run_id, tags=tags, model_type="policy"
+        model = (
+            known[0]
+            if known
+            else client.create_logged_model(
+                experiment, name=stage, source_run_id=run_id, tags=tags, model_type="policy"
+            )
         )
         client.finalize_logged_model(model.model_id, "READY")
         return str(model.model_id)
@@ -219,9 +231,14 @@ class TrackedRun:
         return sent
 
     def finish(
-        self, status: Status, *, lines: tuple[dict[str, Any], ...] = (), output: ArtifactRef | None = None,
-        texts: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None,
-    ) -> str | None:  # fmt: skip
+        self,
+        status: Status,
+        *,
+        lines: tuple[dict[str, Any], ...] = (),
+        output: ArtifactRef | None = None,
+        texts: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> str | None:
         """Close the run.
 
         Args:

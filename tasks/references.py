@@ -158,7 +158,9 @@ def _registered(settings: Settings, given: str) -> Model:
     tracking = settings.tracking.model_copy(update={"registered_model": match["name"]})
     found = by_alias(tracking, match["alias"]) if match["alias"] else by_version(tracking, match["version"])
     if found is None:
-        raise ValueError(f"--model {given}: the registry at {tracking.uri} has no such model: run the pipeline, or name another")
+        raise ValueError(
+            f"--model {given}: the registry at {tracking.uri} has no such model: run the pipeline, or name another"
+        )
     folder = open_store(settings).fetch(found.model)
     name = f"{found.name}-v{found.version}"
     return Model(given=given, name=name, folder=folder, artifact=found.model, evaluation=found.evaluation)
@@ -182,7 +184,9 @@ def _imported(settings: Settings, given: str) -> ArtifactRef:
         import_base(settings.model, Path(scratch))
         (Path(scratch) / "job.json").write_text(json.dumps(spec.job, indent=2))
         code = code_digest((spec.module,))
-        manifest = describe(Path(scratch), spec.kind, parents={}, settings_digest=digest_json(spec.job), code_digest=code)
+        manifest = describe(
+            Path(scratch), spec.kind, parents={}, settings_digest=digest_json(spec.job), code_digest=code
+        )
         ref = store.publish(Path(scratch), manifest)
     # Under no profile: what a profile's pipeline starts on is its own newest base, not this one.
     entry = StageRecord(stage=spec.family, fingerprint=key, ref=ref, profile="", settings=spec.job, created_at=now())

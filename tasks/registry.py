@@ -181,9 +181,15 @@ def _description(
 ) -> str:
     """Where a version comes from, for MLflow's page of it."""
     # Addresses are in the tags: one that is wider than the page would push the rest out of sight.
-    rows = [("model", f"`{model.kind}/{model.short}`"), ("SHA-256", f"`{model.sha256}`"), ("evaluation", f"`{evaluation.kind}/{evaluation.short}`")]
+    rows = [
+        ("model", f"`{model.kind}/{model.short}`"),
+        ("SHA-256", f"`{model.sha256}`"),
+        ("evaluation", f"`{evaluation.kind}/{evaluation.short}`"),
+    ]
     if logged is not None:
-        rows.append(("trained by", f"[{logged.name}]({run_page(settings, logged.experiment_id, logged.source_run_id)})"))
+        rows.append(
+            ("trained by", f"[{logged.name}]({run_page(settings, logged.experiment_id, logged.source_run_id)})")
+        )
     if manifest is not None:
         rows += [(f"parent {name}", f"`{digest}`") for name, digest in manifest.parents.items()]
         rows += [("settings digest", f"`{manifest.settings_digest}`"), ("code digest", f"`{manifest.code_digest}`")]

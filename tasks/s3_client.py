@@ -125,7 +125,12 @@ def insist(what: str, action: Callable[[], T], tries: int = TRIES) -> T:
             if done == tries:
                 raise ConnectionError(f"{what}: gave up after {tries} tries: {_in_words(error)}") from error
             # Once at a level that people see: what follows is half a minute of silence.
-            logger.log(logging.WARNING if done == TRIES_AT_THE_DOOR else logging.INFO, "%s: %s; trying again", what, _in_words(error))
+            logger.log(
+                logging.WARNING if done == TRIES_AT_THE_DOOR else logging.INFO,
+                "%s: %s; trying again",
+                what,
+                _in_words(error),
+            )
             time.sleep(random.uniform(0.5, 1.5) * 0.1 * 2**done)
     raise AssertionError("unreachable")
 
@@ -152,11 +157,17 @@ class Abilities(Block):
 
     def in_words(self) -> str:
         """For `doctor` and the log."""
-        checks = "the server checks SHA-256" if self.checks_sha256 else (
-            "the server does not check SHA-256, so uploads are read back before they count"
+        checks = (
+            "the server checks SHA-256"
+            if self.checks_sha256
+            else ("the server does not check SHA-256, so uploads are read back before they count")
         )
-        creates = "and knows create-only writes" if self.create_only else (
-            "and it does not know create-only writes, so of two writers of the same content the last one's manifest stays"
+        creates = (
+            "and knows create-only writes"
+            if self.create_only
+            else (
+                "and it does not know create-only writes, so of two writers of the same content the last one's manifest stays"
+            )
         )
         return f"{checks}, {creates}"
 

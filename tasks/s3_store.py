@@ -161,7 +161,9 @@ class S3Store:
         """See :class:`Store`."""
         keys = list(self._keys(f"{self.prefix}stages/{stage}/"))
         with ThreadPoolExecutor(_RECORDS_AT_ONCE) as pool:
-            return newest_whole(self, [entry for entry in pool.map(self._record, keys) if entry and entry.profile == profile])
+            return newest_whole(
+                self, [entry for entry in pool.map(self._record, keys) if entry and entry.profile == profile]
+            )
 
     def damage(self, ref: ArtifactRef) -> list[str]:
         """See :class:`Store`."""
@@ -200,7 +202,9 @@ class S3Store:
     def claim(self, name: str, text: str) -> str:
         """See :class:`Store`."""
         if not self.abilities.create_only:
-            raise ArtifactError(f"{self.uri}: this server knows no create-only writes, so no claim on {name} would hold")
+            raise ArtifactError(
+                f"{self.uri}: this server knows no create-only writes, so no claim on {name} would hold"
+            )
         key = f"{self.prefix}claims/{name}"
         try:
             self._put(key, text.encode(), IfNoneMatch="*")
@@ -225,7 +229,9 @@ class S3Store:
     def _items(self, manifest: Manifest, directory: Path) -> list[Item]:
         """The artifact's files, here and there."""
         ref = self._ref(manifest)
-        return [Item(self._key(ref, _place(name, entry)), directory / name, entry) for name, entry in manifest.files.items()]
+        return [
+            Item(self._key(ref, _place(name, entry)), directory / name, entry) for name, entry in manifest.files.items()
+        ]
 
     def _put_manifest(self, ref: ArtifactRef, manifest: Manifest) -> None:
         key, text = self._key(ref, MANIFEST), manifest.model_dump_json(indent=2).encode()

@@ -192,7 +192,9 @@ class Transfers:
         part = {"PartNumber": number, "ChecksumSHA256": checksum(data)}
         send = partial(self.client.upload_part, **upload, **part, Body=data)
         try:
-            return part | {"ETag": _said(insist(f"uploading part {number} of {upload['Key']}", send, _PART_TRIES), "ETag")}
+            return part | {
+                "ETag": _said(insist(f"uploading part {number} of {upload['Key']}", send, _PART_TRIES), "ETag")
+            }
         finally:
             pools.memory.release()
 

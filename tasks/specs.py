@@ -56,7 +56,16 @@ def stage_names(settings: Settings) -> list[str]:
     """Names of all stages in the order they run."""
     checkpoints = ["base", "sft", *(f"grpo-{k}" for k in range(1, len(settings.grpo.phases) + 1))]
     probe = ["probe"] if settings.grpo.curriculum.probe_samples else []
-    return ["base", "prepare", *probe, *checkpoints[1:], *(f"evaluate-{name}" for name in checkpoints), "register", "promote", "report"]
+    return [
+        "base",
+        "prepare",
+        *probe,
+        *checkpoints[1:],
+        *(f"evaluate-{name}" for name in checkpoints),
+        "register",
+        "promote",
+        "report",
+    ]
 
 
 def is_scaled_down(settings: Settings) -> bool:

@@ -98,7 +98,11 @@ def _machine(machines: int) -> list[str]:
     """Which of several machines this is; their job sets the variables, as `torchrun`'s does."""
     if machines == 1:
         return []
-    variables = {"--machine_rank": "NODE_RANK", "--main_process_ip": "MASTER_ADDR", "--main_process_port": "MASTER_PORT"}
+    variables = {
+        "--machine_rank": "NODE_RANK",
+        "--main_process_ip": "MASTER_ADDR",
+        "--main_process_port": "MASTER_PORT",
+    }
     if missing := [name for name in variables.values() if name not in os.environ]:
         raise StageRefused(
             f"launch.num_machines={machines}, but {', '.join(missing)} is not set: start the stage's worker on every "
@@ -166,7 +170,9 @@ def execute_stage(
                 tracked.run_id()
                 training = _training(spec, inputs, context, key if not forced else f"{key}-{context.run_id}")
                 with (
-                    _checkpoints_in_store(work, store, training, log) if spec.launcher == "accelerate" else nullcontext(),
+                    _checkpoints_in_store(work, store, training, log)
+                    if spec.launcher == "accelerate"
+                    else nullcontext(),
                     MetricsForwarder(output / METRICS, _forward_to(tracked, progress)),
                 ):
                     _run_or_refuse(spec, command, work, lock, log)
@@ -208,9 +214,7 @@ def _run_or_refuse(spec: StageSpec, command: list[str], work: Path, lock: int, l
         raise
 
 
-def _forward_to(
-    tracked: TrackedRun, progress: Callable[[dict[str, Any]], None]
-) -> Callable[[dict[str, Any]], bool]:
+def _forward_to(tracked: TrackedRun, progress: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], bool]:
     def on_line(line: dict[str, Any]) -> bool:
         progress(line)
         return tracked.send(line)
@@ -261,7 +265,9 @@ def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 
 def progress_artifact(stage: str) -> Callable[[dict[str, Any]], None]:
     """Shows a stage's share done in Prefect, updated from its metrics lines."""
-    artifact_id = create_progress_artifact(progress=0.0, key=f"progress-{stage}", description=f"How much of stage {stage} is done")
+    artifact_id = create_progress_artifact(
+        progress=0.0, key=f"progress-{stage}", description=f"How much of stage {stage} is done"
+    )
 
     def update(line: dict[str, Any]) -> None:
         if line.get("total_steps"):

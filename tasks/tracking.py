@@ -70,7 +70,9 @@ def _reach_database(uri: str) -> None:
     try:
         create_engine(uri, poolclass=NullPool).connect().close()
     except SQLAlchemyError as error:
-        raise MlflowException(f"the database of tracking.uri={uri!r} does not answer: {error}", TEMPORARILY_UNAVAILABLE) from error
+        raise MlflowException(
+            f"the database of tracking.uri={uri!r} does not answer: {error}", TEMPORARILY_UNAVAILABLE
+        ) from error
 
 
 def client_for(settings: TrackingSettings) -> MlflowClient:
@@ -116,7 +118,11 @@ class Tracker:
         found: Experiment | None = self.client.get_experiment_by_name(self.settings.experiment)
         if found:
             return str(found.experiment_id)
-        return str(self.client.create_experiment(self.settings.experiment, self._artifact_location(), {MLFLOW_RUN_NOTE: _ABOUT}))
+        return str(
+            self.client.create_experiment(
+                self.settings.experiment, self._artifact_location(), {MLFLOW_RUN_NOTE: _ABOUT}
+            )
+        )
 
     def _artifact_location(self) -> str | None:
         """Attachments lie beside an SQLite database, not in the working directory; a server decides itself."""

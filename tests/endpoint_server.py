@@ -130,9 +130,7 @@ def served(choose: Callable[[int, dict[str, Any]], Respond]) -> Iterator[Served]
         await stopped.wait()
         server.close()
 
-    thread = threading.Thread(
-        target=lambda: asyncio.run(main()), daemon=True
-    )  # run() cancels what still hangs
+    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)  # run() cancels what still hangs
     thread.start()
     assert ready.wait(10)
     try:

@@ -64,7 +64,15 @@ BROKEN_BY_PROXY = {
 """Kind of fault and the share of requests it hits."""
 KILLED, TWO, REFUSED = "writer killed -9", "two writers at once", "refused"
 KINDS = (*BROKEN_BY_PROXY, KILLED, TWO, REFUSED)
-COLUMNS = ("injected", "published", "publish gave up", "fetched", "fetch refused", "wrong bytes", "half-written read as whole")
+COLUMNS = (
+    "injected",
+    "published",
+    "publish gave up",
+    "fetched",
+    "fetch refused",
+    "wrong bytes",
+    "half-written read as whole",
+)
 
 
 def mitmdump() -> str | None:
@@ -92,7 +100,9 @@ class Proxy:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             with self._output.open("ab") as output:
-                self._process = subprocess.Popen([program, "-q", *options], env=clean | variables, stdout=output, stderr=output)
+                self._process = subprocess.Popen(
+                    [program, "-q", *options], env=clean | variables, stdout=output, stderr=output
+                )
             # It may end at once: somebody who asked for it while it was away can hold its port for a moment.
             while self._process.poll() is None and time.monotonic() < deadline:
                 if self._answers():
@@ -267,7 +277,9 @@ class Trial:
             assert second.digest == manifest.digest
             met[0] += 1
             with ThreadPoolExecutor(2) as pool:
-                jobs = [pool.submit(self.publish, counts, store, *each) for each in ((folder, manifest), (other, second))]
+                jobs = [
+                    pool.submit(self.publish, counts, store, *each) for each in ((folder, manifest), (other, second))
+                ]
             if any([job.result() for job in jobs]):
                 self.fetch(counts, store, manifest, folder)
             shutil.rmtree(folder)
@@ -308,7 +320,11 @@ def _same(found: Path, folder: Path) -> bool:
 
     def digests(root: Path) -> dict[str, str]:
         names = {path.relative_to(root).as_posix(): path for path in files_below(root)}
-        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items() if name != "metrics.jsonl"}
+        return {
+            name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for name, path in names.items()
+            if name != "metrics.jsonl"
+        }
 
     return digests(found) == digests(folder)
 
@@ -358,7 +374,9 @@ def main() -> None:
         server.kill()
         shutil.rmtree(folder, ignore_errors=True)
     print(table(trial.counts))
-    print(f"\ngc removed {removed} unfinished objects and uploads; left that no manifest names, or damaged: {len(left)}")
+    print(
+        f"\ngc removed {removed} unfinished objects and uploads; left that no manifest names, or damaged: {len(left)}"
+    )
     bad = sum(count[column] for count in trial.counts.values() for column in COLUMNS[-2:])
     sys.exit(1 if bad or left else 0)
 

@@ -116,7 +116,12 @@ class SeaweedFS:
             *(f"-master.port={master}", f"-master.port.grpc={grpc[0]}", "-master.electionTimeout=1s"),
             *("-master.telemetry=false", "-master.volumeSizeLimitMB=1024"),
             *(f"-volume.port={volume}", f"-volume.port.grpc={grpc[1]}", "-volume.max=500", "-volume.preStopSeconds=0"),
-            *("-filer", f"-filer.port={filer}", f"-filer.port.grpc={grpc[2]}", f"-filer.localSocket={self.folder}/filer.sock"),
+            *(
+                "-filer",
+                f"-filer.port={filer}",
+                f"-filer.port.grpc={grpc[2]}",
+                f"-filer.localSocket={self.folder}/filer.sock",
+            ),
             *("-s3", f"-s3.port={s3}", f"-s3.port.grpc={grpc[3]}", f"-s3.localSocket={self.folder}/s3.sock"),
             *("-s3.ip.bind=127.0.0.1", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"),
             *("-s3.autoCreateBucket=false", "-s3.allowDeleteBucketNotEmpty=false", "-s3.config=s3.json"),

@@ -171,7 +171,9 @@ def test_a_reference_cannot_leave_the_store(field, value):
         ArtifactRef(**{"kind": "model", "uri": "u", "sha256": "ab"} | {field: value})
 
 
-@pytest.mark.parametrize("entry", [{"sha256": "../../x", "size": 1}, {"sha256": "", "size": 1}, {"sha256": "ab", "size": -1}])
+@pytest.mark.parametrize(
+    "entry", [{"sha256": "../../x", "size": 1}, {"sha256": "", "size": 1}, {"sha256": "ab", "size": -1}]
+)
 def test_a_digest_or_size_that_is_none_is_refused(entry):
     """A note's digest is part of its key in a bucket."""
     with pytest.raises(ValidationError):

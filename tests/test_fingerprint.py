@@ -77,7 +77,9 @@ def reaches(stage: str, module: str) -> bool:
 
 
 def test_in_this_project_an_edit_reaches_just_the_stages_it_can_change():
-    assert not any(reaches(stage, "evaluation.report") for stage in ("evaluation.runner", "evaluation.promotion", "training.grpo"))
+    assert not any(
+        reaches(stage, "evaluation.report") for stage in ("evaluation.runner", "evaluation.promotion", "training.grpo")
+    )
     assert reaches("training.grpo", "rewards.rules") and reaches("evaluation.runner", "rewards.rules")
     assert not reaches("training.sft", "rewards.rules") and not reaches("data.prepare", "training.grpo")
     assert reaches("training.sft", "data.prompts") and reaches("data.prepare", "data.prompts")

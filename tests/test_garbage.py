@@ -27,7 +27,9 @@ class World:
     def artifact(self, name: str, age: float, **parents: str) -> str:
         files = {name: FileEntry(sha256="ab", size=1), "metrics.jsonl": FileEntry(sha256="cd", size=1)}
         created = (NOW - timedelta(days=age)).isoformat()
-        manifest = Manifest(kind="model", files=files, parents=parents, settings_digest="s", code_digest="c", created_at=created)
+        manifest = Manifest(
+            kind="model", files=files, parents=parents, settings_digest="s", code_digest="c", created_at=created
+        )
         self.manifests[manifest.digest] = manifest
         for file in (name, ".notes/cd/metrics.jsonl", MANIFEST):
             self.file(f"artifacts/model/{manifest.digest}/{file}", age)

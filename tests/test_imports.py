@@ -37,7 +37,8 @@ def test_tasks_do_not_import_flows():
     assert {name.partition(".")[0] for name in modules} == {"qwenlong_core", "tasks"}
 
 
-@pytest.mark.parametrize("module", ["records", "config", "jobs", "profiles", "artifacts", "fingerprint", "data", "rewards", "evaluation"])
+@pytest.mark.parametrize(
+    "module", ["records", "config", "jobs", "profiles", "artifacts", "fingerprint", "data", "rewards", "evaluation"]
+)
 def test_the_light_parts_load_without_torch(module):
     assert "torch" not in loaded_after(f"import qwenlong_core.{module}")
-

@@ -33,7 +33,12 @@ def test_the_large_profiles_hold_the_papers_recipe():
 def test_overrides_reach_any_value():
     settings = load_settings(
         "local",
-        ["grpo.group_size=6", "grpo.phases.1.steps=9", "data.train=rows/*.jsonl", "rewards.judge={base_url='u', model='m'}"],
+        [
+            "grpo.group_size=6",
+            "grpo.phases.1.steps=9",
+            "data.train=rows/*.jsonl",
+            "rewards.judge={base_url='u', model='m'}",
+        ],
     )
     assert settings.grpo.group_size == 6
     assert settings.grpo.phases[1].steps == 9

@@ -75,7 +75,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
         for pairs in both
     ]
     questions = [f" | | {gain_cell(question_gains(pairs))}" for pairs in both]
-    return "\n".join([*lines, f"| mean, over seeds | {' | '.join(means)} |", f"| over questions |{' |'.join(questions)} |", ""])
+    return "\n".join(
+        [*lines, f"| mean, over seeds | {' | '.join(means)} |", f"| over questions |{' |'.join(questions)} |", ""]
+    )
 
 
 def question_gains(pairs: Sequence[Pair]) -> list[float]:

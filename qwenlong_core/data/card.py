@@ -35,8 +35,20 @@ def write_card(folder: Path, parts: Sequence[Split], summary: Mapping[str, Any])
         _table("By answer type", "answer type", splits, "answer_types"),
         _phases(summary.get("phases", {})),
         f"## Prompt lengths\n\n![Tokens of the whole prompts]({PICTURE})",
-        _table("Dropped, by reason", "reason", splits, "dropped", f"Each row stands in dropped.jsonl with the row it met.{_against(summary)}"),
-        _table("Refused, by reason", "reason", splits, "refused_by_reason", "Each row stands in refused.jsonl with file, line and full reason."),
+        _table(
+            "Dropped, by reason",
+            "reason",
+            splits,
+            "dropped",
+            f"Each row stands in dropped.jsonl with the row it met.{_against(summary)}",
+        ),
+        _table(
+            "Refused, by reason",
+            "reason",
+            splits,
+            "refused_by_reason",
+            "Each row stands in refused.jsonl with file, line and full reason.",
+        ),
         *_samples(parts),
     ]
     (folder / CARD).write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
@@ -78,7 +90,9 @@ def _phases(phases: Mapping[str, Any]) -> str:
 def _against(summary: Mapping[str, Any]) -> str:
     if "against" not in summary:
         return ""
-    return " Compared with an evaluation set of {read:,} rows, {refused:,} of them unreadable.".format(**summary["against"])
+    return " Compared with an evaluation set of {read:,} rows, {refused:,} of them unreadable.".format(
+        **summary["against"]
+    )
 
 
 def _samples(parts: Sequence[Split]) -> list[str]:
@@ -99,10 +113,15 @@ def _shortened(example: Example) -> dict[str, Any]:
         return f"{text[:_SAMPLE_CHARACTERS]} [... {len(text) - _SAMPLE_CHARACTERS:,} more characters]"
 
     return {
-        "id": example.id, "num_tokens": example.num_tokens, "answer_type": example.answer_type,
-        "context": cut(example.context), "question": cut(example.question), "choices": [cut(text) for text in example.choices],
-        "answers": [cut(text) for text in example.answers], "solution": cut(example.solution),
-    }  # fmt: skip
+        "id": example.id,
+        "num_tokens": example.num_tokens,
+        "answer_type": example.answer_type,
+        "context": cut(example.context),
+        "question": cut(example.question),
+        "choices": [cut(text) for text in example.choices],
+        "answers": [cut(text) for text in example.answers],
+        "solution": cut(example.solution),
+    }
 
 
 def _draw_lengths(path: Path, parts: Sequence[Split], limits: Sequence[int]) -> None:

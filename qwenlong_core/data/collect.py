@@ -27,7 +27,9 @@ def specs_of(data: DataSettings, split: str) -> tuple[str, ...]:
 
 def shared_files(data: DataSettings) -> set[Path]:
     """Files that are named for evaluation and for training."""
-    files = {split: {path.resolve() for spec in specs_of(data, split) for path in local_files(spec)} for split in SPLITS}
+    files = {
+        split: {path.resolve() for spec in specs_of(data, split) for path in local_files(spec)} for split in SPLITS
+    }
     return files["eval"] & (files["sft"] | files["train"])
 
 
@@ -52,8 +54,11 @@ def collect(data: DataSettings, split: Split, tokenizer: Any, seed: int) -> Iter
 def _of_file(rows: Iterable[Example | Refused], split: Split, seed: int | None) -> Iterator[Row]:
     """The readable rows of a file, of a shared one (which has a seed) those of this side."""
     if seed is not None:
-        logger.info("prepare %s: training and evaluation name the same file: %.0f%% of its documents are held out",
-                    split.name, 100 * HELD_OUT_SHARE)  # fmt: skip
+        logger.info(
+            "prepare %s: training and evaluation name the same file: %.0f%% of its documents are held out",
+            split.name,
+            100 * HELD_OUT_SHARE,
+        )
     for example in rows:
         split.read += 1
         if isinstance(example, Refused):
@@ -82,5 +87,7 @@ def _generated(data: DataSettings, split: str, tokenizer: Any, seed: int) -> Ite
             "with min_tokens, max_tokens and rows, or name another source"
         )
     for bucket in buckets:
-        logger.info("prepare %s: generating %d rows of %d..%d tokens", split, bucket.rows, bucket.min_tokens, bucket.max_tokens)
+        logger.info(
+            "prepare %s: generating %d rows of %d..%d tokens", split, bucket.rows, bucket.min_tokens, bucket.max_tokens
+        )
         yield from generate_bucket(tokenizer, bucket, f"{seed}-{split}")

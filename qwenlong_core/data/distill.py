@@ -80,7 +80,10 @@ async def _distill_all(examples: list[Example], settings: TeacherSettings) -> tu
     counts = DistillCounts(questions=len(examples))
     slots = asyncio.Semaphore(settings.concurrency)
     async with AsyncOpenAI(
-        base_url=settings.base_url, api_key=api_key(settings.api_key_variable, "teacher.api_key_variable"), timeout=settings.timeout_seconds, max_retries=settings.max_retries
+        base_url=settings.base_url,
+        api_key=api_key(settings.api_key_variable, "teacher.api_key_variable"),
+        timeout=settings.timeout_seconds,
+        max_retries=settings.max_retries,
     ) as client:
 
         async def one(example: Example) -> Example | None:
@@ -103,9 +106,13 @@ async def _distill_one(
 
     try:
         reply = await client.chat.completions.create(
-            model=settings.model, messages=[{"role": "user", "content": user_message(example)}], n=settings.samples,
-            temperature=settings.temperature, top_p=settings.top_p, max_tokens=settings.max_tokens,
-        )  # fmt: skip
+            model=settings.model,
+            messages=[{"role": "user", "content": user_message(example)}],
+            n=settings.samples,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_tokens=settings.max_tokens,
+        )
     except openai.APIError as error:
         counts.failed += 1
         counts.last_error = f"{type(error).__name__}: {error}"
@@ -115,7 +122,12 @@ async def _distill_one(
         counts.unverified += 1
         return None
     counts.kept += 1
-    metadata = {**example.metadata, "teacher": settings.model, "teacher_right": len(right), "teacher_samples": len(reply.choices)}
+    metadata = {
+        **example.metadata,
+        "teacher": settings.model,
+        "teacher_right": len(right),
+        "teacher_samples": len(reply.choices),
+    }
     return replace(example, solution=min(right, key=len), metadata=metadata)
 
 

@@ -35,4 +35,6 @@ def _check_json(path: Path, text: str) -> None:
     try:
         json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"--document {path} is not valid JSON ({error}): mend it, or name it .txt to ask about it as it is") from error
+        raise ValueError(
+            f"--document {path} is not valid JSON ({error}): mend it, or name it .txt to ask about it as it is"
+        ) from error

@@ -107,7 +107,9 @@ def prepare(
             elif near is not None:
                 deque(rows, maxlen=0)
         if near is not None:
-            logger.info("prepare: %d documents compared for near duplicates in %.1f s of one core", near.documents, near.seconds)
+            logger.info(
+                "prepare: %d documents compared for near duplicates in %.1f s of one core", near.documents, near.seconds
+            )
         _check_filled([parts[name] for name in wanted], job.phase_limits, every_phase)
         summary = _summary(parts, wanted, job.phase_limits)
         (finished / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -117,12 +119,21 @@ def prepare(
             path.replace(output / path.name)
     for name in wanted:
         part = parts[name]
-        logger.info("prepare %s: %d rows kept of %d read, %d dropped, %d refused, %d shortened", name,
-                    part.kept.rows, part.read, part.dropped.total(), part.refused.total(), part.truncated)  # fmt: skip
+        logger.info(
+            "prepare %s: %d rows kept of %d read, %d dropped, %d refused, %d shortened",
+            name,
+            part.kept.rows,
+            part.read,
+            part.dropped.total(),
+            part.refused.total(),
+            part.truncated,
+        )
     return summary
 
 
-def _spool(job: PrepareJob, part: Split, tokenizer: Any, scratch: Path, held_out: HeldOut, templates: Templates) -> None:
+def _spool(
+    job: PrepareJob, part: Split, tokenizer: Any, scratch: Path, held_out: HeldOut, templates: Templates
+) -> None:
     """First pass: a split's readable rows without exact duplicates, into a scratch file."""
     with ExampleWriter(scratch / part.name, DOCUMENT) as file:
         for row in without_duplicates(named_apart(collect(job.data, part, tokenizer, job.seed), part), part):
@@ -200,10 +211,16 @@ def _summary(parts: Mapping[str, Split], wanted: Sequence[str], limits: Sequence
     summary: dict[str, Any] = {"splits": {name: part.summary() for name, part in parts.items() if name in wanted}}
     if "train" in wanted:
         phases = parts["train"].kept.phases
-        summary["phases"] = {str(i): {"max_prompt_tokens": limit, "rows": phases[i]} for i, limit in enumerate(limits, 1)}
+        summary["phases"] = {
+            str(i): {"max_prompt_tokens": limit, "rows": phases[i]} for i, limit in enumerate(limits, 1)
+        }
     if "eval" in parts and "eval" not in wanted:
         against = parts["eval"]
-        summary["against"] = {"read": against.read, "refused": against.refused.total(), "dropped": dict(sorted(against.dropped.items()))}
+        summary["against"] = {
+            "read": against.read,
+            "refused": against.refused.total(),
+            "dropped": dict(sorted(against.dropped.items())),
+        }
     return summary
 
 

@@ -104,7 +104,11 @@ class Split:
     def summary(self) -> dict[str, Any]:
         """All counts, JSON-ready; a split that kept nothing has no ``tokens``."""
         kept, lengths = self.kept, sorted(self.kept.lengths)
-        tokens = {"min": lengths[0], "median": lengths[len(lengths) // 2], "max": lengths[-1], "total": sum(lengths)} if lengths else {}
+        tokens = (
+            {"min": lengths[0], "median": lengths[len(lengths) // 2], "max": lengths[-1], "total": sum(lengths)}
+            if lengths
+            else {}
+        )
         return {
             "read": self.read,
             "rows": kept.rows,

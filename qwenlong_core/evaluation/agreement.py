@@ -84,7 +84,11 @@ def _near_miss(gold: str) -> list[Made]:
 
 
 def _number_traps(gold: str) -> list[Made]:
-    made = [(gold[1:] if gold.startswith("-") else f"-{gold}", False, "other sign"), *_near_miss(gold), *_other_unit(gold)]
+    made = [
+        (gold[1:] if gold.startswith("-") else f"-{gold}", False, "other sign"),
+        *_near_miss(gold),
+        *_other_unit(gold),
+    ]
     if "%" not in gold:
         scaled = gold.replace("million", "billion") if "million" in gold else f"{gold} million"
         made.append((scaled, False, "other magnitude"))
@@ -96,7 +100,9 @@ def _pairs_of(example: Example, other: Example) -> list[Made]:
     made = [(_restated(gold, number), True, "restated")]
     made += _number_traps(gold) if number else [(f"It is not {gold}.", False, "denied")]
     if number:
-        made = [(answer, equal, kind) for answer, equal, kind in made if (rule_score(answer, example).value == 1) is equal]
+        made = [
+            (answer, equal, kind) for answer, equal, kind in made if (rule_score(answer, example).value == 1) is equal
+        ]
     # Two questions may happen to share an answer: only what the strict rule keeps apart is labelled so.
     if rule_score(other.answers[0], example).value == 0:
         made.append((other.answers[0], False, "other gold"))
@@ -139,8 +145,12 @@ async def judge_agreement(judge: Judge, pairs: Sequence[LabelledPair]) -> Agreem
     kinds = sorted({pair.kind for pair, _ in given})
     right = Counter(pair.kind for pair, equal in given if equal is pair.equal)
     return Agreement(
-        kappa=kappa(labels, said) if given else None, low=low, high=high,
-        pairs=len(pairs), no_verdict=len(pairs) - len(given), confusion=_confusion(given),
+        kappa=kappa(labels, said) if given else None,
+        low=low,
+        high=high,
+        pairs=len(pairs),
+        no_verdict=len(pairs) - len(given),
+        confusion=_confusion(given),
         by_kind={kind: (right[kind], sum(pair.kind == kind for pair, _ in given)) for kind in kinds},
         last_error=next((v.error for v in reversed(verdicts) if v.equal is None), ""),
-    )  # fmt: skip
+    )

@@ -175,7 +175,11 @@ def _local(
         seconds = (time.monotonic() - started) / (len(batch) * settings.samples)
         found = [
             Answer(
-                prompt=prompt, number=number, completion=completion, num_tokens=len(completion.token_ids), seconds=seconds
+                prompt=prompt,
+                number=number,
+                completion=completion,
+                num_tokens=len(completion.token_ids),
+                seconds=seconds,
             )
             for prompt, group in zip(prompts, groups, strict=True)
             for number, completion in enumerate(group)
@@ -203,9 +207,13 @@ def _served(
         if tokens is None:
             tokens = len(encode(tokenizer, reply.completion.text)) if reply.completion else 0
         yield Answer(
-            prompt=prompt, number=number, completion=reply.completion, num_tokens=tokens, seconds=reply.seconds,
+            prompt=prompt,
+            number=number,
+            completion=reply.completion,
+            num_tokens=tokens,
+            seconds=reply.seconds,
             error=reply.error,
-        )  # fmt: skip
+        )
 
 
 def rewards_of(job: EvaluateJob) -> RewardSettings:

@@ -41,7 +41,9 @@ def benchmark_specs(names: Sequence[str], data: Sequence[str]) -> dict[str, str]
     wanted = list(dict.fromkeys(name for item in names for name in (PAPER if item == ALL else (item,))))
     wanted = wanted or list(given) or [GENERATED]
     if unused := sorted(set(given) - set(wanted)):
-        raise ValueError(f"--data {unused[0]}=... is not among --benchmarks {', '.join(wanted)}: add it, or leave it out")
+        raise ValueError(
+            f"--data {unused[0]}=... is not among --benchmarks {', '.join(wanted)}: add it, or leave it out"
+        )
     for name in wanted:
         if name not in given and name not in (*PAPER, GENERATED):
             raise ValueError(

@@ -158,8 +158,10 @@ def forest_chart(title: str, whiskers: Sequence[Whisker]) -> Markup:
     row, left = 24, 78
     height = _TOP + row * len(whiskers) + _BOTTOM
     body = []
+
     def x(value: float) -> float:
         return left + value * (_WIDTH - left - _RIGHT - 4)
+
     for tick in (0, 0.25, 0.5, 0.75, 1.0):
         body.append(_line(x(tick), _TOP, x(tick), height - _BOTTOM, "grid"))
         body.append(_text(x(tick), height - 12, f"{tick:g}"))

@@ -64,7 +64,9 @@ def preconditions(challenger: Evaluation, champion: Evaluation) -> list[Conditio
         for name, evaluation in (("challenger", challenger), ("champion", champion))
     }
     same = new.dataset_digest == old.dataset_digest and set(new.items) == set(old.items)
-    differing = sorted(k for k in new.protocol.keys() | old.protocol.keys() if new.protocol.get(k) != old.protocol.get(k))
+    differing = sorted(
+        k for k in new.protocol.keys() | old.protocol.keys() if new.protocol.get(k) != old.protocol.get(k)
+    )
     differing += ["samples"] if new.samples != old.samples else []
     return [
         Condition(
@@ -89,7 +91,7 @@ def preconditions(challenger: Evaluation, champion: Evaluation) -> list[Conditio
             detail=f"of {len(new.expected)} samples {missing['challenger']} are missing or unknown for the "
             f"challenger, {missing['champion']} for the champion",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _share(name: str, who: str, hits: Sequence[bool], ceiling: float) -> Condition:
@@ -158,7 +160,11 @@ def loss_conditions(
     for (name, estimate), p in zip(gains.items(), statistics.holm(raw), strict=True):
         margin = settings.max_loss_of.get(name, settings.max_loss)
         beyond, proven = estimate.mean < -margin, p <= level
-        doubt = f"; that it fell {'is proven' if proven else 'may be chance'} (p = {p:.3f}, Holm-adjusted)" if estimate.mean < 0 else ""
+        doubt = (
+            f"; that it fell {'is proven' if proven else 'may be chance'} (p = {p:.3f}, Holm-adjusted)"
+            if estimate.mean < 0
+            else ""
+        )
         detail = f"{estimate.mean:+.3f} over {estimate.items} items, may fall by {margin:.3f}{doubt}"
         detail += "" if beyond and proven else _unseen_loss(estimate, level / len(gains))
         conditions.append(Condition(name=f"no loss in {name}", passed=not (beyond and proven), detail=detail))

@@ -41,16 +41,29 @@ _SFT: dict[str, _Lines] = {
 }
 _GRPO: dict[str, _Lines] = {
     "Reward and accuracy": {"reward": _field("reward"), "accuracy": _field("accuracy")},
-    "Completion length (tokens)": {"mean": _field("length_mean"), "90th percentile": _field("length_p90"), "99th": _field("length_p99")},
+    "Completion length (tokens)": {
+        "mean": _field("length_mean"),
+        "90th percentile": _field("length_p90"),
+        "99th": _field("length_p99"),
+    },
     "Entropy (nats per token)": {"entropy": _field("entropy")},
     "Groups kept by dynamic sampling (share)": {"kept": _kept_share},
-    "Truncated, and without an answer (share)": {"truncated": _field("truncated_share"), "no answer": _field("no_answer_share")},
+    "Truncated, and without an answer (share)": {
+        "truncated": _field("truncated_share"),
+        "no answer": _field("no_answer_share"),
+    },
     "Gradient norm": {"gradient norm": _field("grad_norm")},
     "KL to the phase's start": {"KL": _field("kl")},
     "Accuracy by domain": {domain: _field(f"accuracy_{domain}") for domain in DOMAINS},
     "Clipped ratios (share of tokens)": {"low": _field("clip_low_share"), "high": _field("clip_high_share")},
-    "Unscored, and paid by the judge alone (share)": {"unscored": _field("unscored_share"), "judge alone": _field("judge_only_share")},
-    "Engine against trainer (log-prob beyond what the nucleus explains)": {"mean": _field("engine_mismatch"), "largest": _field("engine_mismatch_max")},
+    "Unscored, and paid by the judge alone (share)": {
+        "unscored": _field("unscored_share"),
+        "judge alone": _field("judge_only_share"),
+    },
+    "Engine against trainer (log-prob beyond what the nucleus explains)": {
+        "mean": _field("engine_mismatch"),
+        "largest": _field("engine_mismatch_max"),
+    },
 }
 
 

@@ -33,5 +33,7 @@ def fit_limits(context: int | None, prompt: int | None = None, completion: int |
         if context is not None and (prompt or _PAPER.max_prompt_tokens) + completion > context:
             completion = min(completion, max(context - prompt, 1) if prompt else context // _ANSWER_SHARE)
     if prompt is None:
-        prompt = _PAPER.max_prompt_tokens if context is None else min(_PAPER.max_prompt_tokens, max(context - completion, 1))
+        prompt = (
+            _PAPER.max_prompt_tokens if context is None else min(_PAPER.max_prompt_tokens, max(context - completion, 1))
+        )
     return prompt, completion

@@ -22,4 +22,8 @@ def official_metrics(example: Example, extracted: str | None, number_tolerance: 
         scale = example.metadata.get("answer_scale")
         return {"numeric_accuracy": numeric_accuracy(prediction, golds, number_tolerance, scale)}
     token_f1 = _TOKEN_F1.get(example.source, f1)
-    return {"em": exact_match(prediction, golds), "f1": token_f1(prediction, golds), "rouge_l": rouge_l(prediction, golds)}
+    return {
+        "em": exact_match(prediction, golds),
+        "f1": token_f1(prediction, golds),
+        "rouge_l": rouge_l(prediction, golds),
+    }

@@ -102,7 +102,9 @@ def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
         dataset_digest=dataset_digest(examples),
         items=items,
         samples=settings.samples,
-        protocol=protocol | scoring_protocol(job) | {"server": server, "dtype": job.model.dtype, "prompt": TEMPLATE_DIGEST},
+        protocol=protocol
+        | scoring_protocol(job)
+        | {"server": server, "dtype": job.model.dtype, "prompt": TEMPLATE_DIGEST},
         seed=job.seed,
     )
 

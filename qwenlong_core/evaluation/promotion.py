@@ -64,9 +64,12 @@ def refusal(reason: str) -> Decision:
 
 
 def decide(
-    challenger: Evaluation, champion: Evaluation, settings: PromotionSettings, bootstrap: Bootstrap,
+    challenger: Evaluation,
+    champion: Evaluation,
+    settings: PromotionSettings,
+    bootstrap: Bootstrap,
     checks: Sequence[Condition] = (),
-) -> Decision:  # fmt: skip
+) -> Decision:
     """Compare two evaluations of the same items under the promotion settings.
 
     Everything is compared that can be: where the items cannot be paired, the refusal says so and

@@ -5,9 +5,14 @@ authors' numbers on the authors' data; nothing here was measured by this project
 """
 
 BENCHMARKS = {
-    "docmath": "DocMath", "frames": "FRAMES", "2wikimultihopqa": "2WikiMQA", "hotpotqa": "HotpotQA", "musique": "MuSiQue",
-    "narrativeqa": "NarrativeQA", "qasper": "Qasper",
-}  # fmt: skip
+    "docmath": "DocMath",
+    "frames": "FRAMES",
+    "2wikimultihopqa": "2WikiMQA",
+    "hotpotqa": "HotpotQA",
+    "musique": "MuSiQue",
+    "narrativeqa": "NarrativeQA",
+    "qasper": "Qasper",
+}
 """The paper's name of each benchmark by ours."""
 
 SCORES: dict[str, tuple[float, ...]] = {

@@ -62,9 +62,13 @@ def _answer(stage: str, sample: Sample) -> Answer:
     shown = visible[-MAX_COMPLETION_CHARS:]
     thought = thinking[-MAX_COMPLETION_CHARS:]
     return Answer(
-        stage=stage, thinking=thought, visible=shown, verdict=sample.outcome, sample=sample,
+        stage=stage,
+        thinking=thought,
+        visible=shown,
+        verdict=sample.outcome,
+        sample=sample,
         cut_characters=len(visible) - len(shown) + len(thinking) - len(thought),
-    )  # fmt: skip
+    )
 
 
 def _window(length: int, spans: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -44,9 +44,7 @@ def _scored_means(evaluation: Evaluation) -> dict[str, float]:
     return {item: fmean(sample.accuracy for sample in group) for item, group in by_example(scored)}
 
 
-def changes(
-    tonight: Evaluation, before: Sequence[Evaluation], *, confidence: float = 0.95
-) -> list[Change]:
+def changes(tonight: Evaluation, before: Sequence[Evaluation], *, confidence: float = 0.95) -> list[Change]:
     """Tonight against the mean of earlier nights, for each benchmark.
 
     Args:
@@ -69,11 +67,14 @@ def changes(
     raw = [statistics.loss_p_value([g for g, _ in rows[name]], [d for _, d in rows[name]]) for name in names]
     return [
         Change(
-            name=name, mean=float(np.mean([gain for gain, _ in rows[name]])), items=len(rows[name]), p=p,
+            name=name,
+            mean=float(np.mean([gain for gain, _ in rows[name]])),
+            items=len(rows[name]),
+            p=p,
             significant=p <= 1 - confidence,
         )
         for name, p in zip(names, statistics.holm(raw), strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def comparable(tonight: Evaluation, earlier: Evaluation) -> bool:

@@ -67,7 +67,10 @@ def _slice_panel(title: str, evaluations: Mapping[str, Evaluation], field: str) 
 
 
 def _slices(evaluations: Mapping[str, Evaluation]) -> list[Panel]:
-    fields = {"Accuracy by prompt length (tokens)": "lengths", "Accuracy by place of the evidence in the document": "depths"}
+    fields = {
+        "Accuracy by prompt length (tokens)": "lengths",
+        "Accuracy by place of the evidence in the document": "depths",
+    }
     panels = (_slice_panel(title, evaluations, field) for title, field in fields.items())
     return [panel for panel in panels if panel]
 
@@ -112,14 +115,17 @@ def _scores_words(evaluations: Mapping[str, Evaluation], job: ReportJob) -> str:
         words += f" The gain is paired ({job.confidence:.0%}): the same items under {baseline} and the stage."
     if effect is None:
         return words
-    return words + f" Two models compared without pairing would have to differ by {effect:.2f} to be told apart (80% power)."
+    return (
+        words
+        + f" Two models compared without pairing would have to differ by {effect:.2f} to be told apart (80% power)."
+    )
 
 
 def _probe_words(folder: Path) -> str:
     """How much of the score needs no document."""
     probe = read_evaluation(folder)
     if probe.plan.protocol["document"] != "none":
-        raise ValueError(f"input probe={folder} was asked with documents: evaluate with evaluation.document = \"none\"")
+        raise ValueError(f'input probe={folder} was asked with documents: evaluate with evaluation.document = "none"')
     accuracy = Interval(probe.scores.overall.accuracy)
     return f"Asked without its document, the last stage still answers {accuracy}: that much is memory or luck."
 
@@ -164,7 +170,9 @@ def _published(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
         table |= {f"{stage} (this run)": ours} if ours else {}
     rows = []
     for model, scores in table.items():
-        row = {"model": model} | {title: f"{scores[name]:.1f}" if name in scores else "" for name, title in names.items()}
+        row = {"model": model} | {
+            title: f"{scores[name]:.1f}" if name in scores else "" for name, title in names.items()
+        }
         rows.append(row | {"average": f"{sum(scores.values()) / len(scores):.1f}" if len(scores) == len(names) else ""})
     return rows
 

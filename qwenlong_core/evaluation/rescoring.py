@@ -36,7 +36,9 @@ def rescore(job: EvaluateJob, evaluation: Path, data: Path, output: Path) -> Non
     rows = {example.id: example for example in read_examples(data / "eval.parquet")}
     known = [rows[item] for item in plan.items if item in rows]
     if dataset_digest(known) != plan.dataset_digest:
-        raise ValueError(f"{data / 'eval.parquet'} is not the data that {evaluation} answered: give its own data folder")
+        raise ValueError(
+            f"{data / 'eval.parquet'} is not the data that {evaluation} answered: give its own data folder"
+        )
     samples = read_samples(evaluation / SAMPLES)
     keep = job.evaluation.judge is None and plan.protocol["judge"] is not None
     scored = _from_log(job, rows, samples) if keep else score_anew(job, rows, samples)

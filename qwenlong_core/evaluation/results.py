@@ -32,7 +32,9 @@ def write_scores(output: Path, bootstrap: Bootstrap) -> None:
     plan = Plan.model_validate_json((output / PLAN).read_text())
     samples = read_samples(output / SAMPLES)
     if differing := plan.expected ^ {sample.key for sample in samples}:
-        raise ValueError(f"{output / SAMPLES}: {len(differing)} samples are missing or unknown, such as {min(differing)}")
+        raise ValueError(
+            f"{output / SAMPLES}: {len(differing)} samples are missing or unknown, such as {min(differing)}"
+        )
     content = {
         "model_digest": plan.model_digest,
         "dataset_digest": plan.dataset_digest,

@@ -93,7 +93,9 @@ def read_samples(path: Path) -> list[Sample]:
                 sample = _SAMPLE.validate_json(line)
             except ValidationError as error:
                 reason = error.errors()[0]["msg"]
-                raise ValueError(f"{path}:{number} is not a sample ({reason}): restore the log or start anew") from error
+                raise ValueError(
+                    f"{path}:{number} is not a sample ({reason}): restore the log or start anew"
+                ) from error
             if sample.key in seen:
                 raise ValueError(f"{path}:{number} repeats sample {sample.key}: each may stand in the log once")
             seen.add(sample.key)

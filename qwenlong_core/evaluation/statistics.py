@@ -45,7 +45,9 @@ def _cluster_sums(values: ArrayLike, clusters: Sequence[str]) -> tuple[Floats, F
     """Sum of values and number of items of each cluster, both ``[C]``, in order of cluster id."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) != len(clusters) or not len(array):
-        raise ValueError(f"{array.shape} values for {len(clusters)} clusters: give one cluster id per value, at least one")
+        raise ValueError(
+            f"{array.shape} values for {len(clusters)} clusters: give one cluster id per value, at least one"
+        )
     _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     sizes = np.bincount(index).astype(np.float64)
     return np.bincount(index, weights=array).astype(np.float64), sizes
@@ -221,7 +223,9 @@ def kappa(first: Sequence[bool], second: Sequence[bool]) -> float:
         ValueError: no verdicts, or not the same number from both.
     """
     if len(first) != len(second) or not first:
-        raise ValueError(f"{len(first)} and {len(second)} verdicts: both raters must judge the same cases, at least one")
+        raise ValueError(
+            f"{len(first)} and {len(second)} verdicts: both raters must judge the same cases, at least one"
+        )
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     observed = float((a == b).mean())
     expected = float(a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean()))
@@ -229,7 +233,13 @@ def kappa(first: Sequence[bool], second: Sequence[bool]) -> float:
 
 
 def kappa_interval(
-    first: Sequence[bool], second: Sequence[bool], clusters: Sequence[str], *, resamples: int = 2_000, confidence: float = 0.95, seed: int = 0
+    first: Sequence[bool],
+    second: Sequence[bool],
+    clusters: Sequence[str],
+    *,
+    resamples: int = 2_000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> tuple[float | None, float | None]:
     """Percentile interval of :func:`kappa` over resampled clusters; ``(None, None)`` for fewer than two."""
     _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
@@ -242,6 +252,8 @@ def kappa_interval(
     both, only_a, only_b, neither = cells[:, drawn].sum(axis=-1)
     total = both + only_a + only_b + neither
     expected = ((both + only_a) * (both + only_b) + (neither + only_b) * (neither + only_a)) / total**2
-    values = np.where(expected == 1, 1.0, ((both + neither) / total - expected) / np.where(expected == 1, 1.0, 1 - expected))
+    values = np.where(
+        expected == 1, 1.0, ((both + neither) / total - expected) / np.where(expected == 1, 1.0, 1 - expected)
+    )
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -116,8 +116,7 @@ def _interface(
 ) -> tuple[Tensor, None]:
     layer = module.layer_idx
     shared = [
-        (part.cache.layers[layer].keys, part.cache.layers[layer].values, part.first, part.stop)
-        for part in shared_parts
+        (part.cache.layers[layer].keys, part.cache.layers[layer].values, part.first, part.stop) for part in shared_parts
     ]
     scale = query.size(-1) ** -0.5 if scaling is None else scaling
     return cascade_attention(query, key, value, shared, scale).transpose(1, 2), None
@@ -137,9 +136,7 @@ def cascading(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def forward_inputs(
-    tokens: Tensor, positions: Tensor, cache: Cache, shared: Sequence[Shared]
-) -> dict[str, Any]:
+def forward_inputs(tokens: Tensor, positions: Tensor, cache: Cache, shared: Sequence[Shared]) -> dict[str, Any]:
     """Arguments of a forward inside :func:`cascading`.
 
     Args:
@@ -192,6 +189,7 @@ def serves(model: Any, layers: int) -> bool:
     logger.warning(
         "%s computes differently when rows share their prompt's keys and values (log-probs %.2g apart): they are "
         "copied for every row, which takes more memory and time",
-        type(model).__name__, apart,
-    )  # fmt: skip
+        type(model).__name__,
+        apart,
+    )
     return False

@@ -70,9 +70,7 @@ class CascadeDecoder(Decoder):
 class ExpandedDecoder(Decoder):
     """Rows with a copy each of their prompt's keys and values, under the model's own attention."""
 
-    def __init__(
-        self, prefill: Prefill, lengths: Sequence[int], samples: int, caches: Sequence[Cache]
-    ) -> None:
+    def __init__(self, prefill: Prefill, lengths: Sequence[int], samples: int, caches: Sequence[Cache]) -> None:
         super().__init__(prefill, lengths, samples, expand(caches, samples))
         longest = max(lengths)
         columns = torch.arange(longest, device=self.model.device)

@@ -30,9 +30,7 @@ class Sampling:
 class Engine(Protocol):
     """Anything that samples completions."""
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling
-    ) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling) -> list[list[Completion]]:
         """Draw ``samples`` completions of each prompt.
 
         Args:

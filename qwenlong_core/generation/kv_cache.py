@@ -32,9 +32,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def _show(self, length: int) -> None:
         self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append the new tokens and return everything so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

@@ -102,9 +102,7 @@ class OpenAIEngine:
                 loop.call_soon_threadsafe(task.cancel)
             thread.join(10)
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling
-    ) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling) -> list[list[Completion]]:
         """See :class:`qwenlong_core.generation.engine.Engine`; completions hold text alone.
 
         Raises:
@@ -210,4 +208,6 @@ def _completion(reply: Any) -> tuple[Completion, int | None]:
         text = f"<think>\n{thinking.strip()}{closed}"
     usage = reply.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return Completion(text=text, token_ids=(), finish_reason=_FINISH[reason]), tokens if isinstance(tokens, int) else None
+    return Completion(text=text, token_ids=(), finish_reason=_FINISH[reason]), tokens if isinstance(
+        tokens, int
+    ) else None

@@ -68,11 +68,16 @@ def stream_local(model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sa
     def work() -> None:
         try:
             model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=sampling.max_tokens, streamer=streamer,
-                stop_strings=list(sampling.stop) or None, tokenizer=tokenizer,
-                stopping_criteria=StoppingCriteriaList([stop]), pad_token_id=tokenizer.pad_token_id,
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=sampling.max_tokens,
+                streamer=streamer,
+                stop_strings=list(sampling.stop) or None,
+                tokenizer=tokenizer,
+                stopping_criteria=StoppingCriteriaList([stop]),
+                pad_token_id=tokenizer.pad_token_id,
                 **(drawn if sampling.temperature else {"do_sample": False}),
-            )  # fmt: skip
+            )
         except BaseException as error:
             failures.append(error)
             streamer.text_queue.put(streamer.stop_signal)
@@ -101,16 +106,23 @@ def stream_served(settings: ServerSettings, message: str, sampling: Sampling) ->
     from openai import OpenAI, OpenAIError
 
     client = OpenAI(
-        base_url=settings.base_url, api_key=api_key(settings.api_key_variable, "--server-key-variable"),
-        timeout=settings.timeout_seconds, max_retries=settings.max_retries,
-    )  # fmt: skip
+        base_url=settings.base_url,
+        api_key=api_key(settings.api_key_variable, "--server-key-variable"),
+        timeout=settings.timeout_seconds,
+        max_retries=settings.max_retries,
+    )
     thinking = False
     try:
         with client.chat.completions.create(
-            model=settings.model, messages=[{"role": "user", "content": message}], max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed, stream=True,
+            model=settings.model,
+            messages=[{"role": "user", "content": message}],
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            stream=True,
             stop=list(sampling.stop) or None,
-        ) as chunks:  # fmt: skip
+        ) as chunks:
             for chunk in chunks:
                 for delta in (choice.delta for choice in chunk.choices):
                     thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
@@ -122,7 +134,9 @@ def stream_served(settings: ServerSettings, message: str, sampling: Sampling) ->
                     if text := thought or delta.content:
                         yield Piece(text, 1)
     except OpenAIError as error:
-        raise ConnectionError(f"--server {settings.base_url}: {fault_of(error, settings.timeout_seconds).text}") from error
+        raise ConnectionError(
+            f"--server {settings.base_url}: {fault_of(error, settings.timeout_seconds).text}"
+        ) from error
 
 
 def folded(pieces: Iterable[Piece], thinking: bool = False) -> Iterator[Part]:

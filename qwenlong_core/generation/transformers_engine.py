@@ -63,17 +63,13 @@ class TransformersEngine:
         self.stop_ids = frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
 
     @torch.no_grad()
-    def generate(
-        self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling
-    ) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling) -> list[list[Completion]]:
         """See :class:`qwenlong_core.generation.engine.Engine`."""
         generators = self._generators(prompts, sampling.seed)
         groups: list[list[Completion]] = [[] for _ in prompts]
         with self._forward(self.batch_size * samples) as forward:
             prefill = Prefill(self.model, forward, self.layers)
-            order = (
-                paths(prompts) if self._shares else [Path(i, (Part(0, p),)) for i, p in enumerate(prompts)]
-            )
+            order = paths(prompts) if self._shares else [Path(i, (Part(0, p),)) for i, p in enumerate(prompts)]
             for start in range(0, len(order), self.batch_size):
                 batch = order[start : start + self.batch_size]
                 decoder, logits = self._decoder(prefill, batch, samples)
@@ -111,9 +107,7 @@ class TransformersEngine:
         lengths = [path.length for path in batch]
         if self._shares:
             return CascadeDecoder(prefill, lengths, samples, prefill.shared(batch, samples)), logits
-        return ExpandedDecoder(
-            prefill, lengths, samples, [prefill.caches[path.parts[0]] for path in batch]
-        ), logits
+        return ExpandedDecoder(prefill, lengths, samples, [prefill.caches[path.parts[0]] for path in batch]), logits
 
     def _sample(
         self,
@@ -131,9 +125,7 @@ class TransformersEngine:
         with decoder.attention():
             for step in range(sampling.max_tokens):
                 # One number for every row, finished or not: a row's draws do not depend on its neighbours.
-                uniform = torch.cat(
-                    [torch.rand(samples, generator=g, dtype=torch.float64) for g in generators]
-                )
+                uniform = torch.cat([torch.rand(samples, generator=g, dtype=torch.float64) for g in generators])
                 tokens, logprobs = draw(logits, sampling.temperature, sampling.top_p, uniform[alive])
                 drawn = tokens.tolist()
                 for index, token, logprob in zip(alive, drawn, logprobs.tolist()):

@@ -54,9 +54,7 @@ class VLLMEngine:
             logprobs_mode="processed_logprobs",
         )
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling
-    ) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling) -> list[list[Completion]]:
         """See :class:`qwenlong_core.generation.engine.Engine`.
 
         Raises:

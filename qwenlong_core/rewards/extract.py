@@ -115,9 +115,7 @@ def extract_answer(text: str, answer_type: AnswerType, num_choices: int = 0, cut
     if isinstance(commitment, str):
         return Extraction(answer=None, reason=commitment)
     if len(commitment.text) > MAX_ANSWER_CHARS:
-        return Extraction(
-            answer=None, reason=f"the committed text is longer than {MAX_ANSWER_CHARS:,} characters"
-        )
+        return Extraction(answer=None, reason=f"the committed text is longer than {MAX_ANSWER_CHARS:,} characters")
     return _one_answer(commitment.text, answer_type, num_choices)
 
 
@@ -217,9 +215,7 @@ def _line_end(text: str, start: int) -> int:
 def _sentence_end(text: str, start: int, line_end: int) -> tuple[int, bool]:
     """Where the sentence ends within its line, and whether anything ends it."""
     for match in _SENTENCE_END.finditer(text, start, line_end):
-        abbreviated = match[0][0] == "." and _ABBREVIATION.search(
-            text, max(start, match.start() - 12), match.start()
-        )
+        abbreviated = match[0][0] == "." and _ABBREVIATION.search(text, max(start, match.start() - 12), match.start())
         ends = not abbreviated or _NEW_SENTENCE.match(text, match.end(), min(len(text), match.end() + 40))
         if ends and text[start : match.start()].strip():
             return match.end(), True
@@ -261,11 +257,7 @@ def _box_commitment(visible: str, box: _Box) -> _Commitment:
         re.IGNORECASE,
     )
     tail = after[0] if after else ""
-    text = (
-        _clean(visible[box.start : box.end + 1] + tail)
-        if tail.strip(" $")
-        else _clean(visible[box.inner : box.end])
-    )
+    text = _clean(visible[box.start : box.end + 1] + tail) if tail.strip(" $") else _clean(visible[box.inner : box.end])
     return _Commitment(start=box.start, end=box.end + 1 + len(tail), text=text, closed=True)
 
 

@@ -50,9 +50,7 @@ def score_text(
     extraction = extract_answer(text, example.answer_type, len(example.choices), cut)
     if extraction.answer is None:
         status: Status = "truncated" if cut else "no_answer"
-        return RuleStage(
-            score=Score(value=penalty, length_penalty=penalty, status=status, reason=extraction.reason)
-        )
+        return RuleStage(score=Score(value=penalty, length_penalty=penalty, status=status, reason=extraction.reason))
     rule = rule_score(extraction.answer, example, number_tolerance)
     score = Score(
         value=rule.value + penalty,
@@ -80,9 +78,7 @@ async def judged(stages: Sequence[RuleStage], judge: Judge | None) -> list[Score
 def with_verdict(score: Score, verdict: Verdict) -> Score:
     """A score whose rule failed, completed by what the judge said."""
     if verdict.equal is None:
-        return replace(
-            score, value=None, status="unscored", reason=f"the judge gave no verdict: {verdict.error}"
-        )
+        return replace(score, value=None, status="unscored", reason=f"the judge gave no verdict: {verdict.error}")
     value = 1.0 if verdict.equal else 0.0
     said = "the judge finds it equal" if verdict.equal else "the judge finds it different"
     return replace(score, value=value + score.length_penalty, judge=value, reason=f"{score.reason}; {said}")
@@ -109,8 +105,7 @@ async def score_completions(
             f"{len(examples)} examples for {len(completions)} completions; repeat the example per completion"
         )
     stages = [
-        score_by_rule(example, completion, settings, limits)
-        for example, completion in zip(examples, completions)
+        score_by_rule(example, completion, settings, limits) for example, completion in zip(examples, completions)
     ]
     return await judged(stages, judge)
 

@@ -121,9 +121,15 @@ class Judge:
     def _key_of(self, question: JudgeQuestion) -> str:
         settings = self.settings
         return cache_key(
-            settings.model, settings.temperature, settings.seed, PROMPT_VERSION,
-            question.question, *question.golds, "answer:", question.answer,
-        )  # fmt: skip
+            settings.model,
+            settings.temperature,
+            settings.seed,
+            PROMPT_VERSION,
+            question.question,
+            *question.golds,
+            "answer:",
+            question.answer,
+        )
 
     async def _ask(self, key: str, question: JudgeQuestion) -> Verdict:
         session = self._session()
@@ -185,9 +191,7 @@ class Judge:
             reply = await client.post("/chat/completions", body=body, cast_to=object)
         content = _content(reply)
         self._count_tokens(reply)
-        return content.encode(
-            "utf-8", "replace"
-        ).decode()  # half a surrogate pair can be neither stored nor sent on
+        return content.encode("utf-8", "replace").decode()  # half a surrogate pair can be neither stored nor sent on
 
     def _count_tokens(self, reply: Any) -> None:
         usage = reply.get("usage")
@@ -208,9 +212,7 @@ class Judge:
         from openai import AsyncOpenAI  # a second of import that only a judge needs
 
         loop = asyncio.get_running_loop()
-        self._sessions = {
-            other: session for other, session in self._sessions.items() if not other.is_closed()
-        }
+        self._sessions = {other: session for other, session in self._sessions.items() if not other.is_closed()}
         if loop not in self._sessions:
             clients = [
                 AsyncOpenAI(
@@ -226,9 +228,7 @@ class Judge:
                 for client in clients:
                     await client.close()
 
-            self._sessions[loop] = _Session(
-                cycle(clients), asyncio.Semaphore(self.settings.concurrency), close
-            )
+            self._sessions[loop] = _Session(cycle(clients), asyncio.Semaphore(self.settings.concurrency), close)
         return self._sessions[loop]
 
 

@@ -27,9 +27,7 @@ SYSTEM = (
     "Explain in at most two sentences. Then write the verdict on a line of its own: [[YES]] if the candidate means the "
     "same, [[NO]] if it does not."
 )
-REMINDER = (
-    "Your reply had no single verdict at its end. Reply now with exactly [[YES]] or [[NO]] and nothing else."
-)
+REMINDER = "Your reply had no single verdict at its end. Reply now with exactly [[YES]] or [[NO]] and nothing else."
 
 _VERDICT = re.compile(r"\[\[(YES|NO)\]\]\s*\Z")
 _BRACKETS = re.compile(r"\[\[|\]\]")

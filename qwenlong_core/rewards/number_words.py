@@ -124,9 +124,7 @@ def known_scale(name: object) -> str | None:
     if name is None or name == "":
         return None
     if name not in get_args(Scale):
-        raise ValueError(
-            f"answer_scale={name!r} is unknown; use one of {', '.join(get_args(Scale))} or leave it out"
-        )
+        raise ValueError(f"answer_scale={name!r} is unknown; use one of {', '.join(get_args(Scale))} or leave it out")
     return str(name)
 
 

@@ -101,9 +101,7 @@ def read_quantity(text: str) -> Reading:
     restatement in parentheses. Ranges, alternatives, bounds and negations are no quantity.
     """
     if len(text) > MAX_NUMBER_CHARS:
-        return Reading(
-            quantity=None, reason=f"{len(text):,} characters > {MAX_NUMBER_CHARS:,}: too long for a number"
-        )
+        return Reading(quantity=None, reason=f"{len(text):,} characters > {MAX_NUMBER_CHARS:,}: too long for a number")
     text = _plain(text)
     if not any(c.isdigit() for c in text):
         return Reading(quantity=None, reason="no digits in the answer", decided=False)
@@ -220,9 +218,7 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
         return None
     number = MATH.scaleb(number, int(match["exponent"] or 0))
     sign = (match["sign1"] or match["sign2"] or "+").strip().lower()
-    negative = sign in ("-", "negative", "minus", "负") or (
-        bool(match["open"]) and closed and not match["sign1"]
-    )
+    negative = sign in ("-", "negative", "minus", "负") or (bool(match["open"]) and closed and not match["sign1"])
     face = MATH.minus(number) if negative else number
     scale = next((name for name in SCALE_WORDS if match[name]), None)
     return Quantity(
@@ -240,9 +236,13 @@ def _with_unit(quantity: Quantity, after: str) -> Quantity:
     if unit and len(unit) > 2:
         unit = unit.removesuffix("s")
     return Quantity(
-        face=quantity.face, value=quantity.value, scale=quantity.scale, currency=quantity.currency, unit=unit,
+        face=quantity.face,
+        value=quantity.value,
+        scale=quantity.scale,
+        currency=quantity.currency,
+        unit=unit,
         year_like=quantity.year_like and unit is None,
-    )  # fmt: skip
+    )
 
 
 def _compatible(answer: Quantity, gold: Quantity) -> bool:

@@ -95,9 +95,7 @@ def _choice(answer: str, example: Example, _tolerance: float) -> RuleResult:
             )
         return _equal(answer, gold) if named == {gold} else _differs(answer, example)
     if other := _other_option_text(choice.letter, choice.rest, example.choices):
-        return RuleResult(
-            value=0.0, reason=f"{_shown(answer)}: letter {choice.letter} with the text of option {other}"
-        )
+        return RuleResult(value=0.0, reason=f"{_shown(answer)}: letter {choice.letter} with the text of option {other}")
     return _equal(answer, gold) if choice.letter == gold else _differs(answer, example)
 
 
@@ -136,9 +134,7 @@ def _gold_letter(example: Example) -> str:
 
 def _letters_of_text(text: str, choices: tuple[str, ...]) -> set[str]:
     wanted = normalize_span(text)
-    return {
-        chr(ord("A") + i) for i, option in enumerate(choices) if wanted and normalize_span(option) == wanted
-    }
+    return {chr(ord("A") + i) for i, option in enumerate(choices) if wanted and normalize_span(option) == wanted}
 
 
 def _span(answer: str, example: Example, _tolerance: float) -> RuleResult:
@@ -192,9 +188,7 @@ _UNANSWERABLE = re.compile(
 
 def _unanswerable(answer: str, example: Example, _tolerance: float) -> RuleResult:
     said = normalize_span(answer)
-    if _UNANSWERABLE.fullmatch(said) or any(
-        said and said == _normalized_gold(gold) for gold in example.answers
-    ):
+    if _UNANSWERABLE.fullmatch(said) or any(said and said == _normalized_gold(gold) for gold in example.answers):
         return RuleResult(value=1.0, reason=f"{_shown(answer)} says that the document does not answer")
     return _differs(answer, example, decided=False)
 

@@ -143,9 +143,7 @@ def _in_order(
             yield done
 
 
-def _rule_chunk(
-    chunk: list[tuple[int, bytes]], number_tolerance: float, limits: LengthLimits | None
-) -> list[_Line]:
+def _rule_chunk(chunk: list[tuple[int, bytes]], number_tolerance: float, limits: LengthLimits | None) -> list[_Line]:
     return [_rule_line(number, line, number_tolerance, limits) for number, line in chunk]
 
 
@@ -185,9 +183,15 @@ def _id_of(row: Any) -> Any:
 
 def _score_row(row_id: Any, score: Any) -> dict[str, Any]:
     return {
-        "id": row_id, "value": score.value, "rule": score.rule, "judge": score.judge,
-        "length_penalty": score.length_penalty, "extracted": score.extracted, "status": score.status, "reason": score.reason,
-    }  # fmt: skip
+        "id": row_id,
+        "value": score.value,
+        "rule": score.rule,
+        "judge": score.judge,
+        "length_penalty": score.length_penalty,
+        "extracted": score.extracted,
+        "status": score.status,
+        "reason": score.reason,
+    }
 
 
 def _error_row(line: _Line) -> dict[str, Any]:

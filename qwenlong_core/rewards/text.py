@@ -28,9 +28,7 @@ _DASHES = dict.fromkeys(map(ord, "‐‑‒–—―−﹘﹣－"), "-")
 _QUOTES = {**dict.fromkeys(map(ord, "‘’‚‛′＇"), "'"), **dict.fromkeys(map(ord, "“”„‟″＂«»"), '"')}
 _CHARACTERS = {**_INVISIBLE, **_SCRIPTS, **_DASHES, **_QUOTES}
 
-_LATEX_TEXT = re.compile(
-    r"\\(?:text(?:bf|it|rm|tt|sf)?|math(?:rm|bf|it|sf|tt)|mbox|bm|operatorname)\s*\{([^{}]*)\}"
-)
+_LATEX_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|tt|sf)?|math(?:rm|bf|it|sf|tt)|mbox|bm|operatorname)\s*\{([^{}]*)\}")
 _LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|left\b|right\b|displaystyle\b|big\b|Big\b)")
 _LATEX_DELIMITER = re.compile(r"\\[()\[\]]")
 _MATH_DOLLARS = re.compile(r"\$\$?(?!\$)([^$]*)\$\$?(?!\d)")

@@ -56,9 +56,7 @@ def phase_examples(job: GRPOJob, data: Path, difficulties: curriculum.Difficulti
     back = curriculum.choose_retrospective(
         earlier, difficulties, limit, job.group_size, job.seed, job.curriculum.retire_after_visits
     )
-    logger.info(
-        "grpo-%d: %d rows of its own length, %d hard ones of earlier phases", job.index, len(own), len(back)
-    )
+    logger.info("grpo-%d: %d rows of its own length, %d hard ones of earlier phases", job.index, len(own), len(back))
     if len(own) + len(back) < job.batch_size:
         raise ValueError(
             f"phase {job.index} has {len(own) + len(back)} rows, fewer than grpo.batch_size={job.batch_size}: "
@@ -111,9 +109,16 @@ def build_trainer(
     arguments = grpo_config(job, cut, max(map(len, prompts.token_ids)), work)
     samples = JsonLines(work / OUTPUT / "samples.jsonl")
     trainer = GRPOPhaseTrainer(
-        job, samples, model, arguments, tokenizer, job.dynamic_sampling, job.truncated, difficulties,
+        job,
+        samples,
+        model,
+        arguments,
+        tokenizer,
+        job.dynamic_sampling,
+        job.truncated,
+        difficulties,
         job.curriculum.retire_after_visits,
-    )  # fmt: skip
+    )
     if job.kl_to_start_every:
         trainer.keep_start(load_policy(inputs["model"], job.model))
     for scored in filter(None, (trainer.model, trainer.ref_model)):
@@ -122,7 +127,11 @@ def build_trainer(
     trainer.share_prefixes()
     quiet(trainer)
     sampling = Sampling(
-        job.temperature, job.top_p, job.phase.max_completion_tokens, job.seed * 1000 + job.index, job.stop,
+        job.temperature,
+        job.top_p,
+        job.phase.max_completion_tokens,
+        job.seed * 1000 + job.index,
+        job.stop,
     )
     engine = rollout_engine(job, trainer, tokenizer)
     if job.optimizer_across_phases == "carried" and job.index > 1:
@@ -172,9 +181,7 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
     lines = JsonLines(output / "metrics.jsonl")
     boundary = StepBoundary(updates, job.phase.steps, job.save_steps)
     trainer.add_callback(boundary)
-    trainer.add_callback(
-        MetricsCallback(lines, f"grpo-{job.index}", updates, step_metrics.row, step_metrics.sentence)
-    )
+    trainer.add_callback(MetricsCallback(lines, f"grpo-{job.index}", updates, step_metrics.row, step_metrics.sentence))
     checkpoint = newest_complete(work / "checkpoints")
     state.wait_for_everyone()
     if checkpoint is not None:
@@ -186,9 +193,15 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
         trainer.sample_lines.cut_back(done)
     logger.info(
         "grpo-%d: %d steps of %d prompts x %d, engine %s, attention %s, prompts %s%s",
-        job.index, job.phase.steps, job.batch_size, job.group_size, job.engine, attention_implementation(job.model),
-        "shared" if trainer.shares_prefix else "repeated", f", from {checkpoint.name}" if checkpoint else "",
-    )  # fmt: skip
+        job.index,
+        job.phase.steps,
+        job.batch_size,
+        job.group_size,
+        job.engine,
+        attention_implementation(job.model),
+        "shared" if trainer.shares_prefix else "repeated",
+        f", from {checkpoint.name}" if checkpoint else "",
+    )
     state.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     boundary.exit_if_stopped()

@@ -23,9 +23,13 @@ logger = logging.getLogger(__name__)
 _TILE = 2**24
 """Logits that exist at a time, 64 MB in float32; one tensor of that size stands beside it."""
 _OTHER_HEADS = (
-    "final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling",
+    "final_logit_softcapping",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "logits_scaling",
     "router_aux_loss_coef",
-)  # fmt: skip
+)
 """Config fields of models whose head does more than project: logits scaled or capped (Gemma, Cohere,
 Granite), or a mixture-of-experts loss on top."""
 

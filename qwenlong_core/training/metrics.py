@@ -116,6 +116,11 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         left = (now - self._started) / (step - self._first_step) * (total - step)
         logger.info(
             "%s step %d/%d | %s | %s | %s left",
-            self.name, step, total, self.sentence(row), duration(seconds), duration(left),
-        )  # fmt: skip
+            self.name,
+            step,
+            total,
+            self.sentence(row),
+            duration(seconds),
+            duration(left),
+        )
         self._last = now

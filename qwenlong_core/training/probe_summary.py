@@ -74,7 +74,10 @@ def summary(lines: Sequence[Line], job: ProbeJob) -> dict[str, Any]:
     phases = {}
     for index, members in sorted(by(lambda line: line["step"]).items()):
         of_phase = _statistics(members, job.group_size)
-        phases[str(index)] = of_phase | {"max_prompt_tokens": job.phases[index - 1].max_prompt_tokens, "step": step_cost(of_phase, job)}
+        phases[str(index)] = of_phase | {
+            "max_prompt_tokens": job.phases[index - 1].max_prompt_tokens,
+            "step": step_cost(of_phase, job),
+        }
     domains = {
         f"{index}/{domain}": _statistics(members, job.group_size)
         for (index, domain), members in sorted(by(lambda line: (line["step"], line["domain"])).items())
@@ -88,9 +91,7 @@ _HEAD = f"{'rows':>26} {'pass':>6} {'all wrong':>10} {'all right':>10} {'informa
 def _row(name: str, found: Mapping[str, Any]) -> str:
     shares = (found[f"{key}_share"] for key in ("all_wrong", "all_right", "informative", "truncated"))
     wrong, right, informative, cut = shares
-    return (
-        f"{name:<18} {found['rows']:>7} {found['pass_rate']:>6.1%} {wrong:>10.1%} {right:>10.1%} {informative:>12.1%} {cut:>8.1%}"
-    )
+    return f"{name:<18} {found['rows']:>7} {found['pass_rate']:>6.1%} {wrong:>10.1%} {right:>10.1%} {informative:>12.1%} {cut:>8.1%}"
 
 
 def table(found: Mapping[str, Any]) -> str:

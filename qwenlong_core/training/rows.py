@@ -35,9 +35,7 @@ def empty_rows(group_size: int, filler: int) -> list[Row]:
     return [Row([filler], [filler], math.nan, in_loss=False, logprobs=[0.0])] * group_size
 
 
-def rows_of(
-    group: Group, prompt_ids: Sequence[int], truncated: Truncated, old: OldLogprobs | None = None
-) -> list[Row]:
+def rows_of(group: Group, prompt_ids: Sequence[int], truncated: Truncated, old: OldLogprobs | None = None) -> list[Row]:
     """A group's rows. Those outside the loss have no part in the group's baseline either."""
     members = zip(group.completions, group.scores, in_loss(group, truncated), old or [None] * len(group.scores))
     return [

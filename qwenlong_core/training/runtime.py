@@ -61,9 +61,7 @@ def set_up_process(launch: LaunchSettings) -> PartialState:
     return state
 
 
-def trainer_arguments(
-    model: ModelSettings, launch: LaunchSettings, seed: int, checkpoints: Path
-) -> dict[str, Any]:
+def trainer_arguments(model: ModelSettings, launch: LaunchSettings, seed: int, checkpoints: Path) -> dict[str, Any]:
     """Arguments that both trainers take the same way.
 
     When logs and checkpoints are due is decided by :class:`StepBoundary`, so both strategies are off.
@@ -169,7 +167,5 @@ class StepBoundary(TrainerCallback):  # type: ignore[misc]
     def exit_if_stopped(self) -> None:
         """Leave with 143 if training ended early on SIGTERM, its checkpoint written."""
         if self.stopped:
-            logger.warning(
-                "stopped by SIGTERM at a step boundary; the same command goes on from the checkpoint"
-            )
+            logger.warning("stopped by SIGTERM at a step boundary; the same command goes on from the checkpoint")
             raise SystemExit(STOPPED)

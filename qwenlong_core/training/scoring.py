@@ -80,9 +80,7 @@ class GroupScoring:
                 f"in the mean, over {LIMITS[dtype]} for {dtype}: set model.attention='eager' to train without sharing "
                 "prompts, and report the model"
             )
-        logger.info(
-            "shared prompts checked on the first group: log-probs within %.1e of separate rows", worst
-        )
+        logger.info("shared prompts checked on the first group: log-probs within %.1e of separate rows", worst)
         self.prefix_checked = True
 
     def _get_per_token_logps_and_entropies(
@@ -141,9 +139,7 @@ class GroupScoring:
         """A group in one row: its prompt is run once. An empty slot has no prompt to share."""
         prompt = ids[0, :-logits_to_keep][mask[0, :-logits_to_keep].bool()]
         if len(prompt) < 2:
-            logps, entropies, _aux = self._score_rows(
-                model, ids, mask, logits_to_keep, compute_entropy=compute_entropy
-            )
+            logps, entropies, _aux = self._score_rows(model, ids, mask, logits_to_keep, compute_entropy=compute_entropy)
             return logps, entropies
         completions, kept = ids[:, -logits_to_keep:], mask[:, -logits_to_keep:]
         longest = int(kept.sum(1).max())

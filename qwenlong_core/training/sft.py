@@ -55,9 +55,7 @@ def solution_row(tokenizer: Any, example: Example) -> dict[str, list[int]]:
         ValueError: the example has no solution.
     """
     if not example.solution:
-        raise ValueError(
-            f"SFT row {example.id!r} has no solution to imitate: drop the row or add the solution"
-        )
+        raise ValueError(f"SFT row {example.id!r} has no solution to imitate: drop the row or add the solution")
     prompt = render_prompt(tokenizer, example)
     # A template that opens the thinking block has written the first tag already.
     solution = example.solution.removeprefix(_THINK) if opens_thinking(prompt) else example.solution
@@ -74,9 +72,7 @@ def tokenized(tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> l
     """
     rows = [solution_row(tokenizer, example) for example in examples]
     fitting = [row for row in rows if len(row["input_ids"]) <= max_tokens]
-    logger.info(
-        "sft rows: %d, over %d tokens and dropped: %d", len(fitting), max_tokens, len(rows) - len(fitting)
-    )
+    logger.info("sft rows: %d, over %d tokens and dropped: %d", len(fitting), max_tokens, len(rows) - len(fitting))
     if not fitting:
         raise ValueError(
             f"no SFT row fits sft.max_tokens={max_tokens} ({len(rows)} rows given): raise it or add shorter rows"
@@ -187,9 +183,13 @@ def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
         lines.cut_back(int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0)
     logger.info(
         "sft: %d steps of %d rows, attention %s, %s: %.0f%% of the computed tokens are data%s",
-        steps, job.sft.batch_size, attention_implementation(job.model), "packed" if job.sft.packing else "padded",
-        100 * data_share(rows, job.sft), f", from {checkpoint.name}" if checkpoint else "",
-    )  # fmt: skip
+        steps,
+        job.sft.batch_size,
+        attention_implementation(job.model),
+        "packed" if job.sft.packing else "padded",
+        100 * data_share(rows, job.sft),
+        f", from {checkpoint.name}" if checkpoint else "",
+    )
     state.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     boundary.exit_if_stopped()

@@ -114,8 +114,11 @@ def shortfall(batch: RolloutBatch, wanted: int) -> str | None:
     kept = len(batch.kept)
     if kept == wanted:
         return None
-    reasons = ", ".join(f"{count} {name.removeprefix('groups_').replace('_', ' ')}" for name, count in batch.counts().items()
-                        if name.startswith("groups_") and name not in ("groups_drawn", "groups_kept") and count)  # fmt: skip
+    reasons = ", ".join(
+        f"{count} {name.removeprefix('groups_').replace('_', ' ')}"
+        for name, count in batch.counts().items()
+        if name.startswith("groups_") and name not in ("groups_drawn", "groups_kept") and count
+    )
     effect = f"training on {kept}" if kept else "no group to learn from: the weights stay as they are"
     return f"{kept} of {wanted} informative groups after {batch.rounds} round(s) ({reasons}); {effect}"
 

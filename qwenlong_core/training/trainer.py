@@ -136,9 +136,14 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
     def _next_batch(self) -> dict[str, Any]:
         processes = self.accelerator.num_processes
         self.batch = fill_batch(
-            self.stream, self.rollouts, self.prompts_per_batch, self.dynamic_sampling, self.truncated,
-            processes, [left.group for left in self._left],
-        )  # fmt: skip
+            self.stream,
+            self.rollouts,
+            self.prompts_per_batch,
+            self.dynamic_sampling,
+            self.truncated,
+            processes,
+            [left.group for left in self._left],
+        )
         for group in self.batch.groups:
             self._remember(group)
         self._retire()
@@ -169,9 +174,9 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         size, columns = self.args.per_device_train_batch_size, batch["completion_ids"].size(1)
-        logps: torch.Tensor = self._get_per_token_logps_and_entropies(
-            self.model, ids, mask, columns, batch_size=size
-        )[0]
+        logps: torch.Tensor = self._get_per_token_logps_and_entropies(self.model, ids, mask, columns, batch_size=size)[
+            0
+        ]
         return logps
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -199,9 +204,7 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
     def _remember(self, group: Group) -> None:
         accuracies = [score.accuracy for score in group.scores if score.accuracy is not None]
         if len(accuracies) == len(group.scores):
-            self.difficulties[group.example.id] = self.difficulties.get(group.example.id, UNSEEN).after(
-                accuracies
-            )
+            self.difficulties[group.example.id] = self.difficulties.get(group.example.id, UNSEEN).after(accuracies)
 
     def _retire(self) -> None:
         """Take prompts that were visited in vain too often out of the stream, and say where that must stop."""
@@ -214,8 +217,12 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
             logger.warning(
                 "%d prompt(s) without a right completion in %s visits are drawn on: with %d of %d retired, no more than "
                 "batch_size=%d are left; add rows or raise curriculum.retire_after_visits",
-                hopeless_kept, self.retire_after_visits, len(retired), len(examples), self.prompts_per_batch,
-            )  # fmt: skip
+                hopeless_kept,
+                self.retire_after_visits,
+                len(retired),
+                len(examples),
+                self.prompts_per_batch,
+            )
         self._hopeless_kept = hopeless_kept
 
     def _in_loss(self, slots: list[list[Placed | None]]) -> list[bool]:

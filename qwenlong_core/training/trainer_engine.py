@@ -16,9 +16,7 @@ class TrainerEngine:
     def __init__(self, trainer: LongContextGRPOTrainer) -> None:
         self.trainer = trainer
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling
-    ) -> list[list[Completion]]:
+    def generate(self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling) -> list[list[Completion]]:
         """See :class:`qwenlong_core.generation.engine.Engine`; the sampling is the trainer's own."""
         at_once = (self.trainer.args.generation_kwargs or {}).get("n", 1)  # G, or 1 a request
         requests = [list(prompt) for prompt in prompts for _ in range(samples // at_once)]

@@ -11,7 +11,20 @@ from typing import Any
 
 from qwenlong_core.data.synthesis.layout import Generated
 
-MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 
 
 class Twin:
@@ -61,7 +74,10 @@ def first_year_cost(twin: Twin, query: Any) -> Fraction:
 
 def mixed_scale(twin: Twin, query: Any) -> Fraction:
     company, year = query["company"], query["year"]
-    return twin.number(company, "orders north, $ million", year) + twin.number(company, "orders south, $ thousand", year) / 1000
+    return (
+        twin.number(company, "orders north, $ million", year)
+        + twin.number(company, "orders south, $ thousand", year) / 1000
+    )
 
 
 def extension_interest(twin: Twin, query: Any) -> Fraction:
@@ -71,7 +87,10 @@ def extension_interest(twin: Twin, query: Any) -> Fraction:
 
 
 def weighted_rate(twin: Twin, query: Any) -> Fraction:
-    loans = [(twin.number(query["company"], f"loan {x} amount"), twin.number(query["company"], f"loan {x} rate")) for x in "AB"]
+    loans = [
+        (twin.number(query["company"], f"loan {x} amount"), twin.number(query["company"], f"loan {x} rate"))
+        for x in "AB"
+    ]
     return sum((a * r for a, r in loans), Fraction(0)) / sum((a for a, _ in loans), Fraction(0))
 
 
@@ -102,13 +121,22 @@ def before(twin: Twin, query: Any) -> str:
 
 
 OPERATIONS: dict[str, Callable[[Twin, Any], Any]] = {
-    "difference": difference, "percent": percent, "share": share, "annual_interest": annual_interest,
-    "first_year_cost": first_year_cost, "mixed_scale": mixed_scale, "extension_interest": extension_interest,
-    "weighted_rate": weighted_rate, "clause": clause, "path": path, "same": same, "before": before,
+    "difference": difference,
+    "percent": percent,
+    "share": share,
+    "annual_interest": annual_interest,
+    "first_year_cost": first_year_cost,
+    "mixed_scale": mixed_scale,
+    "extension_interest": extension_interest,
+    "weighted_rate": weighted_rate,
+    "clause": clause,
+    "path": path,
+    "same": same,
+    "before": before,
     "value": lambda twin, query: twin.number(*query["of"]),
     "add": lambda twin, query: sum(twin.number(*key) for key in query["of"]),
     "subtract": lambda twin, query: twin.number(*query["of"][0]) - twin.number(*query["of"][1]),
-}  # fmt: skip
+}
 
 
 def solve(generated: Generated) -> Any:

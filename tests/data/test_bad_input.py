@@ -17,9 +17,13 @@ from qwenlong_core.jobs import PrepareJob
 
 def record(index: int, **changes: Any) -> dict[str, Any]:
     row = {
-        "id": f"r{index}", "domain": "multihop", "context": " ".join(f"{index}w{i}" for i in range(40)),
-        "question": f"Who is {index}?", "answers": [f"person {index}"], **changes,
-    }  # fmt: skip
+        "id": f"r{index}",
+        "domain": "multihop",
+        "context": " ".join(f"{index}w{i}" for i in range(40)),
+        "question": f"Who is {index}?",
+        "answers": [f"person {index}"],
+        **changes,
+    }
     return {key: value for key, value in row.items() if value is not ...}
 
 
@@ -53,7 +57,11 @@ BAD_LINES: dict[str, tuple[bytes, str, str]] = {
     ),
     "invalid UTF-8": (line(record(9)).replace(b"person", b"pers\xff"), "not valid UTF-... at byte ...", "byte"),
     "NUL byte": (line(record(9, context="a\x00b")), "'context' holds a NUL byte", ""),
-    "a line of 50 MB": (line(record(9, context="x" * 50_000_000)), "'context' has ... characters, more than ...", "50,000,000"),
+    "a line of 50 MB": (
+        line(record(9, context="x" * 50_000_000)),
+        "'context' has ... characters, more than ...",
+        "50,000,000",
+    ),
     "not an object": (b"[1, 2]", "a list, not an object", ""),
 }
 
@@ -107,15 +115,20 @@ def test_a_parquet_with_wrong_columns_is_counted_row_by_row(tmp_path: Path, toke
 def verl_row(index: int, data_source: str, document: str, question: str, gold: str) -> dict[str, Any]:
     user = f"Please read the following text and answer the question below.\n\n<text>\n{document}\n</text>\n\n{question}"
     return {
-        "data_source": data_source, "prompt": [{"role": "user", "content": user}],
-        "reward_model": {"style": "rule", "ground_truth": gold}, "extra_info": {"index": index},
-    }  # fmt: skip
+        "data_source": data_source,
+        "prompt": [{"role": "user", "content": user}],
+        "reward_model": {"style": "rule", "ground_truth": gold},
+        "extra_info": {"index": index},
+    }
 
 
 def test_a_built_docqa_rl_gives_its_split_and_the_right_phases(tmp_path: Path, tokenizer: Any) -> None:
     kinds = [("docmath", "How much?", "Therefore, the answer is {n}.5.", 600)]
     kinds += [("long_toc_choices", "Which?\nA. x\nB. y\nC. z\nD. w", "The correct answer is (B)", 600)]
-    kinds += [("musique", "Who?", "Therefore, the answer is person {n}.", 200), ("multihoprag", "Who?", "Therefore, the answer is body {n}.", 200)]
+    kinds += [
+        ("musique", "Who?", "Therefore, the answer is person {n}.", 200),
+        ("multihoprag", "Who?", "Therefore, the answer is body {n}.", 200),
+    ]
     rows = []
     for source, question, gold, count in kinds:
         for i in range(count):
@@ -126,7 +139,11 @@ def test_a_built_docqa_rl_gives_its_split_and_the_right_phases(tmp_path: Path, t
     path = tmp_path / "train.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path)
     counts, _ = prepared(path, tokenizer, f"docqa-rl:{path}")
-    assert (counts["domains"], counts["dropped"], counts["refused"]) == ({"logical": 600, "math": 600, "multihop": 400}, {}, 0)
+    assert (counts["domains"], counts["dropped"], counts["refused"]) == (
+        {"logical": 600, "math": 600, "multihop": 400},
+        {},
+        0,
+    )
     table = pq.read_table(tmp_path / "out" / "train.parquet", columns=["phase", "num_tokens", "metadata"]).to_pylist()
     assert len(table) == 1_600
     for row in table:

@@ -15,10 +15,16 @@ def card(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """The output of two sources with a duplicate, an unreadable row and a row too long."""
     folder = tmp_path_factory.mktemp("card")
     rows = [
-        {"id": f"r{i}", "source": "wiki|a" if i < 4 else "b", "domain": "math" if i < 4 else "reading", "question": f"How much is {i}?",
-         "context": "```\n" + " ".join(f"{i}w{j}" for j in range(20)), "answers": ["5"]}
+        {
+            "id": f"r{i}",
+            "source": "wiki|a" if i < 4 else "b",
+            "domain": "math" if i < 4 else "reading",
+            "question": f"How much is {i}?",
+            "context": "```\n" + " ".join(f"{i}w{j}" for j in range(20)),
+            "answers": ["5"],
+        }
         for i in range(6)
-    ]  # fmt: skip
+    ]
     rows += [{**rows[0], "id": "twice"}, {**rows[0], "id": "long", "context": "long " * 3_000}]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "cut")
     data = DataSettings(sft=(), train=(str(folder / "rows.jsonl"),), eval=(), max_refused_share=0.5)
@@ -29,8 +35,18 @@ def card(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 
 def test_the_card_counts_what_the_files_hold(card: Path) -> None:
     text = (card / "card.md").read_text()
-    for row in ("| train | 9 | 1 | 2 | 6 | 6 |", "| wiki\\|a | 4 |", "| b | 2 |", "| math | 4 |", "| reading | 2 |", "| 1 | 300 | 6 |",
-                "| 2 | 700 | 0 |", "| duplicate | 1 |", "| over_length (more than 700 tokens) | 1 |", "| not valid JSON | 1 |"):  # fmt: skip
+    for row in (
+        "| train | 9 | 1 | 2 | 6 | 6 |",
+        "| wiki\\|a | 4 |",
+        "| b | 2 |",
+        "| math | 4 |",
+        "| reading | 2 |",
+        "| 1 | 300 | 6 |",
+        "| 2 | 700 | 0 |",
+        "| duplicate | 1 |",
+        "| over_length (more than 700 tokens) | 1 |",
+        "| not valid JSON | 1 |",
+    ):
         assert row in text, row
 
 

@@ -11,10 +11,18 @@ from qwenlong_core.data.distill import TeacherSettings, distill
 from qwenlong_core.records import Example
 
 ROWS = [
-    Example(id=f"r{i}", source="t", domain="math", answer_type="number", context=f"Sales were {i}5 million.",
-            question="How much?", answers=(f"{i}5 million",), solution="own")
+    Example(
+        id=f"r{i}",
+        source="t",
+        domain="math",
+        answer_type="number",
+        context=f"Sales were {i}5 million.",
+        question="How much?",
+        answers=(f"{i}5 million",),
+        solution="own",
+    )
     for i in range(1, 5)
-]  # fmt: skip
+]
 
 
 @contextmanager
@@ -94,7 +102,10 @@ def test_only_verified_answers_are_kept_and_everything_is_counted() -> None:
 
 
 def test_a_teacher_that_is_down_is_an_error_not_an_empty_file() -> None:
-    with teacher(lambda prompt, n: 500) as url, pytest.raises(ConnectionError, match=r"any of 4 questions; last error: .*500"):
+    with (
+        teacher(lambda prompt, n: 500) as url,
+        pytest.raises(ConnectionError, match=r"any of 4 questions; last error: .*500"),
+    ):
         distill(ROWS, settings(url))
 
 

@@ -41,9 +41,13 @@ def story(index: int) -> str:
 
 def record(index: int, **changes: Any) -> dict[str, Any]:
     return {
-        "id": f"r{index}", "domain": "multihop", "context": story(index),
-        "question": f"How many wells has town {index}?", "answers": [f"about {index}"], **changes,
-    }  # fmt: skip
+        "id": f"r{index}",
+        "domain": "multihop",
+        "context": story(index),
+        "question": f"How many wells has town {index}?",
+        "answers": [f"about {index}"],
+        **changes,
+    }
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -95,9 +99,10 @@ def test_training_rows_that_stand_in_evaluation_are_dropped(tokenizer: Any, tmp_
         record(40, id="twice"),
     ]
     prepare(
-        job((400,), train=write(tmp_path / "t.jsonl", train), eval=write(tmp_path / "e.jsonl", evaluation)), tokenizer,
+        job((400,), train=write(tmp_path / "t.jsonl", train), eval=write(tmp_path / "e.jsonl", evaluation)),
+        tokenizer,
         tmp_path / "out",
-    )  # fmt: skip
+    )
     assert reasons(tmp_path / "out") == {
         "same-row": "document_in_evaluation",
         "same-document": "document_in_evaluation",
@@ -106,8 +111,16 @@ def test_training_rows_that_stand_in_evaluation_are_dropped(tokenizer: Any, tmp_
         "twice": "duplicate",
     }
     assert len(read_examples(tmp_path / "out" / "train.parquet")) == 7
-    met = {row["id"]: row["met"] for row in map(json.loads, (tmp_path / "out" / "dropped.jsonl").read_text().splitlines())}
-    assert met == {"same-row": "r0", "same-document": "r1", "same-document-other-spaces": "r2", "same-question": "r3", "twice": "r40"}
+    met = {
+        row["id"]: row["met"] for row in map(json.loads, (tmp_path / "out" / "dropped.jsonl").read_text().splitlines())
+    }
+    assert met == {
+        "same-row": "r0",
+        "same-document": "r1",
+        "same-document-other-spaces": "r2",
+        "same-question": "r3",
+        "twice": "r40",
+    }
 
 
 def test_near_duplicates_are_dropped_with_what_they_met(tokenizer: Any, tmp_path: Path) -> None:
@@ -146,9 +159,10 @@ def test_questions_asked_of_many_documents_are_not_leaks(tokenizer: Any, tmp_pat
     templated = {"question": "Is it secret?", "answers": ["yes"]}
     evaluation, train = [record(0, **templated)], [record(i, **templated) for i in range(1, 5)]
     prepare(
-        job((400,), train=write(tmp_path / "t.jsonl", train), eval=write(tmp_path / "e.jsonl", evaluation)), tokenizer,
+        job((400,), train=write(tmp_path / "t.jsonl", train), eval=write(tmp_path / "e.jsonl", evaluation)),
+        tokenizer,
         tmp_path / "out",
-    )  # fmt: skip
+    )
     assert reasons(tmp_path / "out") == {}
 
 
@@ -168,8 +182,9 @@ def test_long_rows_are_dropped_from_training_and_shortened_for_evaluation(tokeni
     evaluation = [record(50), record(51, id="long-eval", context="Another tale. " * 400)]
     prepare(
         job((400,), 400, train=write(tmp_path / "t.jsonl", train), eval=write(tmp_path / "e.jsonl", evaluation)),
-        tokenizer, tmp_path / "out",
-    )  # fmt: skip
+        tokenizer,
+        tmp_path / "out",
+    )
     assert reasons(tmp_path / "out") == {"long": "over_length (more than 400 tokens)"}
     cut = next(row for row in read_examples(tmp_path / "out" / "eval.parquet") if row.id == "long-eval")
     assert cut.num_tokens == prompt_tokens(tokenizer, cut) <= 400
@@ -178,7 +193,10 @@ def test_long_rows_are_dropped_from_training_and_shortened_for_evaluation(tokeni
 
 
 def test_sft_rows_need_a_solution(tokenizer: Any, tmp_path: Path) -> None:
-    rows = [record(0, id="with", solution="<think>x</think> Therefore, the answer is about 0."), record(1, id="without")]
+    rows = [
+        record(0, id="with", solution="<think>x</think> Therefore, the answer is about 0."),
+        record(1, id="without"),
+    ]
     prepare(job(sft=write(tmp_path / "s.jsonl", rows)), tokenizer, tmp_path / "out")
     assert [row.id for row in read_examples(tmp_path / "out" / "sft.parquet")] == ["with"]
     assert reasons(tmp_path / "out") == {"without": "no_solution"}
@@ -194,7 +212,9 @@ def test_one_unreadable_row_fails_by_default_and_is_counted_where_allowed(tokeni
     path = tmp_path / "t.jsonl"
     write(path, [record(i) for i in range(9)])
     path.write_text(path.read_text() + '{"id": "cut')
-    with pytest.raises(ValueError, match=r"1 of 26 rows.*t\.jsonl:10: not valid JSON.*--set data\.max_refused_share=0\.039"):
+    with pytest.raises(
+        ValueError, match=r"1 of 26 rows.*t\.jsonl:10: not valid JSON.*--set data\.max_refused_share=0\.039"
+    ):
         prepare(job((400,), train=str(path)), tokenizer, tmp_path / "out")
     prepare(job((400,), train=str(path), max_refused_share=0.039), tokenizer, tmp_path / "out")
     (refused,) = map(json.loads, (tmp_path / "out" / "refused.jsonl").read_text().splitlines())
@@ -261,7 +281,9 @@ def test_the_size_of_batches_changes_nothing(tokenizer: Any, tmp_path: Path, mon
         assert path.read_bytes() == (tmp_path / "batches" / path.name).read_bytes(), path.name
 
 
-def test_rows_are_read_back_from_many_row_groups(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_read_back_from_many_row_groups(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare(job(), tokenizer, tmp_path / "whole")
     monkeypatch.setattr("qwenlong_core.data.rows._GROUP_ROWS", 3)
     prepare(job(), tokenizer, tmp_path / "groups")

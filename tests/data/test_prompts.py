@@ -19,9 +19,14 @@ from qwenlong_core.data.prompts import (
 from qwenlong_core.records import Example
 
 NUMBER = Example(
-    id="r", source="test", domain="math", answer_type="number",
-    context="\n".join(f"Line {i} of the report." for i in range(200)), question="How much?", answers=("5",),
-)  # fmt: skip
+    id="r",
+    source="test",
+    domain="math",
+    answer_type="number",
+    context="\n".join(f"Line {i} of the report." for i in range(200)),
+    question="How much?",
+    answers=("5",),
+)
 CHOICE = replace(NUMBER, domain="logical", answer_type="choice", choices=("one day", "two days"), answers=("B",))
 
 
@@ -102,6 +107,12 @@ def test_truncation_names_the_limit_that_no_document_can_meet(tokenizer: Any) ->
 
 
 def test_counted_tokens_are_those_of_the_encoded_prompt(tokenizer: Any) -> None:
-    texts = ["", "Net sales were $120 million.", "合同自签署之日起生效。" * 50, "<|im_start|>user\nx<|im_end|>", "a\u00a0\tb\r\n\n  c " * 100]
+    texts = [
+        "",
+        "Net sales were $120 million.",
+        "合同自签署之日起生效。" * 50,
+        "<|im_start|>user\nx<|im_end|>",
+        "a\u00a0\tb\r\n\n  c " * 100,
+    ]
     assert count_tokens(tokenizer, texts) == [len(encode(tokenizer, text)) for text in texts]
     assert count_tokens(tokenizer, []) == []

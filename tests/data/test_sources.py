@@ -12,8 +12,13 @@ from qwenlong_core.data.sources import Refused, local_files, read_source
 from qwenlong_core.records import Example
 
 GOOD: dict[str, Any] = {
-    "id": "a", "source": "s", "domain": "math", "context": "Sales were 5.", "question": "How much?", "answers": ["5"],
-}  # fmt: skip
+    "id": "a",
+    "source": "s",
+    "domain": "math",
+    "context": "Sales were 5.",
+    "question": "How much?",
+    "answers": ["5"],
+}
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -40,13 +45,19 @@ def only(path: Path, **changes: Any) -> Example | Refused:
         ({"answers": ["five and a half"]}, "span", ("five and a half",)),
         ({"answers": ["Yes"]}, "yes_no", ("Yes",)),
         ({"domain": "multihop", "answers": ["5"]}, "span", ("5",)),
-        ({"domain": "multihop", "answers": ["Insufficient information."]}, "unanswerable", ("Insufficient information.",)),
+        (
+            {"domain": "multihop", "answers": ["Insufficient information."]},
+            "unanswerable",
+            ("Insufficient information.",),
+        ),
         ({"domain": "logical", "answers": ["B"], "choices": ["x", "y"]}, "choice", ("B",)),
         ({"domain": "multihop", "answers": ["Paris", "Lutetia"]}, "span", ("Paris", "Lutetia")),
         ({"answers": ["5"], "answer_type": "span"}, "span", ("5",)),
     ],
 )
-def test_answer_type_and_gold(tmp_path: Path, changes: dict[str, Any], answer_type: str, answers: tuple[str, ...]) -> None:
+def test_answer_type_and_gold(
+    tmp_path: Path, changes: dict[str, Any], answer_type: str, answers: tuple[str, ...]
+) -> None:
     example = only(tmp_path, **changes)
     assert isinstance(example, Example), example
     assert (example.answer_type, example.answers) == (answer_type, answers)
@@ -88,7 +99,15 @@ def test_bad_rows_are_refused_with_their_reason(tmp_path: Path, changes: dict[st
 
 def test_a_bad_line_neither_stops_the_stream_nor_vanishes(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    lines = [json.dumps(GOOD).encode(), b'{"id": "cut', b"", b"[1]", b'{"id": "\xff"}', b"[" * 100_000, json.dumps(GOOD).encode()]
+    lines = [
+        json.dumps(GOOD).encode(),
+        b'{"id": "cut',
+        b"",
+        b"[1]",
+        b'{"id": "\xff"}',
+        b"[" * 100_000,
+        json.dumps(GOOD).encode(),
+    ]
     path.write_bytes(b"\n".join(lines))
     rows = read(path)
     assert [type(row).__name__ for row in rows] == ["Example", "Refused", "Refused", "Refused", "Refused", "Example"]
@@ -150,11 +169,15 @@ def docqa_rows() -> list[dict[str, Any]]:
     number, choice = "Therefore, the answer is (insert answer here)", "The correct answer is (insert answer here)"
     options = "Which notice?\nA. ten days\nB. twenty days,\nin writing\nC. none\nD. one year"
     return [
-        verl_row(1, "docmath_0_20000", verl_prompt("Sales 5 million.", "How much?", number), "Therefore, the answer is 5.5."),
-        verl_row(2, "long_toc_choices_20000_40000", verl_prompt("A contract.", options, choice), "The correct answer is (B)"),
+        verl_row(
+            1, "docmath_0_20000", verl_prompt("Sales 5 million.", "How much?", number), "Therefore, the answer is 5.5."
+        ),
+        verl_row(
+            2, "long_toc_choices_20000_40000", verl_prompt("A contract.", options, choice), "The correct answer is (B)"
+        ),
         verl_row(3, "musique_0_20000", verl_prompt("Paris is a city.", "Which city?", number), "the answer is Paris."),
         verl_row(4, "multihoprag_0_20000", verl_prompt("Text.", "Did it?", number), "The answer is Yes"),
-    ]  # fmt: skip
+    ]
 
 
 def test_docqa_rl_recovers_document_question_options_and_gold(tmp_path: Path) -> None:
@@ -200,7 +223,9 @@ def test_docqa_rl_refuses_a_file_that_is_no_such_parquet(tmp_path: Path) -> None
     assert "no column data_source, prompt, reward_model; found text" in second.reason
 
 
-def test_a_hub_id_without_network_names_the_id_and_the_path_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_hub_id_without_network_names_the_id_and_the_path_option(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionError, match=r"Tongyi-Zhiwen/DocQA-RL-1\.6K.*docqa-rl:/path/to/train\.parquet"):
         list(read_source("docqa-rl:Tongyi-Zhiwen/DocQA-RL-1.6K"))

@@ -41,7 +41,9 @@ def gold_is_solved(generated: Generated) -> None:
     if example.answer_type == "number":
         assert float(abs(number(example.answers[0]) - solved)) <= 0.0015 * float(abs(solved)) / 2
     elif example.answer_type == "choice":
-        assert [letter for letter, option in zip("ABCD", example.choices, strict=True) if option == solved] == list(example.answers)
+        assert [letter for letter, option in zip("ABCD", example.choices, strict=True) if option == solved] == list(
+            example.answers
+        )
     elif example.answer_type == "unanswerable":
         assert solved is None
     else:
@@ -91,19 +93,25 @@ def check(generated: Generated, tokenizer: Any, tokens: int) -> None:
     the_question_gives_nothing_away(generated)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
-    case=st.sampled_from(LANGUAGES), seed=st.integers(0, 10**6), tokens=st.integers(256, 3_000),
-    depth=st.none() | st.floats(0, 1), distractors=st.none() | st.integers(0, 30),
-)  # fmt: skip
+    case=st.sampled_from(LANGUAGES),
+    seed=st.integers(0, 10**6),
+    tokens=st.integers(256, 3_000),
+    depth=st.none() | st.floats(0, 1),
+    distractors=st.none() | st.integers(0, 30),
+)
 def test_properties(
     tokenizer: Any, case: tuple[Any, str], seed: int, tokens: int, depth: float | None, distractors: int | None
 ) -> None:
     domain, language = case
 
     def write() -> Generated:
-        return generate(tokenizer, domain=domain, language=language, tokens=tokens, seed=seed, depth=depth,
-                        distractors=distractors)  # fmt: skip
+        return generate(
+            tokenizer, domain=domain, language=language, tokens=tokens, seed=seed, depth=depth, distractors=distractors
+        )
 
     try:
         generated = write()
@@ -160,7 +168,9 @@ def test_chinese_solution_earns_the_reward(tokenizer: Any) -> None:
 def fixed_case(tokenizer: Any, draft: Any, tokens: int) -> Generated:
     low, high = math.ceil(tokens * 0.98), math.floor(tokens * 1.02)
     rng = Random(5)
-    return lay_out(draft(rng, Shape(tokens, None, 4)), tokenizer, low=low, high=high, rng=rng, depth=None, row_id="case")
+    return lay_out(
+        draft(rng, Shape(tokens, None, 4)), tokenizer, low=low, high=high, rng=rng, depth=None, row_id="case"
+    )
 
 
 @pytest.mark.parametrize("tokens", [320, 2_000])

@@ -29,7 +29,11 @@ def save(path: Path, rows: Any) -> Path:
             writer.writeheader()
             writer.writerows(rows)
     else:
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) if ".jsonl" in path.name else json.dumps(rows)
+        lines = (
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            if ".jsonl" in path.name
+            else json.dumps(rows)
+        )
         path.write_bytes(gzip.compress(lines.encode()) if path.suffix == ".gz" else lines.encode())
     return path
 
@@ -53,9 +57,13 @@ def gold_scores_one(rows: list[Example]) -> None:
 
 
 HOTPOT = {
-    "question": "Where was he born?", "answer": "Rockland", "type": "bridge", "level": "hard",
-    "supporting_facts": [["A", 0]], "context": [["A", ["First. ", "Second."]], ["B", ["Third."]]],
-}  # fmt: skip
+    "question": "Where was he born?",
+    "answer": "Rockland",
+    "type": "bridge",
+    "level": "hard",
+    "supporting_facts": [["A", 0]],
+    "context": [["A", ["First. ", "Second."]], ["B", ["Third."]]],
+}
 PASSAGES = "Passage 1:\nA\nFirst. Second.\n\nPassage 2:\nB\nThird."
 
 
@@ -67,7 +75,12 @@ def test_hotpotqa_original(tmp_path: Path, suffix: str) -> None:
 
 
 def test_hotpotqa_hub(tmp_path: Path) -> None:
-    hub = {**HOTPOT, "id": "5a", "answer": "no", "context": {"title": ["A", "B"], "sentences": [["First. ", "Second."], ["Third."]]}}
+    hub = {
+        **HOTPOT,
+        "id": "5a",
+        "answer": "no",
+        "context": {"title": ["A", "B"], "sentences": [["First. ", "Second."], ["Third."]]},
+    }
     hub.pop("supporting_facts")
     (row,) = examples("hotpotqa", save(tmp_path / "validation.parquet", [hub]))
     assert (row.id, row.context, row.answer_type) == ("hotpotqa-5a", PASSAGES, "yes_no")
@@ -76,17 +89,29 @@ def test_hotpotqa_hub(tmp_path: Path) -> None:
 @pytest.mark.parametrize("as_text", [False, True])
 def test_2wikimultihopqa(tmp_path: Path, as_text: bool) -> None:
     context = json.dumps(HOTPOT["context"]) if as_text else HOTPOT["context"]
-    raw = {"_id": "x", **HOTPOT, "context": context, "entity_ids": "Q1", "evidences": [["s", "r", "o"]], "answer_id": "Q2"}
+    raw = {
+        "_id": "x",
+        **HOTPOT,
+        "context": context,
+        "entity_ids": "Q1",
+        "evidences": [["s", "r", "o"]],
+        "answer_id": "Q2",
+    }
     (row,) = examples("2wikimultihopqa", save(tmp_path / "dev.json", [raw]))
     assert (row.source, row.context, row.answers) == ("2wikimultihopqa", PASSAGES, ("Rockland",))
 
 
 def musique(**changes: Any) -> dict[str, Any]:
     return {
-        "id": "2hop__1_2", "question": "Which county?", "answer": "Presque Isle", "answer_aliases": ["Presque Isle County"],
-        "answerable": True, "question_decomposition": [{"id": 1}, {"id": 2}],
-        "paragraphs": [{"idx": 0, "title": "A", "paragraph_text": "First.", "is_supporting": True}], **changes,
-    }  # fmt: skip
+        "id": "2hop__1_2",
+        "question": "Which county?",
+        "answer": "Presque Isle",
+        "answer_aliases": ["Presque Isle County"],
+        "answerable": True,
+        "question_decomposition": [{"id": 1}, {"id": 2}],
+        "paragraphs": [{"idx": 0, "title": "A", "paragraph_text": "First.", "is_supporting": True}],
+        **changes,
+    }
 
 
 def test_musique_keeps_aliases_and_unanswerable_rows(tmp_path: Path) -> None:
@@ -100,7 +125,15 @@ def test_musique_keeps_aliases_and_unanswerable_rows(tmp_path: Path) -> None:
 
 
 def multihoprag() -> list[dict[str, Any]]:
-    fact = {"author": "D", "category": "c", "fact": "Deals matter.", "published_at": "2023-10", "source": "Verge", "title": "T1", "url": "u"}
+    fact = {
+        "author": "D",
+        "category": "c",
+        "fact": "Deals matter.",
+        "published_at": "2023-10",
+        "source": "Verge",
+        "title": "T1",
+        "url": "u",
+    }
     return [
         {"query": "Did it?", "answer": "Yes", "question_type": "comparison_query", "evidence_list": [fact]},
         {"query": "Who?", "answer": "Insufficient information.", "question_type": "null_query", "evidence_list": []},
@@ -126,8 +159,16 @@ def test_multihoprag_with_its_corpus(tmp_path: Path) -> None:
 
 
 def test_docmath(tmp_path: Path) -> None:
-    raw = {"question_id": "simpshort-1", "source": "tatqa", "question": "By how much?", "paragraphs": ["One.", "| a | 5 |"],
-           "table_evidence": [1], "paragraph_evidence": [], "python_solution": "def solution(): ...", "ground_truth": -12.6}  # fmt: skip
+    raw = {
+        "question_id": "simpshort-1",
+        "source": "tatqa",
+        "question": "By how much?",
+        "paragraphs": ["One.", "| a | 5 |"],
+        "table_evidence": [1],
+        "paragraph_evidence": [],
+        "python_solution": "def solution(): ...",
+        "ground_truth": -12.6,
+    }
     (row,) = examples("docmath", save(tmp_path / "simpshort_testmini.jsonl", [raw]))
     assert (row.context, row.answer_type, row.answers) == ("One.\n| a | 5 |", "number", ("-12.6",))
     raw.pop("ground_truth")
@@ -145,7 +186,10 @@ def test_frames_with_articles(tmp_path: Path, encode: Any) -> None:
 def test_frames_without_articles_says_where_they_are(tmp_path: Path) -> None:
     links = save(tmp_path / "test.csv", [{"Prompt": "Which?", "Answer": "A", "wiki_links": "['https://x']"}])
     assert "Tongyi-Zhiwen/frames" in refusals("frames", links)[0]
-    assert "not rows of FRAMES" in refusals("frames", save(tmp_path / "meta.json", {"meta": {"name": "FRAMES"}, "readme": "x"}))[0]
+    assert (
+        "not rows of FRAMES"
+        in refusals("frames", save(tmp_path / "meta.json", {"meta": {"name": "FRAMES"}, "readme": "x"}))[0]
+    )
 
 
 def test_longbench(tmp_path: Path) -> None:
@@ -177,7 +221,13 @@ def test_longbench_v2(tmp_path: Path) -> None:
 
 def test_narrativeqa_hub(tmp_path: Path) -> None:
     raw = {
-        "document": {"id": "d1", "kind": "movie", "url": "u", "text": "A long story.", "summary": {"text": "s", "tokens": ["s"]}},
+        "document": {
+            "id": "d1",
+            "kind": "movie",
+            "url": "u",
+            "text": "A long story.",
+            "summary": {"text": "s", "tokens": ["s"]},
+        },
         "question": {"text": "Who?", "tokens": ["Who"]},
         "answers": [{"text": "A loner.", "tokens": ["A"]}, {"text": "He is a student.", "tokens": ["He"]}],
     }
@@ -186,7 +236,13 @@ def test_narrativeqa_hub(tmp_path: Path) -> None:
 
 
 def test_narrativeqa_official_csv_needs_the_stories(tmp_path: Path) -> None:
-    raw = {"document_id": "d1", "set": "test", "question": "Who is Mark?", "answer1": "A student.", "answer2": "A loner."}
+    raw = {
+        "document_id": "d1",
+        "set": "test",
+        "question": "Who is Mark?",
+        "answer1": "A student.",
+        "answer2": "A loner.",
+    }
     path = save(tmp_path / "qaps.csv", [raw])
     assert "download_stories.sh" in refusals("narrativeqa", path)[0]
     (tmp_path / "tmp").mkdir()
@@ -217,12 +273,19 @@ EXPECTED = [
     ("span", ("Yes", "No")),
     ("span", ("Unanswerable", "three")),
 ]
-SECTIONS = [{"section_name": "Introduction", "paragraphs": ["One.", ""]}, {"section_name": "Method", "paragraphs": ["Two."]}]
+SECTIONS = [
+    {"section_name": "Introduction", "paragraphs": ["One.", ""]},
+    {"section_name": "Method", "paragraphs": ["Two."]},
+]
 
 
 def test_qasper_release(tmp_path: Path) -> None:
-    paper = {"title": "T", "abstract": "Abs.", "full_text": SECTIONS,
-             "qas": [{"question": f"{key}?", "question_id": key, "answers": answers} for key, answers in QAS]}  # fmt: skip
+    paper = {
+        "title": "T",
+        "abstract": "Abs.",
+        "full_text": SECTIONS,
+        "qas": [{"question": f"{key}?", "question_id": key, "answers": answers} for key, answers in QAS],
+    }
     rows = examples("qasper", save(tmp_path / "qasper.json", {"1909.1": paper}))
     assert [(row.answer_type, row.answers) for row in rows] == EXPECTED
     assert {row.context for row in rows} == {"T\n\nAbs.\n\nIntroduction\n\nOne.\n\nMethod\n\nTwo."}
@@ -234,7 +297,9 @@ def test_qasper_hub(tmp_path: Path) -> None:
     columns = {
         "question": [f"{key}?" for key, _ in QAS],
         "question_id": [key for key, _ in QAS],
-        "answers": [{"answer": [a["answer"] for a in answers], "worker_id": ["w"] * len(answers)} for _, answers in QAS],
+        "answers": [
+            {"answer": [a["answer"] for a in answers], "worker_id": ["w"] * len(answers)} for _, answers in QAS
+        ],
     }
     text = {key: [section[key] for section in SECTIONS] for key in ("section_name", "paragraphs")}
     paper = {"id": "1909.1", "title": "T", "abstract": "Abs.", "full_text": text, "qas": columns}
@@ -269,10 +334,19 @@ def test_a_source_without_hub_says_where_its_files_are() -> None:
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name != "jsonl"])
 def test_rows_of_another_format_are_refused_not_raised(tmp_path: Path, name: str) -> None:
-    odd = [{}, {"id": 5}, {"question": None, "context": 3, "answers": {}}, {"paragraphs": [1], "question_id": "x"},
-           {"_id": "x", "context": [["t"]], "question": "q", "answer": "a"}, {"document": {}, "question": {}, "answers": None},
-           {"full_text": 3, "qas": 4, "title": "t"}, {"wiki_items": "[", "Prompt": "p"}, {"qas": [{"answers": [{}]}], "full_text": [], "title": "t"},
-           {"query": "q", "answer": "a", "evidence_list": 3}, {"data_source": "docmath", "prompt": [3], "reward_model": 3}]  # fmt: skip
+    odd = [
+        {},
+        {"id": 5},
+        {"question": None, "context": 3, "answers": {}},
+        {"paragraphs": [1], "question_id": "x"},
+        {"_id": "x", "context": [["t"]], "question": "q", "answer": "a"},
+        {"document": {}, "question": {}, "answers": None},
+        {"full_text": 3, "qas": 4, "title": "t"},
+        {"wiki_items": "[", "Prompt": "p"},
+        {"qas": [{"answers": [{}]}], "full_text": [], "title": "t"},
+        {"query": "q", "answer": "a", "evidence_list": 3},
+        {"data_source": "docmath", "prompt": [3], "reward_model": 3},
+    ]
     rows = list(read_source(f"{name}:{save(tmp_path / 'odd.jsonl', odd)}"))
     assert all(isinstance(row, Refused) for row in rows)
 
@@ -280,8 +354,14 @@ def test_rows_of_another_format_are_refused_not_raised(tmp_path: Path, name: str
 @pytest.mark.skipif("QWENLONG_REAL_DATA" not in os.environ, reason="set QWENLONG_REAL_DATA to a folder with raw/")
 def test_gold_of_real_upstream_files_scores_one() -> None:
     raw = Path(os.environ["QWENLONG_REAL_DATA"]) / "raw"
-    files = {"docmath": "docmath_*.json", "hotpotqa": "hotpotqa_*.json", "longbench": "longbench_*.jsonl",
-             "multihoprag": "multihoprag_*.json", "musique": "musique_*.jsonl", "qasper": "qasper_*.json"}  # fmt: skip
+    files = {
+        "docmath": "docmath_*.json",
+        "hotpotqa": "hotpotqa_*.json",
+        "longbench": "longbench_*.jsonl",
+        "multihoprag": "multihoprag_*.json",
+        "musique": "musique_*.jsonl",
+        "qasper": "qasper_*.json",
+    }
     for name, pattern in files.items():
         rows = [row for row in read_source(f"{name}:{raw / pattern}") if isinstance(row, Example)]
         assert rows, name

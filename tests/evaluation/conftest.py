@@ -19,23 +19,31 @@ def make_evaluation() -> Callable[..., Evaluation]:
     """``make(values, model="a", documents=None, domains=None)``: one sample per item."""
 
     def make(
-        values: Sequence[int | None], model: str = "a", documents: Sequence[str] | None = None,
-        domains: Sequence[str] | None = None, **changes,
-    ) -> Evaluation:  # fmt: skip
+        values: Sequence[int | None],
+        model: str = "a",
+        documents: Sequence[str] | None = None,
+        domains: Sequence[str] | None = None,
+        **changes,
+    ) -> Evaluation:
         ids = [f"q{i:04d}" for i in range(len(values))]
         samples = tuple(
             make_sample(
-                item, value,
+                item,
+                value,
                 document_id=documents[i] if documents else item,
                 domain=domains[i] if domains else "math",
                 **changes,
             )
             for i, (item, value) in enumerate(zip(ids, values))
-        )  # fmt: skip
+        )
         plan = Plan(
-            model_digest=model * 12, dataset_digest="d" * 12, items=tuple(ids), samples=1,
-            protocol=PROTOCOL, seed=7,
-        )  # fmt: skip
+            model_digest=model * 12,
+            dataset_digest="d" * 12,
+            items=tuple(ids),
+            samples=1,
+            protocol=PROTOCOL,
+            seed=7,
+        )
         return Evaluation(plan=plan, samples=samples, scores=compute_scores(samples, BOOTSTRAP), bootstrap=BOOTSTRAP)
 
     return make
@@ -71,13 +79,17 @@ def rows() -> list[Example]:
     """Ten rows of two domains on six documents; the last is too long for a 200-token prompt."""
     return [
         Example(
-            id=f"r{i}", source="made", domain="math" if i % 2 else "reading",
-            answer_type="number" if i % 2 else "span", question=f"What is number {i}?", answers=(str(i),),
+            id=f"r{i}",
+            source="made",
+            domain="math" if i % 2 else "reading",
+            answer_type="number" if i % 2 else "span",
+            question=f"What is number {i}?",
+            answers=(str(i),),
             context=" ".join(f"Entry {n} is {n * 7}." for n in range(60 if i == 9 else i // 2)) + f" It is {i}.",
             document_id=f"d{i // 2}" if i < 8 else "",
         )
         for i in range(10)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture

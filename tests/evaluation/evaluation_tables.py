@@ -11,9 +11,14 @@ SCORES = {
 }
 
 PROTOCOL = {
-    "max_prompt_tokens": 512, "max_completion_tokens": 64, "temperature": 0.7, "top_p": 0.95, "engine": "transformers",
-    "judge": None, "document": "whole",
-}  # fmt: skip
+    "max_prompt_tokens": 512,
+    "max_completion_tokens": 64,
+    "temperature": 0.7,
+    "top_p": 0.95,
+    "engine": "transformers",
+    "judge": None,
+    "document": "whole",
+}
 BOOTSTRAP = Bootstrap(resamples=200, confidence=0.95, seed=1)
 
 

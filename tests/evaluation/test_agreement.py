@@ -12,7 +12,10 @@ from qwenlong_core.evaluation.agreement import judge_agreement, labelled_pairs
 from qwenlong_core.records import Example
 from qwenlong_core.rewards import Judge, rule_score
 
-GOLDS = {"number": ("$1.5 million", "12%", "-340", "$867,720"), "span": ("Paris", "Marie Curie", "the Lessor", "Order 66")}
+GOLDS = {
+    "number": ("$1.5 million", "12%", "-340", "$867,720"),
+    "span": ("Paris", "Marie Curie", "the Lessor", "Order 66"),
+}
 
 
 class Server(ThreadingHTTPServer):
@@ -22,10 +25,12 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def rows():
     return [
-        Example(id=f"{kind}{i}", source="s", domain="math", answer_type=kind, context="", question="Which?", answers=(gold,))
+        Example(
+            id=f"{kind}{i}", source="s", domain="math", answer_type=kind, context="", question="Which?", answers=(gold,)
+        )
         for kind, golds in GOLDS.items()
         for i, gold in enumerate(golds)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture
@@ -40,9 +45,12 @@ def serve():
                 said = verdict(json.loads(body["messages"][-1]["content"])["candidate_answer"])
                 message = {"role": "assistant", "content": "[[YES]]" if said else "[[NO]]"}
                 reply = {
-                    "id": "c", "object": "chat.completion", "created": 0, "model": "m",
+                    "id": "c",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": "m",
                     "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                }  # fmt: skip
+                }
                 content = json.dumps(reply).encode()
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
@@ -95,8 +103,11 @@ def test_an_oracle_agrees_and_a_yes_sayer_does_not(rows, serve):
     assert lenient.kappa == 0.0
     half = len(pairs) // 2
     assert lenient.confusion == {
-        "said equal, is equal": half, "said equal, is different": half, "said different, is equal": 0, "said different, is different": 0,
-    }  # fmt: skip
+        "said equal, is equal": half,
+        "said equal, is different": half,
+        "said different, is equal": 0,
+        "said different, is different": 0,
+    }
     equal = {pair.kind for pair in pairs if pair.equal}
     assert all(right == (given if kind in equal else 0) for kind, (right, given) in lenient.by_kind.items())
 

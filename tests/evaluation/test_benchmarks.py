@@ -10,15 +10,35 @@ from qwenlong_core.evaluation.limits import context_of, fit_limits
 from qwenlong_core.evaluation.published import BENCHMARKS
 
 HOTPOT = [
-    {"_id": f"h{i}", "question": f"Who is {i}?", "answer": f"Person {i}", "supporting_facts": [["A", 0]], "type": "bridge",
-     "level": "hard", "context": [["A", [f"Person {i} is A."]], ["B", ["B is nobody."]]]}
+    {
+        "_id": f"h{i}",
+        "question": f"Who is {i}?",
+        "answer": f"Person {i}",
+        "supporting_facts": [["A", 0]],
+        "type": "bridge",
+        "level": "hard",
+        "context": [["A", [f"Person {i} is A."]], ["B", ["B is nobody."]]],
+    }
     for i in range(3)
-]  # fmt: skip
+]
 LONGBENCH = {
-    "input": "Which?", "context": "It is this.", "answers": ["this"], "length": 3, "dataset": "hotpotqa", "language": "en",
-    "all_classes": None, "_id": "abc",
-}  # fmt: skip
-UNIFORM = {"id": "u1", "domain": "math", "context": "It is 5.", "question": "How much?", "answers": ["5"], "source": "x"}
+    "input": "Which?",
+    "context": "It is this.",
+    "answers": ["this"],
+    "length": 3,
+    "dataset": "hotpotqa",
+    "language": "en",
+    "all_classes": None,
+    "_id": "abc",
+}
+UNIFORM = {
+    "id": "u1",
+    "domain": "math",
+    "context": "It is 5.",
+    "question": "How much?",
+    "answers": ["5"],
+    "source": "x",
+}
 
 
 def test_the_papers_seven_in_the_order_of_its_table():
@@ -60,7 +80,11 @@ def test_rows_carry_their_benchmarks_name_whatever_format_they_came_in(tmp_path)
     (tmp_path / "hotpot.json").write_text(json.dumps(HOTPOT))
     (tmp_path / "longbench.jsonl").write_text(json.dumps(LONGBENCH) + "\n")
     (tmp_path / "mine.jsonl").write_text(json.dumps(UNIFORM) + "\n")
-    data = (f"hotpotqa={tmp_path}/hotpot.json", f"2wikimultihopqa=longbench:{tmp_path}/longbench.jsonl", f"mine={tmp_path}/mine.jsonl")
+    data = (
+        f"hotpotqa={tmp_path}/hotpot.json",
+        f"2wikimultihopqa=longbench:{tmp_path}/longbench.jsonl",
+        f"mine={tmp_path}/mine.jsonl",
+    )
     rows = read_benchmarks(benchmark_specs((), data), ())
     assert [row.source for row in rows] == ["hotpotqa"] * 3 + ["2wikimultihopqa", "mine"]
 
@@ -100,12 +124,15 @@ def test_benchmarks_without_a_place_are_all_named_before_anything_is_fetched():
 
 def test_without_network_the_error_names_both_ways(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConnectionError, match=r"--data musique=dgslibisey/MuSiQue\) or a local copy \(--data musique=PATH\)"):
+    with pytest.raises(
+        ConnectionError, match=r"--data musique=dgslibisey/MuSiQue\) or a local copy \(--data musique=PATH\)"
+    ):
         read_benchmarks(benchmark_specs(("musique",), ()), ())
 
 
 @pytest.mark.parametrize(
-    ("context", "limits"), [(None, (120_000, 10_000)), (131_072, (120_000, 10_000)), (32_768, (24_576, 8_192)), (8_192, (6_144, 2_048))]
+    ("context", "limits"),
+    [(None, (120_000, 10_000)), (131_072, (120_000, 10_000)), (32_768, (24_576, 8_192)), (8_192, (6_144, 2_048))],
 )
 def test_limits_are_the_papers_where_the_context_holds_them(context, limits):
     assert fit_limits(context) == limits

@@ -44,24 +44,45 @@ def trained(tmp_path):
     return publish("model", tmp_path / "policy", job, model=base.sha256, data=data.sha256), base, data
 
 
-def test_it_loads_in_transformers_and_its_card_tells_the_whole_story(tmp_path, export, trained, make_evaluation, write_evaluation):
+def test_it_loads_in_transformers_and_its_card_tells_the_whole_story(
+    tmp_path, export, trained, make_evaluation, write_evaluation
+):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, base, data = trained
     evaluation = make_evaluation([1, 0, 1, 1])
     plan = evaluation.plan.model_copy(update={"model_digest": model.sha256})
-    log = write_evaluation(type(evaluation)(plan=plan, samples=evaluation.samples, scores=evaluation.scores, bootstrap=evaluation.bootstrap), tmp_path / "log")
+    log = write_evaluation(
+        type(evaluation)(
+            plan=plan, samples=evaluation.samples, scores=evaluation.scores, bootstrap=evaluation.bootstrap
+        ),
+        tmp_path / "log",
+    )
     done = export("--model", f"model/{model.short}", "--out", tmp_path / "out" / "mine", "--evaluation", log, "--json")
     assert done.exit_code == 0, done.stderr
     out = tmp_path / "out" / "mine"
     loaded, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    assert loaded.generate(**ids, max_new_tokens=3, min_new_tokens=3, do_sample=False).shape[1] == ids["input_ids"].shape[1] + 3
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    assert (
+        loaded.generate(**ids, max_new_tokens=3, min_new_tokens=3, do_sample=False).shape[1]
+        == ids["input_ids"].shape[1] + 3
+    )
     files = json.loads(done.stdout)["files"]
-    assert {path.name for path in out.iterdir()} == {*files, "README.md"} and not {"manifest.json", "job.json"} & set(files)
+    assert {path.name for path in out.iterdir()} == {*files, "README.md"} and not {"manifest.json", "job.json"} & set(
+        files
+    )
     card = (out / "README.md").read_text()
     assert card.startswith("---\n") and "base_model: Qwen/Qwen3-0.6B" in card and "license: apache-2.0" in card
-    for said in (model.sha256, base.sha256, data.sha256, "supervised fine-tuning", '"learning_rate": 3e-05', "| sft | 64 | 60 |"):
+    for said in (
+        model.sha256,
+        base.sha256,
+        data.sha256,
+        "supervised fine-tuning",
+        '"learning_rate": 3e-05',
+        "| sft | 64 | 60 |",
+    ):
         assert said in card, said
     assert "| generated | 0.75 [" in card and "right 3, wrong 1" in card and "temperature 0.7" in card
     for name, digest in files.items():

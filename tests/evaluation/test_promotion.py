@@ -48,7 +48,9 @@ def test_another_sampling_of_the_same_model_is_refused_even_when_lucky(make_eval
 
 
 def test_a_gain_within_noise_is_refused(make_evaluation):
-    decision = decide(make_evaluation([1] * 22 + [0] * 78, "b"), make_evaluation([0] * 3 + [1] * 20 + [0] * 77), SETTINGS, BOOT)
+    decision = decide(
+        make_evaluation([1] * 22 + [0] * 78, "b"), make_evaluation([0] * 3 + [1] * 20 + [0] * 77), SETTINGS, BOOT
+    )
     assert failed(decision) == ["gain"]
     assert "must lie above +0.000" in decision.reason
 
@@ -57,16 +59,16 @@ def test_many_questions_on_few_documents_prove_little(make_evaluation):
     new, old = [1] * 60 + [0] * 60, [0] * 30 + [1] * 30 + [0] * 60
     alone = decide(make_evaluation(new, "b"), make_evaluation(old), SETTINGS, BOOT)
     documents = [f"d{i // 30}" for i in range(120)]
-    shared = decide(
-        make_evaluation(new, "b", documents), make_evaluation(old, "a", documents), SETTINGS, BOOT
-    )
+    shared = decide(make_evaluation(new, "b", documents), make_evaluation(old, "a", documents), SETTINGS, BOOT)
     assert alone.promote
     assert failed(shared) == ["gain"]
 
 
 def test_one_document_gives_no_interval(make_evaluation):
     documents = ["d"] * 10
-    decision = decide(make_evaluation([1] * 10, "b", documents), make_evaluation([0] * 10, "a", documents), SETTINGS, BOOT)
+    decision = decide(
+        make_evaluation([1] * 10, "b", documents), make_evaluation([0] * 10, "a", documents), SETTINGS, BOOT
+    )
     assert failed(decision) == ["gain"] and "more documents" in decision.reason
 
 
@@ -94,8 +96,10 @@ def test_losses_are_tested_against_each_benchmark_s_own_margin_with_holm_s_corre
     names = [f"b{k}" for k in range(6) for _ in range(40)]
     old = np.array([1] * 240)
     new = np.array([int(rng.random() >= share) for share in fell for _ in range(40)])
-    both = [replace(e, samples=tuple(replace(s, source=n) for s, n in zip(e.samples, names)))
-            for e in (make_evaluation(list(map(int, new)), "b"), make_evaluation(list(map(int, old))))]  # fmt: skip
+    both = [
+        replace(e, samples=tuple(replace(s, source=n) for s, n in zip(e.samples, names)))
+        for e in (make_evaluation(list(map(int, new)), "b"), make_evaluation(list(map(int, old))))
+    ]
     decision = decide(*both, PromotionSettings(max_loss=0.05, max_loss_of={"b1": 0.5}, loss_confidence=0.95), BOOT)
     gains = [(new - old)[np.array(names) == f"b{k}"] for k in range(6)]
     raw = [stats.ttest_1samp(g, 0, alternative="less").pvalue if g.any() else 1.0 for g in gains]
@@ -121,7 +125,9 @@ def test_a_loss_needs_less_proof_than_a_gain_and_a_pass_says_what_it_could_have_
     [detail] = [c.detail for c in strict.conditions if c.name == "no loss in generated-reading"]
     freedom, error = 49, change.std(ddof=1) / 50**0.5
     effect = (stats.t.ppf(1 - 0.05 / 2, freedom) + stats.t.ppf(0.8, freedom)) * error
-    assert detail.endswith(f"may be chance (p = {p:.3f}, Holm-adjusted); a true loss below about {effect:.3f} is likely to go unnoticed")
+    assert detail.endswith(
+        f"may be chance (p = {p:.3f}, Holm-adjusted); a true loss below about {effect:.3f} is likely to go unnoticed"
+    )
 
 
 def test_a_benchmark_that_fell_on_every_item_is_refused_though_it_has_no_spread(make_evaluation):
@@ -180,11 +186,20 @@ def test_another_protocol_is_refused(make_evaluation):
 def test_the_verdict_reads_as_a_list(make_evaluation):
     one = make_evaluation([1, 0] * 30)
     text = decision_markdown(decide(one, one, SETTINGS, BOOT))
-    assert text.startswith("# Refused") and "\n- **FAIL** **gain**: +0.000 [-0.060, +0.060]" in text and "\n- pass **same data**: " in text
+    assert (
+        text.startswith("# Refused")
+        and "\n- **FAIL** **gain**: +0.000 [-0.060, +0.060]" in text
+        and "\n- pass **same data**: " in text
+    )
 
 
 JOB = PromoteJob(
-    promotion=SETTINGS, bootstrap_resamples=500, confidence=0.95, seed=1, near_duplicates=0.9, verified={"model": "ab" * 32}
+    promotion=SETTINGS,
+    bootstrap_resamples=500,
+    confidence=0.95,
+    seed=1,
+    near_duplicates=0.9,
+    verified={"model": "ab" * 32},
 )
 
 
@@ -194,9 +209,15 @@ def words(seed, count=200):
 
 def example(number, context=None, question=None, answer="7"):
     return Example(
-        id=f"q{number:04d}", source="generated", domain="math", answer_type="number", context=context or words(number),
-        question=question or f"What is number {number}?", answers=(answer,), document_id=f"doc-q{number:04d}",
-    )  # fmt: skip
+        id=f"q{number:04d}",
+        source="generated",
+        domain="math",
+        answer_type="number",
+        context=context or words(number),
+        question=question or f"What is number {number}?",
+        answers=(answer,),
+        document_id=f"doc-q{number:04d}",
+    )
 
 
 @pytest.fixture
@@ -250,7 +271,9 @@ def test_stage_refuses_a_log_that_was_edited(tmp_path, case):
 
 
 def test_stage_refuses_where_artifacts_are_at_fault_or_were_not_checked(tmp_path, case):
-    verdict = decide_stage(tmp_path, {}, JOB.model_copy(update={"faults": ("the model of the champion cannot be trusted: gone",)}))
+    verdict = decide_stage(
+        tmp_path, {}, JOB.model_copy(update={"faults": ("the model of the champion cannot be trusted: gone",)})
+    )
     assert verdict["reason"] == "refused: the model of the champion cannot be trusted: gone"
     verdict = decide_stage(tmp_path, case(), JOB.model_copy(update={"verified": {}}))
     assert verdict["reason"] == "refused: artifacts verified: nobody checked an artifact against its manifest"
@@ -266,7 +289,9 @@ def test_stage_refuses_where_artifacts_are_at_fault_or_were_not_checked(tmp_path
 )
 def test_stage_refuses_a_challenger_that_was_trained_on_the_evaluation(tmp_path, case, row, found):
     verdict = decide_stage(tmp_path, case([row, example(901)]))
-    assert verdict["promote"] is False and verdict["reason"].startswith("refused: no overlap with training data: of 2 rows")
+    assert verdict["promote"] is False and verdict["reason"].startswith(
+        "refused: no overlap with training data: of 2 rows"
+    )
     assert found in verdict["reason"] and "(100 evaluated rows)" in verdict["reason"]
 
 

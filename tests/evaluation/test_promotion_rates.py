@@ -29,7 +29,9 @@ def stated():
     """``(documents, questions, gain) -> (gain proven, promoted)`` of the documentation's table."""
     pattern = r"^\| (\d+) x (\d+) \| ([+-]\d\.\d\d) \| (\d+\.\d)% \| (\d+\.\d)% \|$"
     found = re.findall(pattern, (ROOT / "docs" / "evaluation.md").read_text(), re.MULTILINE)
-    return {(int(d), int(q), float(g)): (float(proven) / 100, float(promoted) / 100) for d, q, g, proven, promoted in found}
+    return {
+        (int(d), int(q), float(g)): (float(proven) / 100, float(promoted) / 100) for d, q, g, proven, promoted in found
+    }
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,10 @@ def test_seven_benchmarks_are_stated_whole_and_chance_refuses_no_more_than_its_l
         assert promoted <= proven and lost <= fell <= possible
         if truth == "none" and items >= 50:  # with 25 the t-test itself is a little off
             hits = round(lost * STATED_COMPARISONS)
-            assert stats.binomtest(hits, STATED_COMPARISONS, 1 - rates.GATE.loss_confidence, alternative="greater").pvalue > 0.001
+            assert (
+                stats.binomtest(hits, STATED_COMPARISONS, 1 - rates.GATE.loss_confidence, alternative="greater").pvalue
+                > 0.001
+            )
 
 
 def test_a_few_comparisons_of_seven_benchmarks_agree_with_the_stated_rates(rates, stated_seven):

@@ -23,9 +23,14 @@ JOB = ReportJob(title="A <run>", notes=("Scaled down.",), bootstrap_resamples=20
 
 def example(item="q0000", **changes):
     fields = dict(
-        id=item, source="made", domain="math", answer_type="span", question="Where?", answers=("Paris",),
+        id=item,
+        source="made",
+        domain="math",
+        answer_type="span",
+        question="Where?",
+        answers=("Paris",),
         context="It was in Paris.",
-    )  # fmt: skip
+    )
     return Example(**fields | changes)
 
 
@@ -40,7 +45,14 @@ def inputs(tmp_path, make_evaluation, write_evaluation):
         [example(item, domain=domain, question=f"Where <b>{item}</b>?") for item, domain in zip(ids, domains)],
     )
     tokens = {"min": 200, "median": 300, "max": 400, "total": 3600}
-    split = {"rows": 12, "documents": 12, "refused": 0, "domains": {"math": 6}, "tokens": tokens, "dropped": {"too long": 3}}
+    split = {
+        "rows": 12,
+        "documents": 12,
+        "refused": 0,
+        "domains": {"math": 6},
+        "tokens": tokens,
+        "dropped": {"too long": 3},
+    }
     (data / "summary.json").write_text(json.dumps({"splits": {"eval": split}}))
     grpo = tmp_path / "grpo"
     grpo.mkdir()
@@ -50,15 +62,21 @@ def inputs(tmp_path, make_evaluation, write_evaluation):
     base = make_evaluation([0, 1] * 6, "a", domains=domains)
     hostile = "<think>hm</think><script>alert(1)</script> The answer is Paris."
     sft = make_evaluation([1, 1, 1, 0] * 3, "b", domains=domains, completion=hostile, depth=0.3)
-    decision = {"promote": False, "reason": "refused: gain: too <small>", "conditions": [{"name": "gain", "passed": False, "detail": "+0.25"}]}
+    decision = {
+        "promote": False,
+        "reason": "refused: gain: too <small>",
+        "conditions": [{"name": "gain", "passed": False, "detail": "+0.25"}],
+    }
     promote = tmp_path / "promote"
     promote.mkdir()
     (promote / "decision.json").write_text(json.dumps(decision))
     return {
-        "data": data, "grpo-1": grpo, "promote": promote,
+        "data": data,
+        "grpo-1": grpo,
+        "promote": promote,
         "evaluate-base": write_evaluation(base, tmp_path / "base"),
         "evaluate-sft": write_evaluation(sft, tmp_path / "sft"),
-    }  # fmt: skip
+    }
 
 
 def test_rows_are_numbers_that_read_with_their_interval(make_evaluation):
@@ -69,7 +87,13 @@ def test_rows_are_numbers_that_read_with_their_interval(make_evaluation):
     assert rows[1]["gain over base"] == 0.5
     assert re.fullmatch(r"\+0\.50 \[\+0\.[23]\d, \+0\.[67]\d\]", str(rows[1]["gain over base"]))
     assert rows[0]["gain over base"] == ""
-    assert json.loads(json.dumps(rows))[1] == {"stage": "sft", "overall": 1.0, "math": 1.0, "gain over base": 0.5, "items": 20}
+    assert json.loads(json.dumps(rows))[1] == {
+        "stage": "sft",
+        "overall": 1.0,
+        "math": 1.0,
+        "gain over base": 0.5,
+        "items": 20,
+    }
     again = pickle.loads(pickle.dumps(rows))
     assert [str(cell) for cell in again[1].values()] == [str(cell) for cell in rows[1].values()]
 
@@ -147,14 +171,22 @@ def test_probe_says_what_needs_no_document(tmp_path, inputs, make_evaluation, wr
     assert "still answers 0.25 [" in build_page(JOB, inputs | {"probe": write_evaluation(without, tmp_path / "probe")})
 
 
-def test_a_run_on_the_paper_s_benchmarks_stands_below_the_paper_s_scores(inputs, tmp_path, make_evaluation, write_evaluation):
+def test_a_run_on_the_paper_s_benchmarks_stands_below_the_paper_s_scores(
+    inputs, tmp_path, make_evaluation, write_evaluation
+):
     folder = write_evaluation(make_evaluation([1] * 3 + [0] * 9, source="musique"), tmp_path / "one")
     text = build_page(JOB, {"evaluate-mine": folder})
     [row] = re.findall(r"<tr><td[^>]*>mine \(this run\)</td>(.*?)</tr>", text, re.DOTALL)
     assert re.findall(r'data-name="(\w+)"[^>]*>([\d.]*)<', row) == [
-        ("DocMath", ""), ("FRAMES", ""), ("2WikiMQA", ""), ("HotpotQA", ""), ("MuSiQue", "25.0"), ("NarrativeQA", ""),
-        ("Qasper", ""), ("average", ""),
-    ]  # fmt: skip
+        ("DocMath", ""),
+        ("FRAMES", ""),
+        ("2WikiMQA", ""),
+        ("HotpotQA", ""),
+        ("MuSiQue", "25.0"),
+        ("NarrativeQA", ""),
+        ("Qasper", ""),
+        ("average", ""),
+    ]
     assert "QwenLong-L1-32B (DAPO) (theirs)" in text
     assert "(this run)" not in build_page(JOB, inputs), "generated questions are none of the paper's"
 
@@ -171,7 +203,12 @@ def test_the_options_of_a_question_stand_on_lines_of_their_own(tmp_path, make_ev
 def test_one_evaluation_is_compared_with_nothing(tmp_path, make_evaluation, write_evaluation):
     folder = write_evaluation(make_evaluation([1] * 3 + [0] * 9), tmp_path / "one")
     text = build_page(JOB, {"evaluate-a-model-with-a-long-name": folder})
-    assert "gain over" not in text and "gain is" not in text and "Scores by stage" not in text and "Evaluated: a-model-with-a-long-name." in text
+    assert (
+        "gain over" not in text
+        and "gain is" not in text
+        and "Scores by stage" not in text
+        and "Evaluated: a-model-with-a-long-name." in text
+    )
     assert ">a-model-wi…</text>" in text
 
 
@@ -232,8 +269,11 @@ def test_reader_takes_domains_and_outcomes_in_turn(make_evaluation):
     items = choose_samples({"base": base, "sft": last}, "base", rows)
     assert len(items) == 24
     assert {(i.example.domain, i.outcome) for i in items} == {
-        ("math", "gained"), ("math", "wrong"), ("reading", "gained"), ("reading", "wrong"),
-    }  # fmt: skip
+        ("math", "gained"),
+        ("math", "wrong"),
+        ("reading", "gained"),
+        ("reading", "wrong"),
+    }
     assert [answer.stage for answer in items[0].answers] == ["sft", "base"]
 
 
@@ -262,14 +302,19 @@ def test_ticks_are_round_and_cover(low, high, ticks):
 
 
 def test_charts_escape_names_and_say_their_numbers():
-    svg = forest_chart("All", [Whisker(label="<a>", mean=0.25, low=0.1, high=0.5), Whisker(label="b", mean=1, low=None, high=None)])
+    svg = forest_chart(
+        "All", [Whisker(label="<a>", mean=0.25, low=0.1, high=0.5), Whisker(label="b", mean=1, low=None, high=None)]
+    )
     assert "&lt;a&gt; 0.25 [0.10, 0.50], b 1.00" in svg and "<a>" not in svg
     assert "nan" not in line_chart("Flat", [Series(name="x", points=[(1, 0.0)])])
 
 
 def test_a_mark_at_the_right_edge_is_written_to_its_left():
     chart = line_chart("Steps", [Series(name="x", points=[(1, 0.0), (6, 1.0)])], marks=[(1, "grpo-1"), (6, "grpo-3")])
-    assert dict(re.findall(r'text-anchor="(\w+)" class="tick">(grpo-\d)<', chart)) == {"start": "grpo-1", "end": "grpo-3"}
+    assert dict(re.findall(r'text-anchor="(\w+)" class="tick">(grpo-\d)<', chart)) == {
+        "start": "grpo-1",
+        "end": "grpo-3",
+    }
 
 
 def test_an_answer_without_a_score_keeps_its_status_in_the_reader(make_evaluation):

@@ -27,13 +27,20 @@ from qwenlong_core.records import Example, Score
 
 def make_job(seed=7, **changes) -> EvaluateJob:
     settings = dict(
-        max_prompt_tokens=200, max_completion_tokens=12, temperature=0.7, samples=2, batch_size=3,
+        max_prompt_tokens=200,
+        max_completion_tokens=12,
+        temperature=0.7,
+        samples=2,
+        batch_size=3,
         bootstrap_resamples=200,
-    )  # fmt: skip
+    )
     return EvaluateJob(
-        evaluation=EvaluationSettings(**settings | changes), number_tolerance=0.0015,
-        model=ModelSettings(name="tiny"), launch=LaunchSettings(), seed=seed,
-    )  # fmt: skip
+        evaluation=EvaluationSettings(**settings | changes),
+        number_tolerance=0.0015,
+        model=ModelSettings(name="tiny"),
+        launch=LaunchSettings(),
+        seed=seed,
+    )
 
 
 def evaluate(job, model, data, work):
@@ -133,9 +140,18 @@ def test_limit_counts_each_benchmark_of_a_domain_apart(rows):
 
 def test_questions_on_one_document_stand_together():
     rows = [
-        Example(id=f"q{i}", source="s", domain="math", answer_type="span", context=f"text {i % 3}", question="?", answers=("a",), document_id=f"d{i % 3}")
+        Example(
+            id=f"q{i}",
+            source="s",
+            domain="math",
+            answer_type="span",
+            context=f"text {i % 3}",
+            question="?",
+            answers=("a",),
+            document_id=f"d{i % 3}",
+        )
         for i in range(9)
-    ]  # fmt: skip
+    ]
     documents = [row.document_id for row in choose_items(rows, None)]
     assert documents == sorted(documents)
 
@@ -187,7 +203,9 @@ def test_answers_left_without_a_verdict_are_judged_again_not_sampled_again(work,
     output = work / OUTPUT
     leave_without_verdict(output, every=3)
     evaluate(make_job(), tiny_policy, data_folder, work)
-    assert read_samples(output / SAMPLES) == read_samples(finished / OUTPUT / SAMPLES), "same answers, same times, scored"
+    assert read_samples(output / SAMPLES) == read_samples(finished / OUTPUT / SAMPLES), (
+        "same answers, same times, scored"
+    )
 
 
 def test_a_judge_that_died_fails_the_stage_instead_of_lowering_the_score(work):
@@ -217,11 +235,18 @@ def test_the_probe_asks_without_the_document(tmp_path, tiny_policy, data_folder,
 def test_questions_on_one_document_go_into_one_call(rows):
     """Calls of two rows; the third and fourth question on a document go with its first two, the 17th does not."""
     alone, many = rows[0], rows[1]
-    asked = [alone, *(replace(many, id=f"q{n}") for n in range(3)), rows[2], *(replace(many, id=f"p{n}") for n in range(19))]
+    asked = [
+        alone,
+        *(replace(many, id=f"q{n}") for n in range(3)),
+        rows[2],
+        *(replace(many, id=f"p{n}") for n in range(19)),
+    ]
     calls = [[row.id for row in call] for call in batches(asked, 2)]
     assert calls == [
-        ["r0", "q0", "q1", "q2"], ["r2", *(f"p{n}" for n in range(15))], ["p15", "p16", "p17", "p18"],
-    ]  # fmt: skip
+        ["r0", "q0", "q1", "q2"],
+        ["r2", *(f"p{n}" for n in range(15))],
+        ["p15", "p16", "p17", "p18"],
+    ]
     assert [len(call) for call in batches(asked, 20)] == [20, 4]
     assert list(batches([], 3)) == []
 
@@ -241,9 +266,18 @@ def test_killed_ten_times_at_random_it_answers_each_item_once(tmp_path, tiny_pol
     whole = evaluate(job, tiny_policy, tmp_path, tmp_path / "whole")
     (tmp_path / "job.json").write_text(job.model_dump_json())
     command = [
-        sys.executable, "-m", "qwenlong_core.evaluation.runner", "--job", str(tmp_path / "job.json"),
-        "--input", f"model={tiny_policy}", "--input", f"data={tmp_path}", "--work", str(tmp_path / "killed"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "qwenlong_core.evaluation.runner",
+        "--job",
+        str(tmp_path / "job.json"),
+        "--input",
+        f"model={tiny_policy}",
+        "--input",
+        f"data={tmp_path}",
+        "--work",
+        str(tmp_path / "killed"),
+    ]
     log, rng = tmp_path / "killed" / OUTPUT / SAMPLES, random.Random(5)
     for _ in range(10):
         start = log.stat().st_size if log.exists() else 0

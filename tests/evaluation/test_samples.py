@@ -9,7 +9,7 @@ from qwenlong_core.evaluation.samples import append_samples, drop_cut_line, read
 
 
 def test_what_is_written_is_read(tmp_path):
-    odd = make_sample("q1", completion="line\u2028separator\u0085\r\nquote\" and 中文 \x00")
+    odd = make_sample("q1", completion='line\u2028separator\u0085\r\nquote" and 中文 \x00')
     append_samples(tmp_path / "log", [make_sample("q0"), odd])
     append_samples(tmp_path / "log", [make_sample("q2", None)])
     assert read_samples(tmp_path / "log") == [make_sample("q0"), odd, make_sample("q2", None)]

@@ -91,9 +91,14 @@ def test_no_samples_are_no_scores():
 
 def example(**changes):
     fields = dict(
-        id="q", source="s", domain="reading", answer_type="span", question="?", answers=("Paris",),
+        id="q",
+        source="s",
+        domain="reading",
+        answer_type="span",
+        question="?",
+        answers=("Paris",),
         context="x" * 49 + " Paris " + "y" * 44,
-    )  # fmt: skip
+    )
     return Example(**fields | changes)
 
 

@@ -40,7 +40,13 @@ def asked(server, *arguments):
     return done
 
 
-THOUGHT = [{"content": "<thi"}, {"content": "nk>12"}, {"content": " it says</th"}, {"content": "ink>\n\nIt is"}, {"content": " 12."}]
+THOUGHT = [
+    {"content": "<thi"},
+    {"content": "nk>12"},
+    {"content": " it says</th"},
+    {"content": "ink>\n\nIt is"},
+    {"content": " 12."},
+]
 
 
 def test_the_articles_prompt_and_sampling_go_out_and_the_answer_alone_to_stdout(place):
@@ -112,5 +118,7 @@ def test_other_mistakes(place):
 
 @pytest.mark.slow
 def test_the_bundled_model_answers(place):
-    done = call("--question", "What is the rent in dollars?", "--document", "note.md", "--max-tokens", 60, "--temperature", 0)
+    done = call(
+        "--question", "What is the rent in dollars?", "--document", "note.md", "--max-tokens", 60, "--temperature", 0
+    )
     assert done.exit_code == 0 and "12" in done.stdout, done.stderr

@@ -38,7 +38,11 @@ def test_a_mistake_is_refused_with_one_message_and_exit_code_2(tmp_path, argumen
 
 @pytest.mark.parametrize(
     ("ports", "said"),
-    [(["--port", "70000"], "'--port'"), (["--port", "-1"], "'--port'"), (["--port", "5000"], "--port and --mlflow-port are both 5000")],
+    [
+        (["--port", "70000"], "'--port'"),
+        (["--port", "-1"], "'--port'"),
+        (["--port", "5000"], "--port and --mlflow-port are both 5000"),
+    ],
 )
 def test_ports_that_cannot_be_served_are_refused(tmp_path, ports, said):
     done = qwenlong(tmp_path, "serve", *ports)
@@ -54,7 +58,14 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path, monkeypatch):
 
 
 def test_an_unreadable_row_ends_before_any_training_with_file_and_line(tmp_path):
-    row = {"id": "a", "source": "s", "domain": "math", "context": "Sales were 5.", "question": "Sales?", "answers": ["5"]}
+    row = {
+        "id": "a",
+        "source": "s",
+        "domain": "math",
+        "context": "Sales were 5.",
+        "question": "Sales?",
+        "answers": ["5"],
+    }
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n{broken\n")
     done = qwenlong(tmp_path, "run", "--profile", "smoke", "--set", "data.train=rows.jsonl")
     assert done.returncode == 2, done.stderr

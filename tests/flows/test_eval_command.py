@@ -37,10 +37,16 @@ def place(tmp_path_factory):
     import_base(ModelSettings(name="tiny"), root / "policy")
     for name, domain in (("sums", "math"), ("names", "reading")):
         rows = [
-            {"id": f"{name}-{i}", "domain": domain, "context": f"Note {i}: the value is {i}.", "question": f"Value {i}?",
-             "answers": [str(i)], "document_id": f"{name}-d{i // 2}"}
+            {
+                "id": f"{name}-{i}",
+                "domain": domain,
+                "context": f"Note {i}: the value is {i}.",
+                "question": f"Value {i}?",
+                "answers": [str(i)],
+                "document_id": f"{name}-d{i // 2}",
+            }
             for i in range(4)
-        ]  # fmt: skip
+        ]
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     before = Path.cwd()
     os.chdir(root)
@@ -58,7 +64,13 @@ def first(place):
 
 def test_every_benchmark_has_its_own_scores(place, first):
     folder = Path(first["folder"])
-    assert {path.name for path in folder.iterdir()} >= {"plan.json", "samples.jsonl", "scores.json", "eval.parquet", "report.html"}
+    assert {path.name for path in folder.iterdir()} >= {
+        "plan.json",
+        "samples.jsonl",
+        "scores.json",
+        "eval.parquet",
+        "report.html",
+    }
     assert list(first["scores"]["sources"]) == ["names", "sums"]
     for name, metric in (("sums", "numeric_accuracy"), ("names", "rouge_l")):
         part = first["scores"]["sources"][name]
@@ -141,7 +153,11 @@ def test_without_a_profile_the_paper_s_protocol_is_bounded_by_the_context_and_sa
 
 @pytest.mark.parametrize(
     ("setting", "limits"),
-    [("max_unscored_share=0.5", (6_144, 2_048)), ("max_completion_tokens=64", (8_128, 64)), ("max_prompt_tokens=300", (300, 7_892))],
+    [
+        ("max_unscored_share=0.5", (6_144, 2_048)),
+        ("max_completion_tokens=64", (8_128, 64)),
+        ("max_prompt_tokens=300", (300, 7_892)),
+    ],
 )
 def test_another_setting_or_one_limit_leaves_the_rest_bounded_by_the_context(place, setting, limits):
     """A ceiling on unscored answers has "max" in its name as well."""
@@ -158,14 +174,20 @@ def test_another_setting_or_one_limit_leaves_the_rest_bounded_by_the_context(pla
         (("--model", "policy", "--rescore", "x"), "--rescore asks no model, so --model would do nothing"),
         (("--rescore", "x", "--samples", "2", "--limit", "3"), "so --samples, --limit would do nothing"),
         (("--rescore", "x", "--server", "http://127.0.0.1:9/v1"), "--server would do nothing"),
-        (("--model", "policy", "--engine", "vllm", "--server", "http://127.0.0.1:9/v1"), "--server answers in place of --engine vllm"),
+        (
+            ("--model", "policy", "--engine", "vllm", "--server", "http://127.0.0.1:9/v1"),
+            "--server answers in place of --engine vllm",
+        ),
         (("--model", "no/such/folder"), "is no folder and no reference"),
         (("--model", "policy", "--benchmarks", "hotpot"), "'hotpot' is none of docmath"),
         (("--model", "policy", "--engine", "openai"), "evaluation.engine='openai' and evaluation.server go together"),
         (("--model", "policy", "--engine", "magic"), "evaluation.engine"),
         (("--rescore", "nowhere"), "is no folder and no artifact evaluation/DIGEST"),
         (("--rescore", "policy"), "holds no scores.json, so no finished evaluation"),
-        (("--model", "policy", *SMALL, "--set", "evaluation.max_completion_tokens=9000"), "is over the model's context of 8,192"),
+        (
+            ("--model", "policy", *SMALL, "--set", "evaluation.max_completion_tokens=9000"),
+            "is over the model's context of 8,192",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(place, arguments, said):

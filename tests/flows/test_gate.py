@@ -56,9 +56,15 @@ class World:
     def example(self, number: int) -> Example:
         words = np.random.default_rng(number).integers(0, 5_000, 120)
         return Example(
-            id=f"q{number:03d}", source="made", domain="math", answer_type="number", answers=("7",),
-            context=" ".join(f"w{w}" for w in words), question=f"What is number {number}?", document_id=f"d{number}",
-        )  # fmt: skip
+            id=f"q{number:03d}",
+            source="made",
+            domain="math",
+            answer_type="number",
+            answers=("7",),
+            context=" ".join(f"w{w}" for w in words),
+            question=f"What is number {number}?",
+            document_id=f"d{number}",
+        )
 
     def folder(self) -> Path:
         self.number += 1
@@ -93,7 +99,10 @@ class World:
         )  # fmt: skip
         append_samples(
             folder / SAMPLES,
-            (replace(blank, example_id=row.id, document_id=row.document_id, score=RIGHT if ok else WRONG) for row, ok in zip(self.rows, right)),
+            (
+                replace(blank, example_id=row.id, document_id=row.document_id, score=RIGHT if ok else WRONG)
+                for row, ok in zip(self.rows, right)
+            ),
         )
         write_scores(folder, Bootstrap(resamples=200, confidence=0.95, seed=1))
         return self.publish("evaluation", folder, {"data": self.data.sha256})
@@ -102,7 +111,9 @@ class World:
         """The promote stage, run here instead of in a process of its own."""
         work = self.folder()
         (work / OUTPUT).mkdir()
-        promotion_stage(PromoteJob.model_validate(spec.job), {name: self.store.fetch(ref) for name, ref in refs.items()}, work)
+        promotion_stage(
+            PromoteJob.model_validate(spec.job), {name: self.store.fetch(ref) for name, ref in refs.items()}, work
+        )
         return StageResult(name=spec.name, ref=self.publish("decision", work / OUTPUT, {}), how="ran")
 
     def ask(self, **evaluations) -> str:
@@ -122,8 +133,9 @@ class World:
 
     def pair(self) -> dict[str, ArtifactRef]:
         return {
-            "challenger": self.evaluation("tuned", [1] * 50 + [0] * 10), "champion": self.evaluation("base", [1] * 20 + [0] * 40)
-        }  # fmt: skip
+            "challenger": self.evaluation("tuned", [1] * 50 + [0] * 10),
+            "champion": self.evaluation("base", [1] * 20 + [0] * 40),
+        }
 
     def file(self, ref: ArtifactRef, name: str) -> Path:
         return self.store.fetch(ref) / name
@@ -150,12 +162,16 @@ def test_a_corrupted_artifact_is_refused_in_words(world, what, name, words):
     assert said.startswith(f"refused: {words}: {name} of ") and "is missing or altered" in said, said
 
 
-@pytest.mark.parametrize("damage", [lambda text: text.replace('"rule": 0.0', '"rule": 1.0'), lambda text: text[: len(text) // 2]])
+@pytest.mark.parametrize(
+    "damage", [lambda text: text.replace('"rule": 0.0', '"rule": 1.0'), lambda text: text[: len(text) // 2]]
+)
 def test_an_evaluation_that_was_edited_or_lost_items_is_refused(world, damage):
     pair = world.pair()
     path = world.file(pair["challenger"], SAMPLES)
     path.write_text(damage(path.read_text()))
-    assert world.ask(**pair).startswith("refused: the evaluation of the challenger cannot be trusted: samples.jsonl of evaluation/")
+    assert world.ask(**pair).startswith(
+        "refused: the evaluation of the challenger cannot be trusted: samples.jsonl of evaluation/"
+    )
 
 
 def test_a_lost_artifact_is_refused(world):
@@ -165,9 +181,14 @@ def test_a_lost_artifact_is_refused(world):
 
 
 def test_an_evaluation_that_cannot_be_finished_is_refused_with_its_reason(world):
-    down = ProcessFailed("`python -m runner ...` ended with status 1; its last lines:\n  RuntimeError: the judge did not answer")
+    down = ProcessFailed(
+        "`python -m runner ...` ended with status 1; its last lines:\n  RuntimeError: the judge did not answer"
+    )
     said = world.ask(challenger=down, champion=world.pair()["champion"])
-    assert said == "refused: the evaluation of the challenger could not be finished: RuntimeError: the judge did not answer"
+    assert (
+        said
+        == "refused: the evaluation of the challenger could not be finished: RuntimeError: the judge did not answer"
+    )
 
 
 def test_data_that_changed_under_an_evaluation_is_refused(world):
@@ -178,7 +199,9 @@ def test_data_that_changed_under_an_evaluation_is_refused(world):
 
 def test_training_data_of_every_model_before_is_held_against_the_evaluation(world):
     """The leak stands in the data of the model that the challenger was trained from."""
-    leak = world.prepared([world.example(800)], [replace(world.rows[3], id="x", question="Another question?"), world.example(901)])
+    leak = world.prepared(
+        [world.example(800)], [replace(world.rows[3], id="x", question="Another question?"), world.example(901)]
+    )
     early = world.artifact("model", {"weights": "early"}, {"model": world.base.sha256, "data": leak.sha256})
     world.model = world.artifact("model", {"weights": "late"}, {"model": early.sha256, "data": world.data.sha256})
     said = world.ask(**world.pair())
@@ -191,7 +214,13 @@ def test_an_origin_that_cannot_be_traced_is_refused(world):
 
 
 def remember(world, back: int, evaluation: ArtifactRef) -> None:
-    night = Night(night=NIGHT - timedelta(days=back), profile="smoke", evaluations={"champion": evaluation}, compared_with=(), falls=())
+    night = Night(
+        night=NIGHT - timedelta(days=back),
+        profile="smoke",
+        evaluations={"champion": evaluation},
+        compared_with=(),
+        falls=(),
+    )
     remember_night(world.store, world.settings, night, None)
 
 
@@ -210,15 +239,24 @@ def test_a_champion_that_got_worse_is_found_under_both_seeds(world):
         return looks[second]
 
     night, _, found = _compare(world.settings, NIGHT, {"champion": looks[False]}, look)
-    assert night.compared_with == (NIGHT - timedelta(days=1), NIGHT - timedelta(days=2)), "night 5 is past nightly.nights"
+    assert night.compared_with == (NIGHT - timedelta(days=1), NIGHT - timedelta(days=2)), (
+        "night 5 is past nightly.nights"
+    )
     assert asked == [("champion", True)] and found[0].significant
-    assert night.words.startswith("night 2026-03-09: the champion got worse, compared with 2 earlier nights, under both seeds: made fell by 0.")
+    assert night.words.startswith(
+        "night 2026-03-09: the champion got worse, compared with 2 earlier nights, under both seeds: made fell by 0."
+    )
 
 
 def test_a_fall_that_the_second_seed_does_not_show_is_no_fall(world):
     remember(world, 1, draws(world, 0.9, 1))
-    night, _, _ = _compare(world.settings, NIGHT, {"champion": draws(world, 0.4, 11)}, lambda alias, second: draws(world, 0.9, 12))
-    assert night.falls == () and "no significant fall, compared with 1 earlier nights; under one of two seeds made fell" in night.words
+    night, _, _ = _compare(
+        world.settings, NIGHT, {"champion": draws(world, 0.4, 11)}, lambda alias, second: draws(world, 0.9, 12)
+    )
+    assert (
+        night.falls == ()
+        and "no significant fall, compared with 1 earlier nights; under one of two seeds made fell" in night.words
+    )
 
 
 def test_an_equal_champion_is_quiet_and_asks_no_second_time(world):

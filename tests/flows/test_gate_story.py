@@ -81,14 +81,19 @@ def rows(name: str, topics: list[str], count: int) -> list[dict[str, Any]]:
     rng = random.Random(name)
     return [
         {
-            "id": f"{name}{i}", "source": "made", "domain": "logical", "answer_type": "choice",
-            "context": " ".join(rng.choices(WORDS[topics[i % len(topics)]], k=60)) + ".", "document_id": f"{name}-document{i}",
+            "id": f"{name}{i}",
+            "source": "made",
+            "domain": "logical",
+            "answer_type": "choice",
+            "context": " ".join(rng.choices(WORDS[topics[i % len(topics)]], k=60)) + ".",
+            "document_id": f"{name}-document{i}",
             "question": "Which option holds for this clause?",
-            "choices": ["the north", "the east", "the south", "the west"], "answers": [RIGHT[topics[i % len(topics)]]],
+            "choices": ["the north", "the east", "the south", "the west"],
+            "answers": [RIGHT[topics[i % len(topics)]]],
             "solution": f"Therefore, the answer is ({RIGHT[topics[i % len(topics)]]}).",
         }
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +117,9 @@ def train(profile: str, overrides: list[str]) -> RegisteredVersion:
     data = run.stage(prepare_stage(settings), {"base": base})
     model = run.stage(sft_stage(settings), {"model": base, "data": data})
     evaluation = run.stage(evaluate_stage(settings, "sft"), {"model": model, "data": data})
-    return read_registration(run.folder(run.stage(register_stage(settings), {"model": model, "evaluation": evaluation})))
+    return read_registration(
+        run.folder(run.stage(register_stage(settings), {"model": model, "evaluation": evaluation}))
+    )
 
 
 def make(home: Path, *overrides: str) -> RegisteredVersion:
@@ -136,7 +143,9 @@ def flow_run_names() -> set[str]:
 
 def aliases(home: Path) -> list[str | None]:
     tracking = load_settings(str(home / "gate.toml")).tracking
-    return [version.version if (version := by_alias(tracking, name)) else None for name in (CHAMPION, PREVIOUS, CHALLENGER)]
+    return [
+        version.version if (version := by_alias(tracking, name)) else None for name in (CHAMPION, PREVIOUS, CHALLENGER)
+    ]
 
 
 def night(home: Path, number: int, *overrides: str):
@@ -148,11 +157,17 @@ def test_the_first_checkpoint_that_gained_is_promoted_over_the_base_model(home):
     assert ask(home) == "version 1 promoted to champion: promoted: every condition holds"
     assert aliases(home) == ["1", None, "1"]
     shown = Artifact.get("promotion").data
-    assert shown.startswith("# Promoted") and "- pass **gain**: +0.500 [" in shown and "- pass **no loss in made**: " in shown
+    assert (
+        shown.startswith("# Promoted")
+        and "- pass **gain**: +0.500 [" in shown
+        and "- pass **no loss in made**: " in shown
+    )
     [decided] = runs_of(home, "attributes.run_name LIKE 'promote gate version 1 %'")
     assert decided.info.run_name in flow_run_names(), "one name on both pages"
     page = f"/runs/flow-run/{decided.data.tags['prefect.flow_run_id']})"
-    assert "[This run in Prefect](http://" in decided.data.tags["mlflow.note.content"] and decided.data.tags["mlflow.note.content"].endswith(page)
+    assert "[This run in Prefect](http://" in decided.data.tags["mlflow.note.content"] and decided.data.tags[
+        "mlflow.note.content"
+    ].endswith(page)
     stages = {run.data.tags["stage"] for run in runs_of(home, f"tags.mlflow.parentRunId = '{decided.info.run_id}'")}
     assert stages >= {"evaluate-champion", "promote"}
 
@@ -174,7 +189,9 @@ def test_a_better_checkpoint_takes_over(home):
     assert "version 3 promoted to champion" in ask(home)
     assert aliases(home) == ["3", "1", "3"]
     tags = client_for(load_settings(str(home / "gate.toml")).tracking).get_model_version("qwenlong", "3").tags
-    assert tags["champion.over"] == "1" and "pipeline " in tags["champion.runs"] and "MLflow run " in tags["champion.runs"]
+    assert (
+        tags["champion.over"] == "1" and "pipeline " in tags["champion.runs"] and "MLflow run " in tags["champion.runs"]
+    )
 
 
 def test_one_that_did_not_gain_is_refused(home):
@@ -186,7 +203,10 @@ def test_one_that_did_not_gain_is_refused(home):
 
 def test_nights_of_an_unchanged_champion_are_quiet_and_a_night_is_done_once(home):
     first = night(home, 1)
-    assert first.is_completed() and first.result()["result"] == "night 2026-03-02: no significant fall, compared with 0 earlier nights"
+    assert (
+        first.is_completed()
+        and first.result()["result"] == "night 2026-03-02: no significant fall, compared with 0 earlier nights"
+    )
     second = night(home, 2)
     assert second.result()["result"].endswith("no significant fall, compared with 1 earlier nights")
     tracking = load_settings(str(home / "gate.toml")).tracking
@@ -206,7 +226,10 @@ def test_nights_of_an_unchanged_champion_are_quiet_and_a_night_is_done_once(home
 def test_a_judge_that_is_down_promotes_nobody_and_fails_the_night_with_the_reason(home):
     judge = "evaluation.judge={base_url='http://127.0.0.1:9/v1',model='m',max_retries=0,timeout_seconds=2}"
     said = ask(home, judge)
-    assert "version 4 not promoted, champion stays version 3: refused: the evaluation of the challenger could not be finished" in said
+    assert (
+        "version 4 not promoted, champion stays version 3: refused: the evaluation of the challenger could not be finished"
+        in said
+    )
     assert "judge" in said
     failed = night(home, 3, judge)
     assert failed.is_failed() and "night 2026-03-04: the registry's models could not be evaluated" in failed.message
@@ -254,7 +277,10 @@ def test_a_corrupted_artifact_is_refused_in_words(home, artifact):
         said = ask(home)
     finally:
         damage(ref, home, name)  # the same bit back
-    assert f"refused: the {artifact} of the challenger cannot be trusted: {name} of {artifact}/{ref.short} is missing or altered" in said
+    assert (
+        f"refused: the {artifact} of the challenger cannot be trusted: {name} of {artifact}/{ref.short} is missing or altered"
+        in said
+    )
     assert aliases(home) == ["1", None, "4"]
 
 
@@ -273,7 +299,14 @@ def test_evaluation_rows_that_changed_are_evaluated_anew_and_never_mixed(home):
     """Other rows under the same settings: both models answer them before anything is compared. Twelve of them
     are free text, which the rules cannot decide alone."""
     spoken = [
-        {**row, "id": f"spoken-{row['id']}", "source": "spoken", "answer_type": "span", "choices": [], "answers": ["the east wind"]}
+        {
+            **row,
+            "id": f"spoken-{row['id']}",
+            "source": "spoken",
+            "answer_type": "span",
+            "choices": [],
+            "answers": ["the east wind"],
+        }
         for row in rows("said", ["first", "second"], 12)
     ]
     made = [*rows("other", ["first", "second"], 24), *spoken]

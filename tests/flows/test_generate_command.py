@@ -57,7 +57,9 @@ def test_options_reach_the_generator(tmp_path: Path) -> None:
 
 def test_wrong_options_leave_no_file(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    assert "'poetry' is none of mixed, math" in " ".join(call("--tokens", 300, "--domain", "poetry", "--out", out).output.split())
+    assert "'poetry' is none of mixed, math" in " ".join(
+        call("--tokens", 300, "--domain", "poetry", "--out", out).output.split()
+    )
     failed = call("--tokens", 130, "--domain", "logical", "--n", 2, "--out", out)
     assert failed.exit_code == 2
     assert "ask for longer documents" in failed.output

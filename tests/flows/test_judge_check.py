@@ -16,16 +16,28 @@ PAIRS = labelled_slice(60, seed=7)
 
 def check(url, *arguments):
     command = ["judge-check", "--pairs", "60", *arguments]
-    command += ["--set", f"evaluation.judge.base_url={url}", "--set", "evaluation.judge.model=m", "--set", "evaluation.judge.max_retries=0"]
+    command += [
+        "--set",
+        f"evaluation.judge.base_url={url}",
+        "--set",
+        "evaluation.judge.model=m",
+        "--set",
+        "evaluation.judge.max_retries=0",
+    ]
     return CliRunner().invoke(app, command)
 
 
 def test_the_slice_holds_every_kind_and_is_balanced():
     kinds = {pair.kind: pair.equal for pair in labelled_slice(200, seed=7)}
     assert kinds == {
-        "restated": True, "other unit": True, "near miss": False, "other sign": False, "other magnitude": False,
-        "other gold": False, "denied": False,
-    }  # fmt: skip
+        "restated": True,
+        "other unit": True,
+        "near miss": False,
+        "other sign": False,
+        "other magnitude": False,
+        "other gold": False,
+        "denied": False,
+    }
     assert sum(pair.equal for pair in PAIRS) == 30 == len(PAIRS) // 2
     assert PAIRS == labelled_slice(60, seed=7) != labelled_slice(60, seed=8)
 

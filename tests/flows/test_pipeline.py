@@ -58,9 +58,14 @@ def tracking(home: Path) -> TrackingSettings:
 def kill_when(home: Path, pattern: str) -> None:
     """Start the pipeline in a process group of its own and kill -9 the group at a line of its log."""
     process = subprocess.Popen(
-        COMMAND, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        COMMAND,
+        cwd=home,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         env=environment(home),
-    )  # fmt: skip
+    )
     assert process.stderr is not None
     seen = []
     for line in process.stderr:
@@ -142,7 +147,9 @@ def test_the_result_names_scores_artifacts_registry_and_report(home, resumed):
 
 def test_mlflow_has_a_parent_with_a_child_per_stage(home, resumed):
     client = client_for(tracking(home))
-    runs = client.search_runs([client.get_experiment_by_name("qwenlong").experiment_id], "attributes.status = 'FINISHED'")
+    runs = client.search_runs(
+        [client.get_experiment_by_name("qwenlong").experiment_id], "attributes.status = 'FINISHED'"
+    )
     children = {run.data.tags["stage"]: run for run in runs if "stage" in run.data.tags}
     assert set(how(resumed)) <= set(children)
     grpo = children["grpo-3"]

@@ -20,10 +20,16 @@ def call(*arguments: Any) -> Any:
 
 def rows_of(count: int, words: int = 60, first: int = 0) -> list[dict[str, Any]]:
     return [
-        {"id": f"r{i}", "domain": "math", "context": " ".join(f"{i}w{j}" for j in range(words)),
-         "question": f"How many in {i}?", "answers": ["5"], "answer_scale": "million"}
+        {
+            "id": f"r{i}",
+            "domain": "math",
+            "context": " ".join(f"{i}w{j}" for j in range(words)),
+            "question": f"How many in {i}?",
+            "answers": ["5"],
+            "answer_scale": "million",
+        }
         for i in range(first, first + count)
-    ]  # fmt: skip
+    ]
 
 
 def save(path: Path, rows: list[dict[str, Any]], tail: str = "") -> Path:
@@ -32,8 +38,22 @@ def save(path: Path, rows: list[dict[str, Any]], tail: str = "") -> Path:
 
 
 def test_training_rows_by_phase_without_the_evaluation_set(tmp_path: Path) -> None:
-    train, held_out = save(tmp_path / "t.jsonl", rows_of(6) + rows_of(4, 300, 6)), save(tmp_path / "e.jsonl", rows_of(2))
-    arguments = ["--source", f"jsonl={train}", "--against", f"jsonl={held_out}", "--phase", 500, "--phase", 4_000, "--phase", 8_000]
+    train, held_out = (
+        save(tmp_path / "t.jsonl", rows_of(6) + rows_of(4, 300, 6)),
+        save(tmp_path / "e.jsonl", rows_of(2)),
+    )
+    arguments = [
+        "--source",
+        f"jsonl={train}",
+        "--against",
+        f"jsonl={held_out}",
+        "--phase",
+        500,
+        "--phase",
+        4_000,
+        "--phase",
+        8_000,
+    ]
     result = call(*arguments, "--out", tmp_path / "a", "--json")
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
@@ -51,7 +71,9 @@ def test_training_rows_by_phase_without_the_evaluation_set(tmp_path: Path) -> No
 
 def test_evaluation_rows_are_shortened(tmp_path: Path) -> None:
     path = save(tmp_path / "e.jsonl", rows_of(3, 400))
-    result = call("--source", f"jsonl={path}", "--role", "eval", "--max-tokens", 300, "--out", tmp_path / "out", "--json")
+    result = call(
+        "--source", f"jsonl={path}", "--role", "eval", "--max-tokens", 300, "--out", tmp_path / "out", "--json"
+    )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["splits"]["eval"]["truncated"] == 3
     rows = read_examples(tmp_path / "out" / "eval.parquet")
@@ -74,7 +96,9 @@ def test_prepared_rows_are_a_source_again(tmp_path: Path) -> None:
     path = save(tmp_path / "t.jsonl", rows_of(3))
     assert call("--source", f"jsonl={path}", "--out", tmp_path / "out").exit_code == 0
     rows: list[Any] = list(read_source(str(tmp_path / "out" / "train.parquet")))
-    assert [(row.id, row.answers, row.metadata["answer_scale"]) for row in rows] == [(f"r{i}", ("5",), "million") for i in range(3)]
+    assert [(row.id, row.answers, row.metadata["answer_scale"]) for row in rows] == [
+        (f"r{i}", ("5",), "million") for i in range(3)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -94,8 +118,13 @@ def test_prepared_rows_are_a_source_again(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_ends_in_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:
-    files = {"GOOD": save(tmp_path / "good.jsonl", rows_of(3)), "BAD": save(tmp_path / "bad.jsonl", rows_of(2), '{"id": "cut')}
-    arguments = [argument.replace("GOOD", str(files["GOOD"])).replace("BAD", str(files["BAD"])) for argument in arguments]
+    files = {
+        "GOOD": save(tmp_path / "good.jsonl", rows_of(3)),
+        "BAD": save(tmp_path / "bad.jsonl", rows_of(2), '{"id": "cut'),
+    }
+    arguments = [
+        argument.replace("GOOD", str(files["GOOD"])).replace("BAD", str(files["BAD"])) for argument in arguments
+    ]
     result = call(*arguments, "--out", tmp_path / "out")
     assert result.exit_code == 2, result.output
     assert message in result.stderr
@@ -115,7 +144,17 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_refused_share_is_tolerated_where_it_is_allowed(tmp_path: Path) -> None:
     path = save(tmp_path / "bad.jsonl", rows_of(3), '{"id": "cut')
-    result = call("--source", f"jsonl={path}", "--max-refused-share", 0.25, "--near-duplicates", 0, "--out", tmp_path / "out", "--json")
+    result = call(
+        "--source",
+        f"jsonl={path}",
+        "--max-refused-share",
+        0.25,
+        "--near-duplicates",
+        0,
+        "--out",
+        tmp_path / "out",
+        "--json",
+    )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["splits"]["train"]["refused_by_reason"] == {"not valid JSON": 1}
     assert pq.read_metadata(tmp_path / "out" / "train.parquet").num_rows == 3

@@ -22,9 +22,15 @@ def call(*arguments: Any) -> Any:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     rows = [
-        {"id": f"r{i}", "domain": "math", "context": f"{i} " * (30 if i < 3 else 200), "question": f"How many in {i}?", "answers": ["5"]}
+        {
+            "id": f"r{i}",
+            "domain": "math",
+            "context": f"{i} " * (30 if i < 3 else 200),
+            "question": f"How many in {i}?",
+            "answers": ["5"],
+        }
         for i in range(6)
-    ]  # fmt: skip
+    ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = ["--source", f"jsonl={folder / 'rows.jsonl'}", "--phase", 256, "--phase", 1024, "--near-duplicates", 0]
     result = call("prepare", *arguments, "--out", folder / "data")

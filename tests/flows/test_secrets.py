@@ -43,7 +43,9 @@ SECRETS = {
     "HF_TOKEN": "planted-hub-token-44cd",
 }
 IN_ADDRESS = "planted-address-password-e7e7"
-BASIC = base64.b64encode(f"{SECRETS['MLFLOW_TRACKING_USERNAME']}:{SECRETS['MLFLOW_TRACKING_PASSWORD']}".encode()).decode()
+BASIC = base64.b64encode(
+    f"{SECRETS['MLFLOW_TRACKING_USERNAME']}:{SECRETS['MLFLOW_TRACKING_PASSWORD']}".encode()
+).decode()
 FORBIDDEN = [*SECRETS.values(), IN_ADDRESS, BASIC]
 SMALL = [
     "data.generate_sft=[{min_tokens=190, max_tokens=256, rows=8}]",
@@ -102,7 +104,9 @@ def test_a_run_that_fails_at_its_judge_leaves_no_secret(home, closed_port):
         params = dict(database.execute("SELECT key, value FROM params"))
     assert {"sft", "grpo-1"} <= set(names), "the run got as far as it should"
     assert params["rewards.judge.api_key_variable"] == "JUDGE_KEY", "the variable's name is told, not what it holds"
-    assert list((home / ".qwenlong/smoke/artifacts/artifacts/model").iterdir()) and list((home / ".qwenlong/prefect").glob("*.db"))
+    assert list((home / ".qwenlong/smoke/artifacts/artifacts/model").iterdir()) and list(
+        (home / ".qwenlong/prefect").glob("*.db")
+    )
     assert_nowhere(home)
 
 
@@ -110,7 +114,19 @@ def test_a_run_that_fails_at_its_judge_leaves_no_secret(home, closed_port):
 def mlflow_server(home: Path, port: int) -> Iterator[str]:
     """An MLflow server that keeps what it is told in ``home``."""
     store = ["--backend-store-uri", f"sqlite:///{home}/served.db", "--artifacts-destination", f"{home}/attachments"]
-    command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *store,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     with (home / "mlflow-server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=home, start_new_session=True)
     try:
@@ -138,14 +154,31 @@ def test_a_run_that_succeeds_with_all_its_secrets_in_use_leaves_none(home, close
         bucket, raw = server.make_bucket("secrets"), server.client()
         with served(sensible) as judge, mlflow_server(home, closed_port) as mlflow:
             steps = [f"grpo.phases.{number}.steps=1" for number in range(3)]
-            places = [f"storage.uri=s3://{bucket}/project", f"tracking.uri={mlflow}", f"rewards.judge.base_url={judge.url}"]
+            places = [
+                f"storage.uri=s3://{bucket}/project",
+                f"tracking.uri={mlflow}",
+                f"rewards.judge.base_url={judge.url}",
+            ]
             given = sets(*SMALL, *steps, *places, f"storage.s3.endpoint_url={server.endpoint}")
             done = qwenlong(home, "run", "--profile", "smoke", *given, AWS_SESSION_TOKEN="")
             assert done.returncode == 0, done.stderr[-3000:]
-            show = qwenlong(home, "artifacts", "show", "models:/qwenlong@challenger", "--profile", "smoke", *given, AWS_SESSION_TOKEN="")
+            show = qwenlong(
+                home,
+                "artifacts",
+                "show",
+                "models:/qwenlong@challenger",
+                "--profile",
+                "smoke",
+                *given,
+                AWS_SESSION_TOKEN="",
+            )
             assert show.returncode == 0, show.stderr[-3000:]
         assert any(SECRETS["JUDGE_KEY"] in header for header in judge.headers), "the judge was told its key"
-        keys_there = [item["Key"] for page in raw.get_paginator("list_objects_v2").paginate(Bucket=bucket) for item in page["Contents"]]
+        keys_there = [
+            item["Key"]
+            for page in raw.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+            for item in page["Contents"]
+        ]
         assert len(keys_there) > 50
         for key in keys_there:
             path = home / "bucket" / key
@@ -181,14 +214,21 @@ def test_servers_that_do_not_answer_are_named_without_keys(home, closed_port):
     away = qwenlong(home, "run", "--profile", "smoke", *bucket)
     assert away.returncode in (1, 2) and "s3://bucket/x" in away.stderr
     in_variable = qwenlong(
-        home, "run", "--profile", "smoke", "--set", "storage.uri=s3://bucket/x",
+        home,
+        "run",
+        "--profile",
+        "smoke",
+        "--set",
+        "storage.uri=s3://bucket/x",
         AWS_ENDPOINT_URL=f"http://u:{IN_ADDRESS}@127.0.0.1:{closed_port}",
-    )  # fmt: skip
+    )
     assert in_variable.returncode in (1, 2) and "carries credentials" in in_variable.stderr
     registry = qwenlong(home, "sync", "--profile", "smoke", *sets(f"tracking.uri={address}"))
     assert registry.returncode in (0, 1)
     doctor = qwenlong(home, "doctor", "--profile", "smoke", "--json", *sets(f"tracking.uri={address}"))
-    assert {"topic": "MLflow", "ok": False}.items() <= next(f for f in json.loads(doctor.stdout) if f["topic"] == "MLflow").items()
+    assert {"topic": "MLflow", "ok": False}.items() <= next(
+        f for f in json.loads(doctor.stdout) if f["topic"] == "MLflow"
+    ).items()
     assert_nowhere(home)
 
 

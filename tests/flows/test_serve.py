@@ -73,7 +73,9 @@ def test_the_deployments_are_listed(home, served):
     listed = prefect(home, served, "deployment", "ls")
     for name in ("qwenlong/full-pipeline", "nightly-eval/nightly", "promote/promote"):
         assert name in listed.replace("\n", "")
-    [deployment] = httpx.post(f"{served['api']}/deployments/filter", json={"deployments": {"name": {"any_": ["nightly"]}}}).json()
+    [deployment] = httpx.post(
+        f"{served['api']}/deployments/filter", json={"deployments": {"name": {"any_": ["nightly"]}}}
+    ).json()
     assert deployment["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
 
 
@@ -86,7 +88,9 @@ def flow_runs(served: dict[str, str], flow: str, **filters: Any) -> list[dict[st
 def test_the_coming_nights_are_scheduled(served):
     query = {"deployments": {"name": {"any_": ["nightly"]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
     deadline = time.monotonic() + 90
-    while not (runs := httpx.post(f"{served['api']}/flow_runs/filter", json=query).json()) and time.monotonic() < deadline:
+    while (
+        not (runs := httpx.post(f"{served['api']}/flow_runs/filter", json=query).json()) and time.monotonic() < deadline
+    ):
         time.sleep(1)
     assert runs and all("T02:00:00" in run["expected_start_time"] for run in runs)
 
@@ -95,11 +99,24 @@ def test_a_deployed_run_completes_with_its_stages_as_tasks(home, served):
     prefect(home, served, "deployment", "run", "qwenlong/full-pipeline", "-p", "profile=smoke", "--watch")
     [run] = httpx.post(f"{served['api']}/flow_runs/filter", json={"flows": {"name": {"any_": ["qwenlong"]}}}).json()
     assert run["state"]["type"] == "COMPLETED"
-    stages = {"base", "prepare", "sft", "grpo-1", "grpo-2", "grpo-3", "evaluate-grpo-3", "register", "promote", "report"}
+    stages = {
+        "base",
+        "prepare",
+        "sft",
+        "grpo-1",
+        "grpo-2",
+        "grpo-3",
+        "evaluate-grpo-3",
+        "register",
+        "promote",
+        "report",
+    }
     deadline = time.monotonic() + 60  # task states reach the server through its event stream
     states: dict[str, str] = {}
     while not (stages <= set(states) and set(states.values()) == {"COMPLETED"}) and time.monotonic() < deadline:
-        tasks = httpx.post(f"{served['api']}/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}).json()
+        tasks = httpx.post(
+            f"{served['api']}/task_runs/filter", json={"flow_runs": {"id": {"any_": [run["id"]]}}}
+        ).json()
         states = {task["name"]: task["state"]["type"] for task in tasks}
         time.sleep(1)
     assert stages <= set(states) and set(states.values()) == {"COMPLETED"}
@@ -109,12 +126,24 @@ def test_a_deployed_run_completes_with_its_stages_as_tasks(home, served):
     markdown = {item["key"]: item["data"] for item in artifacts if item["type"] == "markdown"}
     assert "grpo-3" in markdown["scores"] and "SHA-256" in markdown["stage-sft"]
     of_task = {item["key"]: item["task_run_id"] for item in artifacts}
-    assert all(of_task[f"stage-{task['name']}"] == task["id"] for task in tasks), "a stage's result is on its task's page"
+    assert all(of_task[f"stage-{task['name']}"] == task["id"] for task in tasks), (
+        "a stage's result is on its task's page"
+    )
 
 
 def test_nightly_says_what_is_missing_while_nothing_is_promoted(home, served):
     environment = os.environ | {"PREFECT_API_URL": served["api"], "PREFECT_HOME": str(home / ".qwenlong/prefect")}
-    command = [sys.executable, "-m", "prefect", "deployment", "run", "nightly-eval/nightly", "-p", "profile=smoke", "--watch"]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "deployment",
+        "run",
+        "nightly-eval/nightly",
+        "-p",
+        "profile=smoke",
+        "--watch",
+    ]
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     [run] = flow_runs(served, "nightly-eval", state={"type": {"any_": ["FAILED"]}})
@@ -125,10 +154,24 @@ def test_the_page_of_a_run_names_it_and_a_deployed_promotion_moves_the_alias(hom
     [run] = flow_runs(served, "qwenlong")
     assert (home / ".qwenlong/smoke/runs" / run["name"].removeprefix("smoke ")).is_dir(), "one id everywhere"
     wide = json.dumps(["promotion.margin=-2", "promotion.max_loss=1", "promotion.max_truncated_share=1"])
-    prefect(home, served, "deployment", "run", "promote/promote", "-p", "profile=smoke", "-p", f"overrides={wide}", "--watch")
+    prefect(
+        home,
+        served,
+        "deployment",
+        "run",
+        "promote/promote",
+        "-p",
+        "profile=smoke",
+        "-p",
+        f"overrides={wide}",
+        "--watch",
+    )
     [promotion] = flow_runs(served, "promote")
     assert promotion["name"].startswith("promote smoke version 1 ")
-    [shown] = httpx.post(f"{served['api']}/artifacts/filter", json={"artifacts": {"key": {"any_": ["promotion"]}}, "sort": "CREATED_DESC", "limit": 1}).json()
+    [shown] = httpx.post(
+        f"{served['api']}/artifacts/filter",
+        json={"artifacts": {"key": {"any_": ["promotion"]}}, "sort": "CREATED_DESC", "limit": 1},
+    ).json()
     assert shown["data"].startswith("# Promoted") and "- pass **complete**: " in shown["data"]
 
 
@@ -160,7 +203,9 @@ def test_of_two_nights_at_once_one_runs_and_the_other_is_cancelled_and_a_late_on
 
 def prefect_server(environment: dict[str, str], port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 180
     while not is_up(f"http://127.0.0.1:{port}/api/health"):
         assert process.poll() is None and time.monotonic() < deadline

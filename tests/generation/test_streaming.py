@@ -48,7 +48,13 @@ def stream(server, **changes):
 
 
 def test_a_servers_pieces_come_with_its_reasoning_in_tags():
-    deltas = [{"role": "assistant", "content": ""}, {"reasoning_content": "2 and"}, {"reasoning_content": " 3"}, {"content": "It is"}, {"content": " 5."}]
+    deltas = [
+        {"role": "assistant", "content": ""},
+        {"reasoning_content": "2 and"},
+        {"reasoning_content": " 3"},
+        {"content": "It is"},
+        {"content": " 5."},
+    ]
     with served(lambda n, request: sse(*deltas)) as server:
         pieces = stream(server)
         body = server.requests[0]

@@ -17,9 +17,16 @@ PROMPTS = [[5, 6, 7, 8, 9], [11, 12], [3, 4, 5, 6, 7, 8, 9, 10, 11]]
 def small_model(vocab: int = 32, sharp: float = 20.0) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=vocab, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, bos_token_id=1, eos_token_id=2, pad_token_id=2,
-    )  # fmt: skip
+        vocab_size=vocab,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
     model = LlamaForCausalLM(config).eval()
     model.lm_head.weight.data *= sharp
     return model
@@ -28,9 +35,7 @@ def small_model(vocab: int = 32, sharp: float = 20.0) -> LlamaForCausalLM:
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_greedy_equals_transformers_generate(batch_size: int) -> None:
     model = small_model()
-    groups = TransformersEngine(model, LetterTokenizer(), batch_size).generate(
-        PROMPTS, 2, Sampling(0.0, 1.0, 150)
-    )
+    groups = TransformersEngine(model, LetterTokenizer(), batch_size).generate(PROMPTS, 2, Sampling(0.0, 1.0, 150))
     for prompt, group in zip(PROMPTS, groups):
         assert [list(c.token_ids) for c in group] == [greedy_by_generate(model, prompt, 150)] * 2
 

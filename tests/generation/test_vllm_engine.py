@@ -84,9 +84,7 @@ def test_stop_strings_end_where_the_transformers_engine_ends(
 
 
 @pytest.mark.vllm
-def test_a_seed_fixes_a_prompts_draws_and_every_draw_is_its_own(
-    engine: VLLMEngine, prompts: list[list[int]]
-) -> None:
+def test_a_seed_fixes_a_prompts_draws_and_every_draw_is_its_own(engine: VLLMEngine, prompts: list[list[int]]) -> None:
     sampling = Sampling(1.0, 0.95, 12, seed=5)
     found = ids(engine.generate([*prompts, prompts[0]], 3, sampling))
     assert ids(engine.generate([*prompts, prompts[0]], 3, sampling)) == found

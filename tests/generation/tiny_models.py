@@ -19,15 +19,22 @@ class LetterTokenizer:
         return " ".join(str(i) for i in ids if i != 2 or not skip_special_tokens)
 
 
-def tiny_model(
-    kind: str = "llama", vocab: int = 32, heads: int = 4, kv_heads: int = 2, sharp: float = 1.0
-) -> Any:
+def tiny_model(kind: str = "llama", vocab: int = 32, heads: int = 4, kv_heads: int = 2, sharp: float = 1.0) -> Any:
     """A model whose attention matters: its weights are fifteen times as large as transformers draws them."""
     torch.manual_seed(0)
     config = CONFIGS[kind](
-        vocab_size=vocab, hidden_size=8 * heads, intermediate_size=64, num_hidden_layers=2, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, head_dim=8, bos_token_id=1, eos_token_id=2, pad_token_id=2, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=vocab,
+        hidden_size=8 * heads,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=8,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        initializer_range=0.3,
+    )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         model.lm_head.weight.mul_(sharp)
@@ -45,9 +52,7 @@ def greedy_by_generate(model: Any, prompt: list[int], limit: int) -> list[int]:
 
 
 @torch.no_grad()
-def logprobs_by_forward(
-    model: Any, prompt: list[int], completion: tuple[int, ...], temperature: float
-) -> torch.Tensor:
+def logprobs_by_forward(model: Any, prompt: list[int], completion: tuple[int, ...], temperature: float) -> torch.Tensor:
     """Log-probs ``[C]`` of a completion, by one plain forward over the whole sequence."""
     logits = model(input_ids=torch.tensor([prompt + list(completion)])).logits[0, len(prompt) - 1 : -1]
     chosen = torch.tensor(completion)[:, None]

@@ -19,10 +19,16 @@ def cases() -> list[dict[str, Any]]:
 def example_of(case: dict[str, Any]) -> Example:
     scale = {"answer_scale": case["answer_scale"]} if "answer_scale" in case else {}
     return Example(
-        id=case["id"], source="golden", domain="math", answer_type=case["answer_type"], context="",
-        question=case.get("question", ""), answers=tuple(case["answers"]), choices=tuple(case.get("choices", ())),
+        id=case["id"],
+        source="golden",
+        domain="math",
+        answer_type=case["answer_type"],
+        context="",
+        question=case.get("question", ""),
+        answers=tuple(case["answers"]),
+        choices=tuple(case.get("choices", ())),
         metadata=scale,
-    )  # fmt: skip
+    )
 
 
 def completion_of(case: dict[str, Any]) -> Completion:
@@ -59,10 +65,7 @@ def _any_letter(text: str, gold: str) -> bool:
 
 def _persuaded_judge(text: str, gold: str) -> bool:
     """A judge that is shown the whole completion and whose "YES" is looked for anywhere."""
-    return (
-        re.search(r"\byes\b|\bcorrect\b|\bequivalent\b|\bgold\b|reference answer", text, re.IGNORECASE)
-        is not None
-    )
+    return re.search(r"\byes\b|\bcorrect\b|\bequivalent\b|\bgold\b|reference answer", text, re.IGNORECASE) is not None
 
 
 def lazy_scorer_pays(case: dict[str, Any]) -> bool:

@@ -64,9 +64,7 @@ def test_f1_is_squads(prediction: str, gold: str) -> None:
 
 @given(prediction=ASCII, gold=ASCII)
 def test_exact_match_is_squads_on_ascii(prediction: str, gold: str) -> None:
-    assert metrics.exact_match(prediction, [gold]) == float(
-        official_normalize(prediction) == official_normalize(gold)
-    )
+    assert metrics.exact_match(prediction, [gold]) == float(official_normalize(prediction) == official_normalize(gold))
 
 
 @given(prediction=ASCII, gold=ASCII)

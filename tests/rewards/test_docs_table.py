@@ -38,8 +38,6 @@ def test_every_row_of_the_choice_table_is_a_golden_case() -> None:
 
 def test_every_pipe_row_was_checked() -> None:
     lines = [
-        line
-        for line in DOCS.splitlines()
-        if line.startswith("| ") and not line.startswith(("| type", "| completion"))
+        line for line in DOCS.splitlines() if line.startswith("| ") and not line.startswith(("| type", "| completion"))
     ]
     assert len(lines) == len(ROW.findall(DOCS)) + len(CHOICE_ROW.findall(DOCS))

@@ -11,9 +11,15 @@ SETTINGS = RewardSettings()
 
 def example(answer: str = "32", answer_type: str = "number", **more: Any) -> Example:
     return Example(
-        id="e", source="test", domain="math", answer_type=answer_type, context="", question=more.pop("question", "?"),
-        answers=(answer,), **more,
-    )  # fmt: skip
+        id="e",
+        source="test",
+        domain="math",
+        answer_type=answer_type,
+        context="",
+        question=more.pop("question", "?"),
+        answers=(answer,),
+        **more,
+    )
 
 
 def completion(text: str, tokens: int = 10, finish: FinishReason = "stop") -> Completion:
@@ -46,9 +52,7 @@ def test_evaluation_gives_no_length_penalty() -> None:
 
 
 def test_cut_completion_without_commitment_is_truncated_and_penalized() -> None:
-    got = score(
-        "<think>long", tokens=100, finish="length", limits=LengthLimits(max_tokens=100, cache_tokens=10)
-    )
+    got = score("<think>long", tokens=100, finish="length", limits=LengthLimits(max_tokens=100, cache_tokens=10))
     assert (got.status, got.value, got.rule, got.extracted, got.accuracy) == (
         "truncated",
         -1.0,

@@ -40,9 +40,7 @@ def judge_at(url: str, **more: Any) -> Judge:
 def ask(judge: Judge, *answers: str, gold: str = "Paris") -> list[Verdict]:
     async def asked() -> list[Verdict]:
         try:
-            return await judge.verdicts(
-                [JudgeQuestion(question="Where?", golds=(gold,), answer=a) for a in answers]
-            )
+            return await judge.verdicts([JudgeQuestion(question="Where?", golds=(gold,), answer=a) for a in answers])
         finally:
             await judge.close()
 
@@ -120,8 +118,10 @@ def test_judge_sees_question_golds_and_extracted_answer_only() -> None:
         score(judge_at(server.url, seed=42), "London")
     request = server.requests[0]
     assert json.loads(request["messages"][1]["content"]) == {
-        "question": "Where?", "reference_answers": ["Paris"], "candidate_answer": "London",
-    }  # fmt: skip
+        "question": "Where?",
+        "reference_answers": ["Paris"],
+        "candidate_answer": "London",
+    }
     assert (request["temperature"], request["seed"], request["model"]) == (0.0, 42, "m")
     assert "think" not in json.dumps(request)
 
@@ -217,11 +217,7 @@ def test_retry_after_is_waited_for(header: str) -> None:
 
     def choose(n: int, _request: dict[str, Any]) -> Respond:
         at.append(time.monotonic())
-        when = (
-            format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
-            if header == "date"
-            else header
-        )
+        when = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True) if header == "date" else header
         return (
             raw(b'{"error": {"message": "slow down"}}', "429 Too Many Requests", **{"retry-after": when})
             if n == 0
@@ -249,9 +245,7 @@ def test_noise_is_asked_about_once_more_with_a_reminder() -> None:
 
 def test_concurrency_is_bounded_and_used() -> None:
     with served(lambda n, r: says("[[NO]]", after=0.05)) as server:
-        verdicts = ask(
-            judge_at(server.url, concurrency=5, timeout_seconds=30), *[f"city {i}" for i in range(40)]
-        )
+        verdicts = ask(judge_at(server.url, concurrency=5, timeout_seconds=30), *[f"city {i}" for i in range(40)])
     assert [v.equal for v in verdicts] == [False] * 40
     assert server.most_open == 5
 
@@ -299,9 +293,7 @@ def test_faults_are_never_cached(tmp_path: Path) -> None:
 
 def test_tokens_and_cost_are_counted() -> None:
     with served(lambda n, r: says("[[NO]]")) as server:
-        judge = judge_at(
-            server.url, price_per_million_prompt_tokens=2.0, price_per_million_completion_tokens=10.0
-        )
+        judge = judge_at(server.url, price_per_million_prompt_tokens=2.0, price_per_million_completion_tokens=10.0)
         ask(judge, "a", "b", "c")
     assert (judge.counts.prompt_tokens, judge.counts.completion_tokens) == (300, 15)
     assert judge.counts.cost == pytest.approx((300 * 2 + 15 * 10) / 1e6)
@@ -332,16 +324,12 @@ def test_health_check_shows_agreement() -> None:
 def test_health_check_refuses_a_judge_that_says_yes_to_all() -> None:
     with served(lambda n, r: says("[[YES]]")) as server:
         judge = judge_at(server.url)
-        with pytest.raises(
-            RuntimeError, match=r"agrees on 50% of 12 fixed pairs < 75%.*'Pierre Curie': said equal"
-        ):
+        with pytest.raises(RuntimeError, match=r"agrees on 50% of 12 fixed pairs < 75%.*'Pierre Curie': said equal"):
             asyncio.run(require_judge(judge))
 
 
 def test_health_check_refuses_a_judge_that_is_not_there() -> None:
-    with pytest.raises(
-        RuntimeError, match=r"judge 'm' at http://127\.0\.0\.1:9/v1 gave no verdict: .*Start it"
-    ):
+    with pytest.raises(RuntimeError, match=r"judge 'm' at http://127\.0\.0\.1:9/v1 gave no verdict: .*Start it"):
         asyncio.run(require_judge(judge_at("http://127.0.0.1:9/v1", max_retries=0)))
 
 

@@ -88,13 +88,9 @@ def test_a_generating_server_answers_in_the_protocol(settings: JudgeSettings) ->
     judge = Judge(settings)
     verdicts = asyncio.run(judge.verdicts(QUESTIONS))
     for verdict in verdicts:
-        assert (
-            verdict.equal is not None or "no strict verdict in" in verdict.error
-        )  # a real reply, not a fault
+        assert verdict.equal is not None or "no strict verdict in" in verdict.error  # a real reply, not a fault
     assert judge.counts.requests == len(QUESTIONS) + judge.counts.asked_again
-    assert judge.counts.prompt_tokens > 100 * len(
-        QUESTIONS
-    )  # the whole prompt went through its chat template
+    assert judge.counts.prompt_tokens > 100 * len(QUESTIONS)  # the whole prompt went through its chat template
     assert judge.counts.completion_tokens > 0
 
 
@@ -111,9 +107,7 @@ def test_scores_from_a_generating_server_are_verdicts_or_unscored(settings: Judg
     texts = ["The answer is Paris.", "The answer is the French capital.", "I do not know."]
     completions = [Completion(text=text, token_ids=(), finish_reason="stop") for text in texts]
     judge = Judge(settings)
-    right, paraphrased, silent = score_completions_sync(
-        [example] * 3, completions, RewardSettings(), None, judge
-    )
+    right, paraphrased, silent = score_completions_sync([example] * 3, completions, RewardSettings(), None, judge)
     assert (right.value, right.judge) == (1.0, None)
     assert (silent.value, silent.status) == (0.0, "no_answer")
     assert paraphrased.rule == 0.0

@@ -35,9 +35,7 @@ FRAGMENTS = [
 @st.composite
 def hostile_texts(draw: st.DrawFn) -> str:
     """A few fragments, each perhaps repeated until the text is as long as is allowed."""
-    pieces = draw(
-        st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=20)), min_size=1, max_size=6)
-    )
+    pieces = draw(st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=20)), min_size=1, max_size=6))
     unit = "".join(pieces)
     copies = draw(st.sampled_from([1, 3, MAX_CHARS // (len(unit) + 1) + 1]))
     before, after = draw(
@@ -48,9 +46,15 @@ def hostile_texts(draw: st.DrawFn) -> str:
 
 def gold_example(answer_type: AnswerType) -> Example:
     return Example(
-        id="e", source="t", domain="math", answer_type=answer_type, context="", question="How much, in millions?",
-        answers=(GOLDS[answer_type],), choices=CHOICES if answer_type == "choice" else (),
-    )  # fmt: skip
+        id="e",
+        source="t",
+        domain="math",
+        answer_type=answer_type,
+        context="",
+        question="How much, in millions?",
+        answers=(GOLDS[answer_type],),
+        choices=CHOICES if answer_type == "choice" else (),
+    )
 
 
 def paid(text: str, case: Example) -> float:

@@ -20,9 +20,16 @@ def example_of(row: dict[str, Any]) -> Example:
     kind: Any = "choice" if row.get("choices") else "number" if row["domain"] == "math" else "span"
     scale = {"answer_scale": row["answer_scale"]} if row.get("answer_scale") else {}
     return Example(
-        id=row["id"], source=row["source"], domain=row["domain"], answer_type=kind, context="", question=row["question"],
-        answers=tuple(row["answers"]), choices=tuple(row.get("choices") or ()), metadata=scale,
-    )  # fmt: skip
+        id=row["id"],
+        source=row["source"],
+        domain=row["domain"],
+        answer_type=kind,
+        context="",
+        question=row["question"],
+        answers=tuple(row["answers"]),
+        choices=tuple(row.get("choices") or ()),
+        metadata=scale,
+    )
 
 
 @pytest.mark.skipif(not FOLDER, reason="QWENLONG_REAL_DATA names no folder")
@@ -35,11 +42,7 @@ def test_golds_in_the_required_form_are_paid() -> None:
             rows = [json.loads(line) for line in lines]
         for row in rows:
             example = example_of(row)
-            form = (
-                "The correct answer is ({})."
-                if example.answer_type == "choice"
-                else "Therefore, the answer is {}."
-            )
+            form = "The correct answer is ({})." if example.answer_type == "choice" else "Therefore, the answer is {}."
             for gold in example.answers:
                 completion = Completion(
                     text=f"<think>…</think>\n\n{form.format(gold)}", token_ids=(), finish_reason="stop"

@@ -70,9 +70,7 @@ BAD = {
     line(id=None).strip(): "id.",
     line(answer_type="number").strip(): "gold 'Paris' is no number",
     line(answer_type="choice", choices=["a", "b"]).strip(): "one letter in A..B",
-    line(
-        answer_type="number", answers=["1"], answer_scale="dozen"
-    ).strip(): "answer_scale='dozen' is unknown",
+    line(answer_type="number", answers=["1"], answer_scale="dozen").strip(): "answer_scale='dozen' is unknown",
     line(completion="x" * (MAX_LINE_BYTES + 10)).strip(): "longer than 8,388,608 bytes",
 }
 
@@ -151,8 +149,10 @@ def test_judge_is_asked_from_the_command(tmp_path: Path) -> None:
         assert len(server.requests) == 1
     assert code == 0
     assert [(row["value"], row["rule"], row["judge"], row["status"]) for row in out] == [
-        (1.0, 1.0, None, "scored"), (1.0, 0.0, 1.0, "scored"), (0.0, None, None, "no_answer"),
-    ]  # fmt: skip
+        (1.0, 1.0, None, "scored"),
+        (1.0, 0.0, 1.0, "scored"),
+        (0.0, None, None, "no_answer"),
+    ]
 
 
 def test_a_judge_that_hangs_leaves_lines_unscored_and_says_so() -> None:

@@ -64,7 +64,15 @@ def make(store: Store, folder: Path, kind: str, text: str, stage: str = "", **pa
     if stage:
         settings = {"learning_rate": text}
         store.record(
-            StageRecord(stage=stage, fingerprint=text, ref=ref, profile="p", settings=settings, created_at=now(), mlflow_run_id="run7")
+            StageRecord(
+                stage=stage,
+                fingerprint=text,
+                ref=ref,
+                profile="p",
+                settings=settings,
+                created_at=now(),
+                mlflow_run_id="run7",
+            )
         )
     return ref
 
@@ -141,11 +149,15 @@ def test_gc_takes_unfinished_uploads_and_remains(bucket, s3_server, tracking, tm
     kept = make(store, tmp_path / "out", "model", "kept", "sft")
     for prefix in ("project", "another"):
         upload = raw.create_multipart_upload(Bucket=bucket, Key=f"{prefix}/artifacts/model/x/weights")
-        raw.upload_part(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"], PartNumber=1, Body=b"x" * 5 * MIB)
+        raw.upload_part(
+            Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"], PartNumber=1, Body=b"x" * 5 * MIB
+        )
         raw.put_object(Bucket=bucket, Key=f"{prefix}/artifacts/model/y/weights", Body=b"half")
     assert collect(store, tracking, TODAY, delete=True) == []
     assert len(collect(store, tracking, IN_40_DAYS, delete=True)) == 2
-    assert [upload["Key"] for upload in raw.list_multipart_uploads(Bucket=bucket)["Uploads"]] == ["another/artifacts/model/x/weights"]
+    assert [upload["Key"] for upload in raw.list_multipart_uploads(Bucket=bucket)["Uploads"]] == [
+        "another/artifacts/model/x/weights"
+    ]
     assert raw.head_object(Bucket=bucket, Key="another/artifacts/model/y/weights")
     assert left(store) == {kept.sha256}
 
@@ -203,7 +215,9 @@ def test_verification_names_the_damaged_file(store, tmp_path):
     if isinstance(store, LocalStore):
         (store.root / "artifacts" / "model" / ref.sha256 / "content.json").write_text("x")
     else:
-        store.client.put_object(Bucket=store.bucket, Key=f"project/artifacts/model/{ref.sha256}/content.json", Body=b"x")
+        store.client.put_object(
+            Bucket=store.bucket, Key=f"project/artifacts/model/{ref.sha256}/content.json", Body=b"x"
+        )
     found = verify_all(store, refs_in(store.listing(), store.uri))
     assert found == {f"model/{ref.sha256}": ["content.json"], f"model/{whole.sha256}": []}
 

@@ -73,7 +73,11 @@ def test_tags_say_why_when_by_whom_and_from_which_runs(settings, store, tmp_path
     apply(settings, store, first, None, tmp_path)
     apply(settings, store, second, first, tmp_path, promote=False)
     said = tags(settings, first)
-    assert (said["champion.reason"], said["champion.over"], said["champion.runs"]) == ("because", "none", "pipeline p1, MLflow run m1")
+    assert (said["champion.reason"], said["champion.over"], said["champion.runs"]) == (
+        "because",
+        "none",
+        "pipeline p1, MLflow run m1",
+    )
     assert said["champion.since"].startswith("20") and "@" in said["champion.by"]
     assert "not promoted, champion stays version 1: because" in tags(settings, second)["promotion.outcome"]
 
@@ -95,7 +99,9 @@ def test_a_rollback_brings_the_previous_champion_back_once(settings, store, tmp_
     with pytest.raises(ValueError, match="version 1 is the first"):
         roll_back(settings, store, "too early")
     apply(settings, store, second, first, tmp_path)
-    assert "version 1 was restored by a rollback from version 2" in roll_back(settings, store, "answers in French").words
+    assert (
+        "version 1 was restored by a rollback from version 2" in roll_back(settings, store, "answers in French").words
+    )
     assert by_alias(settings, CHAMPION) == first and by_alias(settings, PREVIOUS) is None
     said = tags(settings, second)
     assert (said["rollback.reason"], said["rollback.to"]) == ("answers in French", "1") and said["rollback.at"]
@@ -170,7 +176,9 @@ def server(tmp_path_factory) -> Iterator[str]:
 
 def promote_at(uri: str, root: Path, folder: Path, version: str, baseline: str | None, start: float) -> str:
     settings = TrackingSettings(uri=uri)
-    challenger, champion = (RegisteredVersion.model_validate_json(text) if text else None for text in (version, baseline))
+    challenger, champion = (
+        RegisteredVersion.model_validate_json(text) if text else None for text in (version, baseline)
+    )
     time.sleep(max(0.0, start - time.time()))
     return apply_decision(settings, LocalStore(root), challenger, champion, folder, fresh=True, runs="race")
 
@@ -185,12 +193,16 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(registry, tmp_
             said, start = [], time.time() + (10 if number == 0 else 0.5)
             champion = baseline.model_dump_json() if baseline else None
             tasks = [
-                pool.submit(promote_at, registry, tmp_path / "store", folder, v.model_dump_json(), champion, start) for v in pair
+                pool.submit(promote_at, registry, tmp_path / "store", folder, v.model_dump_json(), champion, start)
+                for v in pair
             ]
             said = [task.result() for task in tasks]
             [winner] = [index for index, text in enumerate(said) if "promoted to champion" in text]
             loser = said[1 - winner]
-            assert "not promoted: the champion has changed meanwhile" in loser and f"version {pair[winner].version}" in loser
+            assert (
+                "not promoted: the champion has changed meanwhile" in loser
+                and f"version {pair[winner].version}" in loser
+            )
             assert by_alias(settings, CHAMPION) == pair[winner]
             assert by_alias(settings, PREVIOUS) == baseline
             baseline = pair[winner]

@@ -88,7 +88,9 @@ def test_a_damaged_one_in_the_store_is_passed_over(tmp_path):
         checkpoint(work, step)
         publisher.publish_newest()
     newest = stored_checkpoints(store, TRAINING)[0].ref
-    (tmp_path / "store/artifacts/checkpoint" / newest.sha256 / "checkpoints/checkpoint-2/model.safetensors").write_text("x")
+    (tmp_path / "store/artifacts/checkpoint" / newest.sha256 / "checkpoints/checkpoint-2/model.safetensors").write_text(
+        "x"
+    )
     restore(tmp_path / "new", LocalStore(tmp_path / "store"), TRAINING, print)
     assert newest_complete(tmp_path / "new/checkpoints").name == "checkpoint-1"
 
@@ -178,14 +180,19 @@ print("DIGEST", ref.sha256)
 """
 
 
-def _run(home: Path, settings: Settings, inputs: dict[str, ArtifactRef], how: str, until: Callable[[str], bool]) -> list[str]:
+def _run(
+    home: Path, settings: Settings, inputs: dict[str, ArtifactRef], how: str, until: Callable[[str], bool]
+) -> list[str]:
     """Run the stage in a process group of its own and kill -9 the group at the first line that ``until`` takes."""
     (home / "settings.json").write_text(settings.model_dump_json())
     given = json.dumps({name: ref.model_dump() for name, ref in inputs.items()})
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(home / "settings.json"), given, how],
-        stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=ROOT,
+    )
     assert process.stdout is not None
     lines = []
     for line in process.stdout:

@@ -52,7 +52,11 @@ class Server:
         command = ["mlflow", "server", "--backend-store-uri", database, "--host", "127.0.0.1", "--port", str(self.port)]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *command, "--workers", "1"], stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+                [sys.executable, "-m", *command, "--workers", "1"],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
             )
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
@@ -97,7 +101,9 @@ def settings_of(home: Path, tracking: TrackingSettings, *overrides: str) -> Sett
     return settings.model_copy(update={"storage": storage_settings, "tracking": tracking, "launch": launch})
 
 
-def stage(spec: Any, inputs: dict[str, ArtifactRef], settings: Settings, on_line: Any = lambda line: None) -> StageOutcome:
+def stage(
+    spec: Any, inputs: dict[str, ArtifactRef], settings: Settings, on_line: Any = lambda line: None
+) -> StageOutcome:
     context = RunContext(settings=settings, run_id="test")
     return execute_stage(spec, inputs, context, forced=False, log=print, progress=on_line)
 
@@ -153,7 +159,16 @@ def test_a_server_that_is_away_all_the_time_is_told_by_sync(prepared, server):
     with pytest.raises(ConnectionError, match="nothing was registered"):
         register(settings.tracking, {"model": outcome.ref, "evaluation": evaluation}, None, home)
     sets = [f"tracking.uri={server.uri}", f"storage.runs_dir={settings.storage.runs_dir}"]
-    command = [sys.executable, "-m", "flows.cli", "sync", "--profile", "smoke", "--json", *(p for s in sets for p in ("--set", s))]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "sync",
+        "--profile",
+        "smoke",
+        "--json",
+        *(p for s in sets for p in ("--set", s)),
+    ]
     away = subprocess.run(command, cwd=home, capture_output=True, text=True)
     assert away.returncode == 1 and "1 wait in" in away.stderr
     server.start()

@@ -76,7 +76,9 @@ def test_a_launcher_gives_its_workers_the_time_to_save_that_the_task_gives(lock)
 
 
 def test_the_command_is_one_a_person_can_type(tmp_path):
-    command = stage_command("qwenlong_core.training.sft", ["--num_processes", "2"], Path("job.json"), {"data": tmp_path}, tmp_path)
+    command = stage_command(
+        "qwenlong_core.training.sft", ["--num_processes", "2"], Path("job.json"), {"data": tmp_path}, tmp_path
+    )
     assert command[1:6] == ["-m", "accelerate.commands.launch", "--num_processes", "2", "-m"]
     assert command[6:9] == ["qwenlong_core.training.sft", "--job", "job.json"]
     assert f"--input=data={tmp_path}" in command

@@ -88,12 +88,15 @@ def small_disk(monkeypatch):
     return of
 
 
-@pytest.mark.parametrize(("limit", "total", "kept"), [
-    (None, 350 * KB, {"bb", "cc", "dd"}),  # 315 kB may be used
-    (None, 450 * KB, {"aa", "bb", "cc", "dd"}),
-    (10**9, 450 * KB, {"aa", "bb", "cc", "dd"}),  # the limit is the user's, and the disk's end
-    (10**9, 250 * KB, {"cc", "dd"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("limit", "total", "kept"),
+    [
+        (None, 350 * KB, {"bb", "cc", "dd"}),  # 315 kB may be used
+        (None, 450 * KB, {"aa", "bb", "cc", "dd"}),
+        (10**9, 450 * KB, {"aa", "bb", "cc", "dd"}),  # the limit is the user's, and the disk's end
+        (10**9, 250 * KB, {"cc", "dd"}),
+    ],
+)
 def test_a_full_disk_keeps_what_fits(tmp_path, small_disk, limit, total, kept):
     cache = ReadCache(tmp_path / "cache", limit)
     small_disk(cache, total)

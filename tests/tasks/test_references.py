@@ -13,7 +13,11 @@ from tasks.store import open_store
 
 @pytest.fixture
 def settings(tmp_path):
-    places = {"storage.uri": tmp_path / "store", "storage.work_dir": tmp_path / "work", "tracking.uri": f"sqlite:///{tmp_path}/m.db"}
+    places = {
+        "storage.uri": tmp_path / "store",
+        "storage.work_dir": tmp_path / "work",
+        "tracking.uri": f"sqlite:///{tmp_path}/m.db",
+    }
     return load_settings("smoke", [f"{key}={value}" for key, value in places.items()])
 
 
@@ -28,7 +32,9 @@ def test_an_artifact_by_the_beginning_of_its_digest_or_by_its_uri(settings, tmp_
     ref = publish(settings, tmp_path)
     for given in (f"model/{ref.short}", f"model/{ref.sha256}", ref.uri):
         found = resolve_model(settings, given)
-        assert found.artifact.sha256 == ref.sha256 and json.loads((found.folder / "config.json").read_text()) == {"note": "a"}
+        assert found.artifact.sha256 == ref.sha256 and json.loads((found.folder / "config.json").read_text()) == {
+            "note": "a"
+        }
     with pytest.raises(ArtifactError, match="there is no artifact model/000000"):
         resolve_model(settings, "model/000000")
 
@@ -45,7 +51,11 @@ def test_an_alias_and_a_version_of_the_registry(settings, tmp_path):
     register(settings.tracking, {"model": model, "evaluation": evaluation}, None, tmp_path)
     for given in ("models:/qwenlong@challenger", "models:/qwenlong/1"):
         found = resolve_model(settings, given)
-        assert (found.artifact.sha256, found.evaluation.sha256, found.name) == (model.sha256, evaluation.sha256, "qwenlong-v1")
+        assert (found.artifact.sha256, found.evaluation.sha256, found.name) == (
+            model.sha256,
+            evaluation.sha256,
+            "qwenlong-v1",
+        )
     for given in ("models:/qwenlong@champion", "models:/qwenlong/7", "models:/other@challenger"):
         with pytest.raises(ValueError, match="has no such model"):
             resolve_model(settings, given)

@@ -42,7 +42,9 @@ def test_registering_twice_adopts_the_version(settings, tmp_path):
     assert by_alias(settings, CHALLENGER) == second and still_registered(settings, first)
     assert find_version(settings, first.model, second.evaluation) is None
     described = client_for(settings).get_model_version("qwenlong", "1").description
-    assert described.startswith("Policy 000000000000\n\n- model: `model/000000000000`\n") and "|" not in described, "MLflow draws no tables"
+    assert described.startswith("Policy 000000000000\n\n- model: `model/000000000000`\n") and "|" not in described, (
+        "MLflow draws no tables"
+    )
 
 
 class Unavailable(BaseHTTPRequestHandler):

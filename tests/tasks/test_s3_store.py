@@ -277,7 +277,10 @@ def test_check_says_what_the_server_does(store):
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "AWS_SECRET_ACCESS_KEY"),
         ({"AWS_ACCESS_KEY_ID": "nobody"}, "AWS_ACCESS_KEY_ID"),
-        ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None, "AWS_EC2_METADATA_DISABLED": "true"}, "no complete credentials"),
+        (
+            {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None, "AWS_EC2_METADATA_DISABLED": "true"},
+            "no complete credentials",
+        ),
         ({"bucket": "not-there"}, "no such bucket"),
         ({"endpoint": "http://127.0.0.1:9"}, "127.0.0.1:9"),
         ({"AWS_PROFILE": "nobody"}, "nobody"),

@@ -26,13 +26,21 @@ def jobs(*overrides: str) -> dict[str, dict]:
     settings = load_settings("smoke", overrides)
     specs = [base_stage(settings), prepare_stage(settings), sft_stage(settings)]
     specs += [grpo_stage(settings, index) for index in (1, 2, 3)]
-    specs += [evaluate_stage(settings, "sft"), register_stage(settings), promote_stage(settings, {}, ()), report_stage(settings)]
+    specs += [
+        evaluate_stage(settings, "sft"),
+        register_stage(settings),
+        promote_stage(settings, {}, ()),
+        report_stage(settings),
+    ]
     return {spec.name: spec.job for spec in specs}
 
 
 def test_how_a_judge_is_reached_and_how_often_is_saved_re_run_nothing():
     judge = "rewards.judge={base_url='http://u', model='m'%s}"
-    refs = {"model": ArtifactRef(kind="model", uri="u", sha256="a"), "data": ArtifactRef(kind="data", uri="u", sha256="b")}
+    refs = {
+        "model": ArtifactRef(kind="model", uri="u", sha256="a"),
+        "data": ArtifactRef(kind="data", uri="u", sha256="b"),
+    }
 
     def key(*overrides: str) -> str:
         return stage_fingerprint(grpo_stage(load_settings("smoke", overrides), 1), refs)

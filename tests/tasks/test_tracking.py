@@ -66,7 +66,11 @@ def test_a_line_the_tracker_did_not_take_is_sent_again(tmp_path):
 
 def test_numbers_become_metrics_at_their_step_and_nothing_else():
     metrics = to_metrics({"step": 7, "total_steps": 9, "reward": 0.5, "done": True, "note": "x", "pass@2": 1}, 1000)
-    assert {(m.key, m.value, m.step) for m in metrics} == {("total_steps", 9, 7), ("reward", 0.5, 7), ("pass_at_2", 1, 7)}
+    assert {(m.key, m.value, m.step) for m in metrics} == {
+        ("total_steps", 9, 7),
+        ("reward", 0.5, 7),
+        ("pass_at_2", 1, 7),
+    }
 
 
 def test_nested_settings_become_dotted_parameters():
@@ -87,7 +91,9 @@ def test_a_stage_run_holds_params_inputs_metrics_and_a_model_that_points_at_the_
     assert all(child.send(line) for line in lines)
     run_id = child.finish("FINISHED", lines=lines, output=MODEL, tags={"cached.base": "x"})
     run = client_for(settings).get_run(run_id)
-    assert run.info.status == "FINISHED" and run.data.params == {"sft.epochs": "3"} and run.data.tags["cached.base"] == "x"
+    assert (
+        run.info.status == "FINISHED" and run.data.params == {"sft.epochs": "3"} and run.data.tags["cached.base"] == "x"
+    )
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id() and run.data.tags["artifact.sha256"] == MODEL.sha256
     words = run.data.tags["mlflow.note.content"]
     assert MODEL.sha256 in words and max(map(len, words.split())) < 70, "an address would be wider than the page"
@@ -102,16 +108,27 @@ def test_a_stage_run_holds_params_inputs_metrics_and_a_model_that_points_at_the_
 
 def test_a_page_is_one_of_training_and_the_experiment_says_what_it_holds(settings):
     tracker = Tracker(settings)
-    assert tracker.page("r1") == f"http://127.0.0.1:5000/#/experiments/{tracker.experiment_id}/runs/r1?workflowType=machine_learning"
-    assert "its stages nested below" in client_for(settings).get_experiment(tracker.experiment_id).tags["mlflow.note.content"]
+    assert (
+        tracker.page("r1")
+        == f"http://127.0.0.1:5000/#/experiments/{tracker.experiment_id}/runs/r1?workflowType=machine_learning"
+    )
+    assert (
+        "its stages nested below"
+        in client_for(settings).get_experiment(tracker.experiment_id).tags["mlflow.note.content"]
+    )
 
 
 def test_delivering_a_note_again_changes_nothing(settings):
     runs, client = Runs(Tracker(settings)), client_for(settings)
     told = note(
-        params={"a": 1}, inputs={"data": DATA}, lines=({"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "time": 7.5}),
-        output=MODEL, status="FINISHED", ended_ms=99, texts={"a.txt": "text"},
-    )  # fmt: skip
+        params={"a": 1},
+        inputs={"data": DATA},
+        lines=({"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "time": 7.5}),
+        output=MODEL,
+        status="FINISHED",
+        ended_ms=99,
+        texts={"a.txt": "text"},
+    )
     assert runs.deliver(told) == runs.deliver(told)
     run = runs.find(told.key)
     run_id = run.info.run_id
@@ -131,14 +148,18 @@ def test_a_run_that_a_hanging_server_made_late_is_taken_away(settings):
     tracker, told = Tracker(settings), note(lines=({"step": 1, "loss": 2.0},), status="FINISHED", ended_ms=99)
     runs, client = Runs(tracker), client_for(settings)
     run_id = runs.open(told)
-    late = client.create_run(tracker.experiment_id, start_time=told.started_ms + 1, tags={"qwenlong.key": told.key}).info.run_id
+    late = client.create_run(
+        tracker.experiment_id, start_time=told.started_ms + 1, tags={"qwenlong.key": told.key}
+    ).info.run_id
     runs.finish(run_id, told)
     assert runs.find(told.key).info.run_id == run_id and client.get_run(late).info.lifecycle_stage == "deleted"
 
 
 @pytest.mark.parametrize("bad", ["refused by MLflow", "cut short", "of another version"])
 def test_a_note_that_cannot_be_delivered_holds_up_no_other(settings, tmp_path, bad):
-    path = put(tmp_path, note(params={"a\x00?" if bad == "refused by MLflow" else "a": 1}, status="FINISHED", started_ms=1))
+    path = put(
+        tmp_path, note(params={"a\x00?" if bad == "refused by MLflow" else "a": 1}, status="FINISHED", started_ms=1)
+    )
     if bad == "cut short":
         path.write_text(path.read_text()[:20])
     elif bad == "of another version":

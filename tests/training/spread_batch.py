@@ -51,9 +51,12 @@ def loss_and_gradient(how: str, policy: Path, data: Path, work: Path) -> dict[st
     """
     state = PartialState(cpu=True)
     job = grpo_job(
-        launch={"num_processes": state.num_processes, "cpu_threads": 1}, mini_batch_size=4,
-        dynamic_sampling={"max_rounds": 1}, kl_coefficient=0.5, seed=1,
-    )  # fmt: skip
+        launch={"num_processes": state.num_processes, "cpu_threads": 1},
+        mini_batch_size=4,
+        dynamic_sampling={"max_rounds": 1},
+        kl_coefficient=0.5,
+        seed=1,
+    )
     inputs = {"model": policy, "data": data}
     trainer = build_trainer(job, inputs, work, score, state.num_processes, state.process_index)
     trainer.model.train()

@@ -89,9 +89,7 @@ def test_a_phase_takes_its_bucket_and_hard_earlier_rows(data: Path, tmp_path: Pa
     assert all(name.startswith("p1-") for name in ids[8:])
     off = grpo_job(index=2, curriculum={"retrospective_share": 0.0})
     assert len(phase_examples(off, data, difficulties)) == 8
-    assert len(phase_examples(grpo_job(index=2), data, read_difficulties(data))) == 8, (
-        "no difficulty, none come back"
-    )
+    assert len(phase_examples(grpo_job(index=2), data, read_difficulties(data))) == 8, "no difficulty, none come back"
 
 
 def test_an_empty_phase_and_too_few_rows_are_refused(data: Path) -> None:

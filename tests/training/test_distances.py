@@ -55,9 +55,7 @@ def test_the_transformers_engine_agrees_with_the_trainer(
         assert row["engine_logprob_difference"] == pytest.approx(row["engine_mismatch"])
 
 
-def test_a_nucleus_shows_in_the_difference_and_not_in_the_mismatch(
-    policy: Path, data: Path, tmp_path: Path
-) -> None:
+def test_a_nucleus_shows_in_the_difference_and_not_in_the_mismatch(policy: Path, data: Path, tmp_path: Path) -> None:
     for row in trained(policy, data, tmp_path, top_p=0.5):
         assert 0.3 < row["engine_logprob_difference"] < math.log(2)
         assert row["engine_mismatch_max"] < 1e-4
@@ -87,9 +85,7 @@ def reference_kl(policy: Path, trainer_model: Any, batch: dict[str, Any], temper
         logps = []
         for model in (start, trainer_model):
             with torch.no_grad():
-                logits = model(input_ids=torch.cat([prompt, completion])[None]).logits[
-                    0, len(prompt) - 1 : -1
-                ]
+                logits = model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
             logps.append((logits / temperature).log_softmax(-1).gather(-1, completion[:, None])[:, 0])
         gap = logps[0] - logps[1]
         total += float((gap.exp() - gap - 1).sum())
@@ -98,9 +94,7 @@ def reference_kl(policy: Path, trainer_model: Any, batch: dict[str, Any], temper
 
 
 @pytest.mark.parametrize("updates", [1, 2])
-def test_the_kl_to_the_start_is_that_of_plain_forwards(
-    updates: int, policy: Path, data: Path, tmp_path: Path
-) -> None:
+def test_the_kl_to_the_start_is_that_of_plain_forwards(updates: int, policy: Path, data: Path, tmp_path: Path) -> None:
     job = grpo_job(kl_to_start_every=1, temperature=0.8, mini_batch_size=4 // updates)
     trainer = grpo.build_trainer(job, {"model": policy, "data": data}, tmp_path, score_parity, 1, 0)
     generator = torch.Generator().manual_seed(0)

@@ -113,10 +113,17 @@ def test_rounds_refill_what_is_missing() -> None:
     batch = fill_batch(stream, roll_out, 3, rounds(5))
     assert roll_out.rounds == [3, 2, 1]
     assert batch.counts() == {
-        "groups_drawn": 6, "groups_kept": 3, "groups_all_right": 1, "groups_all_wrong": 1,
-        "groups_unscored": 1, "groups_truncated": 0, "groups_surplus": 0,
-        "kept_from_last_step": 0, "stale": 0, "rounds": 3,
-    }  # fmt: skip
+        "groups_drawn": 6,
+        "groups_kept": 3,
+        "groups_all_right": 1,
+        "groups_all_wrong": 1,
+        "groups_unscored": 1,
+        "groups_truncated": 0,
+        "groups_surplus": 0,
+        "kept_from_last_step": 0,
+        "stale": 0,
+        "rounds": 3,
+    }
     order = [f"p1-{d.row}" for d in PromptStream(10, seed=0).take(6)]
     assert [g.example.id for g in batch.kept] == [order[0], order[4], order[5]]
     assert stream.position == 6
@@ -170,9 +177,7 @@ def test_what_has_no_place_a_second_time_is_dropped_as_stale() -> None:
 
 
 @given(missing=st.integers(1, 500), processes=st.integers(1, 64), over=st.sampled_from([1.0, 1.5, 3.0]))
-def test_a_round_is_the_least_multiple_that_covers_what_is_wanted(
-    missing: int, processes: int, over: float
-) -> None:
+def test_a_round_is_the_least_multiple_that_covers_what_is_wanted(missing: int, processes: int, over: float) -> None:
     size = round_size(missing, over, processes)
     assert size % processes == 0
     assert missing * over <= size < missing * over + processes + 1
@@ -180,8 +185,10 @@ def test_a_round_is_the_least_multiple_that_covers_what_is_wanted(
 
 @given(
     accuracies=st.lists(st.sampled_from([YES, RIGHT, WRONG, UNKNOWN]), min_size=200, max_size=200),
-    wanted=st.integers(1, 6), over=st.sampled_from([1.0, 2.0, 3.0]), processes=st.sampled_from([1, 2, 4]),
-)  # fmt: skip
+    wanted=st.integers(1, 6),
+    over=st.sampled_from([1.0, 2.0, 3.0]),
+    processes=st.sampled_from([1, 2, 4]),
+)
 def test_every_group_drawn_is_trained_on_at_most_once_and_within_a_step(
     accuracies: list[list[float | None]], wanted: int, over: float, processes: int
 ) -> None:
@@ -216,9 +223,7 @@ def test_retired_rows_are_passed_over_and_the_others_keep_their_order(rows: int,
 
 
 @given(rows=st.integers(1, 30), takes=st.lists(st.integers(0, 20), max_size=6), seed=st.integers(0, 5))
-def test_the_stream_resumes_anywhere_and_visits_every_row_once_an_epoch(
-    rows: int, takes: list[int], seed: int
-) -> None:
+def test_the_stream_resumes_anywhere_and_visits_every_row_once_an_epoch(rows: int, takes: list[int], seed: int) -> None:
     straight = PromptStream(rows, seed).take(sum(takes))
     resumed: list[Draw] = []
     for count in takes:
@@ -251,7 +256,6 @@ def test_every_process_has_as_many_slots_and_no_group_is_lost(kept: int, minis: 
     assert sorted(g.example.id for own in slots for g in own if g) == sorted(g.example.id for g in groups)
     per_mini = 16 // minis // processes
     in_mini = [
-        sum(g is not None for own in slots for g in own[m * per_mini : (m + 1) * per_mini])
-        for m in range(minis)
+        sum(g is not None for own in slots for g in own[m * per_mini : (m + 1) * per_mini]) for m in range(minis)
     ]
     assert max(in_mini) - min(in_mini) <= 1

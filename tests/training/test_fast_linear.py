@@ -56,7 +56,9 @@ def test_a_checkpointed_layer_runs_again_in_the_backward() -> None:
 
 
 def test_names_and_frozen_weights_stay_and_autocast_is_pytorchs() -> None:
-    config = LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
     model = LlamaForCausalLM(config)
     names = list(model.state_dict())
     use_fast_linear(model)
@@ -73,9 +75,14 @@ def test_names_and_frozen_weights_stay_and_autocast_is_pytorchs() -> None:
 
 def test_sampling_from_a_model_in_training_still_packs_its_weights() -> None:
     config = LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, eos_token_id=2,
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        eos_token_id=2,
         initializer_range=0.5,
-    )  # fmt: skip
+    )
     plain = LlamaForCausalLM(config).eval()
     fast = copy.deepcopy(plain)
     use_fast_linear(fast)

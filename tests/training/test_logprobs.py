@@ -63,9 +63,13 @@ def test_memory_grows_with_neither_completions_nor_vocabulary(
 def llama() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
         num_key_value_heads=2,
-    )  # fmt: skip
+    )
     return LlamaForCausalLM(config)
 
 
@@ -94,12 +98,20 @@ def test_without_the_flag_the_model_is_as_before() -> None:
     use_compact_head(model)
     ids = torch.tensor([[1, 2, 3]])
     assert torch.equal(model(input_ids=ids).logits, plain(input_ids=ids).logits)
-    assert torch.equal(model.generate(ids, max_new_tokens=3, do_sample=False), plain.generate(ids, max_new_tokens=3, do_sample=False))  # fmt: skip
+    assert torch.equal(
+        model.generate(ids, max_new_tokens=3, do_sample=False), plain.generate(ids, max_new_tokens=3, do_sample=False)
+    )
 
 
 def test_a_model_that_caps_its_logits_keeps_trls_head() -> None:
     config = Gemma2Config(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, final_logit_softcapping=30.0,
-    )  # fmt: skip
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        final_logit_softcapping=30.0,
+    )
     assert not use_compact_head(Gemma2ForCausalLM(config))

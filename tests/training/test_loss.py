@@ -36,9 +36,7 @@ def token_logprobs(model: Any, row: Any, temperature: float) -> Tensor:
     return (logits / temperature).log_softmax(-1).gather(-1, completion[:, None])[:, 0]
 
 
-def reference_loss(
-    trainer: GRPOPhaseTrainer, policies: Sequence[Any], start: Any = None, kl: float = 0.0
-) -> Tensor:
+def reference_loss(trainer: GRPOPhaseTrainer, policies: Sequence[Any], start: Any = None, kl: float = 0.0) -> Tensor:
     """DAPO's loss, completion by completion; ``policies`` sampled the groups, the trainer's own where ``None``."""
     total, tokens, size = torch.zeros(()), 0, trainer.num_generations
     for number, row in enumerate(trainer._rows):
@@ -77,9 +75,7 @@ def trained_gradient(trainer: GRPOPhaseTrainer, batch: dict[str, Any]) -> tuple[
     return gradient(trainer), total
 
 
-def assert_gradients(
-    trainer: GRPOPhaseTrainer, batch: dict[str, Any], reference: Callable[[], Tensor]
-) -> None:
+def assert_gradients(trainer: GRPOPhaseTrainer, batch: dict[str, Any], reference: Callable[[], Tensor]) -> None:
     ours, loss = trained_gradient(trainer, batch)
     expected = reference()
     expected.backward()
@@ -102,9 +98,7 @@ def move(model: Any, seed: int = 0) -> None:
 def test_the_update_is_the_gradient_of_the_token_level_loss(make: Make) -> None:
     """Two informative groups and two empty slots, each in a forward of its own."""
     accuracies = [INFORMATIVE, WRONG, [0, 1, 1, 0], [1, 1, 1, 1]]
-    trainer = make(
-        scripted(accuracies), mini_batch_size=4, dynamic_sampling={"max_rounds": 1}, temperature=0.8
-    )
+    trainer = make(scripted(accuracies), mini_batch_size=4, dynamic_sampling={"max_rounds": 1}, temperature=0.8)
     assert_gradients(trainer, trainer._next_batch(), lambda: reference_loss(trainer, [None] * 4))
 
 
@@ -116,9 +110,12 @@ def test_a_group_of_the_last_step_is_weighed_against_the_policy_that_sampled_it(
     a checkpoint, and whether TRL computes old log-probs (two optimizer steps) or not (one)."""
     trainer = make(
         scripted([INFORMATIVE, WRONG, INFORMATIVE, INFORMATIVE, WRONG, INFORMATIVE]),
-        batch_size=2, mini_batch_size=mini_batch_size, temperature=0.8, top_p=0.9,
+        batch_size=2,
+        mini_batch_size=mini_batch_size,
+        temperature=0.8,
+        top_p=0.9,
         dynamic_sampling={"max_rounds": 1, "oversampling": 2.0},
-    )  # fmt: skip
+    )
     trainer._next_batch()
     assert trainer.batch.counts()["groups_surplus"] == 1
     before = load_policy(policy, grpo_job().model)
@@ -136,16 +133,17 @@ def test_a_group_of_the_last_step_is_weighed_against_the_policy_that_sampled_it(
     assert_gradients(trainer, batch, lambda: reference_loss(trainer, [before, None]))
     trainer.model.zero_grad()
     ignored = reference_loss(trainer, [None, None])
-    assert abs(float(ignored - reference_loss(trainer, [before, None]))) > 1e-4, (
-        "the policies must tell apart"
-    )
+    assert abs(float(ignored - reference_loss(trainer, [before, None]))) > 1e-4, "the policies must tell apart"
 
 
 def test_what_is_left_survives_a_checkpoint_to_the_bit(make: Make) -> None:
     trainer = make(
-        scripted([INFORMATIVE] * 4), batch_size=2, mini_batch_size=2, top_p=0.9,
+        scripted([INFORMATIVE] * 4),
+        batch_size=2,
+        mini_batch_size=2,
+        top_p=0.9,
         dynamic_sampling={"max_rounds": 1, "oversampling": 2.0},
-    )  # fmt: skip
+    )
     trainer._next_batch()
     left = list(trainer._left)
     assert len(left) == 2
@@ -157,9 +155,12 @@ def test_the_engines_correction_is_against_the_sampling_policy_too(make: Make) -
     """TRL's ratio for vLLM, trainer over engine when the group was sampled, is 1 here on a group that is
     left, although the weights have moved since: the engine's log-probs are exact without top-p."""
     trainer = make(
-        scripted([INFORMATIVE] * 4), batch_size=2, mini_batch_size=2, temperature=0.8,
+        scripted([INFORMATIVE] * 4),
+        batch_size=2,
+        mini_batch_size=2,
+        temperature=0.8,
         dynamic_sampling={"max_rounds": 1, "oversampling": 2.0},
-    )  # fmt: skip
+    )
     trainer._next_batch()
     move(trainer.model)
     trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
@@ -252,9 +253,12 @@ def test_a_truncated_completion_counts_everywhere_or_nowhere(
 
 def test_a_group_that_only_its_truncated_completion_makes_informative_is_dropped(make: Make) -> None:
     trainer = make(
-        scripted([[1, 1, 1, 0], [0, 0, 0, 0]]), batch_size=2, mini_batch_size=2, truncated="mask",
+        scripted([[1, 1, 1, 0], [0, 0, 0, 0]]),
+        batch_size=2,
+        mini_batch_size=2,
+        truncated="mask",
         dynamic_sampling={"max_rounds": 1},
-    )  # fmt: skip
+    )
     write(trainer, [False, False, False, True] + [True] * 4)
     trainer._next_batch()
     counts = trainer.batch.counts()
@@ -272,9 +276,7 @@ def test_a_group_that_only_its_truncated_completion_makes_informative_is_dropped
 )
 def test_scales_by_hand(scale: str, expected: list[float], make: Make) -> None:
     accuracies = [INFORMATIVE, [1, 1, 0, 0], WRONG, [1, 1, 1, 1]]
-    trainer = make(
-        scripted(accuracies), mini_batch_size=4, dynamic_sampling={"max_rounds": 1}, scale_rewards=scale
-    )
+    trainer = make(scripted(accuracies), mini_batch_size=4, dynamic_sampling={"max_rounds": 1}, scale_rewards=scale)
     batch = trainer._next_batch()
     torch.testing.assert_close(batch["advantages"], torch.tensor(expected + [0.0] * 8), atol=1e-3, rtol=0)
 

@@ -31,9 +31,7 @@ def test_cutting_back_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "m.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(41.2, "41 s"), (82, "1m22s"), (60, "1m00s"), (11_100, "3h05m")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(41.2, "41 s"), (82, "1m22s"), (60, "1m00s"), (11_100, "3h05m")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
@@ -53,9 +51,7 @@ def batch() -> RolloutBatch:
     """One kept group (2 of 2 lengths, one penalised and cut) and one dropped as all wrong."""
 
     def completion(length: int, cut: bool = False) -> Completion:
-        return Completion(
-            text=f"{length} tokens", token_ids=(1,) * length, finish_reason="length" if cut else "stop"
-        )
+        return Completion(text=f"{length} tokens", token_ids=(1,) * length, finish_reason="length" if cut else "stop")
 
     kept = Group(
         example=example(0),  # math

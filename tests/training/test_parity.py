@@ -93,9 +93,12 @@ def test_ten_steps_give_the_weights_of_stock_trl(
     monkeypatch.setattr(trl.trainer.grpo_trainer, "shuffle_sequence_dict", lambda rows: rows)
     job = grpo_job(
         phase={"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": 10},
-        mini_batch_size=mini_batch_size, dynamic_sampling={"max_rounds": 1}, kl_coefficient=kl,
-        curriculum={"retrospective_share": 0.0}, learning_rate=learning_rate,
-    )  # fmt: skip
+        mini_batch_size=mini_batch_size,
+        dynamic_sampling={"max_rounds": 1},
+        kl_coefficient=kl,
+        curriculum={"retrospective_share": 0.0},
+        learning_rate=learning_rate,
+    )
     stock = stock_trainer(job, policy, data, tmp_path / "stock")
     # Ours spreads a batch's groups over its mini-batches in turn; give TRL's its prompts in that order.
     ours = build_trainer(job, {"model": policy, "data": data}, tmp_path / "ours", score, 1, 0)
@@ -107,9 +110,7 @@ def test_ten_steps_give_the_weights_of_stock_trl(
         trainer.train()
     theirs = stock.model.state_dict()
     moved = max(float((tensor - start[name]).abs().max()) for name, tensor in ours.model.state_dict().items())
-    apart = max(
-        float((tensor - theirs[name]).abs().max()) for name, tensor in ours.model.state_dict().items()
-    )
+    apart = max(float((tensor - theirs[name]).abs().max()) for name, tensor in ours.model.state_dict().items())
     assert ours.batch.counts()["groups_kept"] == 4, "every group must be informative for this comparison"
     assert moved > 1e-4
     assert apart < tolerance * moved, (apart, moved)

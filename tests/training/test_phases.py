@@ -110,9 +110,7 @@ def test_the_length_penalty_is_that_of_the_phase() -> None:
     ("visits", "mean", "after", "hopeless"),
     [(3, 0.0, 3, True), (2, 0.0, 3, False), (9, 0.01, 3, False), (9, 0.0, None, False)],
 )
-def test_hopeless_is_never_right_in_so_many_visits(
-    visits: int, mean: float, after: int | None, hopeless: bool
-) -> None:
+def test_hopeless_is_never_right_in_so_many_visits(visits: int, mean: float, after: int | None, hopeless: bool) -> None:
     assert is_hopeless(Difficulty(visits, mean), after) == hopeless
     assert not is_hopeless(None, after)
 
@@ -140,27 +138,28 @@ def test_a_phase_retires_counts_and_stops_at_a_batch(
 ) -> None:
     """Eight rows, two a step, all wrong: after three steps six are retired, and the last two are drawn on."""
     job = grpo_job(
-        batch_size=2, mini_batch_size=2, dynamic_sampling={"max_rounds": 1},
-        curriculum={"retire_after_visits": 1}, phase=PHASE | {"steps": 5},
-    )  # fmt: skip
+        batch_size=2,
+        mini_batch_size=2,
+        dynamic_sampling={"max_rounds": 1},
+        curriculum={"retire_after_visits": 1},
+        phase=PHASE | {"steps": 5},
+    )
     with caplog.at_level(logging.WARNING):
         rows = run(job, policy, data, tmp_path, scripted([[0] * 4] * 10))
     assert [row["prompts_retired"] for row in rows] == [2, 4, 6, 6, 6]
-    assert (
-        "2 prompt(s) without a right completion in 1 visits are drawn on: with 6 of 8 retired" in caplog.text
-    )
-    visits = {
-        key: row["visits"]
-        for key, row in json.loads((tmp_path / "output/difficulty.json").read_text()).items()
-    }
+    assert "2 prompt(s) without a right completion in 1 visits are drawn on: with 6 of 8 retired" in caplog.text
+    visits = {key: row["visits"] for key, row in json.loads((tmp_path / "output/difficulty.json").read_text()).items()}
     assert sorted(visits.values()) == [1] * 6 + [2] * 2
 
 
 def test_what_is_retired_is_restored(make: Make) -> None:
     trainer = make(
-        scripted([[0] * 4, [1, 0, 0, 0]]), batch_size=2, mini_batch_size=2,
-        dynamic_sampling={"max_rounds": 1}, curriculum={"retire_after_visits": 1},
-    )  # fmt: skip
+        scripted([[0] * 4, [1, 0, 0, 0]]),
+        batch_size=2,
+        mini_batch_size=2,
+        dynamic_sampling={"max_rounds": 1},
+        curriculum={"retire_after_visits": 1},
+    )
     trainer._next_batch()
     state = json.loads(json.dumps(trainer.own_state()))
     retired = set(trainer.stream.retired)

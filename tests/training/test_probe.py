@@ -23,10 +23,20 @@ from qwenlong_core.training.probe_summary import informative_chance, step_cost, 
 def probe_job(**changes: Any) -> ProbeJob:
     phase = {"max_completion_tokens": 8, "cache_tokens": 2, "steps": 1}
     job = {
-        "samples": 4, "rows_at_once": 3, "phases": [phase | {"max_prompt_tokens": n} for n in (256, 512)],
-        "group_size": 4, "batch_size": 4, "max_rounds": 3, "temperature": 1.0, "top_p": 1.0,
-        "engine": "transformers", "rewards": {}, "model": {"name": "tiny"}, "launch": LAUNCH, "seed": 5,
-    }  # fmt: skip
+        "samples": 4,
+        "rows_at_once": 3,
+        "phases": [phase | {"max_prompt_tokens": n} for n in (256, 512)],
+        "group_size": 4,
+        "batch_size": 4,
+        "max_rounds": 3,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "engine": "transformers",
+        "rewards": {},
+        "model": {"name": "tiny"},
+        "launch": LAUNCH,
+        "seed": 5,
+    }
     return ProbeJob.model_validate(job | changes)
 
 
@@ -43,26 +53,33 @@ def test_with_few_samples_the_pass_rate_stands_for_the_true_one() -> None:
     assert informative_chance(0, 2, 8) == 0
 
 
-def line(
-    phase: int, domain: str, accuracies: Sequence[float], tokens: int, seconds: float = 1.0
-) -> dict[str, Any]:
+def line(phase: int, domain: str, accuracies: Sequence[float], tokens: int, seconds: float = 1.0) -> dict[str, Any]:
     return {
-        "step": phase, "id": f"{phase}{domain}{accuracies}", "domain": domain, "prompt_tokens": 100 * phase,
-        "accuracies": list(accuracies), "tokens": [tokens] * 4, "truncated": int(tokens == 8), "seconds": seconds,
-    }  # fmt: skip
+        "step": phase,
+        "id": f"{phase}{domain}{accuracies}",
+        "domain": domain,
+        "prompt_tokens": 100 * phase,
+        "accuracies": list(accuracies),
+        "tokens": [tokens] * 4,
+        "truncated": int(tokens == 8),
+        "seconds": seconds,
+    }
 
 
 def test_a_summary_by_hand() -> None:
     """Phase 1: all right, half right, all wrong; phase 2: all wrong only."""
     found = summary(
-        [line(1, "math", [1] * 4, 4), line(1, "math", [1, 1, 0, 0], 8), line(1, "logical", [0] * 4, 6), line(2, "math", [0] * 4, 2)],
+        [
+            line(1, "math", [1] * 4, 4),
+            line(1, "math", [1, 1, 0, 0], 8),
+            line(1, "logical", [0] * 4, 6),
+            line(2, "math", [0] * 4, 2),
+        ],
         probe_job(),
-    )  # fmt: skip
+    )
     one, two = found["phases"]["1"], found["phases"]["2"]
     assert one["pass_rate"] == 0.5
-    assert (
-        one["all_right_share"] == one["all_wrong_share"] == one["informative_share"] == pytest.approx(1 / 3)
-    )
+    assert one["all_right_share"] == one["all_wrong_share"] == one["informative_share"] == pytest.approx(1 / 3)
     assert one["truncated_share"] == pytest.approx(1 / 12)
     assert found["domains"]["1/math"]["pass_rate"] == 0.75
     # 4 / (1/3) = 12 groups fill the batch, which three rounds of 4 just allow: 12 * (100 + 4 * 6) tokens.
@@ -138,9 +155,7 @@ def test_a_stopped_probe_goes_on_and_ends_the_same(
     with (tmp_path / "b" / "probe.jsonl").open("a") as file:
         file.write('{"step": 1, "half')
     measure(probe_job(), policy, data, tmp_path / "b")
-    assert (tmp_path / "a" / "difficulty.json").read_bytes() == (
-        tmp_path / "b" / "difficulty.json"
-    ).read_bytes()
+    assert (tmp_path / "a" / "difficulty.json").read_bytes() == (tmp_path / "b" / "difficulty.json").read_bytes()
     with pytest.raises(ValueError, match="another model, other rows or other settings"):
         measure(probe_job(samples=2), policy, data, tmp_path / "b")
 

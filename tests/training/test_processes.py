@@ -33,9 +33,12 @@ def test_the_spread_of_a_batch_does_not_change_the_update(
     ends = []
     for processes, micro in spreads:
         job = grpo_job(
-            launch={"num_processes": processes, "cpu_threads": 1}, micro_batch_size=micro,
-            batch_size=4, mini_batch_size=4, dynamic_sampling={"max_rounds": 1, "oversampling": oversampling},
-        )  # fmt: skip
+            launch={"num_processes": processes, "cpu_threads": 1},
+            micro_batch_size=micro,
+            batch_size=4,
+            mini_batch_size=4,
+            dynamic_sampling={"max_rounds": 1, "oversampling": oversampling},
+        )
         work = tmp_path / f"{processes}-{micro}"
         Stage(PARITY_STAGE, job, {"model": policy, "data": data}, work, processes).finish()
         ends.append((lines(work / "output/metrics.jsonl"), load_file(work / "output/model.safetensors")))

@@ -29,12 +29,20 @@ TIMES = {"seconds", "tokens_per_second", "memory_mb", "time"}
 class Stage:
     """One work folder and the command that works in it."""
 
-    def __init__(
-        self, program: list[str], job: Block, inputs: dict[str, Path], work: Path, processes: int = 1
-    ) -> None:
+    def __init__(self, program: list[str], job: Block, inputs: dict[str, Path], work: Path, processes: int = 1) -> None:
         work.mkdir(parents=True, exist_ok=True)
         (work / "job.json").write_text(job.model_dump_json())
-        launch = [] if processes == 1 else ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}", "--main_process_port=0"]  # fmt: skip
+        launch = (
+            []
+            if processes == 1
+            else [
+                "-m",
+                "accelerate.commands.launch",
+                "--multi_gpu",
+                f"--num_processes={processes}",
+                "--main_process_port=0",
+            ]
+        )
         given = [f"--input={name}={path}" for name, path in inputs.items()]
         self.command = [
             sys.executable,
@@ -91,9 +99,7 @@ def end_state(work: Path) -> dict[str, Any]:
         "optimizer": load_file(checkpoint / "optimizer.safetensors"),
         "carried": load_file(carried) if carried.exists() else {},
         "state": read_state(checkpoint),
-        "metrics": [
-            {k: v for k, v in row.items() if k not in TIMES} for row in lines(work / "output/metrics.jsonl")
-        ],
+        "metrics": [{k: v for k, v in row.items() if k not in TIMES} for row in lines(work / "output/metrics.jsonl")],
         "files": [path.read_text() for path in files if path.exists()],
     }
 
@@ -122,9 +128,14 @@ def job_of(rounds: int, steps: int, processes: int = 1, index: int = 1) -> GRPOJ
     phase = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": steps}
     sampling = {"max_rounds": rounds, "oversampling": 1.0 if rounds == 1 else 1.5}
     return grpo_job(
-        index=index, phase=phase, save_steps=2, dynamic_sampling=sampling, optimizer_across_phases="carried",
-        curriculum={"retire_after_visits": 2}, launch={"num_processes": processes, "cpu_threads": 1},
-    )  # fmt: skip
+        index=index,
+        phase=phase,
+        save_steps=2,
+        dynamic_sampling=sampling,
+        optimizer_across_phases="carried",
+        curriculum={"retire_after_visits": 2},
+        launch={"num_processes": processes, "cpu_threads": 1},
+    )
 
 
 def assert_left_over(end: dict[str, Any], rounds: int) -> None:

@@ -99,9 +99,7 @@ def test_a_judge_is_asked_no_more_at_once_than_its_bound_over_all_parts(prompts:
         async def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
             # A word is no number, so the rule leaves it to the judge.
             named = [replace(e, answer_type="span", answers=("Anna",)) for e in examples]
-            texts = [
-                replace(c, text=f"Therefore, the answer is Berta {i}.") for i, c in enumerate(completions)
-            ]
+            texts = [replace(c, text=f"Therefore, the answer is Berta {i}.") for i, c in enumerate(completions)]
             return await score_completions(named, texts, RewardSettings(), judge=judge)
 
         groups = rollouts(prompts, Answers(), score)(DRAWS)

@@ -25,8 +25,7 @@ def inputs(lengths: list[int], prompt: int = 30, real: bool = True) -> dict[str,
     prompt_mask = torch.ones(len(lengths), prompt, dtype=torch.long)
     prompt_mask[:, : 3 if real else -1] = 0
     return {
-        "prompt_ids": torch.randint(5, 1000, (prompt,), generator=generator).expand(len(lengths), -1)
-        * prompt_mask,
+        "prompt_ids": torch.randint(5, 1000, (prompt,), generator=generator).expand(len(lengths), -1) * prompt_mask,
         "prompt_mask": prompt_mask,
         "completion_ids": torch.randint(5, 1000, mask.shape, generator=generator) * mask,
         "completion_mask": mask,
@@ -43,9 +42,7 @@ def loss(trainer: Any, lengths: list[int], real: bool = True) -> Tensor:
 @pytest.fixture
 def make(policy: Path, data: Path, tmp_path: Path) -> Any:
     def build(**changes: Any) -> Any:
-        trainer = build_trainer(
-            grpo_job(**changes), {"model": policy, "data": data}, tmp_path, score_parity, 1, 0
-        )
+        trainer = build_trainer(grpo_job(**changes), {"model": policy, "data": data}, tmp_path, score_parity, 1, 0)
         trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation
         trainer.model.train()
         return trainer
@@ -68,9 +65,7 @@ def seeing_each_other(prompt: Tensor, completions: Tensor, mask: Tensor) -> Pack
     """A wrong layout: one branch of all completions."""
     packed = pack(prompt, completions, mask)
     layout = packed.layout
-    return Packed(
-        packed.input_ids, packed.position_ids, packed.labels, Layout(layout.prefix, (sum(layout.lengths),))
-    )
+    return Packed(packed.input_ids, packed.position_ids, packed.labels, Layout(layout.prefix, (sum(layout.lengths),)))
 
 
 def test_a_wrong_mask_stops_the_first_update(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,9 +53,7 @@ def test_long_rows_are_dropped_and_counted(policy: Path, caplog: pytest.LogCaptu
 
 
 @given(rows=st.integers(1, 50), epochs=st.floats(0.1, 4), batch=st.integers(1, 16), seed=st.integers(0, 3))
-def test_the_order_is_whole_batches_of_whole_shuffles(
-    rows: int, epochs: float, batch: int, seed: int
-) -> None:
+def test_the_order_is_whole_batches_of_whole_shuffles(rows: int, epochs: float, batch: int, seed: int) -> None:
     order = training_order(rows, epochs, batch, seed)
     assert len(order) % batch == 0
     assert len(order) == max(1, round(epochs * rows / batch)) * batch
@@ -112,6 +110,4 @@ def test_saved_weights_have_the_dtype_of_the_settings(policy: Path, tmp_path: Pa
     assert load_policy(tmp_path / "work" / "output", job.model).dtype == torch.bfloat16
     from safetensors.torch import load_file
 
-    assert {t.dtype for t in load_file(tmp_path / "work/output/model.safetensors").values()} == {
-        torch.bfloat16
-    }
+    assert {t.dtype for t in load_file(tmp_path / "work/output/model.safetensors").values()} == {torch.bfloat16}

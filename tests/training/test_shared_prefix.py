@@ -32,9 +32,14 @@ from qwenlong_core.training.shared_prefix.merged import MergedAttention, flash, 
 from qwenlong_core.training.shared_prefix.packing import Layout, pack, unpack
 
 SIZES = {
-    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-}  # fmt: skip
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}
 MODELS = {
     "llama": (LlamaForCausalLM, LlamaConfig(**SIZES)),
@@ -61,9 +66,7 @@ def group(prompt: int, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor, 
     return ids, completions, mask
 
 
-def plain_logprobs(
-    model: Any, prompt: torch.Tensor, completions: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def plain_logprobs(model: Any, prompt: torch.Tensor, completions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     rows = []
     for completion, keep in zip(completions, mask):
         tokens = completion[keep.bool()]
@@ -73,9 +76,7 @@ def plain_logprobs(
     return torch.stack(rows)
 
 
-def packed_logprobs(
-    model: Any, prompt: torch.Tensor, completions: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def packed_logprobs(model: Any, prompt: torch.Tensor, completions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     packed = pack(prompt, completions, mask)
     logits = model(**forward_inputs(packed), use_cache=False).logits
     logp = logits.log_softmax(-1).gather(-1, packed.labels.clamp(min=0)[..., None])[..., 0]
@@ -123,9 +124,7 @@ def test_a_ragged_group_equals_separate_rows(name: str, checkpointing: bool) -> 
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6),
     checkpointing=st.booleans(),
 )
-def test_any_shape_equals_separate_rows(
-    name: str, prompt: int, lengths: list[int], checkpointing: bool
-) -> None:
+def test_any_shape_equals_separate_rows(name: str, prompt: int, lengths: list[int], checkpointing: bool) -> None:
     """In some small shapes a token attends to one alike and the query's gradient is 0, but for rounding."""
     compare(name, prompt, lengths, checkpointing, least=1e-2)
 
@@ -135,8 +134,10 @@ def test_bfloat16_is_as_near_to_float32_as_plain_rows_are(name: str) -> None:
     ids, completions, mask = group(120, [17, 40, 33, 40])
     runs = {}
     for run, score, bfloat16 in [
-        ("exact", plain_logprobs, False), ("plain", plain_logprobs, True), ("packed", packed_logprobs, True),
-    ]:  # fmt: skip
+        ("exact", plain_logprobs, False),
+        ("plain", plain_logprobs, True),
+        ("packed", packed_logprobs, True),
+    ]:
         model = build(name)
         model.set_attn_implementation(NAME)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
@@ -183,9 +184,7 @@ def grads(output: torch.Tensor, inputs: list[torch.Tensor]) -> tuple[torch.Tenso
     return torch.autograd.grad((output * upstream).sum(), inputs)
 
 
-def by_mask(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float
-) -> torch.Tensor:
+def by_mask(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float) -> torch.Tensor:
     """The reference: every pair of tokens, with a mask written down token by token."""
     branch = [0] * layout.prefix + [i + 1 for i, n in enumerate(layout.lengths) for _ in range(n)]
     tokens = range(len(branch))
@@ -200,9 +199,7 @@ def by_mask(
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any),
 )
 @example(heads=(6, 2), prefix=1100, lengths=[70, 70, 0, 3])  # several of the kernel's blocks of queries and keys
-def test_merged_flash_calls_equal_one_masked_call(
-    heads: tuple[int, int], prefix: int, lengths: list[int]
-) -> None:
+def test_merged_flash_calls_equal_one_masked_call(heads: tuple[int, int], prefix: int, lengths: list[int]) -> None:
     """In double precision, where nothing but a mistake can differ; the gradients too."""
     layout = Layout(prefix, tuple(lengths))
     states = [x.detach().double().requires_grad_() for x in attention_inputs(heads, layout)]
@@ -217,9 +214,7 @@ def test_flex_attention_equals_one_masked_call(heads: tuple[int, int]) -> None:
     """Its forward; flex attention has no backward on a CPU."""
     layout = Layout(prefix=140, lengths=(5, 130, 2, 7))
     states = [x.detach() for x in attention_inputs(heads, layout, width=16)]
-    torch.testing.assert_close(
-        flex(*states, layout, 0.3), by_mask(*states, layout, 0.3), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(flex(*states, layout, 0.3), by_mask(*states, layout, 0.3), atol=1e-5, rtol=1e-5)
 
 
 def test_any_share_of_the_heads_can_be_given() -> None:
@@ -308,12 +303,8 @@ def test_models_that_cannot_share_say_why() -> None:
         "window": MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)),
         "eager": LlamaForCausalLM(LlamaConfig(**SIZES, attn_implementation="eager")),
         "drops": LlamaForCausalLM(LlamaConfig(**SIZES, attention_dropout=0.1)),
-        "layers of linear_attention": MambaForCausalLM(
-            MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1)
-        ),
-        "cannot be replaced": BloomForCausalLM(
-            BloomConfig(vocab_size=97, hidden_size=32, n_layer=1, n_head=2)
-        ),
+        "layers of linear_attention": MambaForCausalLM(MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1)),
+        "cannot be replaced": BloomForCausalLM(BloomConfig(vocab_size=97, hidden_size=32, n_layer=1, n_head=2)),
     }
     for reason, model in refused.items():
         assert reason in str(obstacle(model))

@@ -29,7 +29,9 @@ from qwenlong_core.training.state_files import (
 def tied_model() -> torch.nn.Module:
     """Two layers whose weight is one tensor, as input and output embeddings are, and a frozen one."""
     torch.manual_seed(1)
-    model = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.LayerNorm(6), torch.nn.Linear(6, 6), torch.nn.Linear(6, 6))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(6, 6), torch.nn.LayerNorm(6), torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+    )
     model[2].weight = model[0].weight
     model[3].requires_grad_(False)
     return model
@@ -38,7 +40,9 @@ def tied_model() -> torch.nn.Module:
 def training(model: torch.nn.Module) -> tuple[Any, Any]:
     decayed = [p for n, p in model.named_parameters() if p.requires_grad and "bias" not in n]
     rest = [p for n, p in model.named_parameters() if p.requires_grad and "bias" in n]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=0.01)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=0.01
+    )
     return optimizer, torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=20)
 
 

@@ -68,9 +68,7 @@ def unequal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]
     return [name for name, tensor in a.items() if not torch.equal(tensor, b[name])]
 
 
-def test_a_step_without_informative_groups_leaves_the_weights(
-    policy: Path, data: Path, tmp_path: Path
-) -> None:
+def test_a_step_without_informative_groups_leaves_the_weights(policy: Path, data: Path, tmp_path: Path) -> None:
     """Step 1 learns, step 2 does not: Adam's momentum must not move the weights in step 2."""
     learn, nothing = [[1, 0, 0, 0], [0, 1, 1, 0]], [[0, 0, 0, 0], [1, 1, 1, 1]]
     base = {"batch_size": 2, "mini_batch_size": 2, "dynamic_sampling": {"max_rounds": 1}}
@@ -94,9 +92,11 @@ def test_a_step_without_informative_groups_leaves_the_weights(
 
 def test_an_unscored_completion_drops_its_group(policy: Path, data: Path, tmp_path: Path) -> None:
     job = grpo_job(
-        batch_size=2, mini_batch_size=2, dynamic_sampling={"max_rounds": 1},
+        batch_size=2,
+        mini_batch_size=2,
+        dynamic_sampling={"max_rounds": 1},
         phase={"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": 1},
-    )  # fmt: skip
+    )
     row = run(job, policy, data, tmp_path, scripted([[1, None, 0, 0], [1, 0, 0, 0]]))[0]
     assert (row["groups_kept"], row["groups_unscored"], row["unscored_share"]) == (1, 1, 0.125)
     difficulty = (tmp_path / "output" / "difficulty.json").read_text()
@@ -159,9 +159,7 @@ def test_gradient_checkpointing_and_kl_act(policy: Path, data: Path, tmp_path: P
         ({"batch_size": 6, "mini_batch_size": 4}, 1, "not a multiple of mini_batch_size=4: use 4"),
     ],
 )
-def test_settings_that_would_split_a_group_are_refused(
-    changes: dict[str, Any], processes: int, words: str
-) -> None:
+def test_settings_that_would_split_a_group_are_refused(changes: dict[str, Any], processes: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         layout(grpo_job(**changes), processes)
 
@@ -183,11 +181,20 @@ def test_a_layout_by_hand() -> None:
 
 def test_settings_reach_trl(tmp_path: Path) -> None:
     job = grpo_job(
-        group_size=6, learning_rate=3e-6, temperature=0.6, top_p=0.9, clip_low=0.1, clip_high=0.3, kl_coefficient=0.04,
-        max_grad_norm=0.5, scale_rewards="batch", stop=["END"], engine="vllm-colocate",
+        group_size=6,
+        learning_rate=3e-6,
+        temperature=0.6,
+        top_p=0.9,
+        clip_low=0.1,
+        clip_high=0.3,
+        kl_coefficient=0.04,
+        max_grad_norm=0.5,
+        scale_rewards="batch",
+        stop=["END"],
+        engine="vllm-colocate",
         vllm={"tensor_parallel": 2, "memory_share": 0.4, "sleep": True},
         launch={"gradient_checkpointing": True},
-    )  # fmt: skip
+    )
     expected = {
         "num_generations": 6, "learning_rate": 3e-6, "temperature": 0.6, "top_p": 0.9, "epsilon": 0.1, "epsilon_high": 0.3,
         "beta": 0.04, "max_grad_norm": 0.5, "scale_rewards": "batch", "generation_kwargs": {"stop": ["END"]},
@@ -229,9 +236,7 @@ def test_a_prompt_over_a_limit_is_refused(limit: int, context: int, words: str, 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_a_missing_vllm_is_said_before_anything_is_loaded(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"grpo.engine='vllm-colocate' needs vLLM.*\.\[gpu\]"):
-        build_trainer(
-            grpo_job(engine="vllm-colocate"), {"model": tmp_path, "data": data}, tmp_path, score_parity, 1, 0
-        )
+        build_trainer(grpo_job(engine="vllm-colocate"), {"model": tmp_path, "data": data}, tmp_path, score_parity, 1, 0)
 
 
 def test_more_processes_than_run_are_refused(policy: Path, data: Path, tmp_path: Path) -> None:

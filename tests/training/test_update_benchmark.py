@@ -42,9 +42,14 @@ def test_the_exponents_of_known_curves() -> None:
 def test_the_bound_and_the_share_by_hand() -> None:
     """One layer of width 2, one head, one intermediate unit and a vocabulary of one, P=3, two completions of 1."""
     config = LlamaConfig(
-        hidden_size=2, intermediate_size=1, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1,
-        vocab_size=1, head_dim=2,
-    )  # fmt: skip
+        hidden_size=2,
+        intermediate_size=1,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        vocab_size=1,
+        head_dim=2,
+    )
     weights = 4 * 2 * 2 + 3 * 2 * 1
     apart = 2 * 8 * weights * 3 + 2 * (10 + 10) * 2 * 7 + 2 * 2 * 2 * 4
     shared = 2 * 4 * weights * 3 + 2 * (3 + 2 * (2 + 1)) * 2 * 7 + 2 * 2 * 2 * 4

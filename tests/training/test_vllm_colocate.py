@@ -18,8 +18,15 @@ from qwenlong_core.models import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 # One process; nothing compiled, which takes minutes; one GiB of cache.
-ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCHDYNAMO_DISABLE": "1", "VLLM_USE_AOT_COMPILE": "0",
-               "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": str(ROOT)}  # fmt: skip
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_USE_AOT_COMPILE": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "PYTHONPATH": str(ROOT),
+}
 
 
 @pytest.fixture
@@ -38,9 +45,7 @@ def wide_policy(policy: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.vllm
 @pytest.mark.timeout(1800)
-def test_two_steps_of_phase_one_with_weights_kept_in_step(
-    wide_policy: Path, data: Path, tmp_path: Path
-) -> None:
+def test_two_steps_of_phase_one_with_weights_kept_in_step(wide_policy: Path, data: Path, tmp_path: Path) -> None:
     """One update at a high learning rate lies between the steps: with stale weights, another temperature or another
     RoPE scaling the second one's log-probs would be far from the trainer's. A nucleus explains a ratio down to ``top_p``."""
     phase = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": 2}
@@ -49,9 +54,15 @@ def test_two_steps_of_phase_one_with_weights_kept_in_step(
     )
     (tmp_path / "job.json").write_text(job.model_dump_json())
     command = [
-        sys.executable, str(Path(__file__).with_name("vllm_stage.py")), "--job", str(tmp_path / "job.json"),
-        f"--input=model={wide_policy}", f"--input=data={data}", "--work", str(tmp_path),
-    ]  # fmt: skip
+        sys.executable,
+        str(Path(__file__).with_name("vllm_stage.py")),
+        "--job",
+        str(tmp_path / "job.json"),
+        f"--input=model={wide_policy}",
+        f"--input=data={data}",
+        "--work",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, env=os.environ | ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
     calls = re.findall(r"vLLM: (\d) requests, (\d) prompts, n=(\d)", done.stdout)

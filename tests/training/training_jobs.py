@@ -53,9 +53,7 @@ def sft_job(**sft: Any) -> SFTJob:
         "micro_batch_size": 2,
         "save_steps": 1,
     }
-    return SFTJob.model_validate(
-        {"sft": settings | sft, "model": {"name": "tiny"}, "launch": LAUNCH, "seed": 3}
-    )
+    return SFTJob.model_validate({"sft": settings | sft, "model": {"name": "tiny"}, "launch": LAUNCH, "seed": 3})
 
 
 def grpo_job(**changes: Any) -> GRPOJob:
@@ -77,9 +75,7 @@ def scripted(groups: Sequence[Sequence[float | None]]) -> Scorer:
 
     async def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
         accuracies = [left.pop(0) for _ in completions]
-        return [
-            Score(value=None, status="unscored") if a is None else Score(value=a, rule=a) for a in accuracies
-        ]
+        return [Score(value=None, status="unscored") if a is None else Score(value=a, rule=a) for a in accuracies]
 
     return score
 

@@ -120,7 +120,9 @@ def _fetch(source: Source, location: str) -> list[Path]:
             listed = HfApi().list_repo_files(repo, repo_type="dataset", revision=revision or None)
             names = [name for name in listed if any(fnmatch.fnmatch(name, pattern) for pattern in source.files)]
         if not names:
-            raise ValueError(f"the hub dataset {repo!r} holds no file {' or '.join(source.files)}: download it and give its path")
+            raise ValueError(
+                f"the hub dataset {repo!r} holds no file {' or '.join(source.files)}: download it and give its path"
+            )
         return [Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision or None)) for name in names]
     except (LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError) as error:
         raise ConnectionError(

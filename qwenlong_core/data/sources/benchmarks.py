@@ -12,9 +12,15 @@ from qwenlong_core.data.sources.validation import BadRow, check_choice, infer_an
 from qwenlong_core.records import Domain, Example
 
 _LONGBENCH: dict[str, Domain] = {
-    "2wikimqa": "multihop", "hotpotqa": "multihop", "musique": "multihop", "narrativeqa": "reading", "qasper": "reading",
-    "multifieldqa_en": "reading", "multifieldqa_zh": "reading", "dureader": "reading",
-}  # fmt: skip
+    "2wikimqa": "multihop",
+    "hotpotqa": "multihop",
+    "musique": "multihop",
+    "narrativeqa": "reading",
+    "qasper": "reading",
+    "multifieldqa_en": "reading",
+    "multifieldqa_zh": "reading",
+    "dureader": "reading",
+}
 _LONGBENCH_NAMES = {"2wikimqa": "2wikimultihopqa"}
 _MAX_LITERAL = 5_000_000
 
@@ -28,16 +34,23 @@ def parse_docmath(row: dict[str, Any], path: Path, number: int) -> Iterator[Exam
         raise BadRow("no 'ground_truth': the DocMath-Eval test splits are published without it; use testmini")
     answers = texts(row["ground_truth"], "ground_truth")
     yield Example(
-        id=f"docmath-{text_field(row, 'question_id')}", source="docmath", domain="math",
-        answer_type=infer_answer_type("math", answers, ()), context="\n".join(map(str, paragraphs)),
-        question=text_field(row, "question"), answers=answers, metadata={"origin": row.get("source")},
-    )  # fmt: skip
+        id=f"docmath-{text_field(row, 'question_id')}",
+        source="docmath",
+        domain="math",
+        answer_type=infer_answer_type("math", answers, ()),
+        context="\n".join(map(str, paragraphs)),
+        question=text_field(row, "question"),
+        answers=answers,
+        metadata={"origin": row.get("source")},
+    )
 
 
 def parse_frames(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
     """Tongyi-Zhiwen's copy: title and text of every Wikipedia article in ``wiki_items``."""
     if "Prompt" not in row:
-        raise BadRow(f"no 'Prompt'; found {', '.join(list(row)[:8])}: not rows of FRAMES; rows with articles are in the hub's Tongyi-Zhiwen/frames")
+        raise BadRow(
+            f"no 'Prompt'; found {', '.join(list(row)[:8])}: not rows of FRAMES; rows with articles are in the hub's Tongyi-Zhiwen/frames"
+        )
     if not row.get("wiki_items"):
         raise BadRow(
             "no 'wiki_items': google/frames-benchmark holds links only; the articles are in the hub's Tongyi-Zhiwen/frames"
@@ -49,9 +62,15 @@ def parse_frames(row: dict[str, Any], path: Path, number: int) -> Iterator[Examp
     answers, question = texts(row.get("Answer"), "Answer"), text_field(row, "Prompt")
     index = next((str(row[key]) for key in ("id", "Unnamed: 0", "index") if row.get(key) is not None), str(number))
     yield Example(
-        id=f"frames-{index}", source="frames", domain="multihop", answer_type=infer_answer_type("multihop", answers, ()),
-        context=context, question=question, answers=answers, metadata={"reasoning_types": row.get("reasoning_types")},
-    )  # fmt: skip
+        id=f"frames-{index}",
+        source="frames",
+        domain="multihop",
+        answer_type=infer_answer_type("multihop", answers, ()),
+        context=context,
+        question=question,
+        answers=answers,
+        metadata={"reasoning_types": row.get("reasoning_types")},
+    )
 
 
 def _listed(value: Any, key: str) -> list[dict[str, Any]]:
@@ -79,19 +98,28 @@ def parse_longbench(row: dict[str, Any], path: Path, number: int) -> Iterator[Ex
     answers = tuple(dict.fromkeys(texts(row.get("answers"), "answers")))
     row_id = row.get("_id") or number
     yield Example(
-        id=f"longbench-{task}-{row_id}", source=_LONGBENCH_NAMES.get(task, task), domain=_LONGBENCH[task],
-        answer_type=infer_answer_type(_LONGBENCH[task], answers, ()), context=text_field(row, "context"),
-        question=text_field(row, "input"), answers=answers,
+        id=f"longbench-{task}-{row_id}",
+        source=_LONGBENCH_NAMES.get(task, task),
+        domain=_LONGBENCH[task],
+        answer_type=infer_answer_type(_LONGBENCH[task], answers, ()),
+        context=text_field(row, "context"),
+        question=text_field(row, "input"),
+        answers=answers,
         metadata={"layout": "longbench", "language": row.get("language")},
-    )  # fmt: skip
+    )
 
 
 def parse_longbench_v2(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
     """Four options, one letter."""
     choices = tuple(text_field(row, f"choice_{letter}") for letter in "ABCD")
     yield Example(
-        id=f"longbench-v2-{text_field(row, '_id')}", source="longbench-v2", domain="reading", answer_type="choice",
-        context=text_field(row, "context"), question=text_field(row, "question"), choices=choices,
+        id=f"longbench-v2-{text_field(row, '_id')}",
+        source="longbench-v2",
+        domain="reading",
+        answer_type="choice",
+        context=text_field(row, "context"),
+        question=text_field(row, "question"),
+        choices=choices,
         answers=check_choice(texts(row.get("answer"), "answer"), choices),
         metadata={key: row.get(key) for key in ("domain", "sub_domain", "difficulty", "length")},
-    )  # fmt: skip
+    )

@@ -56,10 +56,16 @@ def parse(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
         raise BadRow("'ground_truth' is empty")
     index = (row.get("extra_info") or {}).get("index")
     yield Example(
-        id=f"docqa-rl-{number if index is None else index}", source="docqa-rl", domain=domain,
-        answer_type=infer_answer_type(domain, answers, choices), context=context, question=question,
-        answers=answers, choices=choices, metadata={"data_source": data_source},
-    )  # fmt: skip
+        id=f"docqa-rl-{number if index is None else index}",
+        source="docqa-rl",
+        domain=domain,
+        answer_type=infer_answer_type(domain, answers, choices),
+        context=context,
+        question=question,
+        answers=answers,
+        choices=choices,
+        metadata={"data_source": data_source},
+    )
 
 
 def _document_and_question(prompt: Any) -> tuple[str, str]:

@@ -25,14 +25,21 @@ def _passages(pairs: Iterable[tuple[str, str]]) -> str:
     return "\n\n".join(f"Passage {number}:\n{title}\n{text}" for number, (title, text) in enumerate(pairs, 1))
 
 
-def _example(source: str, row_id: str, context: str, question: str, answers: tuple[str, ...], **metadata: Any) -> Example:
+def _example(
+    source: str, row_id: str, context: str, question: str, answers: tuple[str, ...], **metadata: Any
+) -> Example:
     if not context.strip():
         raise BadRow("the document is empty")
     return Example(
-        id=f"{source}-{row_id}", source=source, domain="multihop",
-        answer_type=infer_answer_type("multihop", answers, ()), context=context, question=question, answers=answers,
+        id=f"{source}-{row_id}",
+        source=source,
+        domain="multihop",
+        answer_type=infer_answer_type("multihop", answers, ()),
+        context=context,
+        question=question,
+        answers=answers,
         metadata={key: value for key, value in metadata.items() if value is not None},
-    )  # fmt: skip
+    )
 
 
 def _titled_sentences(value: Any) -> list[tuple[str, str]]:
@@ -55,9 +62,14 @@ def _titled_sentences(value: Any) -> list[tuple[str, str]]:
 def _wikipedia(source: str, row: dict[str, Any]) -> Example:
     row_id = text_field(row, "_id" if "_id" in row else "id")
     return _example(
-        source, row_id, _passages(_titled_sentences(row.get("context"))), text_field(row, "question"),
-        texts(row.get("answer"), "answer"), type=row.get("type"), level=row.get("level"),
-    )  # fmt: skip
+        source,
+        row_id,
+        _passages(_titled_sentences(row.get("context"))),
+        text_field(row, "question"),
+        texts(row.get("answer"), "answer"),
+        type=row.get("type"),
+        level=row.get("level"),
+    )
 
 
 def parse_hotpotqa(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
@@ -85,7 +97,9 @@ def parse_musique(row: dict[str, Any], path: Path, number: int) -> Iterator[Exam
     else:
         answers = (_UNANSWERABLE,)
     hops = len(row["question_decomposition"]) if row.get("question_decomposition") else None
-    example = _example("musique", text_field(row, "id"), _passages(pairs), text_field(row, "question"), answers, hops=hops)
+    example = _example(
+        "musique", text_field(row, "id"), _passages(pairs), text_field(row, "question"), answers, hops=hops
+    )
     yield example
 
 
@@ -120,9 +134,14 @@ def parse_multihoprag(row: dict[str, Any], path: Path, number: int) -> Iterator[
     else:
         raise BadRow("no evidence and no corpus: put corpus.json of yixuantt/MultiHopRAG beside the file")
     yield _example(
-        "multihoprag", str(number), context, question, answers, question_type=row.get("question_type"),
+        "multihoprag",
+        str(number),
+        context,
+        question,
+        answers,
+        question_type=row.get("question_type"),
         with_corpus=bool(corpus),
-    )  # fmt: skip
+    )
 
 
 def _source_lines(item: dict[str, Any]) -> str:

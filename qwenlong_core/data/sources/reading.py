@@ -32,10 +32,15 @@ def parse_narrativeqa(row: dict[str, Any], path: Path, number: int) -> Iterator[
         story = _story(path.parent / "tmp" / f"{document_id}.content")
     answers = tuple(dict.fromkeys(answers))
     yield Example(
-        id=f"narrativeqa-{document_id}-{_key(question)}", source="narrativeqa", domain="reading",
-        answer_type=infer_answer_type("reading", answers, ()), context=story, question=question, answers=answers,
+        id=f"narrativeqa-{document_id}-{_key(question)}",
+        source="narrativeqa",
+        domain="reading",
+        answer_type=infer_answer_type("reading", answers, ()),
+        context=story,
+        question=question,
+        answers=answers,
         document_id=document_id,
-    )  # fmt: skip
+    )
 
 
 def _story(path: Path) -> str:
@@ -67,10 +72,15 @@ def parse_qasper(row: dict[str, Any], path: Path, number: int) -> Iterator[Examp
     for qa in _rows(row["qas"]):
         answers, answer_type = _annotated(qa)
         yield Example(
-            id=f"qasper-{qa.get('question_id') or _key(str(qa.get('question')))}", source="qasper", domain="reading",
-            answer_type=answer_type, context=context, question=text_field(qa, "question"), answers=answers,
+            id=f"qasper-{qa.get('question_id') or _key(str(qa.get('question')))}",
+            source="qasper",
+            domain="reading",
+            answer_type=answer_type,
+            context=context,
+            question=text_field(qa, "question"),
+            answers=answers,
             document_id=paper_id,
-        )  # fmt: skip
+        )
 
 
 def _annotated(qa: dict[str, Any]) -> tuple[tuple[str, ...], AnswerType]:

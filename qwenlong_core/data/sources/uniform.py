@@ -25,7 +25,19 @@ from qwenlong_core.data.sources.validation import (
 )
 from qwenlong_core.records import AnswerType, Example
 
-_KNOWN = {"id", "source", "domain", "context", "question", "answers", "choices", "solution", "document_id", "num_tokens"}
+_KNOWN = {
+    "id",
+    "source",
+    "domain",
+    "context",
+    "question",
+    "answers",
+    "choices",
+    "solution",
+    "document_id",
+    "num_tokens",
+}
+
 
 def parse(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
     """The example of one record.
@@ -65,8 +77,15 @@ def from_record(row: dict[str, Any], default_source: str) -> Example:
         metadata = {**metadata.pop("metadata"), **metadata}
     check_text(json.dumps(metadata, ensure_ascii=False), "metadata")
     return Example(
-        id=row_id, source=str(row.get("source") or default_source), domain=domain, answer_type=answer_type,
-        context=text_field(row, "context"), question=text_field(row, "question"), answers=answers,
-        choices=choices if answer_type == "choice" else (), document_id=str(row.get("document_id") or ""),
-        solution=solution, metadata=metadata,
-    )  # fmt: skip
+        id=row_id,
+        source=str(row.get("source") or default_source),
+        domain=domain,
+        answer_type=answer_type,
+        context=text_field(row, "context"),
+        question=text_field(row, "question"),
+        answers=answers,
+        choices=choices if answer_type == "choice" else (),
+        document_id=str(row.get("document_id") or ""),
+        solution=solution,
+        metadata=metadata,
+    )

@@ -14,7 +14,8 @@ _MAX_CHARACTERS = 20_000_000
 """Longest document read: about forty times the largest phase; more is a broken file, not a document."""
 
 _NUMBER = re.compile(
-    r"^\(?[-+−–]?\s*[$€£¥]?\s*[-+−–]?\d[\d,]*(\.\d+)?\)?\s*(%|percent|thousand|million|billion|trillion)?\.?$", re.IGNORECASE
+    r"^\(?[-+−–]?\s*[$€£¥]?\s*[-+−–]?\d[\d,]*(\.\d+)?\)?\s*(%|percent|thousand|million|billion|trillion)?\.?$",
+    re.IGNORECASE,
 )
 _UNANSWERABLE = {"unanswerable", "insufficient information", "not answerable", "no answer", "not enough information"}
 

@@ -88,7 +88,9 @@ def generate(
             # In the shortest prompts some questions or names are too long: draw others.
             if attempt == _ATTEMPTS - 1:
                 raise
-    raise DoesNotFit(f"no {domain} question of {tokens} tokens was found in {_ATTEMPTS} draws: ask for longer documents")
+    raise DoesNotFit(
+        f"no {domain} question of {tokens} tokens was found in {_ATTEMPTS} draws: ask for longer documents"
+    )
 
 
 def _writer(domain: Domain, language: str) -> Callable[[Random, Shape], Draft]:

@@ -79,15 +79,31 @@ class _World:
         return blocks[: self.shape.distractors]
 
     def draft(
-        self, kind: str, answer_type: AnswerType, evidence: list[Block], question: str, answers: tuple[str, ...],
-        work: str, query: dict[str, Any], misses: list[Block],
-    ) -> Draft:  # fmt: skip
+        self,
+        kind: str,
+        answer_type: AnswerType,
+        evidence: list[Block],
+        question: str,
+        answers: tuple[str, ...],
+        work: str,
+        query: dict[str, Any],
+        misses: list[Block],
+    ) -> Draft:
         return Draft(
-            domain="multihop", answer_type=answer_type, kind=kind, steps=len(evidence), title="",
-            question=question + _ASK, answers=answers,
+            domain="multihop",
+            answer_type=answer_type,
+            kind=kind,
+            steps=len(evidence),
+            title="",
+            question=question + _ASK,
+            answers=answers,
             solution=f"<think>{work}</think>\n\n{answer_form(answer_type, answers[0])}",
-            query=query, evidence=tuple(evidence), distractors=tuple(misses), filler=self.filler, closers=_CLOSERS,
-        )  # fmt: skip
+            query=query,
+            evidence=tuple(evidence),
+            distractors=tuple(misses),
+            filler=self.filler,
+            closers=_CLOSERS,
+        )
 
 
 _FILM_REMARKS = (
@@ -126,19 +142,36 @@ def _bridge(hops: int) -> Callable[[_World], Draft]:
     def make(world: _World) -> Draft:
         names = world.names
         work, person, city, country, capital = names.work(), names.person(), names.city(), names.country(), names.city()
-        chain = [world.film(work, person), world.birth(person, city), world.place(city, country), world.capital(country, capital)]
+        chain = [
+            world.film(work, person),
+            world.birth(person, city),
+            world.place(city, country),
+            world.capital(country, capital),
+        ]
         asked = {
             2: f"In which town was the director of {work} born?",
             3: f"In which country was the director of {work} born?",
             4: f"What is the capital of the country in which the director of {work} was born?",
         }[hops]
         answer = (city, country, capital)[hops - 2]
-        said = [f"{work} was directed by {person}.", f"{person} was born in {city}.", f"{city} is in {country}.",
-                f"Its capital is {capital}."]  # fmt: skip
+        said = [
+            f"{work} was directed by {person}.",
+            f"{person} was born in {city}.",
+            f"{city} is in {country}.",
+            f"Its capital is {capital}.",
+        ]
         path = ["director", "birthplace", "country", "capital"][:hops]
         misses = world.near_misses(world.schooling(person, names.city()))
-        return world.draft(f"bridge_{hops}", "span", chain[:hops], asked, (answer,), " ".join(said[:hops]),
-                           {"op": "path", "start": work, "path": path}, misses)  # fmt: skip
+        return world.draft(
+            f"bridge_{hops}",
+            "span",
+            chain[:hops],
+            asked,
+            (answer,),
+            " ".join(said[:hops]),
+            {"op": "path", "start": work, "path": path},
+            misses,
+        )
 
     return make
 
@@ -150,20 +183,30 @@ def _unanswerable(world: _World) -> Draft:
     last = draft.evidence[-1].facts[0]
     tempting = {
         "birthplace": world.schooling(last.subject, names.city()),
-        "country": Block(f"Merchants of {last.subject} trade mostly with {(far := names.country())}.",
-                         (Fact(last.subject, "trade partner", far),)),
-        "capital": Block(f"The largest port of {last.subject} is {(port := names.city())}.",
-                         (Fact(last.subject, "largest port", port),)),
-    }[last.attribute]  # fmt: skip
+        "country": Block(
+            f"Merchants of {last.subject} trade mostly with {(far := names.country())}.",
+            (Fact(last.subject, "trade partner", far),),
+        ),
+        "capital": Block(
+            f"The largest port of {last.subject} is {(port := names.city())}.",
+            (Fact(last.subject, "largest port", port),),
+        ),
+    }[last.attribute]
     # The near misses of the chain may hold the same tempting fact about the same subject.
-    misses = [block for block in draft.distractors if not {f[:2] for f in block.facts} & {f[:2] for f in tempting.facts}]
+    misses = [
+        block for block in draft.distractors if not {f[:2] for f in block.facts} & {f[:2] for f in tempting.facts}
+    ]
     said = draft.solution[len("<think>") : draft.solution.index("</think>")].rsplit(". ", 1)[0]
     work = f"{said}. The text does not give the {last.attribute} of {last.subject}."
     return replace(
-        draft, kind="unanswerable", answer_type="unanswerable", answers=UNANSWERABLE,
-        evidence=(*draft.evidence[:-1], tempting), distractors=tuple(misses),
+        draft,
+        kind="unanswerable",
+        answer_type="unanswerable",
+        answers=UNANSWERABLE,
+        evidence=(*draft.evidence[:-1], tempting),
+        distractors=tuple(misses),
         solution=f"<think>{work}</think>\n\n{answer_form('unanswerable', UNANSWERABLE[0])}",
-    )  # fmt: skip
+    )
 
 
 def _same_country(world: _World) -> Draft:
@@ -173,10 +216,15 @@ def _same_country(world: _World) -> Draft:
     evidence = [world.place(a, home), world.place(b, other)]
     answer = "yes" if same else "no"
     return world.draft(
-        "same_country", "yes_no", evidence, f"Are the towns {a} and {b} in the same country?", (answer,),
+        "same_country",
+        "yes_no",
+        evidence,
+        f"Are the towns {a} and {b} in the same country?",
+        (answer,),
         f"{a} is in {home}. {b} is in {other}.",
-        {"op": "same", "of": [[a, "country"], [b, "country"]]}, world.near_misses(world.place(names.city(), home)),
-    )  # fmt: skip
+        {"op": "same", "of": [[a, "country"], [b, "country"]]},
+        world.near_misses(world.place(names.city(), home)),
+    )
 
 
 def _older(world: _World) -> Draft:
@@ -186,11 +234,15 @@ def _older(world: _World) -> Draft:
     answer = "yes" if years[0] < years[1] else "no"
     evidence = [world.birth_year(a, years[0]), world.birth_year(b, years[1])]
     return world.draft(
-        "older", "yes_no", evidence, f"Was {a} born before {b}?", (answer,),
+        "older",
+        "yes_no",
+        evidence,
+        f"Was {a} born before {b}?",
+        (answer,),
         f"{a} was born in {years[0]}, {b} in {years[1]}.",
         {"op": "before", "of": [[a, "birth year"], [b, "birth year"]]},
         world.near_misses(world.birth_year(names.person(), world.rng.randint(1900, 1989))),
-    )  # fmt: skip
+    )
 
 
 KINDS: dict[str, Kind] = {

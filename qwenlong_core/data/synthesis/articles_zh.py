@@ -20,8 +20,37 @@ _TOWN_FIRST = "临清安宁永长新东南西北平和德兴福广汉江湖泉�
 _TOWN_LAST = "江河山州阳城川溪桥港湾岭丘泽"
 _LAND_FIRST = "云星月岚沧朔炎霁澜翠琼"
 _LAND_LAST = "泽原岛海峰谷野洲"
-_WORK_FIRST = ("沉默的", "金色的", "遥远的", "破碎的", "隐秘的", "寂静的", "最后的", "燃烧的", "漫长的", "无名的", "古老的", "温柔的")
-_WORK_LAST = ("灯塔", "镜子", "果园", "航程", "影子", "花园", "信件", "钟楼", "岛屿", "诺言", "季节", "窗户", "车站", "海浪", "铃声")
+_WORK_FIRST = (
+    "沉默的",
+    "金色的",
+    "遥远的",
+    "破碎的",
+    "隐秘的",
+    "寂静的",
+    "最后的",
+    "燃烧的",
+    "漫长的",
+    "无名的",
+    "古老的",
+    "温柔的",
+)
+_WORK_LAST = (
+    "灯塔",
+    "镜子",
+    "果园",
+    "航程",
+    "影子",
+    "花园",
+    "信件",
+    "钟楼",
+    "岛屿",
+    "诺言",
+    "季节",
+    "窗户",
+    "车站",
+    "海浪",
+    "铃声",
+)
 
 _CLOSERS = (
     "资料齐全。", "说法不一。", "详见索引。", "此事广为人知。", "档案向公众开放。", "照片保存至今。", "评论家意见不同。",
@@ -30,17 +59,23 @@ _CLOSERS = (
     "本页由编辑部在春季最后一次审阅。", "这个故事常在学校里讲述。", "修订版正在计划之中。", "那几年的记录并不完整。",
 )  # fmt: skip
 _FILM_REMARKS = (
-    "拍摄用了九个星期，多年以后才找到自己的观众。", "外景大多在一座农场里完成，那年夏天雨水很多。",
-    "配乐先行录制，画面按音乐剪辑。", "主角先后请过四位演员，最后由一位地方剧团的演员出演。",
-)  # fmt: skip
+    "拍摄用了九个星期，多年以后才找到自己的观众。",
+    "外景大多在一座农场里完成，那年夏天雨水很多。",
+    "配乐先行录制，画面按音乐剪辑。",
+    "主角先后请过四位演员，最后由一位地方剧团的演员出演。",
+)
 _PERSON_REMARKS = (
-    "朋友们记得他说话风趣，每封来信都当天回复。", "早年在印刷厂工作，因此一直喜欢地图和旧书。",
-    "后来教了十年书，好几位学生也成了名人。", "早期作品只署名字的缩写，其中一些最近才得到确认。",
-)  # fmt: skip
+    "朋友们记得他说话风趣，每封来信都当天回复。",
+    "早年在印刷厂工作，因此一直喜欢地图和旧书。",
+    "后来教了十年书，好几位学生也成了名人。",
+    "早期作品只署名字的缩写，其中一些最近才得到确认。",
+)
 _PLACE_REMARKS = (
-    "那里有一个每周开放的集市，还有一座上个世纪的桥。", "河水每隔几年就会上涨，磨坊附近的房子都建在高处。",
-    "冬天山口关闭，货物改走山谷里的路。", "老城区曾经失火，后来在原地重建。",
-)  # fmt: skip
+    "那里有一个每周开放的集市，还有一座上个世纪的桥。",
+    "河水每隔几年就会上涨，磨坊附近的房子都建在高处。",
+    "冬天山口关闭，货物改走山谷里的路。",
+    "老城区曾经失火，后来在原地重建。",
+)
 
 
 class _World:
@@ -115,12 +150,21 @@ def _bridge(world: _World, hops: int, answerable: bool = True) -> Draft:
         answers, work_text = UNANSWERABLE, f"导演是{person}。文中没有说明{person}的出生地。"
     answer_type = "span" if answerable else "unanswerable"
     return Draft(
-        domain="multihop", answer_type=answer_type, kind=f"bridge_{hops}" if answerable else "unanswerable",  # type: ignore[arg-type]
-        steps=hops, title="", question=asked + _ASK, answers=answers,
+        domain="multihop",
+        answer_type=answer_type,
+        kind=f"bridge_{hops}" if answerable else "unanswerable",  # type: ignore[arg-type]
+        steps=hops,
+        title="",
+        question=asked + _ASK,
+        answers=answers,
         solution=f"<think>{work_text}</think>\n\n{answer_form(answer_type, answers[0])}",
         query={"op": "path", "start": work, "path": ["director", "birthplace", "country"][:hops]},
-        evidence=tuple(chain), distractors=misses, filler=world.filler, closers=_CLOSERS, language="zh",
-    )  # fmt: skip
+        evidence=tuple(chain),
+        distractors=misses,
+        filler=world.filler,
+        closers=_CLOSERS,
+        language="zh",
+    )
 
 
 KINDS: dict[str, Kind] = {

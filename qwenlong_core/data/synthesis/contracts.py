@@ -144,14 +144,22 @@ class _Contract:
         if self.shape.is_short:
             evidence = [Block(" ".join(b.text for b in evidence), tuple(f for b in evidence for f in b.facts))]
         return Draft(
-            domain="logical", answer_type="choice", kind=kind, steps=steps,
+            domain="logical",
+            answer_type="choice",
+            kind=kind,
+            steps=steps,
             title=self.title(),
-            question=f"{asked}{f' {condition}' if condition else ''}?", answers=(letter,), choices=tuple(options),
+            question=f"{asked}{f' {condition}' if condition else ''}?",
+            answers=(letter,),
+            choices=tuple(options),
             solution=f"<think>{why} This is {answer}, option {letter}.</think>\n\n{answer_form('choice', letter)}",
             query={"op": "clause", "subject": self.order, "attribute": self.clause.heading, "condition": condition},
-            evidence=tuple(evidence), distractors=tuple(misses[: max(3, self.shape.distractors)]),
-            filler=self.filler, closers=_CLOSERS, prefix="" if self.shape.is_short else "{n}. ",
-        )  # fmt: skip
+            evidence=tuple(evidence),
+            distractors=tuple(misses[: max(3, self.shape.distractors)]),
+            filler=self.filler,
+            closers=_CLOSERS,
+            prefix="" if self.shape.is_short else "{n}. ",
+        )
 
 
 def _lookup(contract: _Contract) -> Draft:
@@ -191,7 +199,9 @@ def _amended_exception(contract: _Contract) -> Draft:
         (Fact(contract.order, heading, after, f"amendment {condition}"),),
     )
     why = f"The exception {condition} applies, and the amendment replaced {before}."
-    return contract.draft("amended_exception", 3, [clause, amendment], after, condition, why, contract.elsewhere([other]))
+    return contract.draft(
+        "amended_exception", 3, [clause, amendment], after, condition, why, contract.elsewhere([other])
+    )
 
 
 KINDS: dict[str, Kind] = {

@@ -83,7 +83,9 @@ def choose_kind(kinds: dict[str, Kind], shape: Shape, rng: Random) -> Kind:
     """
     if shape.kind is not None:
         if shape.kind not in kinds:
-            raise ValueError(f"kind={shape.kind!r} is no form of question of this domain: use one of {', '.join(kinds)}")
+            raise ValueError(
+                f"kind={shape.kind!r} is no form of question of this domain: use one of {', '.join(kinds)}"
+            )
         return kinds[shape.kind]
     steps = sorted({kind.steps for kind in kinds.values()})
     fitting = [kind for kind in kinds.values() if shape.steps in (None, kind.steps)]

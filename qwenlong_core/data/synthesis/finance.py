@@ -13,9 +13,19 @@ from qwenlong_core.data.synthesis.document import Block, Draft, Fact, Kind, Shap
 from qwenlong_core.data.synthesis.report import Report, million, text
 
 _MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-    "November", "December",
-)  # fmt: skip
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 
 
 def _change(report: Report) -> Draft:
@@ -25,12 +35,18 @@ def _change(report: Report) -> Draft:
     answer = million(abs(after - before))
     high, low = max(before, after), min(before, after)
     return report.draft(
-        "change", 2, report.over_years({y0: before, y1: after}),
-        f"By how much did {subject} {verb} from {y0} to {y1}?", answer,
+        "change",
+        2,
+        report.over_years({y0: before, y1: after}),
+        f"By how much did {subject} {verb} from {y0} to {y1}?",
+        answer,
         f"{text(high)} - {text(low)} = {text(high - low)}.",
-        {"op": "difference", "sign": sign, "of": [[report.company, report.line, str(y1)],
-                                                  [report.company, report.line, str(y0)]]},
-    )  # fmt: skip
+        {
+            "op": "difference",
+            "sign": sign,
+            "of": [[report.company, report.line, str(y1)], [report.company, report.line, str(y0)]],
+        },
+    )
 
 
 def _percent_change(report: Report) -> Draft:
@@ -40,13 +56,19 @@ def _percent_change(report: Report) -> Draft:
     after = before + sign * before * percent // 100
     y0, y1 = report.year - 1, report.year
     return report.draft(
-        "percent_change", 2, report.over_years({y0: before, y1: after}),
+        "percent_change",
+        2,
+        report.over_years({y0: before, y1: after}),
         f"By what percentage did the {report.line} of {report.company} {'grow' if sign > 0 else 'fall'} "
-        f"from {y0} to {y1}?", f"{percent}%",
+        f"from {y0} to {y1}?",
+        f"{percent}%",
         f"{text(abs(after - before))} / {text(before)} = {percent}%.",
-        {"op": "percent", "sign": sign, "of": [[report.company, report.line, str(y1)],
-                                               [report.company, report.line, str(y0)]]},
-    )  # fmt: skip
+        {
+            "op": "percent",
+            "sign": sign,
+            "of": [[report.company, report.line, str(y1)], [report.company, report.line, str(y0)]],
+        },
+    )
 
 
 def _share(report: Report) -> Draft:
@@ -54,11 +76,14 @@ def _share(report: Report) -> Draft:
     part, year, line = whole * percent // 100, report.year, report.other_lines.pop(0)
     company = report.company
     return report.draft(
-        "share", 2, [report.stated(company, line, {year: part}), report.stated(company, report.line, {year: whole})],
-        f"What percentage of its {report.line} was the {line} of {company} in {year}?", f"{percent}%",
+        "share",
+        2,
+        [report.stated(company, line, {year: part}), report.stated(company, report.line, {year: whole})],
+        f"What percentage of its {report.line} was the {line} of {company} in {year}?",
+        f"{percent}%",
         f"{text(part)} / {text(whole)} = {percent}%.",
         {"op": "share", "of": [[company, line, str(year)], [company, report.line, str(year)]]},
-    )  # fmt: skip
+    )
 
 
 def first_year_cost(report: Report, principal: float, rate: float, issue_cost: float) -> Draft:
@@ -73,18 +98,24 @@ def first_year_cost(report: Report, principal: float, rate: float, issue_cost: f
         f"{company} issued notes of {million(principal)}. Interest of {million(half)} is due every six months.",
         (Fact(company, "note principal", principal), Fact(company, "half-yearly interest", half)),
     )
-    issue = Block(f"{company} paid issue costs of {million(issue_cost)} on the notes.",
-                  (Fact(company, "issue costs", issue_cost),))  # fmt: skip
+    issue = Block(
+        f"{company} paid issue costs of {million(issue_cost)} on the notes.",
+        (Fact(company, "issue costs", issue_cost),),
+    )
     other = report.names.company()
     paid = report.figure()
     misses = [Block(f"{other} paid issue costs of {million(paid)} on its bonds.", (Fact(other, "issue costs", paid),))]
     return report.draft(
-        "first_year_cost", 3, [notes, issue],
-        f"What do the notes cost {company} in their first year, issue costs and interest together?", million(total),
+        "first_year_cost",
+        3,
+        [notes, issue],
+        f"What do the notes cost {company} in their first year, issue costs and interest together?",
+        million(total),
         f"Interest is 2 x {text(half)} = {text(round(2 * half, 6))}. "
         f"{text(round(2 * half, 6))} + {text(issue_cost)} = {text(total)}.",
-        {"op": "first_year_cost", "company": company}, misses,
-    )  # fmt: skip
+        {"op": "first_year_cost", "company": company},
+        misses,
+    )
 
 
 def _random_first_year_cost(report: Report) -> Draft:
@@ -94,16 +125,27 @@ def _random_first_year_cost(report: Report) -> Draft:
 
 def _annual_interest(report: Report) -> Draft:
     company, half = report.company, report.rng.randint(2, 48)
-    notes = Block(f"On its notes {company} pays interest of {million(half)} in June and again in December of each year.",
-                  (Fact(company, "half-yearly interest", half),))  # fmt: skip
+    notes = Block(
+        f"On its notes {company} pays interest of {million(half)} in June and again in December of each year.",
+        (Fact(company, "half-yearly interest", half),),
+    )
     other, paid = report.names.company(), report.rng.randint(2, 48)
-    misses = [Block(f"On its notes {other} pays interest of {million(paid)} once a year.",
-                    (Fact(other, "yearly interest", paid),))]  # fmt: skip
+    misses = [
+        Block(
+            f"On its notes {other} pays interest of {million(paid)} once a year.",
+            (Fact(other, "yearly interest", paid),),
+        )
+    ]
     return report.draft(
-        "annual_interest", 2, [notes], f"How much interest do the notes cost {company} in a full year?",
-        million(2 * half), f"It pays twice a year. 2 x {half} = {2 * half}.",
-        {"op": "annual_interest", "company": company}, misses,
-    )  # fmt: skip
+        "annual_interest",
+        2,
+        [notes],
+        f"How much interest do the notes cost {company} in a full year?",
+        million(2 * half),
+        f"It pays twice a year. 2 x {half} = {2 * half}.",
+        {"op": "annual_interest", "company": company},
+        misses,
+    )
 
 
 def _mixed_scale(report: Report) -> Draft:
@@ -112,18 +154,25 @@ def _mixed_scale(report: Report) -> Draft:
     thousands = 100 * (report.rng.randint(1, 9) if report.shape.is_short else report.rng.randint(11, 99))
     total = round(whole + thousands / 1_000, 6)
     blocks = [
-        Block(f"Orders of {company} from the north came to {million(whole)} in {year}.",
-              (Fact(company, "orders north, $ million", whole, str(year)),)),
-        Block(f"Orders of {company} from the south came to ${text(thousands)} thousand in {year}.",
-              (Fact(company, "orders south, $ thousand", thousands, str(year)),)),
-    ]  # fmt: skip
+        Block(
+            f"Orders of {company} from the north came to {million(whole)} in {year}.",
+            (Fact(company, "orders north, $ million", whole, str(year)),),
+        ),
+        Block(
+            f"Orders of {company} from the south came to ${text(thousands)} thousand in {year}.",
+            (Fact(company, "orders south, $ thousand", thousands, str(year)),),
+        ),
+    ]
     return report.draft(
-        "mixed_scale", 3, blocks, f"What did the orders of {company} from north and south come to together in {year}?",
+        "mixed_scale",
+        3,
+        blocks,
+        f"What did the orders of {company} from north and south come to together in {year}?",
         million(total),
         f"{text(thousands)} thousand is {text(thousands / 1_000)} million. "
         f"{whole} + {text(thousands / 1_000)} = {text(total)}.",
         {"op": "mixed_scale", "company": company, "year": str(year)},
-    )  # fmt: skip
+    )
 
 
 def extension_interest(
@@ -145,17 +194,24 @@ def extension_interest(
     )
     other = report.names.company()
     later = f"{_MONTHS[(end + 5) % 12]} {(end + 5) // 12}"
-    misses = [Block(f"The debt of {other}, due in {begins}, was extended to {later}.",
-                    (Fact(other, "due month", begins), Fact(other, "extended month", later)))]  # fmt: skip
+    misses = [
+        Block(
+            f"The debt of {other}, due in {begins}, was extended to {later}.",
+            (Fact(other, "due month", begins), Fact(other, "extended month", later)),
+        )
+    ]
     monthly = round(debt * rate / 100 / 12, 2)
     return report.draft(
-        "extension_interest", 4, [debt_block, extended],
+        "extension_interest",
+        4,
+        [debt_block, extended],
         f"How much interest in dollars does the debt of {company} bear over the months of its extension?",
         answer or f"${interest:,}",
         f"{months} months. {text(rate)}% of {text(debt)} is {text(round(debt * rate / 100, 2))} a year, "
         f"{text(monthly)} a month. {months} x {text(monthly)} = {interest:,}.",
-        {"op": "extension_interest", "company": company}, misses,
-    )  # fmt: skip
+        {"op": "extension_interest", "company": company},
+        misses,
+    )
 
 
 def _random_extension(report: Report) -> Draft:
@@ -177,18 +233,22 @@ def _weighted_rate(report: Report) -> Draft:
     company = report.company
     weighted = round((a * low + b * (low + gap)) / (a + b), 2)
     blocks = [
-        Block(f"Loan {name} of {company} is {million(size)} at {rate}% a year.",
-              (Fact(company, f"loan {name} amount", size), Fact(company, f"loan {name} rate", rate)))
+        Block(
+            f"Loan {name} of {company} is {million(size)} at {rate}% a year.",
+            (Fact(company, f"loan {name} amount", size), Fact(company, f"loan {name} rate", rate)),
+        )
         for name, size, rate in (("A", a, low), ("B", b, low + gap))
-    ]  # fmt: skip
+    ]
     products = f"{text(a)} x {low} = {text(a * low)}, {text(b)} x {low + gap} = {text(b * (low + gap))}"
     return report.draft(
-        "weighted_rate", 4, blocks,
+        "weighted_rate",
+        4,
+        blocks,
         f"What is the weighted average interest rate of loans A and B of {company}, in percent a year?",
         f"{text(weighted)}%",
         f"{products}. {text(a * low + b * (low + gap))} / {text(a + b)} = {text(weighted)}%.",
         {"op": "weighted_rate", "company": company},
-    )  # fmt: skip
+    )
 
 
 KINDS: dict[str, Kind] = {

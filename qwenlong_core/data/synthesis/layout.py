@@ -191,10 +191,18 @@ def _example(draft: Draft, context: str, spans: list[tuple[int, int]], row_id: s
         "evidence_depth": [round(start / max(1, len(context)), 4) for start, _ in spans],
     }
     return Example(
-        id=row_id, source="generated", domain=draft.domain, answer_type=draft.answer_type, context=context,
-        question=draft.question, answers=draft.answers, choices=draft.choices, document_id=row_id,
-        solution=draft.solution, metadata=metadata,
-    )  # fmt: skip
+        id=row_id,
+        source="generated",
+        domain=draft.domain,
+        answer_type=draft.answer_type,
+        context=context,
+        question=draft.question,
+        answers=draft.answers,
+        choices=draft.choices,
+        document_id=row_id,
+        solution=draft.solution,
+        metadata=metadata,
+    )
 
 
 def _finish(example: Example, tokens: int, layout: _Layout) -> Example:

@@ -16,17 +16,39 @@ from qwenlong_core.data.synthesis.words import DEVICE_KINDS, Names
 from qwenlong_core.records import AnswerType
 
 _QUANTITIES = (
-    ("pressure", "bar", (4, 40)), ("temperature", "degrees C", (20, 95)), ("speed", "turns a minute", (30, 99)),
-    ("load", "kg", (20, 98)), ("flow", "litres a minute", (12, 90)), ("current", "amperes", (5, 63)),
-)  # fmt: skip
+    ("pressure", "bar", (4, 40)),
+    ("temperature", "degrees C", (20, 95)),
+    ("speed", "turns a minute", (30, 99)),
+    ("load", "kg", (20, 98)),
+    ("flow", "litres a minute", (12, 90)),
+    ("current", "amperes", (5, 63)),
+)
 _STEPS = (
-    "close the inlet", "open the vent", "drain the tank", "switch off the power", "lock the cover", "check the oil",
-    "turn the key", "press the green button", "wait for the lamp", "clean the filter", "release the brake", "set the timer",
-)  # fmt: skip
+    "close the inlet",
+    "open the vent",
+    "drain the tank",
+    "switch off the power",
+    "lock the cover",
+    "check the oil",
+    "turn the key",
+    "press the green button",
+    "wait for the lamp",
+    "clean the filter",
+    "release the brake",
+    "set the timer",
+)
 _PARTS = (
-    "hex key", "torque wrench", "copper ring", "rubber seal", "steel pin", "felt washer", "brass nut", "nylon strap",
-    "cork gasket", "spring clip",
-)  # fmt: skip
+    "hex key",
+    "torque wrench",
+    "copper ring",
+    "rubber seal",
+    "steel pin",
+    "felt washer",
+    "brass nut",
+    "nylon strap",
+    "cork gasket",
+    "spring clip",
+)
 _PLACES = ("cover", "gearbox", "inlet", "motor", "frame", "panel", "outlet", "bearing")
 
 _CLOSERS = (
@@ -76,15 +98,20 @@ class _Manual:
         return Block(f"To {task} the {device}:\n{listed}", facts), steps
 
     def needs(self, device: str, place: str, letter: str) -> Block:
-        return Block(f"The {place} of the {device} takes a part of class {letter}.",
-                     (Fact(device, f"part class of {place}", f"class {letter}"),))  # fmt: skip
+        return Block(
+            f"The {place} of the {device} takes a part of class {letter}.",
+            (Fact(device, f"part class of {place}", f"class {letter}"),),
+        )
 
     def near_misses(self) -> list[Block]:
         blocks = []
         for index in range(self.shape.distractors):
             device = self.new_device()
-            make = (lambda d: self.limits(d, self.quantity, self.unit, self.span)[0], lambda d: self.procedure(d, "start")[0],
-                    lambda d: self.needs(d, self.rng.choice(_PLACES), self.rng.choice(self.classes)))  # fmt: skip
+            make = (
+                lambda d: self.limits(d, self.quantity, self.unit, self.span)[0],
+                lambda d: self.procedure(d, "start")[0],
+                lambda d: self.needs(d, self.rng.choice(_PLACES), self.rng.choice(self.classes)),
+            )
             blocks.append(make[index % 3](device))
         return blocks
 
@@ -102,16 +129,32 @@ class _Manual:
         return Block(f"{block.text}\n{rng.choice(_REMARKS).format(device=device)}", block.facts)
 
     def draft(
-        self, kind: str, steps: int, answer_type: AnswerType, evidence: list[Block], question: str, answer: str, work: str,
+        self,
+        kind: str,
+        steps: int,
+        answer_type: AnswerType,
+        evidence: list[Block],
+        question: str,
+        answer: str,
+        work: str,
         query: dict[str, Any],
-    ) -> Draft:  # fmt: skip
+    ) -> Draft:
         return Draft(
-            domain="reading", answer_type=answer_type, kind=kind, steps=steps, title="Service manual",
-            question=question, answers=(answer,), query=query, evidence=tuple(evidence),
+            domain="reading",
+            answer_type=answer_type,
+            kind=kind,
+            steps=steps,
+            title="Service manual",
+            question=question,
+            answers=(answer,),
+            query=query,
+            evidence=tuple(evidence),
             solution=f"<think>{work}</think>\n\n{answer_form(answer_type, answer)}",
-            distractors=tuple(self.near_misses()), filler=self.filler, closers=_CLOSERS,
+            distractors=tuple(self.near_misses()),
+            filler=self.filler,
+            closers=_CLOSERS,
             prefix="" if self.shape.is_short else "{n} ",
-        )  # fmt: skip
+        )
 
 
 def _limit(manual: _Manual) -> Draft:
@@ -119,47 +162,73 @@ def _limit(manual: _Manual) -> Draft:
     index = manual.rng.randrange(3)
     name = ("minimum", "normal", "maximum")[index]
     return manual.draft(
-        "limit", 1, "number", [table],
-        f"What is the {name} {manual.quantity} of the {manual.device}, in {manual.unit}?", str(values[index]),
+        "limit",
+        1,
+        "number",
+        [table],
+        f"What is the {name} {manual.quantity} of the {manual.device}, in {manual.unit}?",
+        str(values[index]),
         f"The table gives {values[0]}, {values[1]}, {values[2]}. The {name} is {values[index]}.",
         {"op": "value", "of": [manual.device, f"{name} {manual.quantity}"]},
-    )  # fmt: skip
+    )
 
 
 def _reserve(manual: _Manual) -> Draft:
     table, (_, normal, high) = manual.limits(manual.device, manual.quantity, manual.unit, manual.span)
     return manual.draft(
-        "reserve", 2, "number", [table],
+        "reserve",
+        2,
+        "number",
+        [table],
         f"By how much does the maximum {manual.quantity} of the {manual.device} lie above the normal one, in {manual.unit}?",
-        str(high - normal), f"{high} - {normal} = {high - normal}.",
-        {"op": "subtract", "of": [[manual.device, f"maximum {manual.quantity}"], [manual.device, f"normal {manual.quantity}"]]},
-    )  # fmt: skip
+        str(high - normal),
+        f"{high} - {normal} = {high - normal}.",
+        {
+            "op": "subtract",
+            "of": [[manual.device, f"maximum {manual.quantity}"], [manual.device, f"normal {manual.quantity}"]],
+        },
+    )
 
 
 def _kit(manual: _Manual) -> Draft:
     table, values = manual.limits(manual.device, manual.quantity, manual.unit, manual.span)
     more = manual.rng.randint(2, 9)
-    kit = Block(f"With the winter kit the maximum {manual.quantity} of the {manual.device} is {more} {manual.unit} higher.",
-                (Fact(manual.device, f"winter kit adds to maximum {manual.quantity}", more),))  # fmt: skip
+    kit = Block(
+        f"With the winter kit the maximum {manual.quantity} of the {manual.device} is {more} {manual.unit} higher.",
+        (Fact(manual.device, f"winter kit adds to maximum {manual.quantity}", more),),
+    )
     total = values[2] + more
     return manual.draft(
-        "kit", 2, "number", [table, kit],
-        f"What is the maximum {manual.quantity} of the {manual.device} with the winter kit, in {manual.unit}?", str(total),
+        "kit",
+        2,
+        "number",
+        [table, kit],
+        f"What is the maximum {manual.quantity} of the {manual.device} with the winter kit, in {manual.unit}?",
+        str(total),
         f"The maximum is {values[2]}. {values[2]} + {more} = {total}.",
-        {"op": "add", "of": [[manual.device, f"maximum {manual.quantity}"],
-                             [manual.device, f"winter kit adds to maximum {manual.quantity}"]]},
-    )  # fmt: skip
+        {
+            "op": "add",
+            "of": [
+                [manual.device, f"maximum {manual.quantity}"],
+                [manual.device, f"winter kit adds to maximum {manual.quantity}"],
+            ],
+        },
+    )
 
 
 def _next_step(manual: _Manual) -> Draft:
     block, steps = manual.procedure(manual.device, "start")
     index = manual.rng.randrange(3)
     return manual.draft(
-        "next_step", 1, "span", [block],
-        f'When starting the {manual.device}, which step follows "{steps[index]}"?', steps[index + 1],
+        "next_step",
+        1,
+        "span",
+        [block],
+        f'When starting the {manual.device}, which step follows "{steps[index]}"?',
+        steps[index + 1],
         f"Step {index + 1} is {steps[index]}. Step {index + 2} is {steps[index + 1]}.",
         {"op": "path", "start": manual.device, "path": [f"start: step after {steps[index]}"]},
-    )  # fmt: skip
+    )
 
 
 def _cross_reference(manual: _Manual) -> Draft:
@@ -167,14 +236,17 @@ def _cross_reference(manual: _Manual) -> Draft:
     letter, part = manual.classes[0], parts[0]
     pairs = sorted(zip(manual.classes, parts, strict=True))
     rows = "\n".join(f"| Class {name} | {item} |" for name, item in pairs)
-    table = Block(f"Parts by class\n{rows}",
-                  tuple(Fact(f"class {name}", "part", item) for name, item in pairs))  # fmt: skip
+    table = Block(f"Parts by class\n{rows}", tuple(Fact(f"class {name}", "part", item) for name, item in pairs))
     return manual.draft(
-        "cross_reference", 2, "span", [manual.needs(manual.device, place, letter), table],
-        f"Which part does the {place} of the {manual.device} take?", part,
+        "cross_reference",
+        2,
+        "span",
+        [manual.needs(manual.device, place, letter), table],
+        f"Which part does the {place} of the {manual.device} take?",
+        part,
         f"The {place} takes class {letter}. Class {letter} is the {part}.",
         {"op": "path", "start": manual.device, "path": [f"part class of {place}", "part"]},
-    )  # fmt: skip
+    )
 
 
 KINDS: dict[str, Kind] = {

@@ -10,9 +10,19 @@ from qwenlong_core.data.synthesis.document import Block, Draft, Fact, Shape
 from qwenlong_core.data.synthesis.words import Names
 
 _LINES = (
-    "net sales", "operating income", "gross profit", "research costs", "capital spending", "total debt",
-    "cash", "inventories", "trade receivables", "pension costs", "tax expense", "marketing costs",
-)  # fmt: skip
+    "net sales",
+    "operating income",
+    "gross profit",
+    "research costs",
+    "capital spending",
+    "total debt",
+    "cash",
+    "inventories",
+    "trade receivables",
+    "pension costs",
+    "tax expense",
+    "marketing costs",
+)
 _CLOSERS = (
     "All figures are audited.", "Figures are rounded.", "No dividend was paid.", "Staff numbers were stable.",
     "The board met often.", "The auditor agreed.", "See the other notes.", "Amounts are in US dollars.",
@@ -119,21 +129,36 @@ class Report:
         return Block(head + "\n".join(rows), tuple(facts))
 
     def draft(
-        self, kind: str, steps: int, evidence: list[Block], question: str, answer: str, work: str, query: dict[str, Any],
+        self,
+        kind: str,
+        steps: int,
+        evidence: list[Block],
+        question: str,
+        answer: str,
+        work: str,
+        query: dict[str, Any],
         distractors: list[Block] | None = None,
-    ) -> Draft:  # fmt: skip
+    ) -> Draft:
         """``work`` is the reasoning of the trace; short documents state all evidence in one block."""
         misses = [*(distractors or []), *self.near_misses()]
         if self.shape.is_short:
             evidence = [Block(" ".join(b.text for b in evidence), tuple(f for b in evidence for f in b.facts))]
         return Draft(
-            domain="math", answer_type="number", kind=kind, steps=steps,
+            domain="math",
+            answer_type="number",
+            kind=kind,
+            steps=steps,
             title=f"{self.company}: annual report {self.year}",
-            question=question, answers=(answer,),
+            question=question,
+            answers=(answer,),
             solution=f"<think>{work}</think>\n\n{answer_form('number', answer)}",
-            query=query, evidence=tuple(evidence), distractors=tuple(misses[: self.shape.distractors]),
-            filler=self.filler, closers=_CLOSERS, prefix="" if self.shape.is_short else "Note {n}. ",
-        )  # fmt: skip
+            query=query,
+            evidence=tuple(evidence),
+            distractors=tuple(misses[: self.shape.distractors]),
+            filler=self.filler,
+            closers=_CLOSERS,
+            prefix="" if self.shape.is_short else "Note {n}. ",
+        )
 
 
 _REMARKS = (

@@ -38,7 +38,9 @@ CITY_FIRST = _words(
     "Bel Cor Dun Em Far Gol Hel Il Kor Lan Mor Nev Or Par Ran Sol Tal Und Val Win"
 )
 CITY_LAST = _words("burg mouth dale grad ford holm wick stadt haven mere field bridge port minster stead")
-COUNTRIES_FIRST = _words("Ar Bal Cast Dan Est Flor Gal Hib Ill Jut Kar Lat Mold Nav Ol Pom Rut Sax Trans Urb Val Wal Zet")
+COUNTRIES_FIRST = _words(
+    "Ar Bal Cast Dan Est Flor Gal Hib Ill Jut Kar Lat Mold Nav Ol Pom Rut Sax Trans Urb Val Wal Zet"
+)
 COUNTRIES_LAST = ["ovia", "aria", "onia", "istan", "ania", "edia"]
 WORK_FIRST = _words(
     "Silent Golden Broken Hidden Distant Crimson Frozen Gentle Hollow Ivory Jagged Lonely Midnight Narrow Open "
@@ -51,12 +53,12 @@ WORK_LAST = _words(
     "Ocean Puzzle Queen Refuge Stairway Tide Umbrella Valley Wedding Arrow Bell"
 )
 DEVICE_FIRST = _words("AX BR CT DM EV FK GL HP KR LS MT NV PX QR RS TL VK WX ZT")
-DEVICE_KINDS = _words(
-    "pump valve compressor boiler conveyor mixer chiller dryer press lathe generator filter"
-)
+DEVICE_KINDS = _words("pump valve compressor boiler conveyor mixer chiller dryer press lathe generator filter")
 
 
-_COMPANY_MORE = ["{} " + word for word in _words("Group Holdings Partners Systems Works Europe Asia Pacific Iberia Nordic")]
+_COMPANY_MORE = [
+    "{} " + word for word in _words("Group Holdings Partners Systems Works Europe Asia Pacific Iberia Nordic")
+]
 _PLACE_MORE = [word + " {}" for word in _words("Upper Lower Old New Great Little East West North South Inner Outer")]
 _PERSON_MORE = ["{} " + word for word in _words("Junior Senior")]
 _WORK_MORE = ["{} " + word for word in _words("Returns Revisited Remembered Unbound Rises Abroad")]

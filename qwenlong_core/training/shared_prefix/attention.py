@@ -52,9 +52,14 @@ def group_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, s
 
 
 def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    prefix_layout: Layout | None = None, **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    prefix_layout: Layout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
     """Packed where a layout is given, and transformers' SDPA everywhere else."""
     if prefix_layout is None:
         result: tuple[Tensor, Tensor | None] = ALL_ATTENTION_FUNCTIONS["sdpa"](

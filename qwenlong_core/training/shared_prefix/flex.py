@@ -36,9 +36,7 @@ def block_mask(layout: Layout, device: torch.device) -> BlockMask:
         return (query >= key) & ((branch[key] == 0) | (branch[key] == branch[query]))
 
     # Compiled, it never builds the N x N mask that the blocks are found from.
-    return create_block_mask(
-        sees, None, None, len(branch), len(branch), device, _compile=device.type != "cpu"
-    )
+    return create_block_mask(sees, None, None, len(branch), len(branch), device, _compile=device.type != "cpu")
 
 
 def flex(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:

@@ -26,16 +26,20 @@ def flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float)
             query, key, value, is_causal=causal, scale=scale
         )
     else:
-        output, lse, *_ = _aten._scaled_dot_product_flash_attention(
-            query, key, value, is_causal=causal, scale=scale
-        )
+        output, lse, *_ = _aten._scaled_dot_product_flash_attention(query, key, value, is_causal=causal, scale=scale)
     return output, lse
 
 
 def flash_backward(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, lse: Tensor,
-    causal: bool, scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value, given the output and log-sum-exp over all keys, these or more."""
     lse = lse.contiguous()
     if query.device.type == "cpu":
@@ -102,9 +106,15 @@ class MergedAttention(torch.autograd.Function):
 
         def over_prefix(rows: slice, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
             return flash_backward(
-                gradient[:, :, rows], query[:, :, rows], key[:, :, prefix], value[:, :, prefix],
-                output[:, :, rows], lse[:, :, rows], causal, scale,
-            )  # fmt: skip
+                gradient[:, :, rows],
+                query[:, :, rows],
+                key[:, :, prefix],
+                value[:, :, prefix],
+                output[:, :, rows],
+                lse[:, :, rows],
+                causal,
+                scale,
+            )
 
         d_query[:, :, prefix], from_prefix, value_from_prefix = over_prefix(prefix, True)
         d_query[:, :, rest], from_branches, value_from_branches = over_prefix(rest, False)

@@ -67,9 +67,7 @@ def pack(prompt: Tensor, completions: Tensor, mask: Tensor) -> Packed:
     labels = torch.cat([prompt.new_full((prefix,), IGNORED), completions[kept]])
     return Packed(
         input_ids=torch.cat([prompt[:-1], inputs[kept]])[None],
-        position_ids=torch.cat([torch.arange(prefix, device=prompt.device), positions.expand_as(kept)[kept]])[
-            None
-        ],
+        position_ids=torch.cat([torch.arange(prefix, device=prompt.device), positions.expand_as(kept)[kept]])[None],
         labels=labels[None],
         layout=Layout(prefix, tuple(kept.sum(1).tolist())),
     )
