@@ -134,8 +134,8 @@ def main() -> None:
     for direction in ("up", "down"):
         (mine, memory), (theirs, their_memory) = best[f"ours {direction}"], best[f"aws {direction}"]
         print(
-            f"{direction:4}  ours {mine:6.1f} s, {memory:4.0f} MB   aws s3 cp {theirs:6.1f} s, {their_memory:4.0f} MB   "
-            f"ours/aws: time {mine / theirs:.2f}, memory {memory / their_memory:.2f}"
+            f"{direction:4}  ours {mine:6.1f} s, {memory:4.0f} MB   aws s3 cp {theirs:6.1f} s, {their_memory:4.0f} MB  "
+            f" ours/aws: time {mine / theirs:.2f}, memory {memory / their_memory:.2f}"
         )
 
 

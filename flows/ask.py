@@ -105,7 +105,8 @@ def _answer(
     shown, kept, lost = truncate_middle(tokenizer, row, prompt_limit, analysis_message)
     if lost:
         _say(
-            f"the document has {kept + lost:,} tokens; its first and last {kept:,} are read, {lost:,} in the middle are not"
+            f"the document has {kept + lost:,} tokens; its first and last {kept:,} are read, {lost:,} in the middle"
+            " are not"
         )
     prompt = render_prompt(tokenizer, shown, analysis_message)
     sampling = Sampling(
@@ -131,7 +132,8 @@ def _limits(model: Any, max_tokens: int | None) -> tuple[int, int]:
     prompt, limit = fit_limits(context, completion=max_tokens)
     if max_tokens is None and limit < EvaluationSettings().max_completion_tokens:
         _say(
-            f"the context of {model.name} is {context:,} tokens: an answer may take {limit:,}, not the recommended 10,000"
+            f"the context of {model.name} is {context:,} tokens: an answer may take {limit:,}, not the recommended"
+            " 10,000"
         )
     return prompt, limit
 

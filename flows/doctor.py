@@ -91,7 +91,10 @@ def _accelerator(settings: Settings) -> Finding:
         found = f"none; CPU with {os.cpu_count()} cores"
     per_machine = settings.launch.num_processes // settings.launch.num_machines
     enough = count >= per_machine or settings.model.dtype == "float32"
-    mend = f"profile {settings.profile!r} runs {per_machine} processes a machine in {settings.model.dtype}: use a GPU machine"
+    mend = (
+        f"profile {settings.profile!r} runs {per_machine} processes a machine in {settings.model.dtype}: use a GPU"
+        " machine"
+    )
     return Finding(topic="accelerator", ok=enough, found=found, mend="" if enough else mend)
 
 

@@ -84,7 +84,8 @@ def prefect_api() -> Iterator[str]:
         return
     if os.environ.get("PREFECT_API_URL"):
         raise ConnectionError(
-            f"PREFECT_API_URL={configured!r} does not answer: start that server, or unset the variable to run without one"
+            f"PREFECT_API_URL={configured!r} does not answer: start that server, or unset the variable to run"
+            " without one"
         )
 
     class Server(SubprocessASGIServer):

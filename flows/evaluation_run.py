@@ -161,8 +161,8 @@ def _bounded(settings: Settings, model: Model) -> Settings:
     )
     if (prompt, completion) != (asked.max_prompt_tokens, asked.max_completion_tokens):
         say(
-            f"the context of {model.name} is {context:,} tokens: prompts up to {prompt:,} and {completion:,} new tokens, "
-            f"instead of the paper's {asked.max_prompt_tokens:,} and {asked.max_completion_tokens:,}"
+            f"the context of {model.name} is {context:,} tokens: prompts up to {prompt:,} and {completion:,} new"
+            f" tokens, instead of the paper's {asked.max_prompt_tokens:,} and {asked.max_completion_tokens:,}"
         )
     limits = {"max_prompt_tokens": prompt, "max_completion_tokens": completion}
     return settings.model_copy(update={"evaluation": asked.model_copy(update=limits)})

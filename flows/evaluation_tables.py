@@ -19,7 +19,10 @@ def print_finished(finished: Finished) -> None:
     scores, plan = finished.evaluation.scores, finished.evaluation.plan
     confidence = f"{finished.evaluation.bootstrap.confidence:.0%}"
     parts = {**scores.sources, "all": scores.overall} if len(scores.sources) > 1 else scores.sources
-    title = f"{finished.name}: score is the larger of exact match and judge, with {confidence} intervals clustered on documents"
+    title = (
+        f"{finished.name}: score is the larger of exact match and judge, with {confidence} intervals clustered on"
+        " documents"
+    )
     console.print(table(title, [_score_row(name, part) for name, part in parts.items()]))
     console.print(table("What the answers came to", [_outcome_row(name, part) for name, part in parts.items()]))
     for label, slices in (("prompt tokens", scores.lengths), ("evidence at", scores.depths)):

@@ -104,8 +104,8 @@ def _evaluation(store: Any, model: Any, given: str | None) -> Any:
     digest = model.artifact.sha256 if model.artifact else folder_digest(model.folder)
     if evaluation.plan.model_digest != digest:
         raise ValueError(
-            f"--evaluation {given} is of model {evaluation.plan.model_digest[:12]}, not of {model.given} ({digest[:12]}): "
-            "give its own, or leave it out"
+            f"--evaluation {given} is of model {evaluation.plan.model_digest[:12]}, not of {model.given}"
+            f" ({digest[:12]}): give its own, or leave it out"
         )
     return evaluation
 

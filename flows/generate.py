@@ -185,8 +185,8 @@ def _in_words(result: dict[str, Any]) -> str:
     if "teacher" in result:
         counts = result["teacher"]
         lines.append(
-            f"teacher: {counts['kept']} of {counts['questions']} questions kept, {counts['unverified']} without a right "
-            f"sample, {counts['failed']} without a completion; {counts['right']} of {counts['samples']} samples right, "
-            f"{counts['truncated']} cut off"
+            f"teacher: {counts['kept']} of {counts['questions']} questions kept, {counts['unverified']} without a right"
+            f" sample, {counts['failed']} without a completion; {counts['right']} of {counts['samples']} samples right,"
+            f" {counts['truncated']} cut off"
         )
     return "\n".join(lines)

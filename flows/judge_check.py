@@ -79,8 +79,10 @@ def in_words(name: str, found: dict[str, Any]) -> str:
     c = found["confusion"]
     lines = [
         head,
-        f"  kappa {found['kappa']:.3f} [{found['low']:.3f}, {found['high']:.3f}] over {found['pairs'] - found['no_verdict']} "
-        f"labelled pairs; {found['no_verdict']} without a verdict",
+        (
+            f"  kappa {found['kappa']:.3f} [{found['low']:.3f}, {found['high']:.3f}] over"
+            f" {found['pairs'] - found['no_verdict']} labelled pairs; {found['no_verdict']} without a verdict"
+        ),
         "                    is equal  is different",
         f"  said equal        {c['said equal, is equal']:8d}  {c['said equal, is different']:12d}",
         f"  said different    {c['said different, is equal']:8d}  {c['said different, is different']:12d}",

@@ -151,4 +151,7 @@ def _as_markdown(night: Night, evaluations: dict[str, Evaluation], found: list[C
         for alias, e in evaluations.items()
     )
     moved = "".join(f"- {change.words}\n" for change in found) or "No earlier night to compare with.\n"
-    return f"{night.words}\n\n| model | accuracy | items |\n|-|-|-|\n{scores}\nThe champion against earlier nights:\n\n{moved}"
+    return (
+        f"{night.words}\n\n| model | accuracy | items |\n|-|-|-|\n{scores}\nThe champion against earlier"
+        f" nights:\n\n{moved}"
+    )

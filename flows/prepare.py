@@ -27,8 +27,10 @@ def prepare(
         list[str] | None,
         typer.Option(
             metavar="NAME=PATH_OR_ID",
-            help="The other role's data. Training rows that stand in an evaluation set are removed; a file that is also "
-            "a --source is split by document. Repeatable.",
+            help=(
+                "The other role's data. Training rows that stand in an evaluation set are removed; a file that is also "
+                "a --source is split by document. Repeatable."
+            ),
         ),
     ] = None,
     model: Annotated[
@@ -123,8 +125,9 @@ def _check_against(role: str, data: Any) -> None:
 
     if role == "eval" and data.train and not shared_files(data):
         raise ValueError(
-            "--against does nothing here: evaluation rows stay, and none of its files is also a --source, which would be "
-            "split by document. Leave it out, and give the evaluation set as --against when preparing with --role train"
+            "--against does nothing here: evaluation rows stay, and none of its files is also a --source, which would"
+            " be split by document. Leave it out, and give the evaluation set as --against when preparing with --role"
+            " train"
         )
 
 
@@ -154,8 +157,10 @@ def _in_words(result: dict[str, Any], role: str) -> str:
     split = result["splits"][role]
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in split["dropped"].items()) or "none"
     lines = [
-        f"{result['folder']}: {split['rows']:,} rows on {split['documents']:,} documents kept of {split['read']:,} read, "
-        f"{split['refused']:,} refused, {split['truncated']:,} shortened",
+        (
+            f"{result['folder']}: {split['rows']:,} rows on {split['documents']:,} documents kept of {split['read']:,}"
+            f" read, {split['refused']:,} refused, {split['truncated']:,} shortened"
+        ),
         f"dropped: {dropped}",
         "prompt tokens: {min:,} to {max:,}, median {median:,}, {total:,} in all".format(**split["tokens"]),
     ]

@@ -73,6 +73,7 @@ def _prepared(settings: Settings) -> Path:
     record = store.latest("prepare", settings.profile)
     if record is None:
         raise ArtifactError(
-            f"profile {settings.profile!r} has prepared no data yet: give --data with a folder that `qwenlong prepare` wrote"
+            f"profile {settings.profile!r} has prepared no data yet: give --data with a folder that `qwenlong prepare`"
+            " wrote"
         )
     return store.fetch(record.ref)

@@ -22,8 +22,8 @@ def sync_outbox(settings: Settings, *, as_json: bool) -> None:
     left = len(waiting(outbox))
     if left:
         raise ConnectionError(
-            f"{delivered} runs delivered, {left} wait in {outbox}: tracking.uri={settings.tracking.uri!r} does not take them, "
-            "or another process is delivering; run the same command again"
+            f"{delivered} runs delivered, {left} wait in {outbox}: tracking.uri={settings.tracking.uri!r} does not take"
+            " them, or another process is delivering; run the same command again"
         )
     typer.echo(
         json.dumps({"delivered": delivered, "left": left}) if as_json else f"{delivered} runs delivered to MLflow"

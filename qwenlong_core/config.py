@@ -517,8 +517,8 @@ class StorageSettings(Block):
             raise ValueError(f"uri={self.uri!r}: only 's3://BUCKET/PREFIX' or a folder without a scheme can be used")
         if separator and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=][A-Za-z0-9._=-]*)*/?", rest):
             raise ValueError(
-                f"uri={self.uri!r} is not 's3://BUCKET/PREFIX': the bucket has 3 to 63 small letters, digits, '.' and '-', "
-                "the prefix letters, digits, '.', '_', '=' and '-' between single '/'"
+                f"uri={self.uri!r} is not 's3://BUCKET/PREFIX': the bucket has 3 to 63 small letters, digits, '.' and"
+                " '-', the prefix letters, digits, '.', '_', '=' and '-' between single '/'"
             )
         if self.s3 is not None and not separator:
             raise ValueError(

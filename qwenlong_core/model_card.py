@@ -116,10 +116,11 @@ def _scores(evaluation: Evaluation | None) -> str:
     counts = ", ".join(f"{outcome} {count:,}" for outcome, count in scores.overall.outcomes.items())
     judge = (protocol["judge"] or {}).get("model", "none, exact match alone")
     return (
-        f"## Scores\n\n{markdown_table(rows)}\nPrompts up to {protocol['max_prompt_tokens']:,} tokens (longer documents lose their "
-        f"middle), {protocol['max_completion_tokens']:,} new tokens, temperature {protocol['temperature']:g}, top-p "
-        f"{protocol['top_p']:g}, {plan.samples} per question, seed {plan.seed}, engine {protocol['engine']}, judge {judge}; "
-        f"intervals by bootstrap clustered on documents. Answers: {counts}. Rows: SHA-256 `{plan.dataset_digest}`.\n"
+        f"## Scores\n\n{markdown_table(rows)}\nPrompts up to {protocol['max_prompt_tokens']:,} tokens (longer documents"
+        f" lose their middle), {protocol['max_completion_tokens']:,} new tokens, temperature"
+        f" {protocol['temperature']:g}, top-p {protocol['top_p']:g}, {plan.samples} per question, seed {plan.seed},"
+        f" engine {protocol['engine']}, judge {judge}; intervals by bootstrap clustered on documents. Answers:"
+        f" {counts}. Rows: SHA-256 `{plan.dataset_digest}`.\n"
     )
 
 

@@ -186,7 +186,10 @@ def _decide(
         kept = f"champion stays version {champion.version}" if champion else "there is no champion"
         return f"version {version.version} not promoted, {kept}: {verdict['reason']}"
     if not fresh and (why := _rolled_back(settings, version)):
-        return f"version {version.version} not promoted: {why}; to decide anew, run the flow promote, or the pipeline with --refresh promote"
+        return (
+            f"version {version.version} not promoted: {why}; to decide anew, run the flow promote, or the pipeline with"
+            " --refresh promote"
+        )
     move = Move(
         kind="promotion", leaving=_version(baseline), version=version.version, reason=verdict["reason"], runs=runs
     )
@@ -212,8 +215,8 @@ def roll_back(settings: TrackingSettings, store: Store, reason: str) -> Move:
         raise RollbackRefused(f"rollback: model {name!r} has no champion at {settings.uri}: nothing was promoted yet")
     if previous is None:
         raise RollbackRefused(
-            f"rollback: there is no previous champion of {name!r} to go back to: version {champion.version} is the first, "
-            "or the last promotion was rolled back already; promote another version instead"
+            f"rollback: there is no previous champion of {name!r} to go back to: version {champion.version} is the"
+            " first, or the last promotion was rolled back already; promote another version instead"
         )
     move = Move(kind="rollback", leaving=champion.version, version=previous.version, reason=reason)
     made = _make(settings, store, move)

@@ -71,7 +71,10 @@ class ReadCache(LocalStore):
                 cached -= copy.size
         free = shutil.disk_usage(self.root).free
         if free < size:
-            needed = f"storage.cache_dir has {free / 1e9:.2f} GB free and {size / 1e9:.2f} GB are to be read: make room, or choose another"
+            needed = (
+                f"storage.cache_dir has {free / 1e9:.2f} GB free and {size / 1e9:.2f} GB are to be read: make room, or"
+                " choose another"
+            )
             raise OSError(errno.ENOSPC, needed, str(self.root))
         if not self._fits(cached, size):
             logger.info("the cache grows over its limit: what is left in it is in use")

@@ -78,8 +78,8 @@ def resolve_model(settings: Settings, given: str) -> Model:
         name = given.rpartition("/")[2].replace("@", "-")
         return Model(given=given, name=name, folder=open_store(settings).fetch(ref), artifact=ref)
     raise ValueError(
-        f"--model {given!r} is no folder and no reference: give a folder, {' or '.join(BUNDLED)}, a hub id (owner/name), "
-        "an artifact (model/DIGEST) or models:/NAME@ALIAS"
+        f"--model {given!r} is no folder and no reference: give a folder, {' or '.join(BUNDLED)}, a hub id"
+        " (owner/name), an artifact (model/DIGEST) or models:/NAME@ALIAS"
     )
 
 
@@ -94,7 +94,8 @@ def resolve_tokenizer(settings: Settings, given: str) -> Model:
         tokenizer = bundled_tokenizer() if given in BUNDLED else _hub_tokenizer(name, revision)
     except OSError as error:
         raise ConnectionError(
-            f"--model {given!r}: its tokenizer could not be loaded from the hub ({error}); without network give a folder that holds it"
+            f"--model {given!r}: its tokenizer could not be loaded from the hub ({error}); without network give a"
+            " folder that holds it"
         ) from error
     tokenizer.save_pretrained(folder)
     return Model(given=given, name=name.rpartition("/")[2], folder=folder)
@@ -115,7 +116,8 @@ def find_artifact(store: Store, kind: str, digest: str) -> ArtifactRef:
     found = [ref for ref in refs_in(store.listing(), store.uri) if ref.kind == kind and ref.sha256.startswith(digest)]
     if len(found) > 1:
         raise ArtifactError(
-            f"{kind}/{digest} fits {len(found)} artifacts: give more of the digest, such as {kind}/{found[0].sha256[:20]}"
+            f"{kind}/{digest} fits {len(found)} artifacts: give more of the digest, such as"
+            f" {kind}/{found[0].sha256[:20]}"
         )
     if not found:
         raise ArtifactError(f"there is no artifact {kind}/{digest} in {store.uri}: name another, or another --profile")

@@ -130,8 +130,8 @@ def register(
         version = _registered(settings, inputs["model"], inputs["evaluation"], manifest)
     except (MlflowException, RequestException) as error:
         raise ConnectionError(
-            f"the registry at tracking.uri={settings.uri!r} did not take the model, so nothing was registered: {error}; "
-            "run the same command again once MLflow answers"
+            f"the registry at tracking.uri={settings.uri!r} did not take the model, so nothing was registered: {error};"
+            " run the same command again once MLflow answers"
         ) from error
     (output / "registration.json").write_text(version.model_dump_json(indent=2))
     return version

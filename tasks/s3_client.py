@@ -166,7 +166,8 @@ class Abilities(Block):
             "and knows create-only writes"
             if self.create_only
             else (
-                "and it does not know create-only writes, so of two writers of the same content the last one's manifest stays"
+                "and it does not know create-only writes, so of two writers of the same content the last one's manifest"
+                " stays"
             )
         )
         return f"{checks}, {creates}"

@@ -170,9 +170,11 @@ def execute_stage(
                 tracked.run_id()
                 training = _training(spec, inputs, context, key if not forced else f"{key}-{context.run_id}")
                 with (
-                    _checkpoints_in_store(work, store, training, log)
-                    if spec.launcher == "accelerate"
-                    else nullcontext(),
+                    (
+                        _checkpoints_in_store(work, store, training, log)
+                        if spec.launcher == "accelerate"
+                        else nullcontext()
+                    ),
                     MetricsForwarder(output / METRICS, _forward_to(tracked, progress)),
                 ):
                     _run_or_refuse(spec, command, work, lock, log)
@@ -305,8 +307,8 @@ def run_stage(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunConte
     record = open_store(context.settings).lookup(spec.family, stage_fingerprint(spec, inputs))
     if record is None:
         raise ProcessFailed(
-            f"{spec.name}: {deployment} completed but its artifact is not in storage.uri={context.settings.storage.uri!r}: "
-            "both sides must share the store and the code"
+            f"{spec.name}: {deployment} completed but its artifact is not in"
+            f" storage.uri={context.settings.storage.uri!r}: both sides must share the store and the code"
         )
     return StageOutcome(
         ref=record.ref, how="ran", seconds=time.monotonic() - started, mlflow_run_id=record.mlflow_run_id

@@ -93,8 +93,8 @@ async def _distill_all(examples: list[Example], settings: TeacherSettings) -> tu
         solved = await asyncio.gather(*(one(example) for example in examples))
     if examples and counts.failed == len(examples):
         raise ConnectionError(
-            f"teacher {settings.model!r} at {settings.base_url} gave no completion for any of {len(examples)} questions; "
-            f"last error: {counts.last_error}"
+            f"teacher {settings.model!r} at {settings.base_url} gave no completion for any of {len(examples)}"
+            f" questions; last error: {counts.last_error}"
         )
     return [example for example in solved if example is not None], counts
 

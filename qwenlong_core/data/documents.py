@@ -21,8 +21,8 @@ def read_document(path: Path) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"--document {path} is not UTF-8 text (byte {error.start:,}: {error.reason}): convert it to text first, a PDF "
-            "for example with `pdftotext`"
+            f"--document {path} is not UTF-8 text (byte {error.start:,}: {error.reason}): convert it to text first, a"
+            " PDF for example with `pdftotext`"
         ) from error
     if not text.strip():
         raise ValueError(f"--document {path} is empty: there is nothing to ask about")

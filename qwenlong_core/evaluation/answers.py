@@ -237,9 +237,11 @@ def score_answers(job: EvaluateJob, judge: Judge | None, found: Iterable[Answer]
     each = (time.monotonic() - started) / len(found) if found else 0.0
     completions = iter(completion for _, completion in whole)
     return [
-        _error_sample(job, answer)
-        if answer.completion is None
-        else _to_sample(job, answer, next(completions), next(scores), answer.seconds + each)
+        (
+            _error_sample(job, answer)
+            if answer.completion is None
+            else _to_sample(job, answer, next(completions), next(scores), answer.seconds + each)
+        )
         for answer in found
     ]
 

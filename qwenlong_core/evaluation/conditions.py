@@ -77,8 +77,10 @@ def preconditions(challenger: Evaluation, champion: Evaluation) -> list[Conditio
         Condition(
             name="same data",
             passed=same,
-            detail=f"dataset {new.dataset_digest[:12]} with {len(new.items)} items against "
-            f"{old.dataset_digest[:12]} with {len(old.items)}",
+            detail=(
+                f"dataset {new.dataset_digest[:12]} with {len(new.items)} items against "
+                f"{old.dataset_digest[:12]} with {len(old.items)}"
+            ),
         ),
         Condition(
             name="same protocol",
@@ -88,8 +90,10 @@ def preconditions(challenger: Evaluation, champion: Evaluation) -> list[Conditio
         Condition(
             name="complete",
             passed=not any(missing.values()),
-            detail=f"of {len(new.expected)} samples {missing['challenger']} are missing or unknown for the "
-            f"challenger, {missing['champion']} for the champion",
+            detail=(
+                f"of {len(new.expected)} samples {missing['challenger']} are missing or unknown for the "
+                f"challenger, {missing['champion']} for the champion"
+            ),
         ),
     ]
 
@@ -121,8 +125,10 @@ def gain_condition(gain: statistics.Estimate, margin: float, confidence: float) 
     return Condition(
         name="gain",
         passed=gain.low > margin,
-        detail=f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {gain.items} items of "
-        f"{gain.documents} documents; the lower end must lie above {margin:+.3f}{unseen}",
+        detail=(
+            f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {gain.items} items of "
+            f"{gain.documents} documents; the lower end must lie above {margin:+.3f}{unseen}"
+        ),
     )
 
 

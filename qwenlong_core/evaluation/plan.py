@@ -104,7 +104,11 @@ def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
         samples=settings.samples,
         protocol=protocol
         | scoring_protocol(job)
-        | {"server": server, "dtype": job.model.dtype, "prompt": TEMPLATE_DIGEST},
+        | {
+            "server": server,
+            "dtype": job.model.dtype,
+            "prompt": TEMPLATE_DIGEST,
+        },
         seed=job.seed,
     )
 

@@ -107,9 +107,9 @@ def _scores_words(evaluations: Mapping[str, Evaluation], job: ReportJob) -> str:
     overall, baseline = first.scores.overall, baseline_of(list(evaluations))
     effect = overall.minimum_detectable_effect
     words = (
-        f"Accuracy over {overall.items} items on {overall.documents} documents, {first.plan.samples} "
-        f"{'sample' if first.plan.samples == 1 else 'samples'} each, with {first.bootstrap.confidence:.0%} intervals from {first.bootstrap.resamples:,} bootstrap "
-        "resamples of documents."
+        f"Accuracy over {overall.items} items on {overall.documents} documents, {first.plan.samples}"
+        f" {'sample' if first.plan.samples == 1 else 'samples'} each, with {first.bootstrap.confidence:.0%} intervals"
+        f" from {first.bootstrap.resamples:,} bootstrap resamples of documents."
     )
     if len(evaluations) > 1:
         words += f" The gain is paired ({job.confidence:.0%}): the same items under {baseline} and the stage."
@@ -204,9 +204,10 @@ def _subtitle(evaluations: Mapping[str, Evaluation]) -> str:
     protocol = next(iter(evaluations.values())).plan.protocol
     stages = ", ".join(evaluations)
     return (
-        f"{'Stages evaluated' if len(evaluations) > 1 else 'Evaluated'}: {stages}. Prompts up to {protocol['max_prompt_tokens']:,} tokens, answers up to "
-        f"{protocol['max_completion_tokens']:,}, temperature {protocol['temperature']:g}, top-p {protocol['top_p']:g}, "
-        f"engine {protocol['engine']}, judge {(protocol['judge'] or {}).get('model', 'none (rules only)')}."
+        f"{'Stages evaluated' if len(evaluations) > 1 else 'Evaluated'}: {stages}. Prompts up to"
+        f" {protocol['max_prompt_tokens']:,} tokens, answers up to {protocol['max_completion_tokens']:,}, temperature"
+        f" {protocol['temperature']:g}, top-p {protocol['top_p']:g}, engine {protocol['engine']}, judge"
+        f" {(protocol['judge'] or {}).get('model', 'none (rules only)')}."
     )
 
 

@@ -131,7 +131,7 @@ def check_unscored(job: EvaluateJob, samples: Sequence[Sample]) -> None:
     if len(missing) > limit * len(samples):
         errors = sum(sample.score.status == "error" for sample in missing)
         raise RuntimeError(
-            f"{len(missing) - errors} of {len(samples)} answers are unscored and {errors} failed, over "
-            f"evaluation.max_unscored_share={limit}; the last reason: {missing[-1].score.reason}. Mend the judge or the "
-            "server and run again: the answers are kept"
+            f"{len(missing) - errors} of {len(samples)} answers are unscored and {errors} failed, over"
+            f" evaluation.max_unscored_share={limit}; the last reason: {missing[-1].score.reason}. Mend the judge or"
+            " the server and run again: the answers are kept"
         )

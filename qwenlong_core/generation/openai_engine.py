@@ -208,6 +208,6 @@ def _completion(reply: Any) -> tuple[Completion, int | None]:
         text = f"<think>\n{thinking.strip()}{closed}"
     usage = reply.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return Completion(text=text, token_ids=(), finish_reason=_FINISH[reason]), tokens if isinstance(
-        tokens, int
-    ) else None
+    return Completion(text=text, token_ids=(), finish_reason=_FINISH[reason]), (
+        tokens if isinstance(tokens, int) else None
+    )

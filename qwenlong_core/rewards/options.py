@@ -31,7 +31,8 @@ _HEDGE_FIRST = re.compile(
 )
 _NEGATION = re.compile(r"\W*(?:not|neither|none|isn't|nor)\b|\W*不", re.IGNORECASE)
 _LISTED = re.compile(
-    r"\W*(?:(?:both|either|all|any|options?|choices?)\b\W*)?(?:\b)([A-Za-z])\b\)?\s*(?:[,/&+、;|\s]|\band\b|\bor\b|[和或与])"
+    r"\W*(?:(?:both|either|all|any|options?|choices?)\b\W*)?(?:\b)([A-Za-z])\b\)?\s*(?:[,/&+、"
+    r";|\s]|\band\b|\bor\b|[和或与])"
     r"\s*(?:(?:and|or|option)\b\s*)*\(?([A-Z])\)?(?![\w'])"
 )
 _GLUED = re.compile(r"\W*([A-Z]{2,26})\W*")
@@ -41,7 +42,8 @@ _YES_NO = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _REASON_FOLLOWS = re.compile(
-    r"[\s)\]'\"]*(?:$|[,.:;!。，；：！(-]|\s(?:because|since|as|it|they|he|she|we|this|that|there|the|in|according|based)\b)",
+    r"[\s)\]'\"]*(?:$|[,.:;!。，"
+    r"；：！(-]|\s(?:because|since|as|it|they|he|she|we|this|that|there|the|in|according|based)\b)",
     re.IGNORECASE,
 )
 """``no, it did not`` says no; ``no company`` and ``no vs yes`` do not."""

@@ -171,7 +171,10 @@ def _yes_no(answer: str, example: Example, _tolerance: float) -> RuleResult:
     return _equal(answer, gold.word) if said.word == gold.word else _differs(answer, example)
 
 
-_WHERE = r"(?: (?:in|from|by|with|on|given|based on|using|within|according to)(?: the)?(?: (?:given|provided|above|available))? \w+(?: \w+)?| here)?"
+_WHERE = (
+    r"(?: (?:in|from|by|with|on|given|based on|using|within|according to)(?: the)?(?:"
+    r" (?:given|provided|above|available))? \w+(?: \w+)?| here)?"
+)
 _UNANSWERABLE = re.compile(
     rf"""(?: (?:the\ )?(?:question\ )? (?:(?:is|it\ is)\ )? (?:unanswerable|not\ answerable|indeterminable|unknown)
     | (?:the\ )?(?:question\ |this\ question\ |it\ |this\ |answer\ )?

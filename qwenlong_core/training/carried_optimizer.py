@@ -24,8 +24,8 @@ class CarriedOptimizer(TrainerCallback):  # type: ignore[misc]
         self.trainer, self.folder = trainer, folder
         if not folder.exists():
             raise ValueError(
-                f"{folder} is missing, but grpo.optimizer_across_phases='carried': train the phase before with the same "
-                "setting, or set it to 'fresh'"
+                f"{folder} is missing, but grpo.optimizer_across_phases='carried': train the phase before with the same"
+                " setting, or set it to 'fresh'"
             )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -34,7 +34,7 @@ class EntropyWatch:
         if not self.low_steps or self.low_steps % settings.steps:
             return None
         return (
-            f"ENTROPY COLLAPSE: {entropy:.4f} nats per token, below {limit:.4f} for {self.low_steps} steps (it started at "
-            f"{self.start:.4f}). Completions of a group hardly differ any more; lower learning_rate, raise clip_high or "
-            "temperature, or set a kl_coefficient"
+            f"ENTROPY COLLAPSE: {entropy:.4f} nats per token, below {limit:.4f} for {self.low_steps} steps (it started"
+            f" at {self.start:.4f}). Completions of a group hardly differ any more; lower learning_rate, raise"
+            " clip_high or temperature, or set a kl_coefficient"
         )

@@ -91,7 +91,10 @@ _HEAD = f"{'rows':>26} {'pass':>6} {'all wrong':>10} {'all right':>10} {'informa
 def _row(name: str, found: Mapping[str, Any]) -> str:
     shares = (found[f"{key}_share"] for key in ("all_wrong", "all_right", "informative", "truncated"))
     wrong, right, informative, cut = shares
-    return f"{name:<18} {found['rows']:>7} {found['pass_rate']:>6.1%} {wrong:>10.1%} {right:>10.1%} {informative:>12.1%} {cut:>8.1%}"
+    return (
+        f"{name:<18} {found['rows']:>7} {found['pass_rate']:>6.1%} {wrong:>10.1%} {right:>10.1%} {informative:>12.1%}"
+        f" {cut:>8.1%}"
+    )
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -104,7 +107,7 @@ def table(found: Mapping[str, Any]) -> str:
     for index, phase in found["phases"].items():
         step = phase["step"]
         lines.append(
-            f"a step of phase {index}: {step['groups_drawn']:.1f} groups drawn for {step['groups_kept']:.1f} informative ones, "
-            f"{step['tokens']:,.0f} tokens, {step['sampling_seconds']:,.0f} s of sampling here"
+            f"a step of phase {index}: {step['groups_drawn']:.1f} groups drawn for {step['groups_kept']:.1f}"
+            f" informative ones, {step['tokens']:,.0f} tokens, {step['sampling_seconds']:,.0f} s of sampling here"
         )
     return "\n".join(lines)

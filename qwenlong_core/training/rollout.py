@@ -65,13 +65,13 @@ class Prompts:
         tokens, longest = max((len(ids), example.id) for ids, example in zip(self.token_ids, examples))
         if tokens > phase.max_prompt_tokens:
             raise ValueError(
-                f"prompt {longest!r} has {tokens} tokens, over the phase's max_prompt_tokens={phase.max_prompt_tokens}: "
-                "prepare the data again with this phase's limits and this model's tokenizer"
+                f"prompt {longest!r} has {tokens} tokens, over the phase's max_prompt_tokens={phase.max_prompt_tokens}:"
+                " prepare the data again with this phase's limits and this model's tokenizer"
             )
         if tokens + phase.max_completion_tokens > context:
             raise ValueError(
-                f"prompt {longest!r} has {tokens} tokens; with max_completion_tokens={phase.max_completion_tokens} that "
-                f"is over the model's context of {context}: lower the phase's limits, or raise model.yarn_factor"
+                f"prompt {longest!r} has {tokens} tokens; with max_completion_tokens={phase.max_completion_tokens} that"
+                f" is over the model's context of {context}: lower the phase's limits, or raise model.yarn_factor"
             )
 
 

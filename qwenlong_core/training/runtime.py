@@ -41,13 +41,14 @@ def set_up_process(launch: LaunchSettings) -> PartialState:
         )
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         raise ValueError(
-            f"launch.accelerate_config={launch.accelerate_config!r} asks for DeepSpeed, which keeps the optimizer's state "
-            "to itself, so that no checkpoint could be written: use FSDP2, as in infra/accelerate/fsdp2-1node.yaml"
+            f"launch.accelerate_config={launch.accelerate_config!r} asks for DeepSpeed, which keeps the optimizer's"
+            " state to itself, so that no checkpoint could be written: use FSDP2, as in"
+            " infra/accelerate/fsdp2-1node.yaml"
         )
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not torch.cuda.is_available():
         raise ValueError(
-            f"launch.accelerate_config={launch.accelerate_config!r} asks for FSDP, which accelerate leaves out without a "
-            "GPU, in silence: set launch.accelerate_config to none on a CPU"
+            f"launch.accelerate_config={launch.accelerate_config!r} asks for FSDP, which accelerate leaves out without"
+            " a GPU, in silence: set launch.accelerate_config to none on a CPU"
         )
     if launch.cpu_threads is not None:
         torch.set_num_threads(launch.cpu_threads)

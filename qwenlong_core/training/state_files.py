@@ -122,8 +122,8 @@ def load_random_state(path: Path) -> None:
     torch.set_rng_state(_from_hex(state["torch"]))
     if len(state["cuda"]) != torch.cuda.device_count():
         raise ValueError(
-            f"{path} has the random states of {len(state['cuda'])} GPUs, this process sees {torch.cuda.device_count()}: "
-            "go on with as many, or delete the stage's work folder to start over"
+            f"{path} has the random states of {len(state['cuda'])} GPUs, this process sees {torch.cuda.device_count()}:"
+            " go on with as many, or delete the stage's work folder to start over"
         )
     torch.cuda.set_rng_state_all([_from_hex(one) for one in state["cuda"]])
 

@@ -215,8 +215,8 @@ class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # t
         retired.update(rows)
         if hopeless_kept > self._hopeless_kept:
             logger.warning(
-                "%d prompt(s) without a right completion in %s visits are drawn on: with %d of %d retired, no more than "
-                "batch_size=%d are left; add rows or raise curriculum.retire_after_visits",
+                "%d prompt(s) without a right completion in %s visits are drawn on: with %d of %d retired, no more than"
+                " batch_size=%d are left; add rows or raise curriculum.retire_after_visits",
                 hopeless_kept,
                 self.retire_after_visits,
                 len(retired),

@@ -32,9 +32,10 @@ CHOICE = replace(NUMBER, domain="logical", answer_type="choice", choices=("one d
 
 def test_prompt_is_the_papers_wording() -> None:
     short = replace(NUMBER, context="Sales were 5.")
-    assert user_message(short) == (
-        "Please read the following text and answer the question below.\n\n<text>\nSales were 5.\n</text>\n\nHow much?\n\n"
-        'Format your response as follows: "Therefore, the answer is (insert answer here)".'
+    assert (
+        user_message(short)
+        == "Please read the following text and answer the question below.\n\n<text>\nSales were 5.\n</text>\n\nHow"
+        ' much?\n\nFormat your response as follows: "Therefore, the answer is (insert answer here)".'
     )
 
 

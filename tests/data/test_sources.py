@@ -160,7 +160,8 @@ def verl_row(index: int, data_source: str, user: str, gold: Any) -> dict[str, An
 
 def verl_prompt(document: str, question: str, form: str) -> str:
     return (
-        f"Please read the following text and answer the question below.\n\n<text>\n{document}\n</text>\n\n{question}\n\n"
+        "Please read the following text and answer the question"
+        f" below.\n\n<text>\n{document}\n</text>\n\n{question}\n\n"
         f'Format your response as follows: "{form}".'
     )
 

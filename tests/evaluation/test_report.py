@@ -243,9 +243,7 @@ def test_thinking_is_split_off(completion, parts):
 def test_evidence_is_underlined_and_gold_marked_within_it():
     row = example(context="x < y. It was in Paris, said Paris.", metadata={"evidence": [[7, 22]]})
     document, shown = mark_document(row)
-    assert document == (
-        'x &lt; y. <span class="evidence">It was in <mark>Paris</mark></span>, said <mark>Paris</mark>.'
-    )
+    assert document == 'x &lt; y. <span class="evidence">It was in <mark>Paris</mark></span>, said <mark>Paris</mark>.'
     assert shown == (0, 35)
 
 

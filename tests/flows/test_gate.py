@@ -239,9 +239,10 @@ def test_a_champion_that_got_worse_is_found_under_both_seeds(world):
         return looks[second]
 
     night, _, found = _compare(world.settings, NIGHT, {"champion": looks[False]}, look)
-    assert night.compared_with == (NIGHT - timedelta(days=1), NIGHT - timedelta(days=2)), (
-        "night 5 is past nightly.nights"
-    )
+    assert night.compared_with == (
+        NIGHT - timedelta(days=1),
+        NIGHT - timedelta(days=2),
+    ), "night 5 is past nightly.nights"
     assert asked == [("champion", True)] and found[0].significant
     assert night.words.startswith(
         "night 2026-03-09: the champion got worse, compared with 2 earlier nights, under both seeds: made fell by 0."

@@ -227,8 +227,8 @@ def test_a_judge_that_is_down_promotes_nobody_and_fails_the_night_with_the_reaso
     judge = "evaluation.judge={base_url='http://127.0.0.1:9/v1',model='m',max_retries=0,timeout_seconds=2}"
     said = ask(home, judge)
     assert (
-        "version 4 not promoted, champion stays version 3: refused: the evaluation of the challenger could not be finished"
-        in said
+        "version 4 not promoted, champion stays version 3: refused: the evaluation of the challenger could not be"
+        " finished" in said
     )
     assert "judge" in said
     failed = night(home, 3, judge)
@@ -278,8 +278,8 @@ def test_a_corrupted_artifact_is_refused_in_words(home, artifact):
     finally:
         damage(ref, home, name)  # the same bit back
     assert (
-        f"refused: the {artifact} of the challenger cannot be trusted: {name} of {artifact}/{ref.short} is missing or altered"
-        in said
+        f"refused: the {artifact} of the challenger cannot be trusted: {name} of {artifact}/{ref.short} is missing or"
+        " altered" in said
     )
     assert aliases(home) == ["1", None, "4"]
 

@@ -166,8 +166,8 @@ def test_a_judge_that_hangs_leaves_lines_unscored_and_says_so() -> None:
 
 def peak_mebibytes(path: Path) -> float:
     code = (
-        "import subprocess, sys, resource; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True);"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        "import subprocess, sys, resource; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL,"
+        " stderr=subprocess.DEVNULL, check=True);print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *COMMAND, str(path), "--workers", "2"],

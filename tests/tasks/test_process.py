@@ -36,7 +36,10 @@ def test_a_failure_carries_the_last_lines(lock):
 
 
 def test_an_interrupted_task_takes_its_whole_process_tree_along(lock):
-    tree = "import subprocess, sys; print('up', flush=True); subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    tree = (
+        "import subprocess, sys; print('up', flush=True); subprocess.run([sys.executable, '-c', 'import time;"
+        " time.sleep(600)'])"
+    )
     found: list[psutil.Process] = []
 
     def interrupt(line: str) -> None:

@@ -49,11 +49,13 @@ def parse_frames(row: dict[str, Any], path: Path, number: int) -> Iterator[Examp
     """Tongyi-Zhiwen's copy: title and text of every Wikipedia article in ``wiki_items``."""
     if "Prompt" not in row:
         raise BadRow(
-            f"no 'Prompt'; found {', '.join(list(row)[:8])}: not rows of FRAMES; rows with articles are in the hub's Tongyi-Zhiwen/frames"
+            f"no 'Prompt'; found {', '.join(list(row)[:8])}: not rows of FRAMES; rows with articles are in the hub's"
+            " Tongyi-Zhiwen/frames"
         )
     if not row.get("wiki_items"):
         raise BadRow(
-            "no 'wiki_items': google/frames-benchmark holds links only; the articles are in the hub's Tongyi-Zhiwen/frames"
+            "no 'wiki_items': google/frames-benchmark holds links only; the articles are in the hub's"
+            " Tongyi-Zhiwen/frames"
         )
     items = _listed(row["wiki_items"], "wiki_items")
     context = "\n".join(f"{item.get('title', '')}\n{item.get('text', '')}" for item in items)

@@ -99,7 +99,8 @@ def _writer(domain: Domain, language: str) -> Callable[[Random, Shape], Draft]:
         raise ValueError(f"language={language!r} is unknown: use one of {', '.join(by_language)}")
     if domain not in by_language[language]:
         raise ValueError(
-            f"domain={domain!r} cannot be generated in language {language!r}: use one of {', '.join(by_language[language])}"
+            f"domain={domain!r} cannot be generated in language {language!r}: use one of"
+            f" {', '.join(by_language[language])}"
         )
     return by_language[language][domain]
 

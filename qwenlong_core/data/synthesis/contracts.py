@@ -60,26 +60,47 @@ _CLOSERS = (
 )  # fmt: skip
 
 _BOILERPLATE = (
-    "Before work under {order} starts, {buyer} names a manager who may give instructions. The manager may hand this "
-    "right to a deputy by letter, and {seller} may rely on what the deputy says until told otherwise.",
-    "Risk in goods under {order} passes to {buyer} when they leave the carrier at the agreed place. Title passes when "
-    "the price is paid in full, and until then {buyer} stores the goods apart and marks them as the property of {seller}.",
-    "{seller} follows the site rules of {buyer} while it performs {order}. It reports every accident on the day it "
-    "happens and keeps a list of the persons that it has sent to the site.",
-    "Drawings made for {order} remain with the party that made them. The other party may copy them as far as it needs "
-    "them to use, to maintain and to repair the goods, and for no other purpose.",
-    "If the scope of {order} changes, {seller} states in writing what the change costs and how it moves the dates. The "
-    "change takes effect once {buyer} has agreed to the statement.",
-    "{seller} may have parts of {order} done by others, but answers for them as for its own staff. {buyer} may object to "
-    "a subcontractor for good reason, in particular where it competes with {buyer}.",
-    "Goods under {order} are tested at the works of {seller} before they are sent. {buyer} is invited to the tests, and if "
-    "it stays away the results recorded by {seller} are taken as correct.",
-    "Where the law of the place of delivery changes after {order} was signed, the parties meet and share the burden of the "
-    "change in a fair way. Neither of them may stop its work while these talks go on.",
-    "{buyer} provides power, water and a dry room at the site for the purposes of {order}. {seller} clears the site when it "
-    "leaves and takes its waste along at its own cost.",
-    "Both parties keep the papers of {order} in good order and let the other see them during office hours, so far as no "
-    "duty towards a third party stands against it.",
+    (
+        "Before work under {order} starts, {buyer} names a manager who may give instructions. The manager may hand this"
+        " right to a deputy by letter, and {seller} may rely on what the deputy says until told otherwise."
+    ),
+    (
+        "Risk in goods under {order} passes to {buyer} when they leave the carrier at the agreed place. Title passes"
+        " when the price is paid in full, and until then {buyer} stores the goods apart and marks them as the property"
+        " of {seller}."
+    ),
+    (
+        "{seller} follows the site rules of {buyer} while it performs {order}. It reports every accident on the day it "
+        "happens and keeps a list of the persons that it has sent to the site."
+    ),
+    (
+        "Drawings made for {order} remain with the party that made them. The other party may copy them as far as it"
+        " needs them to use, to maintain and to repair the goods, and for no other purpose."
+    ),
+    (
+        "If the scope of {order} changes, {seller} states in writing what the change costs and how it moves the dates."
+        " The change takes effect once {buyer} has agreed to the statement."
+    ),
+    (
+        "{seller} may have parts of {order} done by others, but answers for them as for its own staff. {buyer} may"
+        " object to a subcontractor for good reason, in particular where it competes with {buyer}."
+    ),
+    (
+        "Goods under {order} are tested at the works of {seller} before they are sent. {buyer} is invited to the tests,"
+        " and if it stays away the results recorded by {seller} are taken as correct."
+    ),
+    (
+        "Where the law of the place of delivery changes after {order} was signed, the parties meet and share the burden"
+        " of the change in a fair way. Neither of them may stop its work while these talks go on."
+    ),
+    (
+        "{buyer} provides power, water and a dry room at the site for the purposes of {order}. {seller} clears the site"
+        " when it leaves and takes its waste along at its own cost."
+    ),
+    (
+        "Both parties keep the papers of {order} in good order and let the other see them during office hours, so far"
+        " as no duty towards a third party stands against it."
+    ),
 )
 
 
@@ -107,8 +128,8 @@ class _Contract:
         if self.shape.is_short:
             return title
         return (
-            f"{title}\n\nThe Buyer intends to place several orders with the Seller. This agreement states the terms; where "
-            "they differ from order to order, the clause that names the order decides."
+            f"{title}\n\nThe Buyer intends to place several orders with the Seller. This agreement states the terms;"
+            " where they differ from order to order, the clause that names the order decides."
         )
 
     def stated(self, order: str, clause: _Clause, value: str, exception: str | None = None) -> Block:

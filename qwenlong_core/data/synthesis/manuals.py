@@ -86,7 +86,10 @@ class _Manual:
     def limits(self, device: str, quantity: str, unit: str, span: tuple[int, int]) -> tuple[Block, list[int]]:
         """A table of three limits in ascending order."""
         low, normal, high = sorted(self.rng.sample(range(*span), 3))
-        head = f"Limits of the {device}, {quantity} in {unit}\n| Minimum | Normal | Maximum |\n| {low} | {normal} | {high} |"
+        head = (
+            f"Limits of the {device}, {quantity} in {unit}\n| Minimum | Normal | Maximum |\n| {low} | {normal} |"
+            f" {high} |"
+        )
         named = zip(("minimum", "normal", "maximum"), (low, normal, high), strict=True)
         facts = tuple(Fact(device, f"{name} {quantity}", value) for name, value in named)
         return Block(head, facts), [low, normal, high]
@@ -180,7 +183,8 @@ def _reserve(manual: _Manual) -> Draft:
         2,
         "number",
         [table],
-        f"By how much does the maximum {manual.quantity} of the {manual.device} lie above the normal one, in {manual.unit}?",
+        f"By how much does the maximum {manual.quantity} of the {manual.device} lie above the normal one, in"
+        f" {manual.unit}?",
         str(high - normal),
         f"{high} - {normal} = {high - normal}.",
         {
