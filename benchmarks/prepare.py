@@ -26,7 +26,6 @@ from typing import Any
 os.environ.setdefault("RAYON_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 from qwenlong_core.bundled import bundled_tokenizer
-from qwenlong_core.config import DataSettings
 from qwenlong_core.data.lengths import batches
 from qwenlong_core.data.prepare import prepare
 from qwenlong_core.data.prompts import count_tokens, render_prompt
@@ -35,6 +34,7 @@ from qwenlong_core.data.splits import Row
 from qwenlong_core.data.synthesis import generate
 from qwenlong_core.jobs import PrepareJob
 from qwenlong_core.records import Example
+from qwenlong_core.settings.data import DataSettings
 
 PHASES = (20_000, 60_000)
 PARAGRAPHS = 4_000

@@ -20,13 +20,13 @@ from itertools import product
 import numpy as np
 from scipy.special import stdtrit
 
-from qwenlong_core.config import PromotionSettings
 from qwenlong_core.evaluation.plan import Plan
-from qwenlong_core.evaluation.promotion import Decision, decide
 from qwenlong_core.evaluation.results import Evaluation
 from qwenlong_core.evaluation.samples import Sample
 from qwenlong_core.evaluation.scores import Bootstrap, compute_scores
+from qwenlong_core.promotion.gate import Decision, decide
 from qwenlong_core.records import Score
+from qwenlong_core.settings.evaluation import PromotionSettings
 
 DOCUMENT, ITEM, INTERACTION = 1.0, 1.0, 0.5
 """Standard deviations, in logits, of a document's and an item's difficulty and of how much a model's

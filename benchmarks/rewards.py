@@ -25,9 +25,9 @@ from multiprocessing import Process, Queue, get_context
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.config import JudgeSettings, RewardSettings
 from qwenlong_core.records import Completion, Example
 from qwenlong_core.rewards import Judge, score_by_rule, score_completions_sync
+from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "rewards.jsonl"
 REASONING = (

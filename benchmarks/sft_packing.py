@@ -16,12 +16,14 @@ from pathlib import Path
 
 import torch
 
-from qwenlong_core.config import LaunchSettings, ModelSettings, SFTSettings
 from qwenlong_core.data.synthesis import domain_of_row, generate
 from qwenlong_core.jobs import SFTJob
 from qwenlong_core.models import load_tokenizer
-from qwenlong_core.training.packing import data_share
+from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.running import LaunchSettings
+from qwenlong_core.settings.training import SFTSettings
 from qwenlong_core.training.sft import build_trainer, tokenized
+from qwenlong_core.training.sft_packing import data_share
 
 
 def rows_between(tokenizer: object, shortest: int, longest: int, count: int) -> list[dict[str, list[int]]]:

@@ -24,7 +24,6 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from qwenlong_core.config import LaunchSettings
 from qwenlong_core.data.prompts import render_prompt
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.data.synthesis import generate
@@ -32,6 +31,7 @@ from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
+from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.training.grpo import build_trainer
 from qwenlong_core.training.runtime import quiet, set_up_process, trainer_arguments
 

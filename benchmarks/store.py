@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import seaweed
 
-from qwenlong_core.artifacts import ArtifactRef, Manifest, describe
-from qwenlong_core.config import S3Settings
+from qwenlong_core.settings.running import S3Settings
+from qwenlong_core.store.artifacts import ArtifactRef, Manifest, describe
 
 
 def write_checkpoint(folder: Path, megabytes: int) -> None:
@@ -49,7 +49,7 @@ def write_checkpoint(folder: Path, megabytes: int) -> None:
 
 def ours(uri: str, endpoint: str, folder: Path, manifest_file: Path, cache: Path, direction: str) -> None:
     """One transfer by the store, in a process of its own."""
-    from tasks.s3_store import S3Store
+    from qwenlong.tasks.s3.store import S3Store
 
     store = S3Store(uri, S3Settings(endpoint_url=endpoint), cache)
     manifest = Manifest.model_validate_json(manifest_file.read_text())

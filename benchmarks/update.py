@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 from transformers import AutoConfig
 from update_variants import VARIANTS, lengths
 
-from tasks.process import HEAP
+from qwenlong.tasks.process import HEAP
 
 COLUMNS = ("variant", "seconds", "times_ours", "share", "grown_mb", "grown_of_loop", "peak_mb", "loss", "gradient_norm")
 

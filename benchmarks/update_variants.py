@@ -32,10 +32,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from trl import GRPOConfig, GRPOTrainer
 
-from qwenlong_core.config import DynamicSamplingSettings, ModelSettings
 from qwenlong_core.models import load_policy, load_tokenizer
-from qwenlong_core.training.fast_linear import use_fast_linear
-from qwenlong_core.training.logprobs import label_log_probs, use_compact_head
+from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.training import DynamicSamplingSettings
+from qwenlong_core.training.logprobs.cpu_head import label_log_probs, use_compact_head
+from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
 from qwenlong_core.training.runtime import quiet
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
 

@@ -18,15 +18,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from flows.gate import before_the_gate
-from flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
-from flows.run_pages import described, entitle, flow_run_page, flow_run_tag, in_mlflow
-from qwenlong_core.config import Settings
-from qwenlong_core.evaluation.tables import markdown_table, scores_table
-from qwenlong_core.profiles import load_settings
-from tasks.outbox import RunNote, deliver_outbox, outbox_of
-from tasks.registry import RegisteredVersion, baseline_for, read_registration, still_registered
-from tasks.specs import (
+from qwenlong.flows.gate import before_the_gate
+from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
+from qwenlong.flows.run_pages import described, entitle, flow_run_page, flow_run_tag, in_mlflow
+from qwenlong.tasks.specs import (
     base_stage,
     evaluate_stage,
     grpo_stage,
@@ -36,8 +31,13 @@ from tasks.specs import (
     report_stage,
     sft_stage,
 )
-from tasks.stage import RunContext
-from tasks.tracking import Tracker, score_line
+from qwenlong.tasks.stage import RunContext
+from qwenlong.tasks.tracking.client import Tracker, score_line
+from qwenlong.tasks.tracking.outbox import RunNote, deliver_outbox, outbox_of
+from qwenlong.tasks.tracking.registry import RegisteredVersion, baseline_for, read_registration, still_registered
+from qwenlong_core.report.tables import markdown_table, scores_table
+from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.settings.tree import Settings
 
 
 @flow(name="qwenlong", flow_run_name="{profile}")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flows.pipeline_run import PipelineRun, StageResult
-from qwenlong_core.artifacts import ArtifactError, ArtifactRef
-from tasks.lineage import find_faults, training_data
-from tasks.process import ProcessFailed, StageRefused, reason_of
-from tasks.specs import promote_stage
-from tasks.store import open_store
+from qwenlong.flows.pipeline_run import PipelineRun, StageResult
+from qwenlong.tasks.lineage import find_faults, training_data
+from qwenlong.tasks.process import ProcessFailed, StageRefused, reason_of
+from qwenlong.tasks.specs import promote_stage
+from qwenlong.tasks.store import open_store
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef
 
 Evaluate = Callable[[], StageResult]
 

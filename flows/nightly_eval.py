@@ -18,21 +18,29 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.pipeline_run import PipelineRun, StageResult, new_run_id
-from flows.run_pages import described, entitle, flow_run_tag, in_mlflow
-from qwenlong_core.artifacts import ArtifactError, ArtifactRef
-from qwenlong_core.config import Settings
-from qwenlong_core.evaluation.regression import Change, changes, comparable, confirmed_falls
+from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id
+from qwenlong.flows.run_pages import described, entitle, flow_run_tag, in_mlflow
+from qwenlong.tasks.process import ProcessFailed, StageRefused, reason_of
+from qwenlong.tasks.specs import evaluate_stage
+from qwenlong.tasks.stage import RunContext
+from qwenlong.tasks.store import open_store
+from qwenlong.tasks.tracking.client import Tracker
+from qwenlong.tasks.tracking.nights import (
+    Night,
+    earlier_nights,
+    find_night,
+    log_night,
+    overview,
+    remember_night,
+    tonight,
+)
+from qwenlong.tasks.tracking.outbox import RunNote, Status
+from qwenlong.tasks.tracking.registry import CHALLENGER, CHAMPION, by_alias
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
-from qwenlong_core.profiles import load_settings
-from tasks.nights import Night, earlier_nights, find_night, log_night, overview, remember_night, tonight
-from tasks.outbox import RunNote, Status
-from tasks.process import ProcessFailed, StageRefused, reason_of
-from tasks.registry import CHALLENGER, CHAMPION, by_alias
-from tasks.specs import evaluate_stage
-from tasks.stage import RunContext
-from tasks.store import open_store
-from tasks.tracking import Tracker
+from qwenlong_core.promotion.regression import Change, changes, comparable, confirmed_falls
+from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef
 
 _SECOND_LOOK = 10_000_000
 """Added to a night's seed for its second look; no other night has that seed."""

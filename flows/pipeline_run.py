@@ -15,14 +15,14 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import MarkdownArtifact, create_markdown_artifact
 
-from qwenlong_core.artifacts import ArtifactError, ArtifactRef, StageRecord, check_writable, now
-from qwenlong_core.config import Settings
-from tasks.champion import apply_decision
-from tasks.registry import RegisteredVersion
-from tasks.specs import StageSpec, prepare_stage, stage_names
-from tasks.stage import RunContext, StageOutcome, run_stage, stage_fingerprint
-from tasks.store import open_store
-from tasks.tracking import Tracker
+from qwenlong.tasks.specs import StageSpec, prepare_stage, stage_names
+from qwenlong.tasks.stage import RunContext, StageOutcome, run_stage, stage_fingerprint
+from qwenlong.tasks.store import open_store
+from qwenlong.tasks.tracking.champion import apply_decision
+from qwenlong.tasks.tracking.client import Tracker
+from qwenlong.tasks.tracking.registry import RegisteredVersion
+from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, StageRecord, check_writable, now
 
 
 @dataclass(frozen=True, kw_only=True)

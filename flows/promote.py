@@ -11,16 +11,16 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from flows.gate import before_the_gate
-from flows.pipeline_run import PipelineRun, StageResult, new_run_id
-from flows.run_pages import described, entitle, flow_run_tag, in_mlflow
-from qwenlong_core.artifacts import ArtifactError, ArtifactRef
-from qwenlong_core.profiles import load_settings
-from tasks.outbox import RunNote
-from tasks.registry import CHALLENGER, RegisteredVersion, baseline_for, by_alias
-from tasks.specs import evaluate_stage
-from tasks.stage import RunContext
-from tasks.store import open_store
+from qwenlong.flows.gate import before_the_gate
+from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id
+from qwenlong.flows.run_pages import described, entitle, flow_run_tag, in_mlflow
+from qwenlong.tasks.specs import evaluate_stage
+from qwenlong.tasks.stage import RunContext
+from qwenlong.tasks.store import open_store
+from qwenlong.tasks.tracking.outbox import RunNote
+from qwenlong.tasks.tracking.registry import CHALLENGER, RegisteredVersion, baseline_for, by_alias
+from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef
 
 
 @flow(name="promote", flow_run_name="{profile}")

@@ -11,10 +11,10 @@ from prefect import get_client
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 
-from flows.pipeline_run import PipelineRun
-from tasks.outbox import RunNote, TrackedRun, deliver_outbox, outbox_of
-from tasks.process import reason_of
-from tasks.tracking import Tracker
+from qwenlong.flows.pipeline_run import PipelineRun
+from qwenlong.tasks.process import reason_of
+from qwenlong.tasks.tracking.client import Tracker
+from qwenlong.tasks.tracking.outbox import RunNote, TrackedRun, deliver_outbox, outbox_of
 
 
 def entitle(title: str) -> None:

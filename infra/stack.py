@@ -143,7 +143,7 @@ def _make_database(port: int, password: str) -> None:
 @contextmanager
 def served(environment: dict[str, str], folder: Path, database: str) -> Iterator[dict[str, str]]:
     """Prefect server, MLflow server on ``database`` and a worker: ``qwenlong serve`` with its logs in ``folder``."""
-    command = [sys.executable, "-m", "flows.cli", "serve", "--json", "--profile", "smoke"]
+    command = [sys.executable, "-m", "qwenlong.flows.cli.main", "serve", "--json", "--profile", "smoke"]
     command += ["--set", f"tracking.uri={database}", "--set", f"storage.runs_dir={folder / 'runs'}"]
     command += ["--port", str(free_port()), "--mlflow-port", str(free_port())]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
@@ -219,7 +219,17 @@ def run_stack(folder: Path, overrides: list[str]) -> dict[str, Any]:
 def artifacts(environment: dict[str, str], settings: list[str], *words: str) -> Any:
     """What ``qwenlong artifacts`` answers."""
     given = [part for each in settings for part in ("--set", each)]
-    command = [sys.executable, "-m", "flows.cli", "artifacts", *words, "--json", "--profile", "smoke", *given]
+    command = [
+        sys.executable,
+        "-m",
+        "qwenlong.flows.cli.main",
+        "artifacts",
+        *words,
+        "--json",
+        "--profile",
+        "smoke",
+        *given,
+    ]
     return json.loads(subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True).stdout)
 
 

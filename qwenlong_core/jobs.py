@@ -1,49 +1,33 @@
-"""What each stage's process is told: one small schema a stage, and the command line all of them share.
+"""What each stage's process is told: one small schema a stage.
 
 A job holds the settings that can change the stage's output, so they are part of the stage's
 fingerprint: an edit to the rewards re-runs GRPO, an edit to storage re-runs nothing.
-Every stage is a module that a person can run by hand with the same command the pipeline uses::
-
-    python -m qwenlong_core.data.prepare --job job.json --input base=DIR --work DIR
-
-It reads its inputs, keeps whatever it needs for resuming under ``--work`` and leaves its finished
-output in ``WORK/output``. Schemas only: this module is left out of the code digests.
+Schemas only: this module is left out of the code digests.
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
-import sys
-import traceback
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pydantic import Field
 
-from qwenlong_core.config import (
-    Block,
+from qwenlong_core.settings.base import Block, Stop
+from qwenlong_core.settings.data import DataSettings
+from qwenlong_core.settings.evaluation import EvaluationSettings, PromotionSettings
+from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.rewards import RewardSettings
+from qwenlong_core.settings.running import LaunchSettings
+from qwenlong_core.settings.training import (
     CurriculumSettings,
-    DataSettings,
     DynamicSamplingSettings,
     EntropyAlarmSettings,
-    EvaluationSettings,
-    LaunchSettings,
-    ModelSettings,
     OptimizerAcrossPhases,
     Phase,
-    PromotionSettings,
-    RewardSettings,
     ScaleRewards,
     SFTSettings,
-    Stop,
     Truncated,
     VLLMSettings,
 )
-
-OUTPUT = "output"
-"""Folder under the work directory that holds a stage's finished output."""
 
 
 class BaseJob(Block):
@@ -175,46 +159,3 @@ class ReportJob(Block):
     bootstrap_resamples: int
     confidence: float
     seed: int
-
-
-J = TypeVar("J", bound=Block)
-
-REFUSED = "refused.txt"
-"""In the work directory: why the stage refused its settings or data. It tells the pipeline, through
-any launcher's exit status, that a retry cannot help."""
-
-
-def stage_main(schema: type[J], run: Callable[[J, Mapping[str, Path], Path], None]) -> None:
-    """Run one stage from the command line.
-
-    ``run(job, inputs, work)`` must leave its result in ``work / OUTPUT``. Exit status 2: it refused
-    its settings or data (a ``ValueError`` or ``FileNotFoundError`` raised by this project's own
-    code), and the reason is the last line on stderr and in ``work / REFUSED``. Any other exception
-    ends the process with its traceback.
-    """
-    parser = argparse.ArgumentParser(prog=f"python -m {run.__module__}", description=schema.__doc__)
-    parser.add_argument("--job", type=Path, required=True, help="JSON file of the job's settings")
-    parser.add_argument("--input", action="append", default=[], metavar="NAME=DIR", help="an input folder")
-    parser.add_argument("--work", type=Path, required=True, help="working folder; the result is in WORK/output")
-    args = parser.parse_args()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    for noisy in ("httpx", "filelock", "fsspec", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    (args.work / REFUSED).unlink(missing_ok=True)
-    (args.work / OUTPUT).mkdir(parents=True, exist_ok=True)
-    try:
-        job = schema.model_validate_json(args.job.read_text())
-        inputs = {name: Path(path) for name, _, path in (item.partition("=") for item in args.input)}
-        run(job, inputs, args.work)
-    except (ValueError, FileNotFoundError) as error:
-        if not _raised_here(error):
-            raise
-        (args.work / REFUSED).write_text(str(error))
-        logging.getLogger(run.__module__).error("%s", error)
-        raise SystemExit(2) from None
-
-
-def _raised_here(error: BaseException) -> bool:
-    """Whether our own code raised it; the same types from inside a library are faults, not refusals."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(Path(__file__).resolve().parent)

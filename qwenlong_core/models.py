@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from transformers.utils import is_flash_attn_2_available
 
 from qwenlong_core.bundled import bundled_file, bundled_tokenizer
-from qwenlong_core.config import ModelSettings
-from qwenlong_core.jobs import OUTPUT, BaseJob, stage_main
+from qwenlong_core.jobs import BaseJob
+from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.stage_main import OUTPUT, stage_main
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from qwenlong_core.artifacts import ArtifactError, ArtifactRef, StageRecord, Store, describe, now
-from qwenlong_core.config import Block
-from qwenlong_core.jobs import OUTPUT
+from qwenlong_core.settings.base import Block
+from qwenlong_core.stage_main import OUTPUT
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, StageRecord, Store, describe, now
 
 KIND = "checkpoint"
 CHECKPOINTS = "checkpoints"

@@ -18,7 +18,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from qwenlong_core.artifacts import (
+from qwenlong.tasks.specs import base_stage
+from qwenlong.tasks.stage import stage_fingerprint
+from qwenlong.tasks.store import open_store
+from qwenlong_core.bundled import BUNDLED, bundled_tokenizer
+from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.artifacts import (
     MANIFEST,
     ArtifactError,
     ArtifactRef,
@@ -31,12 +36,7 @@ from qwenlong_core.artifacts import (
     refs_in,
     verify,
 )
-from qwenlong_core.bundled import BUNDLED, bundled_tokenizer
-from qwenlong_core.config import Settings
-from qwenlong_core.fingerprint import code_digest
-from tasks.specs import base_stage
-from tasks.stage import stage_fingerprint
-from tasks.store import open_store
+from qwenlong_core.store.fingerprint import code_digest
 
 _REGISTRY = re.compile(r"models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))")
 _ARTIFACT = re.compile(r"(?:[a-z0-9+]+://.*/)?(?P<kind>[a-z]+)/(?P<digest>[0-9a-f]{6,64})/?")
@@ -152,7 +152,7 @@ def _local(given: str, folder: Path) -> Model:
 
 
 def _registered(settings: Settings, given: str) -> Model:
-    from tasks.registry import by_alias, by_version  # brings MLflow in
+    from qwenlong.tasks.tracking.registry import by_alias, by_version  # brings MLflow in
 
     match = _REGISTRY.fullmatch(given)
     if match is None:

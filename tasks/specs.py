@@ -10,20 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from qwenlong_core.artifacts import digest_file, digest_json, files_below
 from qwenlong_core.bundled import BUNDLED, bundled_file
-from qwenlong_core.config import Block, LaunchSettings, Settings
 from qwenlong_core.data.sources import local_files
-from qwenlong_core.jobs import (
-    BaseJob,
-    EvaluateJob,
-    GRPOJob,
-    PrepareJob,
-    ProbeJob,
-    PromoteJob,
-    ReportJob,
-    SFTJob,
-)
+from qwenlong_core.jobs import BaseJob, EvaluateJob, GRPOJob, PrepareJob, ProbeJob, PromoteJob, ReportJob, SFTJob
+from qwenlong_core.settings.base import Block
+from qwenlong_core.settings.running import LaunchSettings
+from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.artifacts import digest_file, digest_json, files_below
 
 SCALED_DOWN = (
     "A demonstration that every part works: the contexts are scaled down and training is a few steps, "
@@ -200,7 +193,7 @@ def register_stage(settings: Settings) -> StageSpec:
     """Register the final checkpoint. Inputs: ``model``, ``evaluation``."""
     tracking = settings.tracking
     job = RegisterJob(registered_model=tracking.registered_model, tracking_uri=tracking.uri)
-    return _spec("register", "registration", "tasks.registry", job, launcher="inline")
+    return _spec("register", "registration", "qwenlong.tasks.tracking.registry", job, launcher="inline")
 
 
 def promote_stage(settings: Settings, verified: Mapping[str, str], faults: Sequence[str]) -> StageSpec:
@@ -214,7 +207,7 @@ def promote_stage(settings: Settings, verified: Mapping[str, str], faults: Seque
         confidence=settings.evaluation.confidence,
         seed=settings.seed,
     )
-    return _spec("promote", "decision", "qwenlong_core.evaluation.promotion", job)
+    return _spec("promote", "decision", "qwenlong_core.promotion.gate", job)
 
 
 def report_stage(settings: Settings) -> StageSpec:
@@ -226,4 +219,4 @@ def report_stage(settings: Settings) -> StageSpec:
         confidence=settings.evaluation.confidence,
         seed=settings.seed,
     )
-    return _spec("report", "report", "qwenlong_core.evaluation.report", job)
+    return _spec("report", "report", "qwenlong_core.report.build", job)

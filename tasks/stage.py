@@ -24,17 +24,18 @@ from prefect.context import TaskRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import PrefectException
 
-from qwenlong_core.artifacts import ArtifactRef, StageRecord, Store, describe, digest_json, now
-from qwenlong_core.config import Block, Settings
-from qwenlong_core.fingerprint import code_digest, fingerprint
-from qwenlong_core.jobs import OUTPUT, REFUSED
-from tasks.checkpoints import CheckpointPublisher, Training, restore
-from tasks.outbox import RunNote, TrackedRun, deliver_outbox, outbox_of
-from tasks.process import ProcessFailed, StageRefused, run_process, stage_command
-from tasks.registry import register
-from tasks.specs import StageSpec
-from tasks.store import open_store
-from tasks.tracking import METRICS, MetricsForwarder, Tracker, read_lines
+from qwenlong.tasks.checkpoints import CheckpointPublisher, Training, restore
+from qwenlong.tasks.process import ProcessFailed, StageRefused, run_process, stage_command
+from qwenlong.tasks.specs import StageSpec
+from qwenlong.tasks.store import open_store
+from qwenlong.tasks.tracking.client import METRICS, MetricsForwarder, Tracker, read_lines
+from qwenlong.tasks.tracking.outbox import RunNote, TrackedRun, deliver_outbox, outbox_of
+from qwenlong.tasks.tracking.registry import register
+from qwenlong_core.settings.base import Block
+from qwenlong_core.settings.tree import Settings
+from qwenlong_core.stage_main import OUTPUT, REFUSED
+from qwenlong_core.store.artifacts import ArtifactRef, StageRecord, Store, describe, digest_json, now
+from qwenlong_core.store.fingerprint import code_digest, fingerprint
 
 Log = Callable[[str], None]
 

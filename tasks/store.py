@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qwenlong_core.artifacts import Store
-from qwenlong_core.config import Settings
-from qwenlong_core.local_store import LocalStore
+from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.artifacts import Store
+from qwenlong_core.store.local import LocalStore
 
 
 def open_store(settings: Settings) -> Store:
@@ -14,6 +14,6 @@ def open_store(settings: Settings) -> Store:
     storage = settings.storage
     if not storage.uri.startswith("s3://"):
         return LocalStore(Path(storage.uri))
-    from tasks.s3_store import s3_store  # boto3 takes a while to load, and a folder does not need it
+    from qwenlong.tasks.s3.store import s3_store  # boto3 takes a while to load, and a folder does not need it
 
     return s3_store(storage)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import seaweed
+
+pytest_plugins = ["evaluation_fixtures"]
 
 _FOREIGN = (
     *("AWS_", "MLFLOW_", "PREFECT_", "PG", "OPENAI_", "ACCELERATE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
@@ -44,3 +47,14 @@ def bucket(s3_server, monkeypatch) -> str:
     for name, value in seaweed.VARIABLES.items():
         monkeypatch.setenv(name, value)
     return s3_server.make_bucket(f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory) -> Path:
+    """A random Llama of 3 million parameters with SmolLM2's tokenizer, as an imported policy folder."""
+    from qwenlong_core.models import import_base  # brings torch in, which most tests do without
+    from qwenlong_core.settings.model import ModelSettings
+
+    folder = tmp_path_factory.mktemp("policy")
+    import_base(ModelSettings(name="tiny"), folder)
+    return folder

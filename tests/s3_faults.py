@@ -33,8 +33,11 @@ import httpx
 import seaweed
 from botocore.exceptions import EndpointConnectionError
 
-import tasks.s3_client
-from qwenlong_core.artifacts import (
+import qwenlong.tasks.s3.client
+from qwenlong.tasks.inventory import read_contents
+from qwenlong.tasks.s3.store import S3Store
+from qwenlong_core.settings.running import S3Settings
+from qwenlong_core.store.artifacts import (
     MANIFEST,
     ArtifactError,
     ArtifactRef,
@@ -43,10 +46,7 @@ from qwenlong_core.artifacts import (
     files_below,
     refs_in,
 )
-from qwenlong_core.config import S3Settings
-from qwenlong_core.garbage import Rules, plan
-from tasks.artifact_commands import read_contents
-from tasks.s3_store import S3Store
+from qwenlong_core.store.garbage import Rules, plan
 
 MIB = 1024**2
 READ_SECONDS = 3.0
@@ -242,7 +242,7 @@ class Trial:
     def killed_writers(self, kills: int) -> None:
         """kill -9 in mid-upload; then another writer publishes the same artifact."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tasks.s3_store"])
+        context.set_forkserver_preload(["qwenlong.tasks.s3.store"])
         killed = [0]
 
         def act(kind: str, store: S3Store) -> None:
@@ -341,7 +341,7 @@ def run(
     folder: Path, server: seaweed.SeaweedFS, bucket: str, each: int, kinds: Collection[str] = KINDS
 ) -> tuple[Trial, int, list[str]]:
     """Faults of these kinds, ``each`` times; half as often kills and pairs of writers."""
-    tasks.s3_client.READ_SECONDS = READ_SECONDS
+    qwenlong.tasks.s3.client.READ_SECONDS = READ_SECONDS
     trial = Trial(folder, server, bucket)
     try:
         for kind in kinds:

@@ -29,14 +29,14 @@ import torch
 from outcome import Outcome, Pair, plot, table
 from reader import learn_to_read, small_llama, train_tokenizer
 
+from qwenlong.tasks.process import stage_command
+from qwenlong.tasks.specs import StageSpec, evaluate_stage, grpo_stage, prepare_stage, sft_stage
 from qwenlong_core.bundled import bundled_tokenizer
-from qwenlong_core.config import Settings
 from qwenlong_core.data.prompts import user_message
 from qwenlong_core.data.synthesis import generate
 from qwenlong_core.evaluation.samples import read_samples
 from qwenlong_core.records import Domain, Example
-from tasks.process import stage_command
-from tasks.specs import StageSpec, evaluate_stage, grpo_stage, prepare_stage, sft_stage
+from qwenlong_core.settings.tree import Settings
 
 DOMAIN: Domain = "multihop"
 KIND = "bridge_2"

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.config import DataSettings, LengthBucket
 from qwenlong_core.data.sources import GENERATED, Refused, local_files, read_by_file
 from qwenlong_core.data.splits import Row, Split, digest, document_key
 from qwenlong_core.data.synthesis import generate_bucket
 from qwenlong_core.records import Example
+from qwenlong_core.settings.data import DataSettings, LengthBucket
 
 logger = logging.getLogger(__name__)
 

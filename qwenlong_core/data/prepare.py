@@ -31,7 +31,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from qwenlong_core.config import DataSettings
 from qwenlong_core.data.card import CARD, PICTURE, write_card
 from qwenlong_core.data.collect import SPLITS, collect, specs_of
 from qwenlong_core.data.filters import (
@@ -47,7 +46,9 @@ from qwenlong_core.data.rows import DOCUMENT, PHASE, ExampleWriter, stream_rows
 from qwenlong_core.data.sources import GENERATED, local_files
 from qwenlong_core.data.splits import SHOWN_REFUSALS, Row, Split
 from qwenlong_core.data.synthesis import bucket_lengths
-from qwenlong_core.jobs import OUTPUT, PrepareJob, stage_main
+from qwenlong_core.jobs import PrepareJob
+from qwenlong_core.settings.data import DataSettings
+from qwenlong_core.stage_main import OUTPUT, stage_main
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.config import EvaluationSettings, RewardSettings
 from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt, truncate_middle, user_message
 from qwenlong_core.evaluation.evidence import evidence_depth
 from qwenlong_core.evaluation.official import official_metrics
@@ -26,6 +25,8 @@ from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import Judge, score_completions_sync
+from qwenlong_core.settings.evaluation import EvaluationSettings
+from qwenlong_core.settings.rewards import RewardSettings
 
 _VLLM_BATCH = 256
 """Prompts in one vLLM call: enough to keep its scheduler full, few enough to lose little to a kill."""

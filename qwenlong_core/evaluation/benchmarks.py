@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from qwenlong_core.bundled import bundled_tokenizer
-from qwenlong_core.config import LengthBucket
 from qwenlong_core.data.sources import GENERATED, SOURCES, Refused, local_files, read_source
 from qwenlong_core.data.synthesis import generate_bucket
 from qwenlong_core.evaluation.published import BENCHMARKS
 from qwenlong_core.records import Example
+from qwenlong_core.settings.data import LengthBucket
 
 PAPER = tuple(BENCHMARKS)
 """The seven benchmarks of arXiv 2505.17667, table 4, in its order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qwenlong_core.config import EvaluationSettings
+from qwenlong_core.settings.evaluation import EvaluationSettings
 
 _PAPER = EvaluationSettings()
 _ANSWER_SHARE = 4

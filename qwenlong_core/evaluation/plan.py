@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.artifacts import MANIFEST, Manifest, describe, digest_json
-from qwenlong_core.config import Block
 from qwenlong_core.data.prompts import TEMPLATE_DIGEST
 from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
+from qwenlong_core.settings.base import Block
+from qwenlong_core.store.artifacts import MANIFEST, Manifest, describe, digest_json
 
 PLAN, SAMPLES, SCORES = "plan.json", "samples.jsonl", "scores.json"
 

@@ -23,9 +23,10 @@ from qwenlong_core.evaluation.plan import SAMPLES, SCORES, Plan, adopt_plan, cho
 from qwenlong_core.evaluation.rescoring import ask_again, bootstrap_of, check_unscored
 from qwenlong_core.evaluation.results import write_scores
 from qwenlong_core.evaluation.samples import Sample, append_samples, drop_cut_line, read_samples
-from qwenlong_core.jobs import OUTPUT, EvaluateJob, stage_main
+from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
 from qwenlong_core.rewards import require_judge
+from qwenlong_core.stage_main import OUTPUT, stage_main
 
 logger = logging.getLogger(__name__)
 

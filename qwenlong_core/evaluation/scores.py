@@ -13,10 +13,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from qwenlong_core.config import Block
 from qwenlong_core.evaluation import statistics
 from qwenlong_core.evaluation.samples import OUTCOMES, Sample, by_example
 from qwenlong_core.records import DOMAINS
+from qwenlong_core.settings.base import Block
 
 _LENGTHS = (0, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536, 131_072, 1 << 40)
 _DEPTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

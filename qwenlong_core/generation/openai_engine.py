@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from qwenlong_core.config import ServerSettings
 from qwenlong_core.endpoint import api_key, fault_of, pause_before
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.generation.sampling import prompt_seed
 from qwenlong_core.records import Completion, FinishReason
+from qwenlong_core.settings.evaluation import ServerSettings
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qwenlong_core.config import ServerSettings
 from qwenlong_core.endpoint import api_key, fault_of
 from qwenlong_core.generation.engine import Sampling
+from qwenlong_core.settings.evaluation import ServerSettings
 
 _OPEN, _CLOSE = "<think>", "</think>"
 

@@ -2,7 +2,7 @@
 
 In: questions with gold and extracted answers. Out: one :class:`Verdict` each, true, false, or none
 with the endpoint's error. An endpoint that fails never yields a "no". Concurrency, time per request
-and retries are bounded by :class:`~qwenlong_core.config.JudgeSettings`.
+and retries are bounded by :class:`~qwenlong_core.settings.rewards.JudgeSettings`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from qwenlong_core.config import JudgeSettings
 from qwenlong_core.endpoint import api_key, fault_of, pause_before
 from qwenlong_core.rewards.judge_prompt import PROMPT_VERSION, REMINDER, judge_messages, read_verdict
 from qwenlong_core.rewards.verdicts import VerdictCache, cache_key
+from qwenlong_core.settings.rewards import JudgeSettings
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

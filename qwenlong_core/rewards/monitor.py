@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qwenlong_core.config import RewardSettings
 from qwenlong_core.records import Score
+from qwenlong_core.settings.rewards import RewardSettings
 
 
 class RewardAlarm(RuntimeError):

@@ -8,8 +8,8 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from qwenlong_core.config import VLLMSettings
 from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.settings.training import VLLMSettings
 from qwenlong_core.training.runtime import trainer_arguments
 
 

@@ -21,8 +21,8 @@ from typing import Literal, TypeVar, get_args
 
 import torch
 
-from qwenlong_core.config import DynamicSamplingSettings, Truncated
 from qwenlong_core.records import Group, Score
+from qwenlong_core.settings.training import DynamicSamplingSettings, Truncated
 
 Reason = Literal["all_right", "all_wrong", "unscored", "truncated"]
 """Why a group teaches nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwenlong_core.config import EntropyAlarmSettings
+from qwenlong_core.settings.training import EntropyAlarmSettings
 
 
 class EntropyAlarm(RuntimeError):

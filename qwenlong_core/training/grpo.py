@@ -20,17 +20,18 @@ from typing import Any
 from qwenlong_core.data.rows import read_phase
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.generation.transformers_engine import TransformersEngine
-from qwenlong_core.jobs import OUTPUT, GRPOJob, stage_main
+from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import attention_implementation, load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import Judge, LengthLimits, require_judge, score_completions
-from qwenlong_core.training import curriculum, step_metrics
+from qwenlong_core.stage_main import OUTPUT, stage_main
+from qwenlong_core.training import curriculum, grpo_metrics
 from qwenlong_core.training.arguments import grpo_config, layout
 from qwenlong_core.training.carried_optimizer import FOLDER, CarriedOptimizer
 from qwenlong_core.training.checkpoints import delete_partial, newest_complete, read_state, write_json
 from qwenlong_core.training.dynamic_sampling import PromptStream
-from qwenlong_core.training.fast_linear import use_fast_linear
-from qwenlong_core.training.logprobs import use_compact_head
+from qwenlong_core.training.logprobs.cpu_head import use_compact_head
+from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
@@ -181,7 +182,7 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
     lines = JsonLines(output / "metrics.jsonl")
     boundary = StepBoundary(updates, job.phase.steps, job.save_steps)
     trainer.add_callback(boundary)
-    trainer.add_callback(MetricsCallback(lines, f"grpo-{job.index}", updates, step_metrics.row, step_metrics.sentence))
+    trainer.add_callback(MetricsCallback(lines, f"grpo-{job.index}", updates, grpo_metrics.row, grpo_metrics.sentence))
     checkpoint = newest_complete(work / "checkpoints")
     state.wait_for_everyone()
     if checkpoint is not None:

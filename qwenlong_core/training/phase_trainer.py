@@ -10,9 +10,9 @@ from typing import Any
 
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.rewards import check_rewards
-from qwenlong_core.training import step_metrics
-from qwenlong_core.training.distances import LogprobDistances
+from qwenlong_core.training import grpo_metrics
 from qwenlong_core.training.entropy import EntropyAlarm, EntropyWatch
+from qwenlong_core.training.logprobs.distances import LogprobDistances
 from qwenlong_core.training.metrics import JsonLines
 from qwenlong_core.training.runtime import checkpointing_off
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
@@ -45,14 +45,14 @@ class GRPOPhaseTrainer(LogprobDistances, LongContextGRPOTrainer):
         output = super()._next_batch()
         scores = [score for group in self.batch.groups for score in group.scores]
         check_rewards(scores, self.job.rewards)
-        missing = step_metrics.shortfall(self.batch, self.prompts_per_batch)
+        missing = grpo_metrics.shortfall(self.batch, self.prompts_per_batch)
         if missing:
             logger.info("grpo-%d: %s", self.job.index, missing)
         step = self._step // self.args.steps_per_generation + 1
         if self.job.kl_to_start_every and step % self.job.kl_to_start_every == 0:
             self.measure_kl(output)
         if self.accelerator.is_main_process:
-            for sample in step_metrics.samples(self.batch, step):
+            for sample in grpo_metrics.samples(self.batch, step):
                 self.sample_lines.append(sample)
         return output
 
@@ -68,7 +68,7 @@ class GRPOPhaseTrainer(LogprobDistances, LongContextGRPOTrainer):
         measured = [e for e in self._metrics["train"]["entropy"] if not math.isnan(e)]
         alarm = self.entropy_watch.see(fmean(measured) if measured else None, self.job.entropy_alarm)
         prompt_tokens = sum(len(self._prompt_ids[group.example.id]) for group in self.batch.groups)
-        batch = step_metrics.batch_metrics(self.batch, prompt_tokens) | self.engine_difference()
+        batch = grpo_metrics.batch_metrics(self.batch, prompt_tokens) | self.engine_difference()
         batch["prompts_retired"] = len(self.stream.retired)
         batch["entropy_low_steps"] = self.entropy_watch.low_steps
         super().log(logs | {"batch": batch}, start_time)

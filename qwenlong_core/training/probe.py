@@ -25,16 +25,17 @@ import torch
 from accelerate import PartialState
 from transformers import AutoConfig
 
-from qwenlong_core.config import Phase
 from qwenlong_core.data.rows import read_phase
 from qwenlong_core.evaluation.plan import dataset_digest, folder_digest
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.generation.vllm_engine import VLLMEngine
-from qwenlong_core.jobs import OUTPUT, ProbeJob, stage_main
+from qwenlong_core.jobs import ProbeJob
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Group, Score
 from qwenlong_core.rewards import Judge, require_judge, score_completions
+from qwenlong_core.settings.training import Phase
+from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.training.checkpoints import write_json
 from qwenlong_core.training.curriculum import FILE, UNSEEN, to_json
 from qwenlong_core.training.dynamic_sampling import Draw

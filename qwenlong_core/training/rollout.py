@@ -13,10 +13,10 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from qwenlong_core.config import Phase
 from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.records import Completion, Example, Group, Score
+from qwenlong_core.settings.training import Phase
 from qwenlong_core.training.dynamic_sampling import Draw
 
 Scorer = Callable[[Sequence[Example], Sequence[Completion]], Coroutine[Any, Any, list[Score]]]

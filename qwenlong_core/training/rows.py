@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwenlong_core.config import Truncated
 from qwenlong_core.records import Group, Score
+from qwenlong_core.settings.training import Truncated
 from qwenlong_core.training.dynamic_sampling import in_loss
 from qwenlong_core.training.surplus import OldLogprobs
 

@@ -18,7 +18,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PrinterCallback, TrainerCallback
 
-from qwenlong_core.config import LaunchSettings, ModelSettings
+from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.running import LaunchSettings
 
 logger = logging.getLogger(__name__)
 

@@ -20,17 +20,17 @@ from datasets import Dataset
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
-from qwenlong_core.config import SFTSettings
 from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt
 from qwenlong_core.data.rows import read_examples
-from qwenlong_core.jobs import OUTPUT, SFTJob, stage_main
+from qwenlong_core.jobs import SFTJob
 from qwenlong_core.models import attention_implementation, load_policy, load_tokenizer
 from qwenlong_core.records import Example
+from qwenlong_core.settings.training import SFTSettings
+from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.training.checkpoints import SealedCheckpoints, delete_partial, newest_complete
-from qwenlong_core.training.fast_linear import use_fast_linear
-from qwenlong_core.training.logprobs import use_compact_head
+from qwenlong_core.training.logprobs.cpu_head import use_compact_head
+from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
-from qwenlong_core.training.packing import data_share, packed
 from qwenlong_core.training.runtime import (
     StepBoundary,
     quiet,
@@ -39,6 +39,7 @@ from qwenlong_core.training.runtime import (
     trainer_arguments,
     training_weights,
 )
+from qwenlong_core.training.sft_packing import data_share, packed
 
 logger = logging.getLogger(__name__)
 

@@ -22,14 +22,14 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from qwenlong_core.config import DynamicSamplingSettings, Truncated
 from qwenlong_core.records import Group
+from qwenlong_core.settings.training import DynamicSamplingSettings, Truncated
 from qwenlong_core.training.checkpoints import SealedCheckpoints
 from qwenlong_core.training.curriculum import UNSEEN, Difficulties, from_json, to_json, to_retire
 from qwenlong_core.training.dynamic_sampling import PromptStream, RolloutBatch, arrange, fill_batch
+from qwenlong_core.training.logprobs.group_pass import GroupScoring
 from qwenlong_core.training.rollout import Rollouts
 from qwenlong_core.training.rows import Placed, Row, empty_rows, rows_of
-from qwenlong_core.training.scoring import GroupScoring
 from qwenlong_core.training.surplus import OldLogprobs, SurplusGroup, surplus_from_json
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qwenlong_core.config import DataSettings
 from qwenlong_core.data.prepare import prepare
 from qwenlong_core.jobs import PrepareJob
+from qwenlong_core.settings.data import DataSettings
 
 
 def record(index: int, **changes: Any) -> dict[str, Any]:

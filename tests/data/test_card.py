@@ -5,9 +5,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from qwenlong_core.config import DataSettings
 from qwenlong_core.data.prepare import prepare
 from qwenlong_core.jobs import PrepareJob
+from qwenlong_core.settings.data import DataSettings
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from qwenlong_core.config import DataSettings
 from qwenlong_core.data.lengths import phase_of
 from qwenlong_core.data.near_duplicates import similarity
 from qwenlong_core.data.prepare import FILES, prepare, rows_per_phase
@@ -16,6 +15,7 @@ from qwenlong_core.data.rows import read_examples, read_phase
 from qwenlong_core.data.splits import document_key
 from qwenlong_core.jobs import PrepareJob
 from qwenlong_core.records import Example
+from qwenlong_core.settings.data import DataSettings
 
 BUCKETS = {
     "generate_sft": ({"min_tokens": 170, "max_tokens": 256, "rows": 8},),

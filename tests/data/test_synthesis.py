@@ -9,13 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from solver import solve
 
-from qwenlong_core.config import LengthBucket, RewardSettings
 from qwenlong_core.data.prompts import encode, prompt_tokens
 from qwenlong_core.data.synthesis import bucket_lengths, domain_of_row, finance, generate, generate_bucket
 from qwenlong_core.data.synthesis.document import Shape
 from qwenlong_core.data.synthesis.layout import DoesNotFit, Generated, lay_out
 from qwenlong_core.records import Completion
 from qwenlong_core.rewards import score_by_rule
+from qwenlong_core.settings.data import LengthBucket
+from qwenlong_core.settings.rewards import RewardSettings
 
 DOMAINS = ("math", "logical", "multihop", "reading")
 LANGUAGES = [("math", "en"), ("logical", "en"), ("multihop", "en"), ("reading", "en"), ("multihop", "zh")]

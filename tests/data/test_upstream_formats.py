@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qwenlong_core.config import RewardSettings
 from qwenlong_core.data.prompts import answer_form
 from qwenlong_core.data.sources import SOURCES, Refused, local_files, read_source
 from qwenlong_core.records import Completion, Example
 from qwenlong_core.rewards import score_by_rule
+from qwenlong_core.settings.rewards import RewardSettings
 
 
 def save(path: Path, rows: Any) -> Path:

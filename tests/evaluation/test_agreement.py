@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from qwenlong_core.config import JudgeSettings
 from qwenlong_core.evaluation.agreement import judge_agreement, labelled_pairs
 from qwenlong_core.records import Example
 from qwenlong_core.rewards import Judge, rule_score
+from qwenlong_core.settings.rewards import JudgeSettings
 
 GOLDS = {
     "number": ("$1.5 million", "12%", "-340", "$867,720"),

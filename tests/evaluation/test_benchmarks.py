@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from qwenlong_core.config import LengthBucket
 from qwenlong_core.evaluation.benchmarks import PAPER, benchmark_specs, read_benchmarks
 from qwenlong_core.evaluation.limits import context_of, fit_limits
 from qwenlong_core.evaluation.published import BENCHMARKS
+from qwenlong_core.settings.data import LengthBucket
 
 HOTPOT = [
     {

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import pytest
 
-from qwenlong_core.config import EvaluationSettings, JudgeSettings, LaunchSettings, ModelSettings
 from qwenlong_core.data.rows import read_examples, write_examples
 from qwenlong_core.evaluation.answers import batches
 from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES, Plan, choose_items, dataset_digest
@@ -21,8 +20,13 @@ from qwenlong_core.evaluation.rescoring import check_unscored, rescore
 from qwenlong_core.evaluation.results import read_evaluation
 from qwenlong_core.evaluation.runner import run
 from qwenlong_core.evaluation.samples import append_samples, read_samples
-from qwenlong_core.jobs import OUTPUT, EvaluateJob
+from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example, Score
+from qwenlong_core.settings.evaluation import EvaluationSettings
+from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.rewards import JudgeSettings
+from qwenlong_core.settings.running import LaunchSettings
+from qwenlong_core.stage_main import OUTPUT
 
 
 def make_job(seed=7, **changes) -> EvaluateJob:
@@ -50,11 +54,11 @@ def evaluate(job, model, data, work):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, tiny_policy, rows):
+def finished(tmp_path_factory, policy, rows):
     """A finished work folder of ``make_job()``; tests copy it."""
     root = tmp_path_factory.mktemp("finished")
     write_examples(root / "eval.parquet", rows)
-    evaluate(make_job(), tiny_policy, root, root / "w")
+    evaluate(make_job(), policy, root, root / "w")
     return root / "w"
 
 
@@ -67,9 +71,9 @@ def timeless(samples):
     return sorted((replace(sample, seconds=0) for sample in samples), key=lambda sample: sample.key)
 
 
-def test_every_item_is_answered_once_and_written_down(tmp_path, tiny_policy, data_folder, rows, caplog):
+def test_every_item_is_answered_once_and_written_down(tmp_path, policy, data_folder, rows, caplog):
     caplog.set_level(logging.INFO)
-    output = evaluate(make_job(), tiny_policy, data_folder, tmp_path / "w")
+    output = evaluate(make_job(), policy, data_folder, tmp_path / "w")
     evaluation = read_evaluation(output)
     assert {s.key for s in evaluation.samples} == {(row.id, n) for row in rows for n in (0, 1)}
     by_id = {sample.example_id: sample for sample in evaluation.samples}
@@ -84,44 +88,44 @@ def test_every_item_is_answered_once_and_written_down(tmp_path, tiny_policy, dat
     assert any(record.message.startswith("evaluate 20/20 | acc 0.") for record in caplog.records)
 
 
-def test_a_finished_evaluation_is_a_no_op(work, tiny_policy, data_folder):
+def test_a_finished_evaluation_is_a_no_op(work, policy, data_folder):
     output = work / OUTPUT
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in output.iterdir()}
-    evaluate(make_job(), tiny_policy, data_folder, work)
+    evaluate(make_job(), policy, data_folder, work)
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in output.iterdir()} == before
 
 
 @pytest.mark.parametrize("kept", [0.13, 0.77, 0.999])
-def test_cut_anywhere_it_goes_on_to_the_same_samples(work, finished, tiny_policy, data_folder, kept):
+def test_cut_anywhere_it_goes_on_to_the_same_samples(work, finished, policy, data_folder, kept):
     output = work / OUTPUT
     log = (output / SAMPLES).read_bytes()
     (output / SAMPLES).write_bytes(log[: int(len(log) * kept)])
     (output / SCORES).unlink()
-    evaluate(make_job(), tiny_policy, data_folder, work)
+    evaluate(make_job(), policy, data_folder, work)
     assert timeless(read_samples(output / SAMPLES)) == timeless(read_samples(finished / OUTPUT / SAMPLES))
     assert read_evaluation(output).scores == read_evaluation(finished / OUTPUT).scores
 
 
-def test_another_seed_samples_otherwise(tmp_path, tiny_policy, data_folder):
+def test_another_seed_samples_otherwise(tmp_path, policy, data_folder):
     logs = [
-        timeless(read_samples(evaluate(make_job(seed), tiny_policy, data_folder, tmp_path / str(seed)) / SAMPLES))
+        timeless(read_samples(evaluate(make_job(seed), policy, data_folder, tmp_path / str(seed)) / SAMPLES))
         for seed in (1, 2)
     ]
     assert [s.prompt_digest for s in logs[0]] == [s.prompt_digest for s in logs[1]]
     assert [s.completion for s in logs[0]] != [s.completion for s in logs[1]]
 
 
-def test_a_log_is_not_continued_by_another_evaluation(work, tiny_policy, data_folder):
+def test_a_log_is_not_continued_by_another_evaluation(work, policy, data_folder):
     with pytest.raises(ValueError, match=r"another evaluation \(other seed\)"):
-        evaluate(make_job(seed=8), tiny_policy, data_folder, work)
+        evaluate(make_job(seed=8), policy, data_folder, work)
     with pytest.raises(ValueError, match="other protocol"):
-        evaluate(make_job(temperature=0.0), tiny_policy, data_folder, work)
+        evaluate(make_job(temperature=0.0), policy, data_folder, work)
 
 
-def test_rows_that_changed_are_another_evaluation(work, tiny_policy, data_folder, rows):
+def test_rows_that_changed_are_another_evaluation(work, policy, data_folder, rows):
     write_examples(data_folder / "eval.parquet", [replace(rows[0], answers=("changed",)), *rows[1:]])
     with pytest.raises(ValueError, match="other dataset_digest"):
-        evaluate(make_job(), tiny_policy, data_folder, work)
+        evaluate(make_job(), policy, data_folder, work)
 
 
 def test_limit_takes_the_same_rows_of_each_domain_and_more(rows):
@@ -181,10 +185,10 @@ def test_rescore_refuses_other_rows(tmp_path, work, data_folder):
         rescore(make_job(), output, data_folder, tmp_path / "again")
 
 
-def test_a_judge_that_is_down_stops_before_the_first_answer(tmp_path, tiny_policy, data_folder):
+def test_a_judge_that_is_down_stops_before_the_first_answer(tmp_path, policy, data_folder):
     judge = JudgeSettings(base_url="http://127.0.0.1:9/v1", model="judge", max_retries=0, timeout_seconds=2)
     with pytest.raises(RuntimeError, match="gave no verdict"):
-        evaluate(make_job(judge=judge), tiny_policy, data_folder, tmp_path / "w")
+        evaluate(make_job(judge=judge), policy, data_folder, tmp_path / "w")
     assert not (tmp_path / "w" / OUTPUT / SAMPLES).read_bytes()
 
 
@@ -199,10 +203,10 @@ def leave_without_verdict(output, every):
     return changed
 
 
-def test_answers_left_without_a_verdict_are_judged_again_not_sampled_again(work, finished, tiny_policy, data_folder):
+def test_answers_left_without_a_verdict_are_judged_again_not_sampled_again(work, finished, policy, data_folder):
     output = work / OUTPUT
     leave_without_verdict(output, every=3)
-    evaluate(make_job(), tiny_policy, data_folder, work)
+    evaluate(make_job(), policy, data_folder, work)
     assert read_samples(output / SAMPLES) == read_samples(finished / OUTPUT / SAMPLES), (
         "same answers, same times, scored"
     )
@@ -215,15 +219,15 @@ def test_a_judge_that_died_fails_the_stage_instead_of_lowering_the_score(work):
     check_unscored(make_job(max_unscored_share=0.2), samples)
 
 
-def test_what_prepare_cut_counts_as_lost(tmp_path, tiny_policy, rows):
+def test_what_prepare_cut_counts_as_lost(tmp_path, policy, rows):
     write_examples(tmp_path / "eval.parquet", [replace(rows[0], metadata={"lost_tokens": 40}), rows[2]])
-    output = evaluate(make_job(samples=1), tiny_policy, tmp_path, tmp_path / "w")
+    output = evaluate(make_job(samples=1), policy, tmp_path, tmp_path / "w")
     lost = {sample.example_id: sample.lost_tokens for sample in read_samples(output / SAMPLES)}
     assert lost == {"r0": 40, "r2": 0}
 
 
-def test_the_probe_asks_without_the_document(tmp_path, tiny_policy, data_folder, finished):
-    output = evaluate(make_job(document="none", samples=1), tiny_policy, data_folder, tmp_path / "w")
+def test_the_probe_asks_without_the_document(tmp_path, policy, data_folder, finished):
+    output = evaluate(make_job(document="none", samples=1), policy, data_folder, tmp_path / "w")
     asked = {sample.example_id: sample for sample in read_samples(output / SAMPLES)}
     whole = {sample.example_id: sample for sample in read_samples(finished / OUTPUT / SAMPLES)}
     # The questions differ in one digit, so without their documents all prompts have one length.
@@ -251,19 +255,19 @@ def test_questions_on_one_document_go_into_one_call(rows):
     assert list(batches([], 3)) == []
 
 
-def test_without_rows_it_says_so(tmp_path, tiny_policy):
+def test_without_rows_it_says_so(tmp_path, policy):
     write_examples(tmp_path / "eval.parquet", [])
     with pytest.raises(ValueError, match="no evaluation rows"):
-        evaluate(make_job(), tiny_policy, tmp_path, tmp_path / "w")
+        evaluate(make_job(), policy, tmp_path, tmp_path / "w")
 
 
 @pytest.mark.slow
-def test_killed_ten_times_at_random_it_answers_each_item_once(tmp_path, tiny_policy, rows):
+def test_killed_ten_times_at_random_it_answers_each_item_once(tmp_path, policy, rows):
     # Documents of their own: questions on one document would go into one call, and there would be fewer to kill.
     many = [replace(row, id=f"{row.id}-{n}", context=f"{row.context} ({n})") for row in rows for n in range(4)]
     write_examples(tmp_path / "eval.parquet", many)
     job = make_job(temperature=0.0, samples=1, batch_size=1, max_completion_tokens=100)
-    whole = evaluate(job, tiny_policy, tmp_path, tmp_path / "whole")
+    whole = evaluate(job, policy, tmp_path, tmp_path / "whole")
     (tmp_path / "job.json").write_text(job.model_dump_json())
     command = [
         sys.executable,
@@ -272,7 +276,7 @@ def test_killed_ten_times_at_random_it_answers_each_item_once(tmp_path, tiny_pol
         "--job",
         str(tmp_path / "job.json"),
         "--input",
-        f"model={tiny_policy}",
+        f"model={policy}",
         "--input",
         f"data={tmp_path}",
         "--work",

@@ -11,22 +11,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flows.gate import before_the_gate
-from flows.nightly_eval import _compare
-from flows.pipeline_run import StageResult
-from qwenlong_core.artifacts import ArtifactRef, describe
+from qwenlong.flows.gate import before_the_gate
+from qwenlong.flows.nightly_eval import _compare
+from qwenlong.flows.pipeline_run import StageResult
+from qwenlong.tasks.process import ProcessFailed
+from qwenlong.tasks.store import open_store
+from qwenlong.tasks.tracking.nights import Night, find_night, remember_night
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.evaluation.plan import PLAN, SAMPLES, Plan, dataset_digest
-from qwenlong_core.evaluation.promotion import run as promotion_stage
 from qwenlong_core.evaluation.results import write_scores
 from qwenlong_core.evaluation.samples import Sample, append_samples
 from qwenlong_core.evaluation.scores import Bootstrap
-from qwenlong_core.jobs import OUTPUT, PromoteJob
-from qwenlong_core.profiles import load_settings
+from qwenlong_core.jobs import PromoteJob
+from qwenlong_core.promotion.gate import run as promotion_stage
 from qwenlong_core.records import Example, Score
-from tasks.nights import Night, find_night, remember_night
-from tasks.process import ProcessFailed
-from tasks.store import open_store
+from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.stage_main import OUTPUT
+from qwenlong_core.store.artifacts import ArtifactRef, describe
 
 RIGHT, WRONG = Score(value=1.0, rule=1.0), Score(value=0.0, rule=0.0)
 NIGHT = date(2026, 3, 9)

@@ -21,16 +21,23 @@ from prefect.artifacts import Artifact
 from prefect.testing.utilities import prefect_test_harness
 from typer.testing import CliRunner
 
-from flows.cli import app
-from flows.nightly_eval import nightly_eval
-from flows.pipeline_run import PipelineRun, new_run_id
-from flows.promote import promote
-from qwenlong_core.profiles import load_settings
+from qwenlong.flows.cli.main import app
+from qwenlong.flows.nightly_eval import nightly_eval
+from qwenlong.flows.pipeline_run import PipelineRun, new_run_id
+from qwenlong.flows.promote import promote
+from qwenlong.tasks.specs import base_stage, evaluate_stage, prepare_stage, register_stage, sft_stage
+from qwenlong.tasks.stage import RunContext, open_store
+from qwenlong.tasks.tracking.client import client_for
+from qwenlong.tasks.tracking.registry import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    RegisteredVersion,
+    by_alias,
+    read_registration,
+)
 from qwenlong_core.rewards.health import _PAIRS as FIXED_PAIRS
-from tasks.registry import CHALLENGER, CHAMPION, PREVIOUS, RegisteredVersion, by_alias, read_registration
-from tasks.specs import base_stage, evaluate_stage, prepare_stage, register_stage, sft_stage
-from tasks.stage import RunContext, open_store
-from tasks.tracking import client_for
+from qwenlong_core.settings.profiles import load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 

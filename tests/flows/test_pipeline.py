@@ -19,12 +19,12 @@ from typing import Any
 import psutil
 import pytest
 
-from qwenlong_core.config import TrackingSettings
-from qwenlong_core.local_store import LocalStore
-from tasks.registry import CHALLENGER, CHAMPION, by_alias
-from tasks.tracking import client_for
+from qwenlong.tasks.tracking.client import client_for
+from qwenlong.tasks.tracking.registry import CHALLENGER, CHAMPION, by_alias
+from qwenlong_core.settings.running import TrackingSettings
+from qwenlong_core.store.local import LocalStore
 
-COMMAND = [sys.executable, "-m", "flows.cli", "run", "--profile", "smoke", "--json"]
+COMMAND = [sys.executable, "-m", "qwenlong.flows.cli.main", "run", "--profile", "smoke", "--json"]
 BEFORE = ["base", "prepare", "sft", "grpo-1"]
 
 pytestmark = pytest.mark.timeout(1500)

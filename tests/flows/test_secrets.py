@@ -26,9 +26,10 @@ import pytest
 import seaweed
 from endpoint_server import Respond, says, served
 
-from flows.environment import is_up
-from qwenlong_core.config import TrackingSettings, VLLMSettings
+from qwenlong.flows.cli.environment import is_up
 from qwenlong_core.rewards.health import _PAIRS
+from qwenlong_core.settings.running import TrackingSettings
+from qwenlong_core.settings.training import VLLMSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -71,7 +72,7 @@ def closed_port() -> int:
 
 def qwenlong(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run the console command with all secrets in its environment; what it prints is kept in ``home``."""
-    command = [sys.executable, "-m", "flows.cli", *arguments]
+    command = [sys.executable, "-m", "qwenlong.flows.cli.main", *arguments]
     variables = {name: value for name, value in (os.environ | SECRETS | more).items() if value}
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, env=variables)
     with (home / "printed.txt").open("a") as printed:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import seaweed
 
-from qwenlong_core.fingerprint import ROOT
+from qwenlong_core.store.fingerprint import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 

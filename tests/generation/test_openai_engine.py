@@ -5,9 +5,9 @@ import json
 import pytest
 from endpoint_server import hang, raw, reset, says, served
 
-from qwenlong_core.config import ServerSettings
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.generation.openai_engine import OpenAIEngine, Request
+from qwenlong_core.settings.evaluation import ServerSettings
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=50, seed=3)
 

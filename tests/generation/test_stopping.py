@@ -11,11 +11,11 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from qwenlong_core.bundled import bundled_tokenizer
-from qwenlong_core.config import ServerSettings
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.generation.openai_engine import OpenAIEngine, Request
 from qwenlong_core.generation.stopping import StopStrings
 from qwenlong_core.generation.transformers_engine import TransformersEngine
+from qwenlong_core.settings.evaluation import ServerSettings
 
 TOKENIZER = bundled_tokenizer()
 

@@ -7,9 +7,9 @@ from endpoint_server import raw, served, sse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenlong_core.config import ServerSettings
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.generation.streaming import Piece, folded, stream_local, stream_served
+from qwenlong_core.settings.evaluation import ServerSettings
 
 TEXTS = st.lists(st.sampled_from(["<think>", "</think>", "a", "<", "think", ">", "</", "b\n"]), max_size=8).map("".join)
 
@@ -74,8 +74,8 @@ def test_a_server_that_fails_is_a_connection_error():
 def test_local_pieces_are_what_generate_gives(tmp_path):
     import torch
 
-    from qwenlong_core.config import ModelSettings
     from qwenlong_core.models import import_base, load_policy, load_tokenizer
+    from qwenlong_core.settings.model import ModelSettings
 
     import_base(ModelSettings(name="tiny"), tmp_path)
     model, tokenizer = load_policy(tmp_path, ModelSettings(name="tiny")), load_tokenizer(tmp_path)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from qwenlong_core.config import ModelSettings
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.generation.vllm_engine import VLLMEngine
 from qwenlong_core.models import import_base, load_policy, load_tokenizer
+from qwenlong_core.settings.model import ModelSettings
 
 pytestmark = pytest.mark.timeout(1800)
 MODEL = ModelSettings(name="smollm2-135m")

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from qwenlong_core.config import RewardSettings
 from qwenlong_core.records import Completion, Example, FinishReason
 from qwenlong_core.rewards import LengthLimits, score_completions_sync
+from qwenlong_core.settings.rewards import RewardSettings
 
 SETTINGS = RewardSettings()
 

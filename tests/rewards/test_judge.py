@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from endpoint_server import Respond, hang, payload, raw, reset, says, served, trickle
 
-from qwenlong_core.config import JudgeSettings, RewardSettings
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import (
     Judge,
@@ -28,6 +27,7 @@ from qwenlong_core.rewards import (
 )
 from qwenlong_core.rewards.health import _PAIRS
 from qwenlong_core.rewards.judge_prompt import judge_messages, not_judgeable, read_verdict
+from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
 
 TIMEOUT, RETRIES = 2.0, 1
 

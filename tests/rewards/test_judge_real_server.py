@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from qwenlong_core.config import JudgeSettings, ModelSettings, RewardSettings
 from qwenlong_core.records import Completion, Example
 from qwenlong_core.rewards import Judge, JudgeQuestion, score_completions_sync
+from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
 
 pytestmark = pytest.mark.slow
 

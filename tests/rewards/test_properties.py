@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from qwenlong_core.config import RewardSettings
 from qwenlong_core.records import AnswerType, Completion, Example
 from qwenlong_core.rewards import extract_answer, rule_score, score_by_rule
 from qwenlong_core.rewards.numbers import read_quantity, same_quantity
+from qwenlong_core.settings.rewards import RewardSettings
 
 GOLDS = {
     "number": "$32.4 million",

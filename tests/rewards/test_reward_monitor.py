@@ -2,9 +2,9 @@
 
 import pytest
 
-from qwenlong_core.config import RewardSettings
 from qwenlong_core.records import Score
 from qwenlong_core.rewards import RewardAlarm, check_rewards, reward_metrics
+from qwenlong_core.settings.rewards import RewardSettings
 
 RIGHT = Score(value=1.0, rule=1.0, extracted="x")
 WRONG = Score(value=0.0, rule=0.0, extracted="y")

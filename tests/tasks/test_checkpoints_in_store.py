@@ -17,16 +17,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qwenlong_core.artifacts import ArtifactRef, StageRecord, Store
-from qwenlong_core.config import S3Settings, Settings, TrackingSettings
-from qwenlong_core.fingerprint import ROOT
-from qwenlong_core.local_store import LocalStore
-from qwenlong_core.profiles import load_settings
+from qwenlong.tasks.checkpoints import CheckpointPublisher, Training, restore, stored_checkpoints
+from qwenlong.tasks.s3.store import S3Store
+from qwenlong.tasks.specs import base_stage, prepare_stage
+from qwenlong.tasks.stage import RunContext, execute_stage
+from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.settings.running import S3Settings, TrackingSettings
+from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.artifacts import ArtifactRef, StageRecord, Store
+from qwenlong_core.store.fingerprint import ROOT
+from qwenlong_core.store.local import LocalStore
 from qwenlong_core.training.checkpoints import damage, newest_complete, prune, seal
-from tasks.checkpoints import CheckpointPublisher, Training, restore, stored_checkpoints
-from tasks.s3_store import S3Store
-from tasks.specs import base_stage, prepare_stage
-from tasks.stage import RunContext, execute_stage
 
 TRAINING = Training(stage="sft", key="k" * 64, profile="p", parents={}, settings_digest="s", code_digest="c")
 
@@ -150,7 +151,7 @@ def test_a_store_that_fails_does_not_end_the_training(tmp_path):
 
 def test_its_lines_are_logged_where_the_task_logs(tmp_path, monkeypatch):
     """Prefect finds its server in context variables; a thread without them sends its lines elsewhere."""
-    monkeypatch.setattr("tasks.checkpoints._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("qwenlong.tasks.checkpoints._POLL_SECONDS", 0.01)
     server: ContextVar[str] = ContextVar("server", default="another")
     token, said, logged = server.set("ours"), [], threading.Event()
 
@@ -167,10 +168,10 @@ def test_its_lines_are_logged_where_the_task_logs(tmp_path, monkeypatch):
 
 PROGRAM = """
 import json, sys
-from qwenlong_core.artifacts import ArtifactRef
-from qwenlong_core.config import Settings
-from tasks.specs import sft_stage
-from tasks.stage import RunContext, execute_stage
+from qwenlong_core.store.artifacts import ArtifactRef
+from qwenlong_core.settings.tree import Settings
+from qwenlong.tasks.specs import sft_stage
+from qwenlong.tasks.stage import RunContext, execute_stage
 settings = Settings.model_validate_json(open(sys.argv[1]).read())
 inputs = {name: ArtifactRef.model_validate(ref) for name, ref in json.loads(sys.argv[2]).items()}
 context = RunContext(settings=settings, run_id="test")

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.process import _GRACE_SECONDS, ProcessFailed, run_process, stage_command
+from qwenlong.tasks.process import _GRACE_SECONDS, ProcessFailed, run_process, stage_command
 
 
 @pytest.fixture

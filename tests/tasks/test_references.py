@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from qwenlong_core.artifacts import ArtifactError, describe
-from qwenlong_core.profiles import load_settings
-from tasks.references import find_artifact, resolve_model, resolve_tokenizer
-from tasks.registry import register
-from tasks.store import open_store
+from qwenlong.tasks.references import find_artifact, resolve_model, resolve_tokenizer
+from qwenlong.tasks.store import open_store
+from qwenlong.tasks.tracking.registry import register
+from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.store.artifacts import ArtifactError, describe
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwenlong_core.artifacts import ArtifactRef
-from qwenlong_core.profiles import load_settings
-from tasks.specs import (
+from qwenlong.tasks.specs import (
     base_stage,
     evaluate_stage,
     grpo_stage,
@@ -17,7 +15,9 @@ from tasks.specs import (
     sft_stage,
     stage_names,
 )
-from tasks.stage import stage_fingerprint
+from qwenlong.tasks.stage import stage_fingerprint
+from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.store.artifacts import ArtifactRef
 
 OWN_STORE = ["storage.uri='/tmp/elsewhere'", "storage.work_dir='/tmp/w'", "execution.retries=9", "profile='other'"]
 

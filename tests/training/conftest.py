@@ -10,9 +10,7 @@ import pytest
 import torch
 from training_jobs import example, grpo_job
 
-from qwenlong_core.config import ModelSettings
 from qwenlong_core.data.rows import write_examples
-from qwenlong_core.models import import_base
 from qwenlong_core.training.grpo import build_trainer
 from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Scorer
@@ -24,14 +22,6 @@ def one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of 3 million parameters with SmolLM2's tokenizer."""
-    folder = tmp_path_factory.mktemp("policy")
-    import_base(ModelSettings(name="tiny"), folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

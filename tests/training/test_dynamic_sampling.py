@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_jobs import example
 
-from qwenlong_core.config import DynamicSamplingSettings
 from qwenlong_core.records import Completion, Group, Score
+from qwenlong_core.settings.training import DynamicSamplingSettings
 from qwenlong_core.training.dynamic_sampling import (
     Draw,
     PromptStream,

@@ -13,7 +13,7 @@ from parity_stage import score_parity
 from safetensors.torch import load_file
 from training_jobs import grpo_job, lines, sft_job
 
-from qwenlong_core.config import LaunchSettings
+from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.training import grpo, phase_trainer, runtime, sft
 
 OFFLOADED = {"cpu_threads": 1, "gradient_checkpointing": True, "activation_offload": True}

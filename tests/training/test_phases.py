@@ -18,10 +18,10 @@ from parity_stage import score_parity
 from safetensors.torch import load_file
 from training_jobs import example, grpo_job, lines, scripted
 
-from qwenlong_core.config import CurriculumSettings, DynamicSamplingSettings, GRPOSettings
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import RewardAlarm
+from qwenlong_core.settings.training import CurriculumSettings, DynamicSamplingSettings, GRPOSettings
 from qwenlong_core.training import grpo
 from qwenlong_core.training.checkpoints import newest_complete
 from qwenlong_core.training.curriculum import Difficulty, choose_retrospective, is_hopeless, to_retire

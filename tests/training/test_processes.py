@@ -15,8 +15,8 @@ from spread_batch import loss_and_gradient
 from test_resume import PARITY_STAGE, SFT_STAGE, Stage
 from training_jobs import example, grpo_job, lines, sft_job
 
-from qwenlong_core.config import LaunchSettings
 from qwenlong_core.data.rows import write_examples
+from qwenlong_core.settings.running import LaunchSettings
 
 ROLLOUT_FIELDS = ("accuracy", "reward", "groups_drawn", "groups_kept", "groups_all_right", "length_mean")
 

@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 from training_jobs import grpo_job, lines, sft_job
 
-from qwenlong_core.config import Block, LaunchSettings
 from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.settings.base import Block
+from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.training.checkpoints import damage, newest_complete, read_state
 
 PARITY_STAGE = [str(Path(__file__).with_name("parity_stage.py"))]

@@ -13,11 +13,12 @@ import pytest
 from endpoint_server import says, served
 from training_jobs import example
 
-from qwenlong_core.config import JudgeSettings, Phase, RewardSettings
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.models import load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import Judge, score_completions
+from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
+from qwenlong_core.settings.training import Phase
 from qwenlong_core.training.dynamic_sampling import Draw
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
 

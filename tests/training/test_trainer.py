@@ -17,17 +17,18 @@ from torch.utils._pytree import tree_leaves
 from training_jobs import grpo_job, lines, scripted
 
 from qwenlong_core import models
-from qwenlong_core.config import ModelSettings, Phase
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import RewardAlarm
+from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.training import Phase
 from qwenlong_core.training.arguments import grpo_config, layout
 from qwenlong_core.training.curriculum import Difficulty, read_difficulties
 from qwenlong_core.training.grpo import build_trainer, rollout_engine, train_phase
+from qwenlong_core.training.logprobs.group_pass import used_columns
 from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Prompts, Scorer, epoch_seed
-from qwenlong_core.training.scoring import used_columns
 
 
 def test_advantages_by_hand(make: Callable[..., GRPOPhaseTrainer]) -> None:

@@ -9,10 +9,10 @@ import torch
 from parity_stage import score_parity
 from training_jobs import grpo_job, lines
 
-from qwenlong_core.config import ModelSettings
 from qwenlong_core.data.prompts import prompt_tokens
 from qwenlong_core.data.rows import read_phase
 from qwenlong_core.models import import_base, load_policy, load_tokenizer
+from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.training.grpo import train_phase
 
 SCALED = ModelSettings(name="tiny", yarn_factor=4, yarn_original_positions=64)

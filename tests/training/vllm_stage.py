@@ -13,7 +13,8 @@ import vllm
 import vllm._custom_ops as ops
 from parity_stage import run
 
-from qwenlong_core.jobs import GRPOJob, stage_main
+from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.stage_main import stage_main
 
 generate = vllm.LLM.generate
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
-from qwenlong_core.config import LengthBucket
 from qwenlong_core.data.synthesis import articles, articles_zh, contracts, finance, manuals
 from qwenlong_core.data.synthesis.document import Draft, Shape
 from qwenlong_core.data.synthesis.layout import DoesNotFit, Generated, lay_out
 from qwenlong_core.records import Domain, Example
+from qwenlong_core.settings.data import LengthBucket
 
 TOLERANCE = 0.02
 """Greatest relative distance of a prompt's length from the length asked for."""

@@ -151,8 +151,8 @@ def _bridge(world: _World, hops: int, answerable: bool = True) -> Draft:
     answer_type = "span" if answerable else "unanswerable"
     return Draft(
         domain="multihop",
-        answer_type=answer_type,
-        kind=f"bridge_{hops}" if answerable else "unanswerable",  # type: ignore[arg-type]
+        answer_type=answer_type,  # type: ignore[arg-type]
+        kind=f"bridge_{hops}" if answerable else "unanswerable",
         steps=hops,
         title="",
         question=asked + _ASK,

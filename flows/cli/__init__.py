@@ -1,0 +1,1 @@
+"""The console command: one file a command; what they share is in :mod:`common`."""

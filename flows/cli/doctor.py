@@ -1,0 +1,214 @@
+"""``qwenlong doctor``: what is installed, what will be used, what is reachable, what will be seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import httpx
+import torch
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from qwenlong.flows.cli.environment import is_up
+from qwenlong.tasks.store import open_store
+from qwenlong.tasks.tracking.client import client_for
+from qwenlong_core.bundled import BUNDLED, bundled_file
+from qwenlong_core.data.prepare import rows_per_phase
+from qwenlong_core.data.sources import GENERATED, local_files
+from qwenlong_core.models import attention_implementation
+from qwenlong_core.settings.rewards import JudgeSettings
+from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.artifacts import ArtifactError
+
+PACKAGES = (
+    "prefect",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "mlflow",
+    "boto3",
+    "vllm",
+    "flash-attn",
+)
+_OPTIONAL = {"vllm", "flash-attn"}
+_TIMEOUT = 5.0
+
+
+class Finding(BaseModel):
+    """One line of the examination."""
+
+    topic: str
+    ok: bool
+    found: str
+    mend: str = ""
+    """What to do, where it is not ok."""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """All findings for a profile; none of them changes anything but creating the state folders."""
+    return [
+        *_packages(),
+        _accelerator(settings),
+        _attention(settings),
+        *_engines(settings),
+        _base_model(settings),
+        _prefect(),
+        _mlflow(settings),
+        _storage(settings),
+        *(_judge(name, judge) for name, judge in _judges(settings).items()),
+        *_rows(settings),
+    ]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _packages() -> Iterator[Finding]:
+    for package in PACKAGES:
+        version = _version(package)
+        if package in _OPTIONAL:
+            yield Finding(topic=package, ok=True, found=version or "not installed (extra `gpu`)")
+        else:
+            yield Finding(topic=package, ok=version is not None, found=version or "missing", mend="make setup")
+
+
+def _accelerator(settings: Settings) -> Finding:
+    count = torch.cuda.device_count()
+    if count:
+        found = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
+    else:
+        found = f"none; CPU with {os.cpu_count()} cores"
+    per_machine = settings.launch.num_processes // settings.launch.num_machines
+    enough = count >= per_machine or settings.model.dtype == "float32"
+    mend = (
+        f"profile {settings.profile!r} runs {per_machine} processes a machine in {settings.model.dtype}: use a GPU"
+        " machine"
+    )
+    return Finding(topic="accelerator", ok=enough, found=found, mend="" if enough else mend)
+
+
+def _attention(settings: Settings) -> Finding:
+    name = attention_implementation(settings.model)
+    ok = name != "flash_attention_2" or _version("flash-attn") is not None
+    return Finding(topic="attention", ok=ok, found=name, mend="" if ok else 'pip install -e ".[gpu]"')
+
+
+def _engines(settings: Settings) -> Iterator[Finding]:
+    used = {"rollout engine": settings.grpo.engine, "evaluation engine": settings.evaluation.engine}
+    for topic, engine in used.items():
+        ok = not engine.startswith("vllm") or _version("vllm") is not None
+        yield Finding(
+            topic=topic, ok=ok, found=engine, mend="" if ok else 'vLLM is not installed: pip install -e ".[gpu]"'
+        )
+
+
+def _base_model(settings: Settings) -> Finding:
+    name = settings.model.name
+    if name in BUNDLED:
+        try:
+            return Finding(topic="base model", ok=True, found=f"{name}, bundled as {bundled_file().name}")
+        except FileNotFoundError as error:
+            return Finding(topic="base model", ok=False, found="missing", mend=str(error))
+    if Path(name).is_dir():
+        return Finding(topic="base model", ok=True, found=f"folder {name}")
+    url = f"https://huggingface.co/api/models/{name}"
+    ok = is_up(url, _TIMEOUT)
+    mend = "" if ok else f"the hub does not answer for {name!r}: download it elsewhere and set model.name to the folder"
+    return Finding(
+        topic="base model", ok=ok, found=f"hub id {name}, {'reachable' if ok else 'not reachable'}", mend=mend
+    )
+
+
+def _prefect() -> Finding:
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    up = bool(url) and is_up(f"{url}/health")
+    return Finding(
+        topic="Prefect", ok=True, found=f"{url} is up" if up else "no server is up; a run brings its own (`make serve`)"
+    )
+
+
+def _mlflow(settings: Settings) -> Finding:
+    uri = settings.tracking.uri
+    try:
+        if uri.startswith("http"):
+            httpx.get(f"{uri}/health", timeout=_TIMEOUT).raise_for_status()
+        else:
+            client_for(settings.tracking).search_experiments(max_results=1)
+    except Exception as error:  # any fault of any backend is the finding
+        return Finding(topic="MLflow", ok=False, found=uri, mend=f"{type(error).__name__}: {error}")
+    return Finding(topic="MLflow", ok=True, found=uri)
+
+
+def _storage(settings: Settings) -> Finding:
+    try:
+        return Finding(topic="artifact store", ok=True, found=open_store(settings).check())
+    except ArtifactError as error:
+        return Finding(topic="artifact store", ok=False, found=settings.storage.uri, mend=str(error))
+
+
+def _judges(settings: Settings) -> dict[str, JudgeSettings | None]:
+    return {"training judge": settings.rewards.judge, "evaluation judge": settings.evaluation.judge}
+
+
+def _judge(topic: str, judge: JudgeSettings | None) -> Finding:
+    if judge is None:
+        return Finding(topic=topic, ok=True, found="not used: rules alone decide")
+    if judge.api_key_variable and not os.environ.get(judge.api_key_variable):
+        return Finding(topic=topic, ok=False, found=judge.base_url, mend=f"set the variable {judge.api_key_variable}")
+    key = os.environ.get(judge.api_key_variable or "", "none")
+    try:
+        answer = httpx.get(f"{judge.base_url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=_TIMEOUT)
+        answer.raise_for_status()
+    except httpx.HTTPError as error:
+        return Finding(topic=topic, ok=False, found=judge.base_url, mend=f"does not answer: {error}")
+    return Finding(topic=topic, ok=True, found=f"{judge.base_url} answers, model {judge.model}")
+
+
+def _rows(settings: Settings) -> Iterator[Finding]:
+    limits = [phase.max_prompt_tokens for phase in settings.grpo.phases]
+    generated = rows_per_phase(settings.data, limits, settings.seed)
+    others = [spec for spec in settings.data.train if spec != GENERATED]
+    unknown = f", and those of {', '.join(others)} (counted by the prepare stage)" if others else ""
+    below = 0
+    for (index, rows), limit in zip(generated.items(), limits):
+        found = f"{below:,} < prompt tokens <= {limit:,}: {rows:,} generated rows{unknown}"
+        ok = rows > 0 or bool(others)
+        mend = "" if ok else f"add a bucket up to {limit} to data.generate_train"
+        yield Finding(topic=f"phase {index}", ok=ok, found=found, mend=mend)
+        below = limit
+    for spec in others:
+        try:
+            files = local_files(spec)
+        except ValueError as error:
+            yield Finding(topic="data source", ok=False, found=spec, mend=str(error))
+        else:
+            found = (
+                f"{spec}: {len(files)} local files" if files else f"{spec}: fetched from the hub when the pipeline runs"
+            )
+            yield Finding(topic="data source", ok=True, found=found)
+
+
+def print_findings(findings: list[Finding], *, as_json: bool) -> None:
+    """The findings as a table, or as JSON."""
+    if as_json:
+        print(json.dumps([finding.model_dump() for finding in findings]))
+        return
+    table = Table(show_header=False, box=None)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
+        table.add_row(mark, finding.topic, finding.found if finding.ok else f"{finding.found}\n{finding.mend}")
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -1,0 +1,70 @@
+"""A finished evaluation on the console."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from qwenlong.flows.cli.evaluation_run import REPORT, Finished
+from qwenlong.flows.cli.tables import table
+from qwenlong_core.evaluation.scores import Slice
+from qwenlong_core.report.tables import Interval
+
+
+def print_finished(finished: Finished) -> None:
+    """Benchmarks with intervals and outcomes, slices by length and depth, and where the rest lies."""
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    scores, plan = finished.evaluation.scores, finished.evaluation.plan
+    confidence = f"{finished.evaluation.bootstrap.confidence:.0%}"
+    parts = {**scores.sources, "all": scores.overall} if len(scores.sources) > 1 else scores.sources
+    title = (
+        f"{finished.name}: score is the larger of exact match and judge, with {confidence} intervals clustered on"
+        " documents"
+    )
+    console.print(table(title, [_score_row(name, part) for name, part in parts.items()]))
+    console.print(table("What the answers came to", [_outcome_row(name, part) for name, part in parts.items()]))
+    for label, slices in (("prompt tokens", scores.lengths), ("evidence at", scores.depths)):
+        if len(slices) > 1:
+            rows = [
+                {label: name, "score": Interval(part.accuracy), "items": part.items} for name, part in slices.items()
+            ]
+            console.print(table(f"By {label}", rows))
+    if plan.protocol["judge"] is None:
+        console.print("No judge was asked: an answer in other words than the gold counts as wrong (--judge).")
+    if plan.protocol["document"] == "none":
+        console.print(_memory_words(finished))
+    console.print(f"Report  {finished.folder / REPORT}\nLog     {finished.folder}/samples.jsonl", soft_wrap=True)
+
+
+def _memory_words(finished: Finished) -> str:
+    words = f"Asked without documents: {Interval(finished.evaluation.scores.overall.accuracy)} is memory or luck"
+    if finished.memory is None:
+        return f"{words}."
+    return f"{words}; the documents add {Interval(finished.memory, signed=True)} (paired, the same questions)."
+
+
+def _score_row(name: str, part: Slice) -> dict[str, Any]:
+    samples = part.samples // part.items
+    row: dict[str, Any] = {"benchmark": name, f"score (avg@{samples})": Interval(part.accuracy)}
+    row["pass@k"] = ", ".join(f"{k}: {value:.2f}" for k, value in part.pass_at_k.items() if k > 1) or "-"
+    row["own metrics"] = ", ".join(f"{metric} {value:.3f}" for metric, value in part.metrics.items()) or "-"
+    effect = part.minimum_detectable_effect
+    return row | {
+        "items": part.items,
+        "documents": part.documents,
+        "detects": "-" if effect is None else f"{effect:.2f}",
+    }
+
+
+def _outcome_row(name: str, part: Slice) -> dict[str, Any]:
+    without = part.accuracy_without_unscored
+    cut = {"cut prompts": part.truncated_prompts, "tokens per answer": f"{part.mean_completion_tokens:.0f}"}
+    return {
+        "benchmark": name,
+        "answers": part.samples,
+        **part.outcomes,
+        **cut,
+        "score without unscored": "-" if without is None else Interval(without),
+    }

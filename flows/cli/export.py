@@ -1,0 +1,128 @@
+"""``qwenlong export``: a model as a folder that transformers and vLLM load, with a card that says what it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def export(
+    model: Annotated[
+        str, typer.Option(help="Folder, hub id, artifact (model/DIGEST) or models:/qwenlong@champion.", metavar="REF")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist, or be empty.")],
+    evaluation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOGDIR", help="Its evaluation, a folder or evaluation/DIGEST; a registered model brings its own."
+        ),
+    ] = None,
+    profile: Annotated[str, typer.Option(help="Whose store and registry count.")] = "local",
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. storage.uri=DIR.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")] = False,
+) -> None:
+    """Write a model with a model card (README.md): data, settings, scores, digests, lineage, licence."""
+    from qwenlong.flows.cli.main import one_clear_message  # the command line imports this module
+
+    with one_clear_message():
+        from qwenlong_core.settings.profiles import load_settings
+
+        result = _export(load_settings(profile, overrides or ()), model, out, evaluation)
+    typer.echo(
+        json.dumps(result) if as_json else f"{result['folder']}: {len(result['files'])} files and their card, README.md"
+    )
+
+
+def _export(settings: Any, given: str, out: Path, evaluation: str | None) -> dict[str, Any]:
+    from dataclasses import replace
+
+    from qwenlong.tasks.references import resolve_model
+    from qwenlong_core.report.model_card import model_card
+    from qwenlong_core.store.artifacts import MANIFEST, NOTES, digest_file, files_below
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out} is not empty: name a new folder, nothing is overwritten")
+    model = resolve_model(settings, given)
+    facts = _facts(settings, model, out, evaluation)
+    staging = out.with_name(f".{out.name}.unfinished")
+    shutil.rmtree(staging, ignore_errors=True)
+    shutil.copytree(model.folder, staging, ignore=shutil.ignore_patterns(MANIFEST, *NOTES, "README.md", ".*"))
+    try:
+        files = {path.relative_to(staging).as_posix(): digest_file(path) for path in files_below(staging)}
+        _check_copied(model.folder, files)
+        (staging / "README.md").write_text(model_card(replace(facts, files=files)), encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return {"folder": str(out), "model": given, "files": files}
+
+
+def _facts(settings: Any, model: Any, out: Path, evaluation: str | None) -> Any:
+    """What the card states, but for the files."""
+    from qwenlong.tasks.lineage import lineage
+    from qwenlong.tasks.store import open_store
+    from qwenlong_core.evaluation.limits import context_of
+    from qwenlong_core.report.model_card import Facts
+
+    store = open_store(settings)
+    known = model.artifact is not None and store.manifest(model.artifact) is not None
+    steps, data = lineage(store, model.artifact) if known else ([], None)
+    summary = store.fetch(data) / "summary.json" if data else None
+    return Facts(
+        name=out.name,
+        path=str(out),
+        context=context_of(model.folder),
+        steps=steps,
+        data=json.loads(summary.read_text()) if summary and summary.is_file() else None,
+        data_digest=data.sha256 if data else None,
+        evaluation=_evaluation(store, model, evaluation),
+        files={},
+    )
+
+
+def _evaluation(store: Any, model: Any, given: str | None) -> Any:
+    """The evaluation that belongs to the model.
+
+    Raises:
+        ValueError: the one given is of another model.
+    """
+    from qwenlong.tasks.references import evaluation_folder
+    from qwenlong_core.evaluation.plan import folder_digest
+    from qwenlong_core.evaluation.results import read_evaluation
+
+    if given is None:
+        return read_evaluation(store.fetch(model.evaluation)) if model.evaluation else None
+    evaluation = read_evaluation(evaluation_folder(store, given))
+    digest = model.artifact.sha256 if model.artifact else folder_digest(model.folder)
+    if evaluation.plan.model_digest != digest:
+        raise ValueError(
+            f"--evaluation {given} is of model {evaluation.plan.model_digest[:12]}, not of {model.given}"
+            f" ({digest[:12]}): give its own, or leave it out"
+        )
+    return evaluation
+
+
+def _check_copied(folder: Path, files: dict[str, str]) -> None:
+    """The copies are what the manifest says, where there is one.
+
+    Raises:
+        ArtifactError: a file changed while it was copied.
+    """
+    from qwenlong_core.store.artifacts import MANIFEST, ArtifactError, Manifest
+
+    if not (folder / MANIFEST).is_file():
+        return
+    known = Manifest.model_validate_json((folder / MANIFEST).read_text()).files
+    for name, digest in files.items():
+        if known[name].sha256 != digest:
+            raise ArtifactError(
+                f"{folder / name} is not what its manifest says: the disk is failing, or it is being changed"
+            )

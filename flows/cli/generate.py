@@ -1,0 +1,192 @@
+"""``qwenlong generate``: documents with known answers, as JSONL in the uniform record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from pydantic import ValidationError
+
+from qwenlong_core.bundled import BUNDLED, bundled_tokenizer
+from qwenlong_core.records import Domain, Example
+from qwenlong_core.settings.profiles import explained
+from qwenlong_core.store.artifacts import check_writable
+
+logger = logging.getLogger(__name__)
+
+MIXED = "mixed"
+_PROGRESS_ROWS = 100
+
+
+def generate(
+    out: Annotated[Path, typer.Option(help="JSONL file to write; name it in data.train, data.sft or data.eval.")],
+    tokens: Annotated[
+        int, typer.Option(min=128, max=1_000_000, help="Prompt length in the policy's tokens, met within 2%.")
+    ],
+    n: Annotated[int, typer.Option(min=1, help="Documents, each with one question.")] = 8,
+    domain: Annotated[
+        str, typer.Option(help="math, logical, multihop, reading, or mixed: math, logical, multihop as 600:600:400.")
+    ] = MIXED,
+    to_tokens: Annotated[
+        int | None, typer.Option(min=128, max=1_000_000, help="Spread the lengths evenly from --tokens up to here.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
+    kind: Annotated[
+        str | None, typer.Option(help="One form of question of the domain; an unknown one lists them.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Only questions that combine so many facts.")] = None,
+    distractors: Annotated[int | None, typer.Option(min=0, help="Near misses in the document.")] = None,
+    depth: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Place of the evidence: 0 start, 1 end; random if left out.")
+    ] = None,
+    language: Annotated[str, typer.Option(help="en, or zh (multihop only).")] = "en",
+    model: Annotated[
+        str, typer.Option(help="Whose tokens count: smollm2-135m, a model folder or a hub id.")
+    ] = "smollm2-135m",
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Base URL of an OpenAI-compatible teacher: keep only rows that it solves, with its solution."
+        ),
+    ] = None,
+    teacher_model: Annotated[str | None, typer.Option(help="Model that the teacher's endpoint serves.")] = None,
+    teacher_key_variable: Annotated[
+        str | None, typer.Option(help="Environment variable with the teacher's key.")
+    ] = None,
+    teacher_samples: Annotated[int, typer.Option(min=1, help="Completions that the teacher gives per question.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")] = False,
+) -> None:
+    """Write documents with questions whose answers are known by construction.
+
+    Every row has its gold answer, a worked solution, and the places of its evidence in the metadata.
+    """
+    if (teacher is None) != (teacher_model is None):
+        raise typer.BadParameter("--teacher and --teacher-model go together")
+    if teacher is None and teacher_key_variable is not None:
+        raise typer.BadParameter("--teacher-key-variable needs --teacher")
+    if domain not in (MIXED, *get_args(Domain)):
+        raise typer.BadParameter(
+            f"{domain!r} is none of {', '.join((MIXED, *get_args(Domain)))}", param_hint="--domain"
+        )
+    if to_tokens is not None and to_tokens < tokens:
+        raise typer.BadParameter(f"{to_tokens} is less than --tokens {tokens}", param_hint="--to-tokens")
+    from qwenlong.flows.cli.main import one_clear_message  # the command line imports this module
+
+    options = {"kind": kind, "steps": steps, "distractors": distractors, "depth": depth, "language": language}
+    counts: dict[str, Any] = {}
+    with one_clear_message():
+        _check_place(out)
+        rows: Iterable[Example] = _rows(policy_tokenizer(model), domain, tokens, to_tokens or tokens, n, seed, options)
+        if teacher is not None and teacher_model is not None:
+            rows, counts = _distilled(rows, teacher, teacher_model, teacher_key_variable, teacher_samples)
+        result = {**_write(out, rows), **({"teacher": counts} if counts else {})}
+    typer.echo(json.dumps(result) if as_json else _in_words(result))
+
+
+def policy_tokenizer(name: str) -> Any:
+    """The tokenizer of a policy by its ``model.name``, without loading its weights."""
+    from transformers import AutoTokenizer
+
+    if name in BUNDLED:
+        return bundled_tokenizer()
+    if Path(name).exists():
+        try:
+            return AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"--model {name}: holds no tokenizer that transformers reads: name a model folder or a hub id"
+            ) from error
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except OSError as error:
+        raise ConnectionError(
+            f"--model {name!r} is no model folder and could not be loaded from the hub: {error}"
+        ) from error
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a file that cannot be written before the first row is made.
+
+    Raises:
+        ValueError: it is a folder.
+        ArtifactError: its folder cannot be written.
+    """
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder: name a file, such as {out / 'rows.jsonl'}")
+    check_writable(out.parent, "--out", f"--out {out.name} in another folder")
+
+
+def _rows(
+    tokenizer: Any, domain: str, low: int, high: int, n: int, seed: int, options: dict[str, Any]
+) -> Iterator[Example]:
+    from qwenlong_core.data.synthesis import domain_of_row
+    from qwenlong_core.data.synthesis import generate as generate_one
+
+    for index in range(n):
+        tokens = low + round((high - low) * index / max(1, n - 1))
+        chosen: Any = domain_of_row(index) if domain == MIXED else domain
+        row_id = f"{chosen}-{tokens}-{seed}-{index}"
+        yield generate_one(
+            tokenizer, domain=chosen, tokens=tokens, seed=f"{seed}/{index}", row_id=row_id, **options
+        ).example
+        if (index + 1) % _PROGRESS_ROWS == 0:
+            logger.info("%d of %d documents", index + 1, n)
+
+
+def _distilled(
+    rows: Iterable[Example], url: str, model: str, key_variable: str | None, samples: int
+) -> tuple[list[Example], dict[str, Any]]:
+    from qwenlong_core.data.distill import TeacherSettings, distill
+
+    try:
+        settings = TeacherSettings(base_url=url, model=model, api_key_variable=key_variable, samples=samples)
+    except ValidationError as error:
+        raise ValueError(f"--teacher: {explained(error)}") from error
+    kept, counts = distill(rows, settings)
+    return kept, counts.to_dict()
+
+
+def _write(out: Path, rows: Iterable[Example]) -> dict[str, Any]:
+    """Write line by line under a temporary name, so that memory is flat and no half file is left."""
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    domains: Counter[str] = Counter()
+    lengths: list[int] = []
+    try:
+        with unfinished.open("w", encoding="utf-8") as stream:
+            for row in rows:
+                stream.write(json.dumps(row.to_dict(), ensure_ascii=False) + "\n")
+                domains[row.domain] += 1
+                lengths.append(row.num_tokens or 0)
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return {
+        "file": str(out),
+        "rows": len(lengths),
+        "domains": dict(domains),
+        "tokens": sum(lengths),
+        "min_tokens": min(lengths, default=0),
+        "max_tokens": max(lengths, default=0),
+    }
+
+
+def _in_words(result: dict[str, Any]) -> str:
+    domains = ", ".join(f"{name} {count}" for name, count in result["domains"].items())
+    lines = [
+        f"{result['file']}: {result['rows']} rows ({domains}), {result['tokens']:,} tokens, "
+        f"{result['min_tokens']:,} to {result['max_tokens']:,} a prompt"
+    ]
+    if "teacher" in result:
+        counts = result["teacher"]
+        lines.append(
+            f"teacher: {counts['kept']} of {counts['questions']} questions kept, {counts['unverified']} without a right"
+            f" sample, {counts['failed']} without a completion; {counts['right']} of {counts['samples']} samples right,"
+            f" {counts['truncated']} cut off"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,22 @@
+"""The flow ``stage``: one stage on another work pool, started by the pipeline's task.
+
+Deployed on the GPU pool as ``stage/gpu``; the settings send stages there with
+``execution.deployments = {grpo = "stage/gpu"}``. It shares the store with the pipeline, which finds
+the result there by its fingerprint.
+"""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+
+from qwenlong.tasks.specs import StageSpec
+from qwenlong.tasks.stage import RunContext, execute_stage, progress_artifact
+from qwenlong_core.store.artifacts import ArtifactRef
+
+
+@flow(name="stage", flow_run_name="{spec.name}")
+def stage_flow(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunContext, forced: bool) -> str:
+    """Run one stage here and return the digest of its artifact."""
+    progress = progress_artifact(spec.name)
+    log = get_run_logger().info
+    return execute_stage(spec, inputs, context, forced=forced, log=log, progress=progress).ref.sha256

@@ -1,0 +1,180 @@
+"""The conditions of the promotion gate, each with its numbers in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from qwenlong_core.evaluation import statistics
+from qwenlong_core.evaluation.results import Evaluation
+from qwenlong_core.evaluation.samples import Sample, benchmark_names, by_example
+from qwenlong_core.evaluation.scores import Bootstrap
+from qwenlong_core.settings.evaluation import PromotionSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Condition:
+    """One condition of the gate, with its numbers in words."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pairs:
+    """Both models' item scores, ``[N]`` each, in the same order."""
+
+    challenger: Sequence[float]
+    champion: Sequence[float]
+    documents: Sequence[str]
+    benchmarks: Sequence[str]
+
+
+def _item_value(group: Sequence[Sample], unscored: float) -> float:
+    values = [sample.accuracy if sample.has_verdict else unscored for sample in group]
+    return fmean(values)
+
+
+def pair_items(challenger: Sequence[Sample], champion: Sequence[Sample]) -> Pairs:
+    """Item scores of both: an unscored sample counts 0 for the challenger and 1 for the champion.
+
+    Raises:
+        ValueError: the two do not hold the same items.
+    """
+    new, old = dict(by_example(challenger)), dict(by_example(champion))
+    names = benchmark_names(challenger)
+    if new.keys() != old.keys():
+        raise ValueError("the two evaluations hold different items: evaluate both on the same rows")
+    return Pairs(
+        challenger=[_item_value(group, 0.0) for group in new.values()],
+        champion=[_item_value(old[item], 1.0) for item in new],
+        documents=[group[0].document_id for group in new.values()],
+        benchmarks=[names[group[0].source, group[0].domain] for group in new.values()],
+    )
+
+
+def preconditions(challenger: Evaluation, champion: Evaluation) -> list[Condition]:
+    new, old = challenger.plan, champion.plan
+    missing = {
+        name: len(evaluation.plan.expected ^ {sample.key for sample in evaluation.samples})
+        for name, evaluation in (("challenger", challenger), ("champion", champion))
+    }
+    same = new.dataset_digest == old.dataset_digest and set(new.items) == set(old.items)
+    differing = sorted(
+        k for k in new.protocol.keys() | old.protocol.keys() if new.protocol.get(k) != old.protocol.get(k)
+    )
+    differing += ["samples"] if new.samples != old.samples else []
+    return [
+        Condition(
+            name="another model",
+            passed=new.model_digest != old.model_digest,
+            detail=f"challenger {new.model_digest[:12]}, champion {old.model_digest[:12]}",
+        ),
+        Condition(
+            name="same data",
+            passed=same,
+            detail=(
+                f"dataset {new.dataset_digest[:12]} with {len(new.items)} items against "
+                f"{old.dataset_digest[:12]} with {len(old.items)}"
+            ),
+        ),
+        Condition(
+            name="same protocol",
+            passed=not differing,
+            detail=f"differs in {', '.join(differing)}" if differing else "sampling, limits and judge are equal",
+        ),
+        Condition(
+            name="complete",
+            passed=not any(missing.values()),
+            detail=(
+                f"of {len(new.expected)} samples {missing['challenger']} are missing or unknown for the "
+                f"challenger, {missing['champion']} for the champion"
+            ),
+        ),
+    ]
+
+
+def _share(name: str, who: str, hits: Sequence[bool], ceiling: float) -> Condition:
+    share = float(np.mean(hits)) if hits else 1.0
+    return Condition(
+        name=f"{name} of the {who}",
+        passed=share <= ceiling,
+        detail=f"{share:.1%} ({sum(hits)} of {len(hits)}), ceiling {ceiling:.1%}",
+    )
+
+
+def rates(challenger: Evaluation, champion: Evaluation, settings: PromotionSettings) -> list[Condition]:
+    conditions = [
+        _share("unscored share", who, [not s.has_verdict for s in samples], settings.max_unscored_share)
+        for who, samples in (("challenger", challenger.samples), ("champion", champion.samples))
+    ]
+    cut = [sample.finish_reason == "length" for sample in challenger.samples]
+    return [*conditions, _share("truncated share", "challenger", cut, settings.max_truncated_share)]
+
+
+def gain_condition(gain: statistics.Estimate, margin: float, confidence: float) -> Condition:
+    if gain.low is None:
+        detail = f"{gain.items} items of {gain.documents} document give no interval: evaluate on more documents"
+        return Condition(name="gain", passed=False, detail=detail)
+    effect = statistics.minimum_detectable_effect(gain.standard_error or 0.0, gain.documents, confidence=confidence)
+    unseen = f"; a true gain below about {margin + effect:.3f} is likely to go unnoticed" if effect else ""
+    return Condition(
+        name="gain",
+        passed=gain.low > margin,
+        detail=(
+            f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {gain.items} items of "
+            f"{gain.documents} documents; the lower end must lie above {margin:+.3f}{unseen}"
+        ),
+    )
+
+
+def benchmark_gains(pairs: Pairs, bootstrap: Bootstrap) -> dict[str, statistics.Estimate]:
+    """Challenger minus champion of each benchmark."""
+    new, old, documents, names = map(np.array, (pairs.challenger, pairs.champion, pairs.documents, pairs.benchmarks))
+    return {
+        name: statistics.paired_difference(
+            new[names == name], old[names == name], list(documents[names == name]), **bootstrap.model_dump()
+        )
+        for name in sorted(set(pairs.benchmarks))
+    }
+
+
+def _unseen_loss(estimate: statistics.Estimate, level: float) -> str:
+    """How large a loss this many items would show: who reads "pass" must know what could have failed."""
+    if not estimate.standard_error:
+        return ""
+    effect = statistics.minimum_detectable_effect(estimate.standard_error, estimate.documents, confidence=1 - 2 * level)
+    return f"; a true loss below about {effect:.3f} is likely to go unnoticed"
+
+
+def loss_conditions(
+    pairs: Pairs, gains: Mapping[str, statistics.Estimate], settings: PromotionSettings
+) -> list[Condition]:
+    """No benchmark may be worse beyond its own margin.
+
+    Worse: that its mean fell is proven, by one-sided tests that Holm corrects over all benchmarks (chance
+    alone refuses a model at most ``1 - loss_confidence`` of the time). Beyond: it fell by more than its margin.
+    """
+    differences, documents = np.subtract(pairs.challenger, pairs.champion), np.array(pairs.documents)
+    names, level = np.array(pairs.benchmarks), 1 - settings.loss_confidence
+    raw = [statistics.loss_p_value(differences[names == name], list(documents[names == name])) for name in gains]
+    conditions = []
+    for (name, estimate), p in zip(gains.items(), statistics.holm(raw), strict=True):
+        margin = settings.max_loss_of.get(name, settings.max_loss)
+        beyond, proven = estimate.mean < -margin, p <= level
+        doubt = (
+            f"; that it fell {'is proven' if proven else 'may be chance'} (p = {p:.3f}, Holm-adjusted)"
+            if estimate.mean < 0
+            else ""
+        )
+        detail = f"{estimate.mean:+.3f} over {estimate.items} items, may fall by {margin:.3f}{doubt}"
+        detail += "" if beyond and proven else _unseen_loss(estimate, level / len(gains))
+        conditions.append(Condition(name=f"no loss in {name}", passed=not (beyond and proven), detail=detail))
+    if unknown := sorted(settings.max_loss_of.keys() - gains.keys()):
+        detail = f"promotion.max_loss_of names {', '.join(unknown)}; the benchmarks are {', '.join(gains)}"
+        conditions.append(Condition(name="known benchmarks", passed=False, detail=detail))
+    return conditions

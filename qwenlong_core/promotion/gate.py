@@ -1,0 +1,138 @@
+"""May a challenger take the alias ``champion``? Yes only when every condition is proven; else no.
+
+The gate fails closed: an item that is missing, a score that the judge could not give, a dataset that
+changed or a file that cannot be read each end in a refusal with its reason, never in an exception
+that someone might retry until it passes. Stage command:
+``python -m qwenlong_core.promotion.gate``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from qwenlong_core.evaluation import statistics
+from qwenlong_core.evaluation.results import Evaluation, read_evaluation
+from qwenlong_core.evaluation.scores import Bootstrap
+from qwenlong_core.jobs import PromoteJob
+from qwenlong_core.promotion.conditions import (
+    Condition,
+    benchmark_gains,
+    gain_condition,
+    loss_conditions,
+    pair_items,
+    preconditions,
+    rates,
+)
+from qwenlong_core.promotion.overlap import overlap_condition
+from qwenlong_core.settings.evaluation import PromotionSettings
+from qwenlong_core.stage_main import OUTPUT, stage_main
+
+logger = logging.getLogger(__name__)
+
+TRAINED = "trained-"
+"""Inputs of that name, and a number, are data that the challenger was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """The gate's verdict."""
+
+    promote: bool
+    reason: str
+    """One sentence: what was proven, or everything that was not."""
+    conditions: tuple[Condition, ...]
+    gain: statistics.Estimate | None = None
+    """Challenger minus champion over all items; ``None`` when the items could not be paired."""
+    benchmarks: Mapping[str, statistics.Estimate] = field(default_factory=dict)
+    """The same for each benchmark."""
+
+
+def _verdict(conditions: Sequence[Condition]) -> tuple[bool, str]:
+    failed = [condition for condition in conditions if not condition.passed]
+    if not failed:
+        return True, "promoted: every condition holds"
+    return False, "refused: " + "; ".join(f"{condition.name}: {condition.detail}" for condition in failed)
+
+
+def refusal(reason: str) -> Decision:
+    """A refusal before anything could be compared."""
+    condition = Condition(name="readable", passed=False, detail=reason)
+    return Decision(promote=False, reason=f"refused: {reason}", conditions=(condition,))
+
+
+def decide(
+    challenger: Evaluation,
+    champion: Evaluation,
+    settings: PromotionSettings,
+    bootstrap: Bootstrap,
+    checks: Sequence[Condition] = (),
+) -> Decision:
+    """Compare two evaluations of the same items under the promotion settings.
+
+    Everything is compared that can be: where the items cannot be paired, the refusal says so and
+    the statistics are left out.
+
+    Args:
+        checks: conditions that were looked at before, on more than the two evaluations.
+    """
+    before = [*checks, *preconditions(challenger, champion)]
+    after = rates(challenger, champion, settings)
+    by_name = {condition.name: condition.passed for condition in before}
+    if not (by_name["same data"] and by_name["complete"]):
+        promote, reason = _verdict([*before, *after])
+        return Decision(promote=promote, reason=reason, conditions=(*before, *after))
+    pairs = pair_items(challenger.samples, champion.samples)
+    gain = statistics.paired_difference(pairs.challenger, pairs.champion, pairs.documents, **bootstrap.model_dump())
+    gains = benchmark_gains(pairs, bootstrap)
+    conditions = (
+        *before,
+        gain_condition(gain, settings.margin, bootstrap.confidence),
+        *loss_conditions(pairs, gains, settings),
+        *after,
+    )
+    promote, reason = _verdict(conditions)
+    return Decision(promote=promote, reason=reason, conditions=conditions, gain=gain, benchmarks=gains)
+
+
+def decision_markdown(decision: Decision) -> str:
+    """The decision as people read it in a console or in Prefect, whose tables cut long cells off."""
+    lines = [f"- {'pass' if c.passed else '**FAIL**'} **{c.name}**: {c.detail}" for c in decision.conditions]
+    return "\n".join([f"# {'Promoted' if decision.promote else 'Refused'}", "", *lines, ""])
+
+
+def _verified(job: PromoteJob) -> Condition:
+    names = ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(job.verified.items()))
+    detail = f"every file equals its manifest: {names}" if names else "nobody checked an artifact against its manifest"
+    return Condition(name="artifacts verified", passed=bool(names), detail=detail)
+
+
+def judge_promotion(job: PromoteJob, inputs: Mapping[str, Path]) -> Decision:
+    """The decision on what lies in the input folders; whatever cannot be read is a refusal."""
+    if job.faults:
+        return refusal("; ".join(job.faults))
+    try:
+        challenger, champion = read_evaluation(inputs["challenger"]), read_evaluation(inputs["champion"])
+        trained = {name: folder for name, folder in inputs.items() if name.startswith(TRAINED)}
+        overlap = overlap_condition(challenger.plan, inputs["rows"], trained.values(), job.near_duplicates)
+    except ValueError as error:
+        return refusal(str(error))
+    bootstrap = Bootstrap(resamples=job.bootstrap_resamples, confidence=job.confidence, seed=job.seed)
+    return decide(challenger, champion, job.promotion, bootstrap, (_verified(job), overlap))
+
+
+def run(job: PromoteJob, inputs: Mapping[str, Path], work: Path) -> None:
+    """The promotion stage: inputs ``challenger`` and ``champion`` (evaluations), ``rows`` (the prepared
+    data they answered) and ``trained-1 ...`` (what the challenger was trained on); output
+    ``decision.json`` and ``decision.md``. A refusal is a normal result."""
+    decision = judge_promotion(job, inputs)
+    (work / OUTPUT / "decision.json").write_text(json.dumps(asdict(decision), indent=1))
+    (work / OUTPUT / "decision.md").write_text(decision_markdown(decision))
+    logger.info("promote | %s", decision.reason)
+
+
+if __name__ == "__main__":
+    stage_main(PromoteJob, run)

@@ -1,0 +1,255 @@
+"""The report stage: one self-contained HTML page about a pipeline run.
+
+In: the folders of whatever was made, by name: ``data``, ``sft``, ``grpo-1`` ..., ``evaluate-base``,
+``evaluate-sft`` ..., ``probe`` (the last stage asked without documents), ``promote``, ``register``. Out: ``report.html``. A section whose folders are not
+given is left out. Stage command: ``python -m qwenlong_core.report.build``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from qwenlong_core.data.rows import read_examples
+from qwenlong_core.evaluation import published
+from qwenlong_core.evaluation.plan import folder_digest
+from qwenlong_core.evaluation.results import Evaluation, read_evaluation
+from qwenlong_core.evaluation.scores import Bootstrap, Scores, Slice
+from qwenlong_core.jobs import ReportJob
+from qwenlong_core.records import DOMAINS
+from qwenlong_core.report import page
+from qwenlong_core.report.charts import Series, Whisker, category_chart, forest_chart
+from qwenlong_core.report.curves import Panel, training_panels
+from qwenlong_core.report.reader import MAX_COMPLETION_CHARS, MAX_DOCUMENT_CHARS, choose_samples
+from qwenlong_core.report.tables import Interval, baseline_of, markdown_table, score_rows, scores_table
+from qwenlong_core.stage_main import OUTPUT, stage_main
+
+__all__ = ["build_page", "markdown_table", "run", "scores_table"]
+
+logger = logging.getLogger(__name__)
+
+_EVALUATE = "evaluate-"
+
+
+def _whisker(label: str, part: Slice) -> Whisker:
+    accuracy = part.accuracy
+    return Whisker(label=label, mean=accuracy.mean, low=accuracy.low, high=accuracy.high)
+
+
+def _forests(evaluations: Mapping[str, Evaluation]) -> list[Panel]:
+    """Overall and each domain: one row per stage."""
+    panels = [("All items", {name: e.scores.overall for name, e in evaluations.items()})]
+    for domain in DOMAINS:
+        parts = {n: e.scores.domains[domain] for n, e in evaluations.items() if domain in e.scores.domains}
+        panels += [(domain.capitalize(), parts)] if parts else []
+    return [
+        Panel(title=title, chart=forest_chart(title, [_whisker(name, part) for name, part in parts.items()]))
+        for title, parts in panels
+    ]
+
+
+def _slice_panel(title: str, evaluations: Mapping[str, Evaluation], field: str) -> Panel | None:
+    """Baseline and last stage side by side: more would not be told apart."""
+    names = list(evaluations)
+    shown = list(dict.fromkeys((baseline_of(names), names[-1])))
+    parts: dict[str, dict[str, Slice]] = {name: getattr(evaluations[name].scores, field) for name in shown}
+    categories = list(parts[shown[0]])
+    if not categories:
+        return None
+    series = [
+        Series(name=name, whiskers=[_whisker(label, part) for label, part in parts[name].items()]) for name in shown
+    ]
+    return Panel(title=title, chart=category_chart(title, series, categories), legend=tuple(shown))
+
+
+def _slices(evaluations: Mapping[str, Evaluation]) -> list[Panel]:
+    fields = {
+        "Accuracy by prompt length (tokens)": "lengths",
+        "Accuracy by place of the evidence in the document": "depths",
+    }
+    panels = (_slice_panel(title, evaluations, field) for title, field in fields.items())
+    return [panel for panel in panels if panel]
+
+
+def _outcome_row(stage: str, scores: Scores) -> dict[str, Any]:
+    part = scores.overall
+    without = part.accuracy_without_unscored
+    pass_at_k = {f"pass@{k}": f"{value:.2f}" for k, value in part.pass_at_k.items() if k > 1}
+    return {
+        "stage": stage,
+        "samples": part.samples,
+        **part.outcomes,
+        "cut prompts": part.truncated_prompts,
+        "tokens per answer": f"{part.mean_completion_tokens:.0f}",
+        **pass_at_k,
+        "without unscored": "" if without is None else f"{without.mean:.2f}",
+    }
+
+
+def _source_rows(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+    """One row per source: every stage's accuracy, and the source's own metrics for the last stage."""
+    last = list(evaluations.values())[-1].scores.sources
+    rows = []
+    for source, part in last.items():
+        row: dict[str, Any] = {"source": source, "items": part.items}
+        row |= {name: Interval(e.scores.sources[source].accuracy) for name, e in evaluations.items()}
+        row["its own metrics (last stage)"] = ", ".join(f"{name} {value:.2f}" for name, value in part.metrics.items())
+        rows.append(row)
+    return rows
+
+
+def _scores_words(evaluations: Mapping[str, Evaluation], job: ReportJob) -> str:
+    first = next(iter(evaluations.values()))
+    overall, baseline = first.scores.overall, baseline_of(list(evaluations))
+    effect = overall.minimum_detectable_effect
+    words = (
+        f"Accuracy over {overall.items} items on {overall.documents} documents, {first.plan.samples}"
+        f" {'sample' if first.plan.samples == 1 else 'samples'} each, with {first.bootstrap.confidence:.0%} intervals"
+        f" from {first.bootstrap.resamples:,} bootstrap resamples of documents."
+    )
+    if len(evaluations) > 1:
+        words += f" The gain is paired ({job.confidence:.0%}): the same items under {baseline} and the stage."
+    if effect is None:
+        return words
+    return (
+        words
+        + f" Two models compared without pairing would have to differ by {effect:.2f} to be told apart (80% power)."
+    )
+
+
+def _probe_words(folder: Path) -> str:
+    """How much of the score needs no document."""
+    probe = read_evaluation(folder)
+    if probe.plan.protocol["document"] != "none":
+        raise ValueError(f'input probe={folder} was asked with documents: evaluate with evaluation.document = "none"')
+    accuracy = Interval(probe.scores.overall.accuracy)
+    return f"Asked without its document, the last stage still answers {accuracy}: that much is memory or luck."
+
+
+def _data_rows(folder: Path) -> list[dict[str, Any]]:
+    """Rows of each split: kept and dropped by reason, in the prepare stage's own count."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        return []
+    splits: dict[str, dict[str, Any]] = json.loads(path.read_text())["splits"]
+    return [
+        {
+            "split": name,
+            "rows": split["rows"],
+            "documents": split["documents"],
+            "by domain": ", ".join(f"{domain} {count}" for domain, count in split["domains"].items()),
+            "prompt tokens": "{min:,}–{max:,}, median {median:,}".format(**split["tokens"]) if split["rows"] else "",
+            "refused": split["refused"],
+            "dropped": ", ".join(f"{reason} {count}" for reason, count in split["dropped"].items()) or "0",
+        }
+        for name, split in splits.items()
+    ]
+
+
+def _settings(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
+    """The job each stage was given, where the pipeline left it beside the result."""
+    jobs = {name: folder / "job.json" for name, folder in inputs.items()}
+    return [
+        {"name": name, "text": json.dumps(json.loads(path.read_text()), indent=2)}
+        for name, path in jobs.items()
+        if path.is_file()
+    ]
+
+
+def _published(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+    """The paper's table, and below it the stages of this run that answered one of its benchmarks."""
+    names = published.BENCHMARKS
+    table = {f"{model} (theirs)": dict(zip(names, scores, strict=True)) for model, scores in published.SCORES.items()}
+    for stage, evaluation in evaluations.items():
+        sources = evaluation.scores.sources
+        ours = {source: 100 * sources[source].accuracy.mean for source in names if source in sources}
+        table |= {f"{stage} (this run)": ours} if ours else {}
+    rows = []
+    for model, scores in table.items():
+        row = {"model": model} | {
+            title: f"{scores[name]:.1f}" if name in scores else "" for name, title in names.items()
+        }
+        rows.append(row | {"average": f"{sum(scores.values()) / len(scores):.1f}" if len(scores) == len(names) else ""})
+    return rows
+
+
+def _evaluation_context(
+    job: ReportJob, evaluations: Mapping[str, Evaluation], data: Path | None, probe: Path | None
+) -> dict[str, Any]:
+    if not evaluations:
+        return {"scores": [], "items": [], "slices": []}
+    baseline = baseline_of(list(evaluations))
+    bootstrap = Bootstrap(resamples=job.bootstrap_resamples, confidence=job.confidence, seed=job.seed)
+    examples = read_examples(data / "eval.parquet") if data else []
+    return {
+        "scores": score_rows(evaluations, bootstrap),
+        "scores_words": _scores_words(evaluations, job),
+        "probe_words": _probe_words(probe) if probe else "",
+        "forests": _forests(evaluations),
+        "outcomes": [_outcome_row(name, e.scores) for name, e in evaluations.items()],
+        "sources": _source_rows(evaluations),
+        "slices": _slices(evaluations),
+        "items": choose_samples(evaluations, baseline, examples),
+        "num_items": evaluations[baseline].scores.overall.items,
+    }
+
+
+def _subtitle(evaluations: Mapping[str, Evaluation]) -> str:
+    if not evaluations:
+        return "Nothing was evaluated."
+    protocol = next(iter(evaluations.values())).plan.protocol
+    stages = ", ".join(evaluations)
+    return (
+        f"{'Stages evaluated' if len(evaluations) > 1 else 'Evaluated'}: {stages}. Prompts up to"
+        f" {protocol['max_prompt_tokens']:,} tokens, answers up to {protocol['max_completion_tokens']:,}, temperature"
+        f" {protocol['temperature']:g}, top-p {protocol['top_p']:g}, engine {protocol['engine']}, judge"
+        f" {(protocol['judge'] or {}).get('model', 'none (rules only)')}."
+    )
+
+
+def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
+    """The whole page.
+
+    Raises:
+        ValueError: an evaluation is not finished or damaged, or they answered different items.
+    """
+    evaluations = {
+        name.removeprefix(_EVALUATE): read_evaluation(folder)
+        for name, folder in inputs.items()
+        if name.startswith(_EVALUATE)
+    }
+    decision = inputs.get("promote")
+    context = {
+        "title": job.title,
+        "subtitle": _subtitle(evaluations),
+        "notes": job.notes,
+        "style": Markup(page.STYLE),
+        **_evaluation_context(job, evaluations, inputs.get("data"), inputs.get("probe")),
+        "decision": json.loads((decision / "decision.json").read_text()) if decision else None,
+        "curves": training_panels(inputs),
+        "max_document": MAX_DOCUMENT_CHARS,
+        "max_completion": MAX_COMPLETION_CHARS,
+        "data": _data_rows(inputs["data"]) if "data" in inputs else [],
+        "artifacts": [{"stage": name, "digest": folder_digest(folder)[:12]} for name, folder in inputs.items()],
+        "settings": _settings(inputs),
+        "published": _published(evaluations),
+    }
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(page.TEMPLATE).render(context)
+
+
+def run(job: ReportJob, inputs: Mapping[str, Path], work: Path) -> None:
+    """The report stage: writes ``report.html``."""
+    text = build_page(job, inputs)
+    (work / OUTPUT / "report.html").write_text(text)
+    logger.info("report | %d KB", len(text.encode()) // 1024)
+
+
+if __name__ == "__main__":
+    stage_main(ReportJob, run)

@@ -1,0 +1,92 @@
+"""The table of scores by stage and domain: one implementation for console, Prefect and page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qwenlong_core.evaluation import statistics
+from qwenlong_core.evaluation.results import Evaluation, read_evaluation
+from qwenlong_core.evaluation.scores import Bootstrap
+from qwenlong_core.promotion.conditions import pair_items
+from qwenlong_core.records import DOMAINS
+
+
+class Interval(float):
+    """A mean that reads ``0.25 [0.10, 0.42]`` and is a plain number in JSON, in metrics and in sums."""
+
+    def __new__(cls, estimate: statistics.Estimate, signed: bool = False) -> Interval:
+        """``signed`` prints ``+0.05``, for differences."""
+        self = super().__new__(cls, estimate.mean)
+        self.estimate, self.signed = estimate, signed
+        return self
+
+    estimate: statistics.Estimate
+    signed: bool
+
+    def __getnewargs__(self) -> tuple[statistics.Estimate, bool]:  # type: ignore[override]
+        return self.estimate, self.signed
+
+    def __str__(self) -> str:
+        form = "+.2f" if self.signed else ".2f"
+        mean = format(self.estimate.mean, form)
+        if self.estimate.low is None or self.estimate.high is None:
+            return f"{mean} (no interval)"
+        return f"{mean} [{self.estimate.low:{form}}, {self.estimate.high:{form}}]"
+
+
+def baseline_of(names: Sequence[str]) -> str:
+    """What the others are compared with: ``base``, else ``champion``, else the first."""
+    return next((name for name in ("base", "champion") if name in names), names[0])
+
+
+def gain_over(evaluation: Evaluation, baseline: Evaluation, bootstrap: Bootstrap) -> statistics.Estimate:
+    """Paired difference over all items; an unscored answer counts against the evaluation, on either side.
+
+    Raises:
+        ValueError: the two answered different items.
+    """
+    pairs = pair_items(evaluation.samples, baseline.samples)
+    return statistics.paired_difference(pairs.challenger, pairs.champion, pairs.documents, **bootstrap.model_dump())
+
+
+def score_rows(evaluations: Mapping[str, Evaluation], bootstrap: Bootstrap | None = None) -> list[dict[str, Any]]:
+    """One row per stage: accuracy overall and by domain, items, and the paired gain over the baseline.
+
+    ``bootstrap`` draws the interval of the gain; without it each evaluation's own settings do.
+    """
+    baseline = baseline_of(list(evaluations))
+    domains = [d for d in DOMAINS if any(d in e.scores.domains for e in evaluations.values())]
+    rows = []
+    for name, evaluation in evaluations.items():
+        scores = evaluation.scores
+        row: dict[str, Any] = {"stage": name, "overall": Interval(scores.overall.accuracy)}
+        row |= {d: Interval(scores.domains[d].accuracy) if d in scores.domains else "" for d in domains}
+        if len(evaluations) > 1:
+            row[f"gain over {baseline}"] = ""
+        if name != baseline:
+            gain = gain_over(evaluation, evaluations[baseline], bootstrap or evaluation.bootstrap)
+            row[f"gain over {baseline}"] = Interval(gain, signed=True)
+        row["items"] = scores.overall.items
+        rows.append(row)
+    return rows
+
+
+def scores_table(evaluations: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """:func:`score_rows` of finished evaluation folders, by stage name.
+
+    Cells are numbers that print with their interval, so one table serves ``--json``, metrics and people.
+
+    Raises:
+        ValueError: a folder is not a finished evaluation, or they answered different items.
+    """
+    return score_rows({name: read_evaluation(folder) for name, folder in evaluations.items()})
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with equal keys as a markdown table."""
+    if not rows:
+        return ""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

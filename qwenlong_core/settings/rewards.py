@@ -1,0 +1,40 @@
+"""Rewards and the judge."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from qwenlong_core.settings.base import Block, PlainUrl, Share
+
+
+class JudgeSettings(Block):
+    """An OpenAI-compatible endpoint that compares two answers, asked only when the rule fails."""
+
+    base_url: PlainUrl
+    model: str
+    api_key_variable: str | None = None
+    """Name of the environment variable that holds the key; the key itself is never a setting."""
+    temperature: float = Field(0.0, ge=0)
+    seed: int | None = None
+    concurrency: int = Field(64, ge=1)
+    timeout_seconds: float = Field(60.0, gt=0)
+    """For one request; a call with its retries is bounded by ``(max_retries + 1)`` times this
+    plus the backoff."""
+    max_retries: int = Field(5, ge=0)
+    cache_dir: str | None = None
+    """Folder of the verdict cache; ``None`` asks every time."""
+    price_per_million_prompt_tokens: float = Field(0.0, ge=0)
+    price_per_million_completion_tokens: float = Field(0.0, ge=0)
+
+
+class RewardSettings(Block):
+    """``max(rule, judge) + length_penalty``."""
+
+    number_tolerance: float = Field(0.0015, ge=0, lt=1)
+    """Relative tolerance of the number rule (DocMath-Eval's 0.15%); sign and magnitude count."""
+    judge: JudgeSettings | None = None
+    max_unscored_share: Share = 0.2
+    """Over this share of unscored completions in one step the run stops with the last error."""
+    max_judge_only_share: Share = 0.5
+    """Over this share of rewards that only the judge gave the run stops: the first sign of a
+    policy that learned to please the judge."""

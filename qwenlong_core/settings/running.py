@@ -1,0 +1,138 @@
+"""How and where a run happens: processes, storage, tracking, execution."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from qwenlong_core.settings.base import Block, Name, PlainUrl
+
+_TRACKING_URI = re.compile(r"sqlite:///.+|((postgresql|mysql|mssql)(\+\w+)?|https?)://[^/].*|databricks(://.+)?")
+
+
+def _database_or_server(uri: str) -> str:
+    if not _TRACKING_URI.fullmatch(uri):
+        shown = re.sub(r".*@", "***@", uri)  # without a scheme, a password is not seen as one
+        raise ValueError(
+            f"{shown!r} is no address that MLflow keeps a registry at: give sqlite:///FILE, http(s)://SERVER or "
+            "postgresql+psycopg2://USER@HOST/DATABASE"
+        )
+    return uri
+
+
+class LaunchSettings(Block):
+    """How training processes are started (``accelerate launch``)."""
+
+    num_processes: int = Field(1, ge=1)
+    num_machines: int = Field(1, ge=1)
+    accelerate_config: str | None = None
+    """A file of ``infra/accelerate/`` (FSDP2 and so on); ``None`` runs plain data parallel."""
+    gradient_checkpointing: bool = False
+    activation_offload: bool = False
+    """Keep the activations that checkpointing saves in the host's memory: they grow with layers x
+    tokens, and the copies make a step slower."""
+    cpu_threads: int | None = Field(None, ge=1)
+    """Threads per process on CPU; ``None`` takes all cores."""
+
+    @model_validator(mode="after")
+    def _offload_needs_checkpointing(self) -> LaunchSettings:
+        if self.activation_offload and not self.gradient_checkpointing:
+            raise ValueError(
+                "launch.activation_offload moves what launch.gradient_checkpointing saves: set both or none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _machines_divide(self) -> LaunchSettings:
+        if self.num_processes % self.num_machines:
+            raise ValueError(
+                f"launch.num_processes={self.num_processes} is not a multiple of launch.num_machines="
+                f"{self.num_machines}: processes are spread evenly"
+            )
+        return self
+
+
+class S3Settings(Block):
+    """How a bucket is reached. Keys come from boto3's own places: ``AWS_ACCESS_KEY_ID`` and
+    ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``, or the machine's role."""
+
+    endpoint_url: PlainUrl | None = None
+    """Another server than Amazon's, for example ``http://127.0.0.1:8333``."""
+    region: str | None = None
+    """``None`` leaves it to boto3, and is ``us-east-1`` where that knows none."""
+    server_side_encryption: Literal["AES256", "aws:kms"] | None = None
+    """What the server is asked to encrypt with; ``None`` leaves it to the bucket's own rule."""
+    kms_key: str | None = None
+    max_concurrency: int = Field(8, ge=1, le=256)
+    """Parts in flight at once, over all files."""
+    part_bytes: int = Field(16 * 1024**2, ge=5 * 1024**2, le=1024**3)
+    """Larger files travel in parts of this size; a transfer holds at most ``max_concurrency + 2`` of them."""
+
+    @model_validator(mode="after")
+    def _key_has_a_use(self) -> S3Settings:
+        if self.kms_key is not None and self.server_side_encryption != "aws:kms":
+            raise ValueError("kms_key is used with server_side_encryption='aws:kms' only: set it, or leave the key out")
+        return self
+
+
+class StorageSettings(Block):
+    """Where artifacts live."""
+
+    uri: Annotated[PlainUrl, Field(min_length=1)] = ".qwenlong/artifacts"
+    """A local folder, or ``s3://BUCKET/PREFIX``."""
+    s3: S3Settings | None = None
+    """How the bucket is reached; only with ``s3://``."""
+    cache_dir: Name = ".qwenlong/cache"
+    """Where artifacts of a bucket are read; a folder's are read where they lie."""
+    cache_gb: float | None = Field(None, gt=0)
+    """Size in GB (10^9 bytes) from which on copies go that were read longest ago; ``None`` leaves a tenth of
+    the disk free. What a running process has read stays."""
+    work_dir: Name = ".qwenlong/work"
+    """Scratch space for stages in progress; unfinished training resumes from here."""
+    runs_dir: Name = ".qwenlong/runs"
+    """One folder per pipeline run: resolved settings, result, report."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_store(self) -> StorageSettings:
+        scheme, separator, rest = self.uri.partition("://")
+        if (separator and scheme != "s3") or (not separator and scheme.startswith("s3:")):
+            raise ValueError(f"uri={self.uri!r}: only 's3://BUCKET/PREFIX' or a folder without a scheme can be used")
+        if separator and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=][A-Za-z0-9._=-]*)*/?", rest):
+            raise ValueError(
+                f"uri={self.uri!r} is not 's3://BUCKET/PREFIX': the bucket has 3 to 63 small letters, digits, '.' and"
+                " '-', the prefix letters, digits, '.', '_', '=' and '-' between single '/'"
+            )
+        if self.s3 is not None and not separator:
+            raise ValueError(
+                f"storage.s3 is given but storage.uri={self.uri!r} is a folder: "
+                "leave storage.s3 out, or set storage.uri to 's3://BUCKET/PREFIX'"
+            )
+        return self
+
+
+class TrackingSettings(Block):
+    """MLflow."""
+
+    uri: Annotated[PlainUrl, AfterValidator(_database_or_server)] = "sqlite:///.qwenlong/mlflow.db"
+    """A database (SQLite), or a tracking server; a server's user and password come from MLflow's own variables
+    ``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD``."""
+    ui_url: PlainUrl = "http://127.0.0.1:5000"
+    """Where a person opens MLflow; links in Prefect and on the console start with it."""
+    experiment: Name = "qwenlong"
+    registered_model: str = Field("qwenlong", pattern=r"^[^/:@]+$")
+    """A name without ``/``, ``:`` and ``@``, which mean something in ``models:/NAME@ALIAS``."""
+
+
+class ExecutionSettings(Block):
+    """How the flow runs its stages."""
+
+    retries: int = Field(2, ge=0)
+    """For failures that can pass: network, storage, server errors, a killed worker."""
+    retry_delay_seconds: float = Field(10.0, ge=0)
+    deployments: dict[Literal["base", "prepare", "probe", "sft", "grpo", "evaluate", "promote", "report"], str] = Field(
+        default_factory=dict
+    )
+    """First word of a stage (``sft``, ``grpo``, ``evaluate`` ...) to the Prefect deployment that runs it on
+    its own work pool, for example ``{grpo = "stage/gpu"}``. Stages not named run in-process."""

@@ -1,0 +1,188 @@
+"""SFT and GRPO."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from qwenlong_core.settings.base import Block, PlainUrl, Share, Stop
+
+ScaleRewards = Literal["group", "batch", "none"]
+
+Truncated = Literal["keep", "mask"]
+
+OptimizerAcrossPhases = Literal["fresh", "carried"]
+
+
+class SFTSettings(Block):
+    """Short-context supervised fine-tuning (paper section 3.2), loss on the answer only."""
+
+    max_tokens: int = Field(20_000, ge=128)
+    """Longest row (prompt and solution); longer ones are dropped and counted."""
+    learning_rate: float = Field(5e-6, gt=0)
+    epochs: float = Field(3.0, gt=0)
+    batch_size: int = Field(128, ge=1)
+    """Rows per optimizer step over all processes."""
+    micro_batch_size: int = Field(1, ge=1)
+    """Rows per forward on one process; with ``packing``, on average."""
+    packing: bool = False
+    """Rows of a forward stand one behind another without padding, each seeing only itself. An
+    optimizer step takes the same rows as without and has the same gradient."""
+    save_steps: int = Field(50, ge=1)
+
+    @model_validator(mode="after")
+    def _packing_needs_several(self) -> SFTSettings:
+        if self.packing and self.micro_batch_size == 1:
+            raise ValueError(
+                "sft.packing packs the rows of a forward, and sft.micro_batch_size=1 has one: raise it or drop packing"
+            )
+        return self
+
+
+class DynamicSamplingSettings(Block):
+    """DAPO's dynamic sampling: groups whose accuracies are all equal are replaced by fresh draws."""
+
+    max_rounds: int = Field(10, ge=1)
+    """Rounds of rollouts per step; 1 switches the refill off. After the last round training goes
+    on with the informative groups there are."""
+    oversampling: float = Field(1.0, ge=1, le=16)
+    """Draws of a round over the groups that are missing (the released QwenLong-L1 script takes 3). Informative
+    groups over the batch are used in the next step, or dropped if that one has no place for them."""
+    tolerance: float = Field(1e-6, ge=0)
+    """Accuracies closer than this count as equal."""
+
+
+class CurriculumSettings(Block):
+    """Retrospective sampling: hard examples of earlier phases return (paper section 2)."""
+
+    retrospective_share: Share = 0.25
+    """Largest share of a phase's rows that come from earlier phases; 0 switches it off."""
+    probe_samples: int | None = Field(None, ge=2)
+    """Completions a row that the base model is asked for before training, to know the difficulty of
+    every row from the start (paper section 2); ``None`` learns it from the rollouts alone."""
+    retire_after_visits: Annotated[int, Field(ge=1)] | None = None
+    """A prompt without one right completion in so many visits is not drawn again and never comes back;
+    ``None`` gives up on none. At least ``batch_size`` prompts always stay."""
+
+
+class Phase(Block):
+    """One GRPO phase; it trains on prompts longer than the previous phase's limit, up to its own."""
+
+    max_prompt_tokens: int = Field(ge=128)
+    max_completion_tokens: int = Field(10_000, ge=8)
+    """``L_max`` of the length penalty, and the generation limit."""
+    cache_tokens: int = Field(1_000, ge=1)
+    """``L_cache``: the penalty falls from 0 to -1 over the last so many tokens."""
+    steps: int = Field(ge=1)
+    """Rollout batches (each is ``batch_size / mini_batch_size`` optimizer steps)."""
+
+    @model_validator(mode="after")
+    def _cache_fits(self) -> Phase:
+        if self.cache_tokens > self.max_completion_tokens:
+            raise ValueError(
+                f"cache_tokens={self.cache_tokens} > max_completion_tokens={self.max_completion_tokens}: "
+                "the length penalty would start below zero tokens; lower cache_tokens"
+            )
+        return self
+
+
+class VLLMSettings(Block):
+    """How vLLM makes the rollouts (TRL's ``vllm_*`` arguments)."""
+
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs that hold one copy of the model together (colocate)."""
+    memory_share: float = Field(0.3, gt=0, lt=1)
+    """Share of a GPU's memory for vLLM's weights and cache (colocate)."""
+    sleep: bool = False
+    """Free vLLM's memory while the policy is updated (colocate)."""
+    server_url: PlainUrl | None = None
+    """Address of ``trl vllm-serve``; needed by, and only for, ``vllm-server``."""
+
+
+class EntropyAlarmSettings(Block):
+    """When the policy's entropy (nats per token) counts as collapsed: samples of a group then hardly
+    differ and nothing more is learned."""
+
+    floor: float = Field(0.01, ge=0)
+    """Below this an entropy is low, whatever it started at; 0 switches it off."""
+    share: Share = 0.1
+    """Below this share of the phase's first step an entropy is low; 0 switches it off."""
+    steps: int = Field(5, ge=1)
+    """So many low steps in a row raise the alarm."""
+    stop: bool = False
+    """The alarm ends the run; else it is a warning, again after each further ``steps``."""
+
+
+class GRPOSettings(Block):
+    """GRPO over length phases; defaults are the paper's (section 3.2). DAPO clips at 0.2 and 0.28."""
+
+    group_size: int = Field(8, ge=2)
+    """G: completions per prompt."""
+    batch_size: int = Field(128, ge=1)
+    """Prompts per rollout batch over all processes."""
+    mini_batch_size: int = Field(32, ge=1)
+    """Prompts per optimizer step over all processes."""
+    micro_batch_size: int = Field(1, ge=1)
+    """Groups per forward on one process."""
+    learning_rate: float = Field(2e-6, gt=0)
+    temperature: float = Field(0.7, gt=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    stop: Stop = ()
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.2, gt=0)
+    kl_coefficient: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    scale_rewards: ScaleRewards = "group"
+    """What a reward's distance from its group's mean is divided by: the group's standard deviation, that of
+    all rewards trained on in the step, or nothing (Dr. GRPO)."""
+    truncated: Truncated = "keep"
+    """Completions cut at the limit: ``keep`` them in the loss and in their group's baseline, where the length
+    penalty counts against them, or ``mask`` them in both and in the loss's denominator (DAPO's overlong filtering)."""
+    optimizer_across_phases: OptimizerAcrossPhases = "fresh"
+    """``carried``: a phase starts with the optimizer state (AdamW's moments, 8 bytes a parameter in the
+    policy folder) that the one before ended with; ``fresh``: without any. The first phase is always fresh."""
+    engine: Literal["transformers", "vllm-colocate", "vllm-server"] = "transformers"
+    """Rollout engine; the vLLM ones need a GPU and the ``gpu`` extra."""
+    vllm: VLLMSettings | None = None
+    """Given for the vLLM engines alone."""
+    save_steps: int = Field(1, ge=1)
+    """Rollout batches between checkpoints."""
+    entropy_alarm: EntropyAlarmSettings = EntropyAlarmSettings()
+    kl_to_start_every: int | None = Field(None, ge=1)
+    """Measure the KL divergence from the phase's starting weights every so many steps. It costs the
+    memory of one more copy of the weights and one more pass. With ``kl_coefficient`` above 0 it is
+    reported at every step anyway."""
+    dynamic_sampling: DynamicSamplingSettings = DynamicSamplingSettings()
+    curriculum: CurriculumSettings = CurriculumSettings()
+    phases: tuple[Phase, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GRPOSettings:
+        if self.batch_size % self.mini_batch_size:
+            raise ValueError(
+                f"grpo.batch_size={self.batch_size} is not a multiple of grpo.mini_batch_size="
+                f"{self.mini_batch_size}: each rollout batch is cut into whole mini-batches"
+            )
+        if self.vllm is not None and self.engine == "transformers":
+            raise ValueError("grpo.vllm is set but grpo.engine='transformers' does not use it: drop one of them")
+        server_url = self.vllm.server_url if self.vllm else None
+        if (self.engine == "vllm-server") != (server_url is not None):
+            raise ValueError("grpo.vllm.server_url and grpo.engine='vllm-server' go together: give both or none")
+        if self.engine == "vllm-server" and self.vllm != VLLMSettings(server_url=server_url):
+            raise ValueError(
+                "grpo.vllm: with grpo.engine='vllm-server' the server decides all but server_url: drop the rest"
+            )
+        if self.kl_to_start_every is not None and self.kl_coefficient:
+            raise ValueError(
+                "grpo.kl_to_start_every: with grpo.kl_coefficient above 0 the KL is reported at every step: drop it"
+            )
+        limits = [phase.max_prompt_tokens for phase in self.phases]
+        if any(b <= a for a, b in pairwise(limits)):
+            raise ValueError(f"grpo.phases: max_prompt_tokens must grow from phase to phase, got {limits}")
+        if self.optimizer_across_phases == "carried" and len(self.phases) == 1:
+            raise ValueError(
+                "grpo.optimizer_across_phases='carried' does nothing with 1 phase: set it to 'fresh', or add a phase"
+            )
+        return self

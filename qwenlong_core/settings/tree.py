@@ -1,0 +1,53 @@
+"""The settings tree: every setting of the pipeline, checked before anything runs.
+
+In: a profile (TOML, ``infra/profiles/*.toml``) and overrides. Out: a frozen :class:`Settings`.
+Unknown keys are refused with the nearest right name, so no option is ever accepted and ignored.
+Settings modules hold schemas only: they are left out of the code digests that decide what is cached.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from qwenlong_core.settings.base import Block
+from qwenlong_core.settings.data import DataSettings
+from qwenlong_core.settings.evaluation import EvaluationSettings, NightlySettings, PromotionSettings
+from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.rewards import RewardSettings
+from qwenlong_core.settings.running import ExecutionSettings, LaunchSettings, StorageSettings, TrackingSettings
+from qwenlong_core.settings.training import GRPOSettings, SFTSettings
+
+
+class Settings(Block):
+    """Everything one pipeline run is told."""
+
+    profile: str
+    """The profile's name, for people; it decides nothing."""
+    seed: int = Field(7, ge=0, lt=2**32)
+    """Of every draw; numpy and transformers take 32 bits."""
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    sft: SFTSettings = SFTSettings()
+    grpo: GRPOSettings
+    rewards: RewardSettings = RewardSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    nightly: NightlySettings = NightlySettings()
+    launch: LaunchSettings = LaunchSettings()
+    storage: StorageSettings = StorageSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Settings:
+        processes = self.launch.num_processes
+        for name, batch, micro in (
+            ("grpo.mini_batch_size", self.grpo.mini_batch_size, self.grpo.micro_batch_size),
+            ("sft.batch_size", self.sft.batch_size, self.sft.micro_batch_size),
+        ):
+            if batch % (micro * processes):
+                raise ValueError(
+                    f"{name}={batch} is not a multiple of {micro * processes} (micro_batch_size={micro} on "
+                    f"launch.num_processes={processes}): every process takes whole micro-batches"
+                )
+        return self

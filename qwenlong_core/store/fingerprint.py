@@ -1,0 +1,115 @@
+"""What a stage's result depends on, as one digest.
+
+    fingerprint = stage name + job settings + parents' digests
+                + the project modules its code imports (the closure, read from the sources)
+                + the versions of the libraries those modules import
+
+Editing the report therefore never retrains a model, and editing a reward always does. Prefect's own
+``TASK_SOURCE`` hashes only the task's lines and would miss an edit to a helper.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from qwenlong_core.store.artifacts import digest_json
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("qwenlong_core", "qwenlong")
+
+_IMPORTED_BY_NAME = frozenset({"gguf", "tokenizers", "vllm"})
+"""Libraries that compute for us but are imported by others, so no import statement here names them."""
+
+_SETTINGS = ("base", "data", "evaluation", "model", "rewards", "running", "training", "tree")
+SCHEMAS = frozenset({"qwenlong_core.jobs", *(f"qwenlong_core.settings.{name}" for name in _SETTINGS)})
+"""Pure settings schemas: what they say to a stage is in its settings, so their text does not count."""
+
+
+def module_file(module: str, root: Path = ROOT) -> Path | None:
+    """Source file of a project module, or ``None`` if there is no such module."""
+    parts = module.split(".")
+    if parts[0] == "qwenlong" and not (root / "qwenlong").is_dir():
+        parts = parts[1:]  # a checkout, where qwenlong.tasks is the folder tasks/
+    base = root.joinpath(*parts)
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _imported_names(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
+    """Every dotted name that an import statement of the module could mean, nested ones included."""
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            source = ".".join(part for part in (base, node.module or "") if part)
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+def closure(modules: Iterable[str], root: Path = ROOT) -> tuple[dict[str, Path], frozenset[str]]:
+    """Project modules reachable by import from ``modules``, and the outside packages they name.
+
+    Raises:
+        ValueError: a start module does not exist.
+    """
+    found: dict[str, Path] = {}
+    outside: set[str] = set()
+    queue = list(modules)
+    for module in queue:
+        if module_file(module, root) is None:
+            raise ValueError(f"no module {module!r} below {root}: a stage names the code it runs")
+    while queue:
+        for name in _with_parents(queue.pop()):
+            path = module_file(name, root)
+            if path is None or name in found or name in SCHEMAS:
+                continue
+            found[name] = path
+            tree = ast.parse(path.read_text(), filename=str(path))
+            for target in _imported_names(tree, name, path.name == "__init__.py"):
+                top = target.partition(".")[0]
+                if top in PACKAGES:
+                    queue.append(target)
+                elif top and top not in sys.stdlib_module_names:
+                    outside.add(top)
+    return found, frozenset(outside)
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
+
+
+@functools.cache
+def code_digest(modules: tuple[str, ...], root: Path = ROOT) -> str:
+    """Digest of the code closure of ``modules``, of the versions of the libraries it imports, and of
+    the Python release. A library that is not installed counts as absent."""
+    found, outside = closure(modules, root)
+    sources = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
+    libraries = {
+        distribution: metadata.version(distribution)
+        for package in outside | _IMPORTED_BY_NAME
+        for distribution in _distributions().get(package, ())
+    }
+    python = ".".join(str(part) for part in sys.version_info[:2])
+    return digest_json({"sources": sources, "libraries": libraries, "python": python})
+
+
+def fingerprint(stage: str, settings: Mapping[str, Any], parents: Mapping[str, str], code: str) -> str:
+    """The digest that decides whether a stage's result is already there."""
+    return digest_json({"stage": stage, "settings": settings, "parents": dict(parents), "code": code})

@@ -1,0 +1,229 @@
+"""The artifact store in a local folder, which is also the read cache in front of a bucket."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from qwenlong_core.store.artifacts import (
+    MANIFEST,
+    ArtifactRef,
+    Damaged,
+    Manifest,
+    StageRecord,
+    Stored,
+    check_writable,
+    is_whole,
+    newest_whole,
+    read_manifest,
+    read_record,
+    refuse_pickles,
+    verify,
+)
+
+logger = logging.getLogger(__name__)
+
+_VERIFIED: set[Path] = set()
+"""Artifacts whose digests this process has checked; they are immutable, so once is enough."""
+
+
+class LocalStore:
+    """A folder on this machine; publishing writes to a temporary name, syncs and renames."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def check(self) -> str:
+        """See :class:`Store`."""
+        check_writable(self.root, "storage.uri")
+        return f"folder {self.root}, writable"
+
+    def publish(self, directory: Path, manifest: Manifest) -> ArtifactRef:
+        """See :class:`Store`. The files are copied; ``directory`` is left as it is."""
+        refuse_pickles(directory)
+        ignore = _root_manifest(directory)
+        self.admit(manifest, lambda staging: _copy(directory, staging, ignore))
+        return self._ref(manifest)
+
+    def admit(self, manifest: Manifest, fill: Callable[[Path], None]) -> Path:
+        """Take in the artifact whose files ``fill`` puts into a new folder, unless a sound one is there; the
+        folder that is returned has just been verified."""
+        ref = self._ref(manifest)
+        target = self._directory(ref)
+        if not self._sound(ref):
+            staging = target.with_name(f".tmp-{uuid.uuid4().hex}")
+            try:
+                staging.mkdir(parents=True)
+                fill(staging)
+                verify(staging, manifest)
+                _write_synced(staging / MANIFEST, manifest.model_dump_json(indent=2))
+                _sync_tree(staging)
+                if not _renamed(staging, target):
+                    verify(target, manifest)  # another writer was first; its copy is as good as ours if it is whole
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+        return target
+
+    def _sound(self, ref: ArtifactRef) -> bool:
+        """Whether the artifact is there and undamaged; a damaged one is put aside, to be made again."""
+        directory, manifest = self._directory(ref), self.manifest(ref)
+        try:
+            if manifest is not None:
+                verify(directory, manifest)
+                return True
+        except Damaged as error:
+            logger.warning("put aside, to be made again: %s", error)
+        with contextlib.suppress(FileNotFoundError):
+            directory.rename(directory.with_name(f".bad-{uuid.uuid4().hex}"))
+        return False
+
+    def fetch(self, ref: ArtifactRef) -> Path:
+        """See :class:`Store`; each artifact is verified once per process."""
+        directory = self._directory(ref)
+        manifest = self._read(ref)
+        if directory not in _VERIFIED:
+            verify(directory, manifest)
+            _VERIFIED.add(directory)
+        return directory
+
+    def _read(self, ref: ArtifactRef) -> Manifest:
+        try:
+            return read_manifest((self._directory(ref) / MANIFEST).read_bytes(), ref)
+        except FileNotFoundError:
+            raise Damaged(
+                f"artifact {ref.kind}/{ref.short} is not in {self.root}: re-run the stage that makes it"
+            ) from None
+
+    def manifest(self, ref: ArtifactRef) -> Manifest | None:
+        """See :class:`Store`."""
+        if not (self._directory(ref) / MANIFEST).is_file():
+            return None
+        try:
+            return self._read(ref)
+        except Damaged as error:
+            logger.warning("taken as not there: %s", error)
+            return None
+
+    def record(self, entry: StageRecord) -> None:
+        """See :class:`Store`."""
+        path = self._record_path(entry.stage, entry.fingerprint)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        _write_synced(staging, entry.model_dump_json(indent=2))
+        os.replace(staging, path)
+
+    def lookup(self, stage: str, fingerprint: str) -> StageRecord | None:
+        """See :class:`Store`."""
+        path = self._record_path(stage, fingerprint)
+        if not path.is_file():
+            return None
+        entry = read_record(path.read_bytes(), str(path))
+        return entry if entry and self.manifest(entry.ref) else None
+
+    def latest(self, stage: str, profile: str) -> StageRecord | None:
+        """See :class:`Store`."""
+        paths = (self.root / "stages" / stage).glob("*.json")
+        records = [read_record(path.read_bytes(), str(path)) for path in paths]
+        return newest_whole(self, [entry for entry in records if entry and entry.profile == profile])
+
+    @property
+    def uri(self) -> str:
+        """See :class:`Store`."""
+        return self.root.as_uri()
+
+    def damage(self, ref: ArtifactRef) -> list[str]:
+        """See :class:`Store`."""
+        directory = self._directory(ref)
+        manifest = self._read(ref)
+        return [name for name, entry in manifest.files.items() if not is_whole(directory / name, entry)]
+
+    def listing(self) -> list[Stored]:
+        """See :class:`Store`."""
+        return [stored for path in self.root.rglob("*") for stored in self._stored(path)]
+
+    def _stored(self, path: Path) -> Iterator[Stored]:
+        with contextlib.suppress(FileNotFoundError):  # a temporary file of a writer at work
+            about = path.lstat()
+            if not stat.S_ISDIR(about.st_mode):
+                modified = datetime.fromtimestamp(about.st_mtime, UTC)
+                yield Stored(path.relative_to(self.root).as_posix(), about.st_size, modified)
+
+    def remove(self, stored: Stored) -> None:
+        """See :class:`Store`; folders that become empty go with their last file."""
+        path = self.root / stored.name
+        if stored not in self._stored(path):
+            return
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first folder that is not empty
+            for folder in path.parents:
+                if folder == self.root:
+                    return
+                folder.rmdir()
+
+    def claim(self, name: str, text: str) -> str:
+        """See :class:`Store`; a hard link to the written text, which the file system makes for one alone."""
+        path = self.root / "claims" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        try:
+            _write_synced(staging, text)
+            with contextlib.suppress(FileExistsError):
+                os.link(staging, path)
+        finally:
+            staging.unlink(missing_ok=True)
+        return path.read_text()
+
+    def _ref(self, manifest: Manifest) -> ArtifactRef:
+        directory = self.root / "artifacts" / manifest.kind / manifest.digest
+        return ArtifactRef(kind=manifest.kind, uri=directory.as_uri(), sha256=manifest.digest)
+
+    def _directory(self, ref: ArtifactRef) -> Path:
+        return self.root / "artifacts" / ref.kind / ref.sha256
+
+    def _record_path(self, stage: str, fingerprint: str) -> Path:
+        return self.root / "stages" / stage / f"{fingerprint}.json"
+
+
+def _root_manifest(directory: Path) -> Any:
+    """Ignore rule for copytree: a manifest left in the source folder is not one of its files."""
+    return lambda folder, names: [MANIFEST] if Path(folder) == directory and MANIFEST in names else []
+
+
+def _copy(directory: Path, staging: Path, ignore: Any) -> None:
+    """Without the files' times: a copy is as young as the copying, or `gc` would take it for a remnant."""
+    shutil.copytree(directory, staging, ignore=ignore, copy_function=shutil.copy, dirs_exist_ok=True)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_tree(directory: Path) -> None:
+    for path in (*directory.rglob("*"), directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _renamed(staging: Path, target: Path) -> bool:
+    """Whether ``target`` is now what was in ``staging``; otherwise it is another writer's."""
+    try:
+        os.rename(staging, target)
+    except OSError:
+        if not (target / MANIFEST).is_file():
+            raise
+        return False
+    return True

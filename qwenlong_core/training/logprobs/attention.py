@@ -1,0 +1,107 @@
+"""Attention over packed rows, through transformers' ``AttentionInterface``: no model is patched."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from qwenlong_core.training.logprobs.flex import flex
+from qwenlong_core.training.logprobs.merged import MergedAttention, flash_serves
+from qwenlong_core.training.logprobs.packing import Layout, Packed
+
+logger = logging.getLogger(__name__)
+
+NAME = "qwenlong_shared_prefix"
+"""The attention's registered name. It stays set for the whole run: with gradient checkpointing a
+layer runs again in the backward, after the forward call has returned."""
+
+
+@cache
+def _announce(kernel: str, device: str, dtype: torch.dtype) -> None:
+    logger.info("attention over shared prompts: %s on %s in %s", kernel, device, dtype)
+
+
+def group_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
+    """Attention over a packed row, head by head: any share of the heads can be given.
+
+    Args:
+        query: ``[1, H, N, D]``.
+        key: ``[1, K, N, D]`` with K key heads, as ``value``; H is a multiple of K.
+        layout: The row's.
+        scale: Of the scores.
+
+    Returns:
+        ``[1, H, N, D]``.
+    """
+    # Under autocast a norm of queries and keys (Qwen3) hands them on in float32.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    by_flash = flash_serves(query, key, value)
+    _announce("flash calls merged" if by_flash else "flex attention", query.device.type, value.dtype)
+    if by_flash:
+        apply: Callable[..., Tensor] = MergedAttention.apply
+        return apply(query, key, value, layout, scale)
+    return flex(query, key, value, layout, scale)
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    prefix_layout: Layout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Packed where a layout is given, and transformers' SDPA everywhere else."""
+    if prefix_layout is None:
+        result: tuple[Tensor, Tensor | None] = ALL_ATTENTION_FUNCTIONS["sdpa"](
+            module, query, key, value, attention_mask, **kwargs
+        )
+        return result
+    scale = kwargs.get("scaling") or query.size(-1) ** -0.5
+    return group_attention(query, key, value, prefix_layout, scale).transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+def obstacle(model: Any) -> str | None:
+    """Why a model cannot share prefixes, or ``None``."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        return f"it has layers of {', '.join(sorted(kinds - {'full_attention'}))}"
+    if not model._supports_attention_backend:
+        return "its attention cannot be replaced"
+    if not hasattr(config, "layer_types") and getattr(config, "sliding_window", None):
+        return "its attention has a window"
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        return "it caps its attention scores"
+    if getattr(config, "v_head_dim", None) is not None:
+        return "its values have a width of their own"
+    if getattr(config, "attention_dropout", 0.0):
+        return "it drops attention weights"
+    if config._attn_implementation == "eager":
+        return "its attention is set to eager, the plain computation"
+    return None
+
+
+def forward_inputs(packed: Packed) -> dict[str, Any]:
+    """Arguments for a forward over a packed row, apart from its labels."""
+    return {
+        "input_ids": packed.input_ids,
+        "position_ids": packed.position_ids,
+        # Restarting positions without a mask look like packed documents to transformers, which would cut
+        # the completions off their prompt; a mask of four dimensions is handed through as it is.
+        "attention_mask": packed.input_ids.new_zeros(1, 1, 1, 1, dtype=torch.bool),
+        "prefix_layout": packed.layout,
+    }

@@ -1,0 +1,214 @@
+"""One boto3 client per bucket, what its errors mean, and what its server can do.
+
+Keys come from boto3's normal chain; none of them is ever part of a message here.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.client import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+from urllib3.exceptions import HTTPError as TransportError
+
+from qwenlong_core.settings.base import Block
+from qwenlong_core.settings.running import S3Settings
+from qwenlong_core.store.artifacts import ArtifactError, Damaged
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+READ_SECONDS = 60
+"""How long an answer may keep silent."""
+TRIES = 8
+"""About a minute with botocore's own retries in between."""
+TRIES_AT_THE_DOOR = 3
+_GARBLED_TRIES = 4
+_REFUSED = {
+    "403": "the keys do not allow it",
+    "AccessDenied": "the keys do not allow it",
+    "AllAccessDisabled": "the keys do not allow it",
+    "AccountProblem": "the account has a problem",
+    "ExpiredToken": "the session token has expired: get a new one",
+    "InvalidAccessKeyId": "the server does not know the access key: check AWS_ACCESS_KEY_ID",
+    "InvalidToken": "the session token is not valid: get a new one",
+    "KMS.DisabledException": "the key of storage.s3.kms_key is disabled",
+    "KMS.NotFoundException": "there is no such key: correct storage.s3.kms_key",
+    "NoSuchBucket": "there is no such bucket: create it, or correct storage.uri",
+    "PermanentRedirect": "the bucket is in another region: set storage.s3.region",
+    "AuthorizationHeaderMalformed": "the bucket is in another region: set storage.s3.region",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
+    "SignatureDoesNotMatch": "the secret key does not fit the access key: check AWS_SECRET_ACCESS_KEY",
+}
+"""Answers that no retry changes, in words."""
+_UNKNOWN = frozenset({"InvalidArgument", "InvalidRequest", "NotImplemented", "501"})
+"""Answers to a request whose conditions a server does not know."""
+_NO_KEYS = (
+    "no complete credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
+    "or run where the machine has a role"
+)
+
+
+class Garbled(Exception):
+    """Content that differs from its digest; it is asked for again."""
+
+
+def connect(s3: S3Settings) -> Any:
+    """A client with timeouts and botocore's standard retries.
+
+    Raises:
+        ArtifactError: the endpoint, which boto3 may take from ``AWS_ENDPOINT_URL``, carries credentials,
+            or the named AWS profile is not there.
+    """
+    config = Config(
+        connect_timeout=5,
+        read_timeout=READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": 4},
+        max_pool_connections=s3.max_concurrency + 8,
+        s3={"addressing_style": "path" if s3.endpoint_url else "auto"},
+        # Checksums are given by hand, over the bytes that were hashed when the artifact was described.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    try:
+        session = boto3.session.Session()
+        region = s3.region or session.region_name or "us-east-1"
+        client = session.client("s3", region_name=region, endpoint_url=s3.endpoint_url, config=config)
+    except (ProfileNotFound, ValueError) as error:
+        raise ArtifactError(f"storage.s3: {error}") from None
+    if "@" in urlsplit(client.meta.endpoint_url).netloc:
+        raise ArtifactError("the S3 endpoint in AWS_ENDPOINT_URL carries credentials: leave them out of the address")
+    return client
+
+
+def code_of(error: ClientError) -> str:
+    """The server's error code, such as ``NoSuchKey`` or ``503``."""
+    return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def status_of(error: ClientError) -> int:
+    """The HTTP status of an answer."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def insist(what: str, action: Callable[[], T], tries: int = TRIES) -> T:
+    """Do it until it is done: botocore repeats what the network broke, this also what arrived garbled.
+
+    Raises:
+        ArtifactError: refused by the server, or there are no keys; asking again cannot help.
+        Damaged: what arrives differs from its digest every time.
+        ConnectionError: it may pass.
+        ClientError: the condition does not hold (412) or the server cannot do it (501); for the caller.
+    """
+    for done in range(1, tries + 1):
+        try:
+            return action()
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise ArtifactError(f"{what}: {_NO_KEYS}") from error
+        except (ClientError, BotoCoreError, TransportError, Garbled, ConnectionError, TimeoutError) as error:
+            _raise_if_final(what, error)
+            if isinstance(error, Garbled) and done >= min(tries, _GARBLED_TRIES):
+                raise Damaged(f"{what}: {error}: re-run the stage that makes it with --refresh") from error
+            if done == tries:
+                raise ConnectionError(f"{what}: gave up after {tries} tries: {_in_words(error)}") from error
+            # Once at a level that people see: what follows is half a minute of silence.
+            logger.log(
+                logging.WARNING if done == TRIES_AT_THE_DOOR else logging.INFO,
+                "%s: %s; trying again",
+                what,
+                _in_words(error),
+            )
+            time.sleep(random.uniform(0.5, 1.5) * 0.1 * 2**done)
+    raise AssertionError("unreachable")
+
+
+def _raise_if_final(what: str, error: Exception) -> None:
+    if isinstance(error, ClientError):
+        if code_of(error) in _REFUSED:
+            raise ArtifactError(f"{what}: {_REFUSED[code_of(error)]} ({code_of(error)})") from error
+        if status_of(error) in (412, 501):
+            raise error
+
+
+def _in_words(error: Exception) -> str:
+    return code_of(error) if isinstance(error, ClientError) else f"{type(error).__name__}: {error}"
+
+
+class Abilities(Block):
+    """What the server does, found out by asking it."""
+
+    checks_sha256: bool
+    """It refuses a body whose SHA-256 is not the one named."""
+    create_only: bool
+    """It refuses to overwrite under ``If-None-Match: *``."""
+
+    def in_words(self) -> str:
+        """For `doctor` and the log."""
+        checks = (
+            "the server checks SHA-256"
+            if self.checks_sha256
+            else ("the server does not check SHA-256, so uploads are read back before they count")
+        )
+        creates = (
+            "and knows create-only writes"
+            if self.create_only
+            else (
+                "and it does not know create-only writes, so of two writers of the same content the last one's manifest"
+                " stays"
+            )
+        )
+        return f"{checks}, {creates}"
+
+
+def find_abilities(client: Any, bucket: str, prefix: str, where: str, made: dict[str, Any]) -> Abilities:
+    """Write a probe, overwrite it on condition, send it with a wrong checksum, delete it.
+
+    Args:
+        made: arguments of every request that makes an object; a bucket may refuse those without encryption.
+
+    Raises:
+        ArtifactError: the bucket cannot be written.
+    """
+    probe = {"Bucket": bucket, "Key": f"{prefix}.probe/{uuid.uuid4().hex}"}
+    put = partial(client.put_object, **probe, **made, Body=b"probe")
+    insist(f"writing to {where}", put, TRIES_AT_THE_DOOR)
+    try:
+        create_only = _is_refused(where, partial(put, IfNoneMatch="*"), {412})
+        checks = _is_refused(where, partial(put, ChecksumSHA256="A" * 43 + "="), {400})
+    finally:
+        insist(f"deleting from {where}", lambda: client.delete_object(**probe))
+    found = Abilities(checks_sha256=checks, create_only=create_only)
+    level = logging.INFO if checks and create_only else logging.WARNING
+    logger.log(level, "%s: %s", where, found.in_words())
+    return found
+
+
+def _is_refused(where: str, action: Callable[[], Any], statuses: set[int]) -> bool:
+    """Whether the server refuses a request for the right reason; one it does not know is not honoured."""
+
+    def ask() -> bool:
+        try:
+            action()
+        except ClientError as error:
+            if status_of(error) in statuses:
+                return True
+            if code_of(error) in _UNKNOWN:
+                return False
+            raise
+        return False
+
+    return insist(f"asking what {where} can do", ask)

@@ -1,0 +1,228 @@
+"""Who is champion: the alias moves by promotion and by rollback, one move at a time, and says why.
+
+MLflow sets an alias without comparing, so of two promotions at once the last would silently win.
+Every move therefore claims its number in the artifact store first, where one writer alone can:
+``claims/champion/MODEL-BORN/NUMBER``. The claim is the commit and its text is the whole move; a move
+whose writer was killed before it reached the registry is carried out by whoever meets it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from mlflow.tracking import MlflowClient
+from pydantic import Field
+
+from qwenlong.tasks.tracking.client import client_for
+from qwenlong.tasks.tracking.registry import CHAMPION, PREVIOUS, RegisteredVersion, by_alias, versions_of
+from qwenlong_core.settings.base import Block
+from qwenlong_core.settings.running import TrackingSettings
+from qwenlong_core.store.artifacts import Store, now
+
+_NUMBER = "champion.moves"
+"""Tag of the registered model: number of the last move that the aliases show."""
+_GRACE_SECONDS = 30.0
+"""A move that was claimed this long ago and does not show was cut short. Not sooner: MLflow fails when two
+set one tag at once."""
+
+
+class RollbackRefused(ValueError):
+    """A rollback that cannot be made; the message says why."""
+
+
+def _who() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+class Move(Block):
+    """One change of the champion."""
+
+    kind: Literal["promotion", "rollback"]
+    leaving: str | None
+    """Version that is champion before; ``None``: there is none."""
+    version: str
+    """Version that is champion after."""
+    reason: str
+    runs: str = ""
+    """What the decision came from, in words with ids."""
+    at: str = Field(default_factory=now)
+    by: str = Field(default_factory=_who)
+    token: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    """Tells the writer of a claim its own text from any other."""
+
+    @property
+    def words(self) -> str:
+        """``version 2 was promoted at ... by ...``."""
+        done = "promoted" if self.kind == "promotion" else f"restored by a rollback from version {self.leaving}"
+        return f"version {self.version} was {done} at {self.at[:19]}Z by {self.by}"
+
+
+def _version(champion: RegisteredVersion | None) -> str | None:
+    return champion.version if champion else None
+
+
+def _note(client: MlflowClient, name: str, version: str, tags: dict[str, str]) -> None:
+    for key, value in tags.items():
+        client.set_model_version_tag(name, version, key, value)
+
+
+def _made(client: MlflowClient, name: str) -> int:
+    return int(client.get_registered_model(name).tags.get(_NUMBER, "0"))
+
+
+def _finish_other(client: MlflowClient, name: str, move: Move, number: int) -> None:
+    """Wait for the writer of a move to carry it out, and do it in its place if it does not."""
+    while (datetime.now(UTC) - datetime.fromisoformat(move.at)).total_seconds() < _GRACE_SECONDS:
+        if _made(client, name) >= number:
+            return
+        time.sleep(0.5)
+    if _made(client, name) < number:
+        _carry_out(client, name, move, number)
+
+
+def _carry_out(client: MlflowClient, name: str, move: Move, number: int) -> None:
+    """Bring the registry to what a move says; doing it again changes nothing."""
+    if move.kind == "promotion":
+        tags = {"champion.since": move.at, "champion.by": move.by, "champion.over": move.leaving or "none"}
+        _note(client, name, move.version, {**tags, "champion.reason": move.reason, "champion.runs": move.runs})
+        if move.leaving:
+            client.set_registered_model_alias(name, PREVIOUS, move.leaving)
+    elif move.leaving:
+        tags = {
+            "rollback.at": move.at,
+            "rollback.by": move.by,
+            "rollback.to": move.version,
+            "rollback.reason": move.reason,
+        }
+        _note(client, name, move.leaving, tags)
+        client.delete_registered_model_alias(name, PREVIOUS)
+    client.set_registered_model_alias(name, CHAMPION, move.version)
+    # Last: a move that was cut short before this line is met again by its number.
+    client.set_registered_model_tag(name, _NUMBER, str(number))
+
+
+def _make(settings: TrackingSettings, store: Store, move: Move) -> Move | None:
+    """Make a move if the champion is still the one it leaves; else return the move that was made
+    instead, ``None`` where the alias was set by hand."""
+    client, name = client_for(settings), settings.registered_model
+    last: Move | None = None
+    while True:
+        model = client.get_registered_model(name)
+        number = int(model.tags.get(_NUMBER, "0")) + 1
+        # Read after the number: a champion that changes from here on has taken the number.
+        if _version(by_alias(settings, CHAMPION)) != move.leaving:
+            return last
+        text = store.claim(f"champion/{name}-{model.creation_timestamp}/{number}", move.model_dump_json())
+        last = Move.model_validate_json(text)
+        if last.token == move.token:
+            _carry_out(client, name, move, number)
+            return move
+        _finish_other(client, name, last, number)
+
+
+def _rolled_back(settings: TrackingSettings, version: RegisteredVersion) -> str | None:
+    """When and why this model was rolled back, unless it has been promoted again since."""
+    same = [found.tags for found in versions_of(settings, version.model)]
+    promoted = max((tags.get("champion.since", "") for tags in same), default="")
+    last: dict[str, str] = max(same, key=lambda tags: tags.get("rollback.at", ""), default={})
+    if last.get("rollback.at", "") <= promoted:
+        return None
+    return f"it was rolled back at {last['rollback.at'][:19]}Z by {last['rollback.by']} ({last['rollback.reason']})"
+
+
+def apply_decision(
+    settings: TrackingSettings,
+    store: Store,
+    version: RegisteredVersion,
+    baseline: RegisteredVersion | None,
+    decision: Path,
+    *,
+    fresh: bool,
+    runs: str,
+) -> str:
+    """Carry out a promotion decision on the aliases and say in words what was done.
+
+    Moves ``champion`` to the version only if the decision says so, the champion is still the
+    ``baseline`` that it was made against, and the model was not rolled back after the decision; the
+    old champion becomes ``previous``. Doing it again changes nothing.
+
+    Args:
+        decision: the promote stage's folder.
+        fresh: the decision was made now; one from the cache does not undo a rollback.
+        runs: what the decision came from, for the version's tags.
+    """
+    verdict = json.loads((decision / "decision.json").read_text())
+    champion = by_alias(settings, CHAMPION)
+    if _version(champion) == version.version:
+        return f"version {version.version} is champion"
+    said = _decide(settings, store, version, baseline, verdict, fresh, runs)
+    client = client_for(settings)
+    _note(
+        client,
+        version.name,
+        version.version,
+        {"promotion.outcome": said, "promotion.at": now(), "promotion.runs": runs},
+    )
+    return said
+
+
+def _decide(
+    settings: TrackingSettings,
+    store: Store,
+    version: RegisteredVersion,
+    baseline: RegisteredVersion | None,
+    verdict: dict[str, str],
+    fresh: bool,
+    runs: str,
+) -> str:
+    champion = by_alias(settings, CHAMPION)
+    if not verdict["promote"]:
+        kept = f"champion stays version {champion.version}" if champion else "there is no champion"
+        return f"version {version.version} not promoted, {kept}: {verdict['reason']}"
+    if not fresh and (why := _rolled_back(settings, version)):
+        return (
+            f"version {version.version} not promoted: {why}; to decide anew, run the flow promote, or the pipeline with"
+            " --refresh promote"
+        )
+    move = Move(
+        kind="promotion", leaving=_version(baseline), version=version.version, reason=verdict["reason"], runs=runs
+    )
+    made = _make(settings, store, move)
+    if made is not None and made.token == move.token:
+        return f"version {version.version} promoted to champion: {verdict['reason']}"
+    now_there = made.words if made else f"it is version {_version(by_alias(settings, CHAMPION))}"
+    return f"version {version.version} not promoted: the champion has changed meanwhile ({now_there}); decide again"
+
+
+def roll_back(settings: TrackingSettings, store: Store, reason: str) -> Move:
+    """Give ``champion`` back to the version that held it before the last promotion.
+
+    One step: ``previous`` is taken off, so that a second rollback is refused and never brings the
+    model back that was just taken out of service.
+
+    Raises:
+        RollbackRefused: there is no champion or no previous one, or the champion changed meanwhile.
+    """
+    champion, previous = by_alias(settings, CHAMPION), by_alias(settings, PREVIOUS)
+    name = settings.registered_model
+    if champion is None:
+        raise RollbackRefused(f"rollback: model {name!r} has no champion at {settings.uri}: nothing was promoted yet")
+    if previous is None:
+        raise RollbackRefused(
+            f"rollback: there is no previous champion of {name!r} to go back to: version {champion.version} is the"
+            " first, or the last promotion was rolled back already; promote another version instead"
+        )
+    move = Move(kind="rollback", leaving=champion.version, version=previous.version, reason=reason)
+    made = _make(settings, store, move)
+    if made is None or made.token != move.token:
+        raise RollbackRefused(
+            f"rollback: the champion has changed meanwhile ({made.words if made else 'by hand'}): look again"
+        )
+    return made

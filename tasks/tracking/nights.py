@@ -1,0 +1,131 @@
+"""What each night's evaluation found: kept in the store by date, and shown in MLflow as one series."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from qwenlong.tasks.tracking.client import Tracker
+from qwenlong.tasks.tracking.outbox import RunNote, TrackedRun, outbox_of
+from qwenlong_core.evaluation.results import Evaluation, read_evaluation
+from qwenlong_core.promotion.regression import Change, unscored_share
+from qwenlong_core.settings.base import Block
+from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, StageRecord, Store, describe, digest_json, now
+
+FAMILY = "night"
+_FILE = "night.json"
+
+
+class Night(Block):
+    """One finished night. A night has one result: a second run of it returns this."""
+
+    night: date
+    profile: str
+    evaluations: dict[str, ArtifactRef]
+    """By alias: ``champion``, and ``challenger`` where it was another model."""
+    compared_with: tuple[date, ...]
+    """The earlier nights that the champion was compared with."""
+    falls: tuple[str, ...]
+    """What fell significantly under both seeds, in words; the night failed if there is any."""
+    unconfirmed: tuple[str, ...] = ()
+    """What fell under the first seed alone."""
+
+    @property
+    def words(self) -> str:
+        """What the night came to."""
+        compared = f"compared with {len(self.compared_with)} earlier nights"
+        if self.falls:
+            return f"night {self.night}: the champion got worse, {compared}, under both seeds: {'; '.join(self.falls)}"
+        once = f"; under one of two seeds {'; '.join(self.unconfirmed)}" if self.unconfirmed else ""
+        return f"night {self.night}: no significant fall, {compared}{once}"
+
+
+def tonight() -> date:
+    """The date in UTC, as the schedule counts."""
+    return datetime.now(UTC).date()
+
+
+def _key(settings: Settings, night: date) -> str:
+    return digest_json([settings.tracking.registered_model, settings.profile, str(night)])
+
+
+def find_night(store: Store, settings: Settings, night: date) -> Night | None:
+    """The result of a night that is finished."""
+    record = store.lookup(FAMILY, _key(settings, night))
+    return Night.model_validate_json((store.fetch(record.ref) / _FILE).read_text()) if record else None
+
+
+def earlier_nights(store: Store, settings: Settings, night: date) -> Iterator[tuple[date, Evaluation]]:
+    """The champion's evaluations of the nights before that are still there, newest first."""
+    for back in range(1, settings.nightly.nights + 1):
+        found = find_night(store, settings, night - timedelta(days=back))
+        if found is not None:
+            try:
+                yield found.night, read_evaluation(store.fetch(found.evaluations["champion"]))
+            except ArtifactError:
+                continue  # cleaned away since; the nights that are left are compared
+
+
+def remember_night(store: Store, settings: Settings, night: Night, mlflow_run_id: str | None) -> ArtifactRef:
+    """Publish a night's result under its date."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / _FILE).write_text(night.model_dump_json(indent=1))
+        parents = {alias: ref.sha256 for alias, ref in night.evaluations.items()}
+        manifest = describe(
+            Path(folder),
+            FAMILY,
+            parents=parents,
+            settings_digest=digest_json(settings.nightly.model_dump()),
+            code_digest="",
+        )
+        ref = store.publish(Path(folder), manifest)
+    store.record(
+        StageRecord(
+            stage=FAMILY,
+            fingerprint=_key(settings, night.night),
+            ref=ref,
+            profile=settings.profile,
+            settings=settings.nightly.model_dump(),
+            created_at=now(),
+            mlflow_run_id=mlflow_run_id,
+        )
+    )
+    return ref
+
+
+def log_night(
+    tracker: Tracker, settings: Settings, night: date, evaluations: dict[str, Evaluation], changes: list[Change]
+) -> None:
+    """Add a night to the MLflow run ``nightly PROFILE``: its curves run over nights, by days since 1970.
+
+    All nights have the run's one key, so that the first opens it and the others go on in it, also where a
+    night waits in the outbox for MLflow to come back.
+    """
+    name, tags = f"nightly {settings.profile}", {"series": "nightly", "profile": settings.profile}
+    series = TrackedRun(tracker, RunNote(key=name, name=name, params={}, tags=tags), outbox_of(settings))
+    line = {"step": (night - date(1970, 1, 1)).days, "time": time.time()} | _night_values(evaluations, changes)
+    series.send(line)
+    series.finish("FINISHED", lines=(line,))
+
+
+def _night_values(evaluations: dict[str, Evaluation], changes: list[Change]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for alias, evaluation in evaluations.items():
+        scores = evaluation.scores
+        values[f"{alias}/overall"] = scores.overall.accuracy.mean
+        values |= {f"{alias}/{name}": part.accuracy.mean for name, part in (scores.domains | scores.sources).items()}
+        values[f"{alias}/unscored share"] = unscored_share(evaluation)
+    for change in changes:
+        values |= {f"champion/change/{change.name}": change.mean, f"champion/change p/{change.name}": change.p}
+    return {name: float(value) for name, value in values.items()}
+
+
+def overview(night: Night, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+    """What the flow returns."""
+    scores = {alias: evaluation.scores.overall.accuracy.mean for alias, evaluation in evaluations.items()}
+    return {"night": str(night.night), "scores": scores, "result": night.words}

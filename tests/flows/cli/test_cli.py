@@ -1,0 +1,129 @@
+"""The console command at the door: every mistake ends in one clear message before anything runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def qwenlong(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "qwenlong.flows.cli.main", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "grpo.grup_size=4"], "unknown setting grpo.grup_size: did you mean 'group_size'?"),
+        (["--set", "grpo.group_size=1"], "greater than or equal to 2"),
+        (["--set", "data.train=nowhere/*.jsonl"], "no file matches 'nowhere/*.jsonl'"),
+        (["--profile", "lokal"], "no profile 'lokal': use one of"),
+        (["--refresh", "grop"], "--refresh 'grop': no such stage; this profile has base, prepare, sft"),
+        (["--from", "evaluate"], "--from 'evaluate': no such stage"),
+        (["--set", "storage.uri=taken/artifacts"], "storage.uri="),
+    ],
+)
+def test_a_mistake_is_refused_with_one_message_and_exit_code_2(tmp_path, arguments, said):
+    (tmp_path / "taken").write_text("a file where the artifact folder should be")
+    done = qwenlong(tmp_path, "run", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and done.stderr.count("error:") == 1
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert not list(tmp_path.glob(".qwenlong/artifacts/*"))
+
+
+@pytest.mark.parametrize(
+    ("ports", "said"),
+    [
+        (["--port", "70000"], "'--port'"),
+        (["--port", "-1"], "'--port'"),
+        (["--port", "5000"], "--port and --mlflow-port are both 5000"),
+    ],
+)
+def test_ports_that_cannot_be_served_are_refused(tmp_path, ports, said):
+    done = qwenlong(tmp_path, "serve", *ports)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_HOME", raising=False)  # tests that call a command in this process leave theirs
+    (tmp_path / ".qwenlong").write_text("a file where the state folder should be")
+    done = qwenlong(tmp_path, "artifacts", "ls")
+    assert done.returncode == 2 and done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
+    assert ".qwenlong" in done.stderr and "name another place" in done.stderr
+
+
+def test_an_unreadable_row_ends_before_any_training_with_file_and_line(tmp_path):
+    row = {
+        "id": "a",
+        "source": "s",
+        "domain": "math",
+        "context": "Sales were 5.",
+        "question": "Sales?",
+        "answers": ["5"],
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n{broken\n")
+    done = qwenlong(tmp_path, "run", "--profile", "smoke", "--set", "data.train=rows.jsonl")
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: prepare: ") and "rows.jsonl:2" in last
+    assert "Traceback" not in done.stderr and "Task run 'sft'" not in done.stderr
+
+
+def test_from_without_anything_to_start_on_says_so(tmp_path):
+    done = qwenlong(tmp_path, "run", "--profile", "smoke", "--from", "sft")
+    assert done.returncode == 2 and "there is no finished 'base' of profile 'smoke'" in done.stderr
+
+
+def test_doctor_finds_the_local_profile_ready(tmp_path):
+    done = qwenlong(tmp_path, "doctor", "--json")
+    findings = {finding["topic"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stdout
+    assert findings["phase 3"]["found"].startswith("512 < prompt tokens <= 1,024: 32 generated rows")
+    assert all(findings[name]["ok"] for name in ("torch", "prefect", "base model", "MLflow", "artifact store"))
+
+
+def test_doctor_says_what_a_large_profile_lacks_here(tmp_path):
+    done = qwenlong(tmp_path, "doctor", "--profile", "8gpu-14b", "--json")
+    findings = {finding["topic"]: finding for finding in json.loads(done.stdout)}
+    assert "generated rows, and those of docqa-rl" in findings["phase 1"]["found"]
+    assert "800 generated rows" in findings["phase 3"]["found"]
+    if findings["vllm"]["found"].startswith("not installed"):
+        assert done.returncode == 1 and not findings["rollout engine"]["ok"]
+
+
+def test_an_unreachable_prefect_server_that_was_asked_for_is_an_error(tmp_path):
+    command = [sys.executable, "-m", "qwenlong.flows.cli.main", "run", "--profile", "smoke"]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 1
+    assert "PREFECT_API_URL='http://127.0.0.1:9/api' does not answer" in done.stderr
+
+
+def test_ctrl_c_leaves_the_run_its_prefect_server_until_the_end(tmp_path):
+    """A terminal sends the signal to the whole group; the server must be there to be told of the run's end."""
+    code = (
+        "import os, signal, time\n"
+        "from qwenlong.flows.cli.environment import is_up, prefect_api, use_project_defaults\n"
+        "use_project_defaults()\n"
+        "with prefect_api() as url:\n"
+        "    try:\n"
+        "        os.killpg(0, signal.SIGINT)\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        time.sleep(5)\n"
+        "        print('up' if is_up(f'{url}/health', 30) else 'gone')\n"
+    )
+    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, start_new_session=True)
+    assert done.stdout == "up\n", done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "serve", "doctor", "score", "generate", "sources", "eval", "ask", "export"])
+def test_every_command_explains_itself(tmp_path, command):
+    done = qwenlong(tmp_path, command, "--help")
+    assert done.returncode == 0 and len(done.stdout) > 300

@@ -1,0 +1,329 @@
+"""The page holds what it should, escapes what models wrote, and reaches for nothing outside."""
+
+import json
+import pickle
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from evaluation_tables import BOOTSTRAP
+
+from qwenlong_core.data.rows import write_examples
+from qwenlong_core.jobs import ReportJob
+from qwenlong_core.records import Example
+from qwenlong_core.report.build import build_page, markdown_table, run, scores_table
+from qwenlong_core.report.charts import Series, Whisker, forest_chart, line_chart, nice_ticks
+from qwenlong_core.report.curves import training_panels
+from qwenlong_core.report.reader import MAX_DOCUMENT_CHARS, choose_samples, mark_document, split_thinking
+from qwenlong_core.report.tables import score_rows
+from qwenlong_core.stage_main import OUTPUT
+
+JOB = ReportJob(title="A <run>", notes=("Scaled down.",), bootstrap_resamples=200, confidence=0.95, seed=1)
+
+
+def example(item="q0000", **changes):
+    fields = dict(
+        id=item,
+        source="made",
+        domain="math",
+        answer_type="span",
+        question="Where?",
+        answers=("Paris",),
+        context="It was in Paris.",
+    )
+    return Example(**fields | changes)
+
+
+@pytest.fixture
+def inputs(tmp_path, make_evaluation, write_evaluation):
+    domains = ["math"] * 6 + ["reading"] * 6
+    ids = [f"q{i:04d}" for i in range(12)]
+    data = tmp_path / "data"
+    data.mkdir()
+    write_examples(
+        data / "eval.parquet",
+        [example(item, domain=domain, question=f"Where <b>{item}</b>?") for item, domain in zip(ids, domains)],
+    )
+    tokens = {"min": 200, "median": 300, "max": 400, "total": 3600}
+    split = {
+        "rows": 12,
+        "documents": 12,
+        "refused": 0,
+        "domains": {"math": 6},
+        "tokens": tokens,
+        "dropped": {"too long": 3},
+    }
+    (data / "summary.json").write_text(json.dumps({"splits": {"eval": split}}))
+    grpo = tmp_path / "grpo"
+    grpo.mkdir()
+    rows = [{"step": i, "reward": i / 4, "accuracy": 0.5, "groups_kept": i, "groups_drawn": 4} for i in (1, 2, 3)]
+    (grpo / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (grpo / "job.json").write_text('{"learning_rate": 2e-06}')
+    base = make_evaluation([0, 1] * 6, "a", domains=domains)
+    hostile = "<think>hm</think><script>alert(1)</script> The answer is Paris."
+    sft = make_evaluation([1, 1, 1, 0] * 3, "b", domains=domains, completion=hostile, depth=0.3)
+    decision = {
+        "promote": False,
+        "reason": "refused: gain: too <small>",
+        "conditions": [{"name": "gain", "passed": False, "detail": "+0.25"}],
+    }
+    promote = tmp_path / "promote"
+    promote.mkdir()
+    (promote / "decision.json").write_text(json.dumps(decision))
+    return {
+        "data": data,
+        "grpo-1": grpo,
+        "promote": promote,
+        "evaluate-base": write_evaluation(base, tmp_path / "base"),
+        "evaluate-sft": write_evaluation(sft, tmp_path / "sft"),
+    }
+
+
+def test_rows_are_numbers_that_read_with_their_interval(make_evaluation):
+    base, better = make_evaluation([0] * 10 + [1] * 10), make_evaluation([1] * 20, "b")
+    rows = score_rows({"base": base, "sft": better})
+    assert [row["stage"] for row in rows] == ["base", "sft"]
+    assert rows[0]["overall"] == 0.5 and re.fullmatch(r"0\.50 \[0\.\d\d, 0\.\d\d\]", str(rows[0]["overall"]))
+    assert rows[1]["gain over base"] == 0.5
+    assert re.fullmatch(r"\+0\.50 \[\+0\.[23]\d, \+0\.[67]\d\]", str(rows[1]["gain over base"]))
+    assert rows[0]["gain over base"] == ""
+    assert json.loads(json.dumps(rows))[1] == {
+        "stage": "sft",
+        "overall": 1.0,
+        "math": 1.0,
+        "gain over base": 0.5,
+        "items": 20,
+    }
+    again = pickle.loads(pickle.dumps(rows))
+    assert [str(cell) for cell in again[1].values()] == [str(cell) for cell in rows[1].values()]
+
+
+def test_markdown_table_of_folders(inputs):
+    text = markdown_table(scores_table({"base": inputs["evaluate-base"], "sft": inputs["evaluate-sft"]}))
+    lines = text.splitlines()
+    assert lines[0] == "| stage | overall | math | reading | gain over base | items |"
+    assert lines[1] == "| --- | --- | --- | --- | --- | --- |"
+    assert lines[2].startswith("| base | 0.50 [") and lines[3].startswith("| sft | 0.75 [") and len(lines) == 4
+
+
+def test_champion_is_the_baseline_where_there_is_no_base(make_evaluation):
+    one = make_evaluation([0, 1] * 5)
+    rows = score_rows({"challenger": make_evaluation([1] * 10, "b"), "champion": one})
+    assert rows[0]["gain over champion"] == 0.5 and rows[1]["gain over champion"] == ""
+
+
+def test_stages_that_answered_other_items_are_not_compared(make_evaluation):
+    with pytest.raises(ValueError, match="different items"):
+        score_rows({"base": make_evaluation([1, 0]), "sft": make_evaluation([1, 0, 1], "b")})
+
+
+class _Page(HTMLParser):
+    void = frozenset({"meta", "br", "circle", "line", "polyline", "rect"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.addresses = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "action")]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_self_contained_and_safe(inputs):
+    text = build_page(JOB, inputs)
+    page = _Page(text)
+    assert page.open == [] and page.addresses == []
+    assert not page.tags & {"script", "link", "img", "iframe", "b"}
+    assert "url(" not in text and "@import" not in text
+    assert "A &lt;run&gt;" in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "too &lt;small&gt;" in text
+
+
+def test_page_shows_every_part(inputs):
+    text = build_page(JOB, inputs)
+    for part in (
+        "Scaled down.", "Scores by stage", "0.50 [", "+0.25", "✗ fail", "Accuracy by prompt length",
+        "Reward and accuracy", "Groups kept", "<mark>Paris</mark>", "Thinking, 2 characters", "too long 3",
+        "2e-06", "QwenLong-L1-32B (DAPO)", "70.7", "equals gold &#39;7&#39;",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+@pytest.mark.parametrize("missing", ["data", "grpo-1", "promote"])
+def test_a_part_that_is_not_given_is_left_out(inputs, missing):
+    assert _Page(build_page(JOB, {name: folder for name, folder in inputs.items() if name != missing})).open == []
+
+
+def test_probe_says_what_needs_no_document(tmp_path, inputs, make_evaluation, write_evaluation):
+    probe = make_evaluation([1] * 3 + [0] * 9)
+    with pytest.raises(ValueError, match="was asked with documents"):
+        build_page(JOB, inputs | {"probe": write_evaluation(probe, tmp_path / "asked")})
+    protocol = probe.plan.protocol | {"document": "none"}
+    without = replace(probe, plan=probe.plan.model_copy(update={"protocol": protocol}))
+    assert "still answers 0.25 [" in build_page(JOB, inputs | {"probe": write_evaluation(without, tmp_path / "probe")})
+
+
+def test_a_run_on_the_paper_s_benchmarks_stands_below_the_paper_s_scores(
+    inputs, tmp_path, make_evaluation, write_evaluation
+):
+    folder = write_evaluation(make_evaluation([1] * 3 + [0] * 9, source="musique"), tmp_path / "one")
+    text = build_page(JOB, {"evaluate-mine": folder})
+    [row] = re.findall(r"<tr><td[^>]*>mine \(this run\)</td>(.*?)</tr>", text, re.DOTALL)
+    assert re.findall(r'data-name="(\w+)"[^>]*>([\d.]*)<', row) == [
+        ("DocMath", ""),
+        ("FRAMES", ""),
+        ("2WikiMQA", ""),
+        ("HotpotQA", ""),
+        ("MuSiQue", "25.0"),
+        ("NarrativeQA", ""),
+        ("Qasper", ""),
+        ("average", ""),
+    ]
+    assert "QwenLong-L1-32B (DAPO) (theirs)" in text
+    assert "(this run)" not in build_page(JOB, inputs), "generated questions are none of the paper's"
+
+
+def test_the_options_of_a_question_stand_on_lines_of_their_own(tmp_path, make_evaluation, write_evaluation):
+    (tmp_path / "data").mkdir()
+    row = example(answer_type="choice", choices=("in Paris", "in Rome"), answers=("A",))
+    write_examples(tmp_path / "data" / "eval.parquet", [row])
+    folder = write_evaluation(make_evaluation([1]), tmp_path / "one")
+    text = build_page(JOB, {"evaluate-one": folder, "data": tmp_path / "data"})
+    assert "Where?<br>(A) in Paris<br>(B) in Rome</p>" in text
+
+
+def test_one_evaluation_is_compared_with_nothing(tmp_path, make_evaluation, write_evaluation):
+    folder = write_evaluation(make_evaluation([1] * 3 + [0] * 9), tmp_path / "one")
+    text = build_page(JOB, {"evaluate-a-model-with-a-long-name": folder})
+    assert (
+        "gain over" not in text
+        and "gain is" not in text
+        and "Scores by stage" not in text
+        and "Evaluated: a-model-with-a-long-name." in text
+    )
+    assert ">a-model-wi…</text>" in text
+
+
+def test_training_alone_makes_a_page(inputs):
+    text = build_page(JOB, {"grpo-1": inputs["grpo-1"]})
+    assert "Reward and accuracy" in text and "Scores by stage" not in text
+
+
+def test_stage_writes_the_page_and_refuses_a_damaged_log(tmp_path, inputs):
+    (tmp_path / "work" / OUTPUT).mkdir(parents=True)
+    run(JOB, inputs, tmp_path / "work")
+    assert (tmp_path / "work" / OUTPUT / "report.html").read_text().startswith("<!doctype html>")
+    with (inputs["evaluate-sft"] / "samples.jsonl").open("a") as stream:
+        stream.write("{}\n")
+    with pytest.raises(ValueError, match="damaged"):
+        run(JOB, inputs, tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("completion", "parts"),
+    [
+        ("<think>a</think> b", ("a", "b")),
+        ("a</think>b", ("a", "b")),
+        ("<think>never ends", ("never ends", "")),
+        ("plain", ("", "plain")),
+    ],
+)
+def test_thinking_is_split_off(completion, parts):
+    assert split_thinking(completion) == parts
+
+
+def test_evidence_is_underlined_and_gold_marked_within_it():
+    row = example(context="x < y. It was in Paris, said Paris.", metadata={"evidence": [[7, 22]]})
+    document, shown = mark_document(row)
+    assert document == 'x &lt; y. <span class="evidence">It was in <mark>Paris</mark></span>, said <mark>Paris</mark>.'
+    assert shown == (0, 35)
+
+
+def test_evidence_of_a_shortened_document_is_not_guessed():
+    row = example(metadata={"evidence": [[0, 5]], "lost_tokens": 9})
+    assert "evidence" not in mark_document(row)[0]
+
+
+def test_a_long_document_is_shown_around_its_evidence():
+    row = example(context="a" * 20_000 + " Paris " + "b" * 20_000)
+    document, (low, high) = mark_document(row)
+    assert high - low == MAX_DOCUMENT_CHARS and low < 20_000 < high and "<mark>Paris</mark>" in document
+    assert mark_document(example(context="c" * 20_000))[1] == (0, MAX_DOCUMENT_CHARS)
+
+
+def test_reader_takes_domains_and_outcomes_in_turn(make_evaluation):
+    domains = ["math"] * 40 + ["reading"] * 2
+    base = make_evaluation([0] * 42, "a", domains=domains)
+    last = make_evaluation([0] * 39 + [1] + [0, 1], "b", domains=domains)
+    rows = [example(f"q{i:04d}", domain=domain) for i, domain in enumerate(domains)]
+    items = choose_samples({"base": base, "sft": last}, "base", rows)
+    assert len(items) == 24
+    assert {(i.example.domain, i.outcome) for i in items} == {
+        ("math", "gained"),
+        ("math", "wrong"),
+        ("reading", "gained"),
+        ("reading", "wrong"),
+    }
+    assert [answer.stage for answer in items[0].answers] == ["sft", "base"]
+
+
+def test_phases_follow_one_another_on_the_step_axis(tmp_path):
+    for phase, steps in (("grpo-1", (1, 2)), ("grpo-2", (1, 2, 3))):
+        (tmp_path / phase).mkdir()
+        (tmp_path / phase / "metrics.jsonl").write_text(
+            "".join(json.dumps({"step": s, "reward": s, "entropy": None}) + "\n" for s in steps)
+        )
+    panels = training_panels({name: tmp_path / name for name in ("grpo-1", "grpo-2")})
+    assert [panel.title for panel in panels] == ["Reward and accuracy"]
+    svg = str(panels[0].chart)
+    points = re.search(r'polyline points="([^"]+)"', svg)[1].split()
+    assert len(points) == 5 and [float(p.split(",")[0]) for p in points] == pytest.approx([40, 112.5, 185, 257.5, 330])
+    assert "grpo-2" in svg
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0, 1, [0, 0.5, 1.0]), (0, 7, [0, 2, 4, 6, 8]), (-0.6, 0, [-0.6, -0.4, -0.2, 0]), (5, 5, [4, 6, 8, 10])],
+)
+def test_ticks_are_round_and_cover(low, high, ticks):
+    found = nice_ticks(low, high)
+    assert found == pytest.approx(ticks)
+    assert found[0] <= low and found[-1] >= high
+
+
+def test_charts_escape_names_and_say_their_numbers():
+    svg = forest_chart(
+        "All", [Whisker(label="<a>", mean=0.25, low=0.1, high=0.5), Whisker(label="b", mean=1, low=None, high=None)]
+    )
+    assert "&lt;a&gt; 0.25 [0.10, 0.50], b 1.00" in svg and "<a>" not in svg
+    assert "nan" not in line_chart("Flat", [Series(name="x", points=[(1, 0.0)])])
+
+
+def test_a_mark_at_the_right_edge_is_written_to_its_left():
+    chart = line_chart("Steps", [Series(name="x", points=[(1, 0.0), (6, 1.0)])], marks=[(1, "grpo-1"), (6, "grpo-3")])
+    assert dict(re.findall(r'text-anchor="(\w+)" class="tick">(grpo-\d)<', chart)) == {
+        "start": "grpo-1",
+        "end": "grpo-3",
+    }
+
+
+def test_an_answer_without_a_score_keeps_its_status_in_the_reader(make_evaluation):
+    evaluation = make_evaluation([None])
+    item = choose_samples({"base": evaluation}, "base", [example("q0000")])[0]
+    assert item.answers[0].verdict == "unscored"
+
+
+def test_bootstrap_of_the_job_draws_the_gain(make_evaluation):
+    pair = {"base": make_evaluation([0, 1] * 20), "sft": make_evaluation([1, 1, 1, 0] * 10, "b")}
+    wide = score_rows(pair, BOOTSTRAP.model_copy(update={"confidence": 0.99}))[1]["gain over base"]
+    usual = score_rows(pair)[1]["gain over base"]
+    assert wide.estimate.low < usual.estimate.low

@@ -1,0 +1,161 @@
+"""Profiles and overrides: every shipped profile parses, every mistake is named with its mend."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwenlong_core.settings.profiles import SettingsError, load_settings, profile_names
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_shipped_profile_parses(name):
+    assert load_settings(name).profile == name
+
+
+def test_the_profiles_users_are_promised_are_there():
+    assert {"local", "smoke", "1gpu", "8gpu-14b", "32b"} <= set(profile_names())
+
+
+def test_the_large_profiles_hold_the_papers_recipe():
+    for name in ("8gpu-14b", "32b"):
+        settings = load_settings(name)
+        grpo = settings.grpo
+        assert [phase.max_prompt_tokens for phase in grpo.phases] == [20_000, 60_000, 120_000]
+        assert {(phase.max_completion_tokens, phase.cache_tokens) for phase in grpo.phases} == {(10_000, 1_000)}
+        assert (grpo.group_size, grpo.batch_size, grpo.mini_batch_size, grpo.learning_rate) == (8, 128, 32, 2e-6)
+        assert (grpo.temperature, grpo.top_p, grpo.kl_coefficient) == (0.7, 0.95, 0.0)
+        assert grpo.curriculum.probe_samples == 8, "difficulty is measured on the base model first"
+        assert settings.execution.deployments["probe"] == settings.execution.deployments["grpo"]
+        sft = settings.sft
+        assert (sft.max_tokens, sft.learning_rate, sft.epochs, sft.batch_size) == (20_000, 5e-6, 3, 128)
+
+
+def test_overrides_reach_any_value():
+    settings = load_settings(
+        "local",
+        [
+            "grpo.group_size=6",
+            "grpo.phases.1.steps=9",
+            "data.train=rows/*.jsonl",
+            "rewards.judge={base_url='u', model='m'}",
+        ],
+    )
+    assert settings.grpo.group_size == 6
+    assert settings.grpo.phases[1].steps == 9
+    assert settings.data.train == ("rows/*.jsonl",)
+    assert settings.rewards.judge is not None and settings.rewards.judge.model == "m"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "storage.uri='s3://AKIA:{}@bucket/prefix'",
+        "storage.uri='s3://{}@bucket/prefix'",
+        "storage.uri='https://me:{}@host/prefix'",
+        "storage.s3='http://me:{}@host'",
+        "storage.s3.endpoint_url=['http://me:{}@host?x=1']",
+        "storage.cache_gb=http://host?access_key={}",
+        "http://me:{}@host",
+        "model.name='https://me:{}@host/owner/name'",
+        "data.train='https://me:{}@host/rows.jsonl'",
+        "tracking.uri='postgresql://host/db?user=me&password={}'",
+    ],
+)
+def test_a_secret_in_a_setting_is_refused_and_not_repeated(override):
+    with pytest.raises(SettingsError) as refusal:
+        load_settings("smoke", [override.format("hunter2")])
+    assert "hunter2" not in str(refusal.value) and str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("grpo.grup_size=4", "unknown setting grpo.grup_size: did you mean 'group_size'?"),
+        ("grpo.phases.0.step=4", "unknown setting grpo.phases.0.step: did you mean 'steps'?"),
+        ("grop.group_size=4", "unknown setting grop: did you mean 'grpo'?"),
+        ("rewards.judge.base_ulr='u'", "did you mean 'base_url'?"),
+        ("grpo.group_size=1", "setting grpo.group_size=1: Input should be greater than or equal to 2"),
+        ("grpo.learning_rate=fast", "setting grpo.learning_rate='fast'"),
+        ("grpo.batch_size=3", "grpo.batch_size=3 is not a multiple of grpo.mini_batch_size=2"),
+        ("grpo.phases.7.steps=1", "'7' is not there; found indices 0 to 2"),
+        ("grpo.phases.1.max_prompt_tokens=200", "max_prompt_tokens must grow from phase to phase"),
+        ("grpo.vllm={tensor_parallel=2}", "does not use it: drop one of them"),
+        ("grpo.engine='vllm-server'", "grpo.vllm.server_url and grpo.engine='vllm-server' go together"),
+        ("execution.deployments={gprp='stage/gpu'}", "gprp"),
+        ("grpo.micro_batch_size=3", "is not a multiple of 3 (micro_batch_size=3 on launch.num_processes=1)"),
+        ("launch.num_machines=3", "launch.num_processes=1 is not a multiple of launch.num_machines=3"),
+        ("tracking.uri='http://me:hunter2@host'", "'http://***@host' carries a password"),
+        ("tracking.uri=mlruns", "'mlruns' is no address that MLflow keeps a registry at: give sqlite:///FILE"),
+        ("tracking.uri=ftp://host/mlflow", "'ftp://host/mlflow' is no address that MLflow keeps a registry at"),
+        ("tracking.uri=me:hunter2@host/mlflow", "'***@host/mlflow' is no address"),
+        ("tracking.registered_model=team/qwenlong", "setting tracking.registered_model='team/qwenlong'"),
+        ("tracking.experiment=", "setting tracking.experiment=''"),
+        ("storage.uri=", "setting storage.uri=''"),
+        ("storage.work_dir=", "setting storage.work_dir=''"),
+        ("storage.uri=s3:/bucket/prefix", "only 's3://BUCKET/PREFIX' or a folder without a scheme"),
+        ("sft.learning_rate=inf", "setting sft.learning_rate=inf: Input should be a finite number"),
+        ("promotion.margin=nan", "setting promotion.margin=nan: Input should be a finite number"),
+        ("seed=-1", "setting seed=-1: Input should be greater than or equal to 0"),
+        ("seed=4294967296", "setting seed=4294967296: Input should be less than 4294967296"),
+        ("seed", "expected key=value"),
+        ("seed.x=1", "is a value, not a table"),
+        ("model.revision='abc'", "needs a hub id"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_its_mend(override, said):
+    with pytest.raises(SettingsError) as error:
+        load_settings("local", ["seed=7", override])
+    assert said in str(error.value)
+
+
+def test_a_password_in_an_address_is_not_repeated_in_the_error():
+    with pytest.raises(SettingsError) as error:
+        load_settings("local", ["tracking.uri='http://me:hunter2@host'"])
+    assert "hunter2" not in str(error.value)
+
+
+def test_none_switches_an_optional_setting_off():
+    assert load_settings("8gpu-14b", ["rewards.judge=none"]).rewards.judge is None
+    assert load_settings("local", ["data.near_duplicates=none"]).data.near_duplicates is None
+
+
+def test_an_unknown_profile_names_the_known_ones():
+    with pytest.raises(SettingsError, match="local, smoke"):
+        load_settings("lokal")
+
+
+@pytest.mark.parametrize("content", [b"[grpo\n", "# für alle\n".encode("latin-1")])
+def test_broken_toml_names_the_file(tmp_path, content):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"mine\.toml: not valid TOML"):
+        load_settings(str(path))
+
+
+def test_settings_survive_a_round_trip():
+    settings = load_settings("8gpu-14b")
+    assert type(settings).model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["storage.uri='gs://bucket/x'"], "only 's3://BUCKET/PREFIX'"),
+        (["storage.uri='s3://'"], "is not 's3://BUCKET/PREFIX'"),
+        (["storage.uri='s3://bucket//x'"], "is not 's3://BUCKET/PREFIX'"),
+        (["storage.uri='s3://bucket/../x'"], "is not 's3://BUCKET/PREFIX'"),
+        (["storage.s3.region='eu-central-1'"], "is a folder"),
+        (["storage.uri='s3://bucket'", "storage.s3.kms_key='k'"], "server_side_encryption='aws:kms'"),
+        (["storage.uri='s3://bucket'", "storage.s3.endpoint_url='http://user:planted@host'"], "carries a password"),
+        (["storage.uri='s3://bucket'", "storage.s3.part_bytes=1000"], "part_bytes"),
+    ],
+)
+def test_a_store_that_cannot_be_meant_is_refused(overrides, message):
+    with pytest.raises(SettingsError, match=message) as refusal:
+        load_settings("smoke", overrides)
+    assert "planted" not in str(refusal.value)
+
+
+def test_one_setting_chooses_the_bucket():
+    storage = load_settings("smoke", ["storage.uri='s3://bucket/team/project'"]).storage
+    assert storage.uri == "s3://bucket/team/project" and storage.s3 is None
