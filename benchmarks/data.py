@@ -26,7 +26,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one core
 
 from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.data.prompts import answer_form
-from qwenlong_core.data.synthesis import generate
+from qwenlong_core.data.synthesis.generate import generate
 from qwenlong_core.records import Completion, Domain, Example
 from qwenlong_core.rewards import score_by_rule
 from qwenlong_core.settings.rewards import RewardSettings

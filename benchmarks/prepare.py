@@ -29,9 +29,9 @@ from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.data.lengths import batches
 from qwenlong_core.data.prepare import prepare
 from qwenlong_core.data.prompts import count_tokens, render_prompt
-from qwenlong_core.data.sources import read_source
+from qwenlong_core.data.sources.read import read_source
 from qwenlong_core.data.splits import Row
-from qwenlong_core.data.synthesis import generate
+from qwenlong_core.data.synthesis.generate import generate
 from qwenlong_core.jobs import PrepareJob
 from qwenlong_core.records import Example
 from qwenlong_core.settings.data import DataSettings

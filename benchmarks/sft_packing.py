@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from qwenlong_core.data.synthesis import domain_of_row, generate
+from qwenlong_core.data.synthesis.generate import domain_of_row, generate
 from qwenlong_core.jobs import SFTJob
 from qwenlong_core.models import load_tokenizer
 from qwenlong_core.settings.model import ModelSettings

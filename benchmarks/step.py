@@ -26,7 +26,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from qwenlong_core.data.prompts import render_prompt
 from qwenlong_core.data.rows import write_examples
-from qwenlong_core.data.synthesis import generate
+from qwenlong_core.data.synthesis.generate import generate
 from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import load_policy, load_tokenizer

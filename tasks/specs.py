@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qwenlong_core.bundled import BUNDLED, bundled_file
-from qwenlong_core.data.sources import local_files
+from qwenlong_core.data.sources.read import local_files
 from qwenlong_core.jobs import BaseJob, EvaluateJob, GRPOJob, PrepareJob, ProbeJob, PromoteJob, ReportJob, SFTJob
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.running import LaunchSettings

@@ -33,7 +33,7 @@ from qwenlong.tasks.process import stage_command
 from qwenlong.tasks.specs import StageSpec, evaluate_stage, grpo_stage, prepare_stage, sft_stage
 from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.data.prompts import user_message
-from qwenlong_core.data.synthesis import generate
+from qwenlong_core.data.synthesis.generate import generate
 from qwenlong_core.evaluation.samples import read_samples
 from qwenlong_core.records import Domain, Example
 from qwenlong_core.settings.tree import Settings

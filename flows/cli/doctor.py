@@ -20,7 +20,7 @@ from qwenlong.tasks.store import open_store
 from qwenlong.tasks.tracking.client import client_for
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.data.prepare import rows_per_phase
-from qwenlong_core.data.sources import GENERATED, local_files
+from qwenlong_core.data.sources.read import GENERATED, local_files
 from qwenlong_core.models import attention_implementation
 from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.settings.tree import Settings

@@ -125,8 +125,8 @@ def _check_place(out: Path) -> None:
 def _rows(
     tokenizer: Any, domain: str, low: int, high: int, n: int, seed: int, options: dict[str, Any]
 ) -> Iterator[Example]:
-    from qwenlong_core.data.synthesis import domain_of_row
-    from qwenlong_core.data.synthesis import generate as generate_one
+    from qwenlong_core.data.synthesis.generate import domain_of_row
+    from qwenlong_core.data.synthesis.generate import generate as generate_one
 
     for index in range(n):
         tokens = low + round((high - low) * index / max(1, n - 1))

@@ -20,7 +20,7 @@ _DOMAINS: tuple[Domain, ...] = ("math", "multihop", "reading")
 
 def _generated(rows: int, seed: int) -> Iterator[Example]:
     from qwenlong_core.bundled import bundled_tokenizer
-    from qwenlong_core.data.synthesis import generate
+    from qwenlong_core.data.synthesis.generate import generate
 
     tokenizer = bundled_tokenizer()
     for index in range(rows):

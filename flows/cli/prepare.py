@@ -110,7 +110,7 @@ def _job(
 
 
 def _spec(given: str) -> str:
-    from qwenlong_core.data.sources import SOURCES
+    from qwenlong_core.data.sources.catalogue import SOURCES
 
     name, equals, location = given.partition("=")
     if not equals or name not in SOURCES:

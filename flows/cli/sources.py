@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from qwenlong_core.data.sources import SOURCES
+from qwenlong_core.data.sources.catalogue import SOURCES
 
 
 def sources(

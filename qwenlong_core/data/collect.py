@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.data.sources import GENERATED, Refused, local_files, read_by_file
+from qwenlong_core.data.sources.read import GENERATED, local_files, read_by_file
+from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.data.splits import Row, Split, digest, document_key
-from qwenlong_core.data.synthesis import generate_bucket
+from qwenlong_core.data.synthesis.generate import generate_bucket
 from qwenlong_core.records import Example
 from qwenlong_core.settings.data import DataSettings, LengthBucket
 

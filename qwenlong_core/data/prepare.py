@@ -43,9 +43,9 @@ from qwenlong_core.data.filters import (
 )
 from qwenlong_core.data.lengths import fit_eval, fit_sft, fit_train, phase_of
 from qwenlong_core.data.rows import DOCUMENT, PHASE, ExampleWriter, stream_rows
-from qwenlong_core.data.sources import GENERATED, local_files
+from qwenlong_core.data.sources.read import GENERATED, local_files
 from qwenlong_core.data.splits import SHOWN_REFUSALS, Row, Split
-from qwenlong_core.data.synthesis import bucket_lengths
+from qwenlong_core.data.synthesis.generate import bucket_lengths
 from qwenlong_core.jobs import PrepareJob
 from qwenlong_core.settings.data import DataSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TextIO
 
-from qwenlong_core.data.sources import Refused
+from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.records import Example
 
 SHOWN_REFUSALS = 5

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from qwenlong_core.bundled import bundled_tokenizer
-from qwenlong_core.data.sources import GENERATED, SOURCES, Refused, local_files, read_source
-from qwenlong_core.data.synthesis import generate_bucket
+from qwenlong_core.data.sources.catalogue import SOURCES
+from qwenlong_core.data.sources.read import GENERATED, local_files, read_source
+from qwenlong_core.data.sources.validation import Refused
+from qwenlong_core.data.synthesis.generate import generate_bucket
 from qwenlong_core.evaluation.published import BENCHMARKS
 from qwenlong_core.records import Example
 from qwenlong_core.settings.data import LengthBucket

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qwenlong_core.data.sources import Refused, local_files, read_source
+from qwenlong_core.data.sources.read import local_files, read_source
+from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.records import Example
 
 GOOD: dict[str, Any] = {

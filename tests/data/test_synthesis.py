@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from solver import solve
 
 from qwenlong_core.data.prompts import encode, prompt_tokens
-from qwenlong_core.data.synthesis import bucket_lengths, domain_of_row, finance, generate, generate_bucket
+from qwenlong_core.data.synthesis import finance
 from qwenlong_core.data.synthesis.document import Shape
+from qwenlong_core.data.synthesis.generate import bucket_lengths, domain_of_row, generate, generate_bucket
 from qwenlong_core.data.synthesis.layout import DoesNotFit, Generated, lay_out
 from qwenlong_core.records import Completion
 from qwenlong_core.rewards import score_by_rule

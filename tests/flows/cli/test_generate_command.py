@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from qwenlong.flows.cli.generate import generate, policy_tokenizer
 from qwenlong_core.data.prompts import prompt_tokens
-from qwenlong_core.data.sources import read_source
+from qwenlong_core.data.sources.read import read_source
 from qwenlong_core.records import Example
 
 app = typer.Typer()

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from qwenlong.flows.cli.main import app
 from qwenlong_core.data.prepare import FILES
 from qwenlong_core.data.rows import read_examples, read_phase
-from qwenlong_core.data.sources import read_source
+from qwenlong_core.data.sources.read import read_source
 from qwenlong_core.data.splits import document_key
 from qwenlong_core.store.artifacts import MANIFEST, Manifest, verify
 

@@ -4,7 +4,7 @@ import typer
 from typer.testing import CliRunner
 
 from qwenlong.flows.cli.sources import sources
-from qwenlong_core.data.sources import SOURCES
+from qwenlong_core.data.sources.catalogue import SOURCES
 
 app = typer.Typer()
 app.command()(sources)

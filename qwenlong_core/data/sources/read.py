@@ -1,0 +1,130 @@
+"""Where rows come from: one function per upstream format, each a stream of examples and refusals.
+
+A source specification is ``generated``, a path, folder or glob of files in the uniform record, or
+``NAME:PATH_OR_HUB_ID`` with a name of :data:`~.catalogue.SOURCES` (``NAME:`` alone takes its hub id).
+A row that cannot be read is a :class:`Refused` with file, line and reason; it neither stops the
+stream nor vanishes. A source without any file is an error at the door.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+from qwenlong_core.data.sources.catalogue import SOURCES, Source
+from qwenlong_core.data.sources.files import SUFFIXES, records
+from qwenlong_core.data.sources.validation import BadRow, Refused, checked
+from qwenlong_core.records import Example
+
+GENERATED = "generated"
+_GLOB_CHARACTERS = frozenset("*?[")
+
+
+def _split(spec: str) -> tuple[Source, str]:
+    name, colon, rest = spec.partition(":")
+    if colon and name in SOURCES:
+        return SOURCES[name], rest or SOURCES[name].hub or ""
+    return SOURCES["jsonl"], spec
+
+
+def local_files(spec: str) -> list[Path]:
+    """The local files a source depends on, sorted; none for ``generated`` and for a hub id.
+
+    Raises:
+        ValueError: the path, folder or glob holds no file, or the source's name is unknown.
+    """
+    if spec == GENERATED:
+        return []
+    source, location = _split(spec)
+    if location and _is_hub_id(source, location):
+        return []
+    if files := _matching(location):
+        beside = {path for file in files for pattern in source.beside for path in file.parent.glob(pattern)}
+        return sorted({*files, *beside})
+    where = f" Where to get it: {source.note}." if source.note and source.name != "jsonl" else ""
+    raise ValueError(
+        f"data source {spec!r}: no file matches {location!r}.{where} Give an existing path, folder or glob, "
+        f"{GENERATED!r}, or NAME:PATH_OR_HUB_ID with NAME one of {', '.join(SOURCES)}"
+    )
+
+
+def _matching(location: str) -> list[Path]:
+    path = Path(location)
+    if location and path.is_file():
+        return [path]
+    if location and path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file() and p.name.removesuffix(".gz").endswith(SUFFIXES))
+    if set(location) & _GLOB_CHARACTERS:
+        return sorted(path for path in map(Path, glob.glob(location, recursive=True)) if path.is_file())
+    return []
+
+
+def _is_hub_id(source: Source, location: str) -> bool:
+    if source.hub is None or Path(location).exists() or set(location) & _GLOB_CHARACTERS:
+        return False
+    if location.endswith((*SUFFIXES, ".gz")):
+        return False  # a mistyped path such as data/train.parquet
+    owner, slash, name = location.partition("@")[0].partition("/")
+    return bool(owner and slash and name) and "/" not in name and not owner.startswith((".", "~"))
+
+
+def read_source(spec: str) -> Iterator[Example | Refused]:
+    """All rows of a source other than ``generated``, in file and line order; see :func:`read_by_file`."""
+    for _, rows in read_by_file(spec):
+        yield from rows
+
+
+def read_by_file(spec: str) -> Iterator[tuple[Path, Iterator[Example | Refused]]]:
+    """Each file of a source other than ``generated`` with the stream of its rows.
+
+    Raises:
+        ValueError: no file matches.
+        ConnectionError: a hub id cannot be fetched; names the id and the way around.
+    """
+    source, location = _split(spec)
+    local_files(spec)
+    for path in _matching(location) or _fetch(source, location):
+        yield path, read_files(source, [path])
+
+
+def read_files(source: Source, files: list[Path]) -> Iterator[Example | Refused]:
+    """The rows of these files in the format of a source."""
+    for path in files:
+        for number, record in records(path):
+            if isinstance(record, str):
+                yield Refused(str(path), number, record)
+                continue
+            try:
+                for example in source.parse(record, path, number):
+                    yield checked(example)
+            except BadRow as error:
+                yield Refused(str(path), number, str(error))
+            except (TypeError, KeyError, AttributeError, ValueError) as error:
+                # A record of another shape than documented: refused with what Python met in it.
+                yield Refused(str(path), number, f"a field of the wrong type: {type(error).__name__}: {error}")
+
+
+def _fetch(source: Source, location: str) -> list[Path]:
+    import httpx2  # huggingface_hub lets its client's errors through when it lists a repository
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    repo, _, revision = location.partition("@")
+    try:
+        names = list(source.files)
+        if any(set(name) & _GLOB_CHARACTERS for name in names):
+            listed = HfApi().list_repo_files(repo, repo_type="dataset", revision=revision or None)
+            names = [name for name in listed if any(fnmatch.fnmatch(name, pattern) for pattern in source.files)]
+        if not names:
+            raise ValueError(
+                f"the hub dataset {repo!r} holds no file {' or '.join(source.files)}: download it and give its path"
+            )
+        return [Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision or None)) for name in names]
+    except (LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError) as error:
+        raise ConnectionError(
+            f"data source {source.name}:{location}: {', '.join(source.files)} of the hub dataset {repo!r} could not be "
+            f"fetched ({error}). Without network download it elsewhere and give its path: "
+            f"{source.name}:/path/to/{source.files[0]}"
+        ) from error
