@@ -22,7 +22,8 @@ from qwenlong.tasks.tracking.champion import apply_decision
 from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.registry import RegisteredVersion
 from qwenlong_core.settings.tree import Settings
-from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, StageRecord, check_writable, now
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, now
+from qwenlong_core.store.protocol import StageRecord, check_writable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from qwenlong_core.settings.base import Block
 from qwenlong_core.stage_main import OUTPUT
-from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, StageRecord, Store, describe, now
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, describe, now
+from qwenlong_core.store.files import MANIFEST, read_seal
+from qwenlong_core.store.protocol import StageRecord, Store
 
 KIND = "checkpoint"
 CHECKPOINTS = "checkpoints"
-_SEAL = "manifest.json"
 _SLOTS = 2
 """Checkpoints of one training that the store keeps; the older one is the way back from the newest."""
 _POLL_SECONDS = 2.0
@@ -50,7 +50,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _newest_sealed(folder: Path) -> Path | None:
-    sealed = [path.parent for path in folder.glob(f"checkpoint-*/{_SEAL}")]
+    sealed = [path.parent for path in folder.glob(f"checkpoint-*/{MANIFEST}")]
     return max(sealed, key=step_of, default=None)
 
 
@@ -176,8 +176,7 @@ def _snapshot(work: Path, checkpoint: Path, staging: Path) -> bool:
     shutil.rmtree(staging, ignore_errors=True)
     target = staging / CHECKPOINTS / checkpoint.name
     try:
-        sealed: Mapping[str, object] = json.loads((checkpoint / _SEAL).read_text())["files"]
-        for name in (*sealed, _SEAL):
+        for name in (*read_seal(checkpoint).files, MANIFEST):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             os.link(checkpoint / name, target / name)
     except FileNotFoundError:

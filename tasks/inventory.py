@@ -9,17 +9,9 @@ from typing import Any, NamedTuple
 
 from qwenlong.tasks.tracking.registry import by_alias, by_version, needed_artifacts
 from qwenlong_core.settings.running import TrackingSettings
-from qwenlong_core.store.artifacts import (
-    ArtifactError,
-    ArtifactRef,
-    Damaged,
-    Manifest,
-    StageRecord,
-    Store,
-    Stored,
-    refs_in,
-)
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Damaged, Manifest
 from qwenlong_core.store.garbage import Doomed, Rules, plan
+from qwenlong_core.store.protocol import StageRecord, Store, Stored, refs_in
 
 _AT_ONCE = 8
 

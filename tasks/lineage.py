@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.report.model_card import Step, stage_name
-from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Manifest, Store
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Manifest
+from qwenlong_core.store.protocol import Store
 
 
 def _ancestry(store: Store, model: ArtifactRef) -> Iterator[tuple[ArtifactRef, Manifest]]:

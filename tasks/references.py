@@ -23,20 +23,10 @@ from qwenlong.tasks.stage import stage_fingerprint
 from qwenlong.tasks.store import open_store
 from qwenlong_core.bundled import BUNDLED, bundled_tokenizer
 from qwenlong_core.settings.tree import Settings
-from qwenlong_core.store.artifacts import (
-    MANIFEST,
-    ArtifactError,
-    ArtifactRef,
-    Manifest,
-    StageRecord,
-    Store,
-    describe,
-    digest_json,
-    now,
-    refs_in,
-    verify,
-)
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Manifest, describe, now, verify
+from qwenlong_core.store.files import MANIFEST, digest_json
 from qwenlong_core.store.fingerprint import code_digest
+from qwenlong_core.store.protocol import StageRecord, Store, refs_in
 
 _REGISTRY = re.compile(r"models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))")
 _ARTIFACT = re.compile(r"(?:[a-z0-9+]+://.*/)?(?P<kind>[a-z]+)/(?P<digest>[0-9a-f]{6,64})/?")

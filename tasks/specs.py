@@ -16,7 +16,7 @@ from qwenlong_core.jobs import BaseJob, EvaluateJob, GRPOJob, PrepareJob, ProbeJ
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.settings.tree import Settings
-from qwenlong_core.store.artifacts import digest_file, digest_json, files_below
+from qwenlong_core.store.files import digest_file, digest_json, files_below
 
 SCALED_DOWN = (
     "A demonstration that every part works: the contexts are scaled down and training is a few steps, "

@@ -34,8 +34,10 @@ from qwenlong.tasks.tracking.registry import register
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.stage_main import OUTPUT, REFUSED
-from qwenlong_core.store.artifacts import ArtifactRef, StageRecord, Store, describe, digest_json, now
+from qwenlong_core.store.artifacts import ArtifactRef, describe, now
+from qwenlong_core.store.files import digest_json
 from qwenlong_core.store.fingerprint import code_digest, fingerprint
+from qwenlong_core.store.protocol import StageRecord, Store
 
 Log = Callable[[str], None]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from qwenlong_core.settings.tree import Settings
-from qwenlong_core.store.artifacts import Store
 from qwenlong_core.store.local import LocalStore
+from qwenlong_core.store.protocol import Store
 
 
 def open_store(settings: Settings) -> Store:

@@ -109,7 +109,7 @@ def verify(
     with one_clear_message():
         from qwenlong.tasks.inventory import resolve, verify_all
         from qwenlong.tasks.store import open_store
-        from qwenlong_core.store.artifacts import refs_in
+        from qwenlong_core.store.protocol import refs_in
 
         if every == (ref is not None):
             raise ValueError("artifacts verify: give one artifact, or --all")

@@ -28,7 +28,8 @@ from qwenlong_core.report.tables import gain_over
 from qwenlong_core.settings.evaluation import EvaluationSettings
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
-from qwenlong_core.store.artifacts import MANIFEST, Manifest, digest_json
+from qwenlong_core.store.artifacts import Manifest
+from qwenlong_core.store.files import MANIFEST, digest_json
 
 FOLDER = Path(".qwenlong/evaluations")
 ROWS, REPORT = "eval.parquet", "report.html"

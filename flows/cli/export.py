@@ -44,7 +44,8 @@ def _export(settings: Any, given: str, out: Path, evaluation: str | None) -> dic
 
     from qwenlong.tasks.references import resolve_model
     from qwenlong_core.report.model_card import model_card
-    from qwenlong_core.store.artifacts import MANIFEST, NOTES, digest_file, files_below
+    from qwenlong_core.store.artifacts import NOTES
+    from qwenlong_core.store.files import MANIFEST, digest_file, files_below
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} is not empty: name a new folder, nothing is overwritten")
@@ -95,8 +96,8 @@ def _evaluation(store: Any, model: Any, given: str | None) -> Any:
         ValueError: the one given is of another model.
     """
     from qwenlong.tasks.references import evaluation_folder
-    from qwenlong_core.evaluation.plan import folder_digest
     from qwenlong_core.evaluation.results import read_evaluation
+    from qwenlong_core.store.artifacts import folder_digest
 
     if given is None:
         return read_evaluation(store.fetch(model.evaluation)) if model.evaluation else None
@@ -116,7 +117,8 @@ def _check_copied(folder: Path, files: dict[str, str]) -> None:
     Raises:
         ArtifactError: a file changed while it was copied.
     """
-    from qwenlong_core.store.artifacts import MANIFEST, ArtifactError, Manifest
+    from qwenlong_core.store.artifacts import ArtifactError, Manifest
+    from qwenlong_core.store.files import MANIFEST
 
     if not (folder / MANIFEST).is_file():
         return

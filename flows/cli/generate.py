@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from qwenlong_core.bundled import BUNDLED, bundled_tokenizer
 from qwenlong_core.records import Domain, Example
 from qwenlong_core.settings.profiles import explained
-from qwenlong_core.store.artifacts import check_writable
+from qwenlong_core.store.protocol import check_writable
 
 logger = logging.getLogger(__name__)
 

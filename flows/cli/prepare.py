@@ -134,7 +134,8 @@ def _check_against(role: str, data: Any) -> None:
 def _prepare(job: Any, role: str, model: str, out: Path) -> dict[str, Any]:
     from qwenlong_core.data.prepare import FILES
     from qwenlong_core.data.prepare import prepare as prepare_rows
-    from qwenlong_core.store.artifacts import MANIFEST, describe, digest_json
+    from qwenlong_core.store.artifacts import describe
+    from qwenlong_core.store.files import MANIFEST, digest_json
     from qwenlong_core.store.fingerprint import code_digest
 
     if out.exists() and not out.is_dir():

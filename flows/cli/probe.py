@@ -41,7 +41,7 @@ def probe(
     with one_clear_message(resumes=True):
         from qwenlong.tasks.specs import probe_job
         from qwenlong_core.settings.profiles import load_settings
-        from qwenlong_core.store.artifacts import check_writable
+        from qwenlong_core.store.protocol import check_writable
         from qwenlong_core.training.probe import measure
         from qwenlong_core.training.probe_summary import table
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qwenlong_core.records import Example, example_from_dict
+from qwenlong_core.store.files import digest_json
 
 _SCHEMA = pa.schema(
     [
@@ -119,3 +120,8 @@ def read_phase(path: Path, index: int) -> list[Example]:
     if not table.num_rows:
         raise ValueError(f"{path} holds no row of phase {index}: prepare the data with the limits of these phases")
     return [_to_example(row) for row in table.to_pylist()]
+
+
+def dataset_digest(examples: Iterable[Example]) -> str:
+    """SHA-256 over the rows' content, independent of their order."""
+    return digest_json(sorted(digest_json(example.to_dict()) for example in examples))

@@ -7,15 +7,16 @@ never continue it. The plan also holds every item's id, so a missing one cannot 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from qwenlong_core.data.prompts import TEMPLATE_DIGEST
+from qwenlong_core.data.rows import dataset_digest
 from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
 from qwenlong_core.settings.base import Block
-from qwenlong_core.store.artifacts import MANIFEST, Manifest, describe, digest_json
+from qwenlong_core.store.artifacts import folder_digest
 
 PLAN, SAMPLES, SCORES = "plan.json", "samples.jsonl", "scores.json"
 
@@ -38,19 +39,6 @@ class Plan(Block):
     def expected(self) -> set[tuple[str, int]]:
         """Key of every sample that the evaluation is to hold."""
         return {(item, number) for item in self.items for number in range(self.samples)}
-
-
-def folder_digest(folder: Path) -> str:
-    """Digest of an artifact's content: its manifest's, or computed from the files without one."""
-    path = folder / MANIFEST
-    if path.is_file():
-        return Manifest.model_validate_json(path.read_text()).digest
-    return describe(folder, "folder", parents={}, settings_digest="", code_digest="").digest
-
-
-def dataset_digest(examples: Iterable[Example]) -> str:
-    """SHA-256 over the rows' content, independent of their order."""
-    return digest_json(sorted(digest_json(example.to_dict()) for example in examples))
 
 
 def _rank(example: Example) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from qwenlong_core.data.rows import read_examples
+from qwenlong_core.data.rows import dataset_digest, read_examples
 from qwenlong_core.evaluation.answers import judge_of, rewards_of
 from qwenlong_core.evaluation.official import official_metrics
-from qwenlong_core.evaluation.plan import PLAN, SAMPLES, Plan, dataset_digest, scoring_protocol
+from qwenlong_core.evaluation.plan import PLAN, SAMPLES, Plan, scoring_protocol
 from qwenlong_core.evaluation.results import write_scores
 from qwenlong_core.evaluation.samples import Sample, append_samples, read_samples
 from qwenlong_core.evaluation.scores import Bootstrap

@@ -9,7 +9,7 @@ from pathlib import Path
 from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES, Plan
 from qwenlong_core.evaluation.samples import Sample, read_samples
 from qwenlong_core.evaluation.scores import Bootstrap, Scores, compute_scores
-from qwenlong_core.store.artifacts import digest_file
+from qwenlong_core.store.files import digest_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

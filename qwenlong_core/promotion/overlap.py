@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from qwenlong_core.data.filters import HeldOut, NearDuplicateFilter, Templates, without_leaks
-from qwenlong_core.data.rows import read_examples, stream_examples
+from qwenlong_core.data.rows import dataset_digest, read_examples, stream_examples
 from qwenlong_core.data.splits import Row, Split, document_key
-from qwenlong_core.evaluation.plan import Plan, dataset_digest
+from qwenlong_core.evaluation.plan import Plan
 from qwenlong_core.promotion.conditions import Condition
 from qwenlong_core.records import Example
 

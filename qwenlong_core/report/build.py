@@ -18,7 +18,6 @@ from markupsafe import Markup
 
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.evaluation import published
-from qwenlong_core.evaluation.plan import folder_digest
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.evaluation.scores import Bootstrap, Scores, Slice
 from qwenlong_core.jobs import ReportJob
@@ -29,6 +28,7 @@ from qwenlong_core.report.curves import Panel, training_panels
 from qwenlong_core.report.reader import MAX_COMPLETION_CHARS, MAX_DOCUMENT_CHARS, choose_samples
 from qwenlong_core.report.tables import Interval, baseline_of, markdown_table, score_rows, scores_table
 from qwenlong_core.stage_main import OUTPUT, stage_main
+from qwenlong_core.store.artifacts import folder_digest
 
 __all__ = ["build_page", "markdown_table", "run", "scores_table"]
 

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.store.artifacts import digest_json
+from qwenlong_core.store.files import digest_json
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("qwenlong_core", "qwenlong")

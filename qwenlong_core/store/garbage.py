@@ -12,7 +12,9 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import NamedTuple
 
-from qwenlong_core.store.artifacts import MANIFEST, Manifest, StageRecord, Stored
+from qwenlong_core.store.artifacts import Manifest
+from qwenlong_core.store.files import MANIFEST
+from qwenlong_core.store.protocol import StageRecord, Stored
 
 
 class Doomed(NamedTuple):

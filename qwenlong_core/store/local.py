@@ -13,21 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.store.artifacts import (
-    MANIFEST,
-    ArtifactRef,
-    Damaged,
-    Manifest,
-    StageRecord,
-    Stored,
-    check_writable,
-    is_whole,
-    newest_whole,
-    read_manifest,
-    read_record,
-    refuse_pickles,
-    verify,
-)
+from qwenlong_core.store.artifacts import ArtifactRef, Damaged, Manifest, read_manifest, verify
+from qwenlong_core.store.files import MANIFEST, differences, write_synced
+from qwenlong_core.store.protocol import StageRecord, Stored, check_writable, newest_whole, read_record, refuse_pickles
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +52,7 @@ class LocalStore:
                 staging.mkdir(parents=True)
                 fill(staging)
                 verify(staging, manifest)
-                _write_synced(staging / MANIFEST, manifest.model_dump_json(indent=2))
+                write_synced(staging / MANIFEST, manifest.model_dump_json(indent=2))
                 _sync_tree(staging)
                 if not _renamed(staging, target):
                     verify(target, manifest)  # another writer was first; its copy is as good as ours if it is whole
@@ -117,7 +105,7 @@ class LocalStore:
         path = self._record_path(entry.stage, entry.fingerprint)
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
-        _write_synced(staging, entry.model_dump_json(indent=2))
+        write_synced(staging, entry.model_dump_json(indent=2))
         os.replace(staging, path)
 
     def lookup(self, stage: str, fingerprint: str) -> StageRecord | None:
@@ -143,7 +131,7 @@ class LocalStore:
         """See :class:`Store`."""
         directory = self._directory(ref)
         manifest = self._read(ref)
-        return [name for name, entry in manifest.files.items() if not is_whole(directory / name, entry)]
+        return [name for name, _ in differences(directory, manifest.files)]
 
     def listing(self) -> list[Stored]:
         """See :class:`Store`."""
@@ -174,7 +162,7 @@ class LocalStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
         try:
-            _write_synced(staging, text)
+            write_synced(staging, text)
             with contextlib.suppress(FileExistsError):
                 os.link(staging, path)
         finally:
@@ -200,13 +188,6 @@ def _root_manifest(directory: Path) -> Any:
 def _copy(directory: Path, staging: Path, ignore: Any) -> None:
     """Without the files' times: a copy is as young as the copying, or `gc` would take it for a remnant."""
     shutil.copytree(directory, staging, ignore=ignore, copy_function=shutil.copy, dirs_exist_ok=True)
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _sync_tree(directory: Path) -> None:

@@ -7,7 +7,6 @@ optimizer are safetensors, all else JSON (:mod:`state_files`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -15,57 +14,45 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from qwenlong_core.store.files import (
+    MANIFEST,
+    Seal,
+    differences,
+    files_below,
+    list_files,
+    read_seal,
+    write_json,
+    write_whole,
+)
 from qwenlong_core.training import state_files
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 STATE = "qwenlong_state.json"
 KEEP = 2
 """Complete checkpoints kept; the older one is the way back if the newest turns out damaged."""
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _files(checkpoint: Path) -> list[Path]:
-    return sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != MANIFEST)
-
-
 def seal(checkpoint: Path) -> None:
-    """Declare a checkpoint complete: flush its files and write the manifest."""
-    entries = {}
-    for path in _files(checkpoint):
+    """Declare a checkpoint complete: flush its files to the disk, then write the manifest.
+
+    In this order: a manifest that survives a power cut must not name bytes that did not.
+    """
+    for path in files_below(checkpoint):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        entries[str(path.relative_to(checkpoint))] = {"bytes": path.stat().st_size, "sha256": _digest(path)}
-    write_json(checkpoint / MANIFEST, {"files": entries})
+    write_whole(checkpoint / MANIFEST, Seal(files=list_files(checkpoint)).model_dump_json(indent=1))
 
 
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, in words, or ``None`` if it is whole."""
-    if not (checkpoint / MANIFEST).exists():
+    try:
+        sealed = read_seal(checkpoint)
+    except FileNotFoundError:
         return "it has no manifest, so it was never finished"
-    entries = json.loads((checkpoint / MANIFEST).read_text())["files"]
-    for name, entry in entries.items():
-        path = checkpoint / name
-        if not path.exists():
-            return f"{name} is missing"
-        if path.stat().st_size != entry["bytes"] or _digest(path) != entry["sha256"]:
-            return f"{name} does not match the manifest"
-    return None
+    except ValueError:
+        return "its manifest cannot be read: it is damaged, or was written by an earlier version"
+    return next((f"{name} {what}" for name, what in differences(checkpoint, sealed.files)), None)
 
 
 def _by_step(folder: Path) -> list[Path]:

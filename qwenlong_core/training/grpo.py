@@ -25,10 +25,11 @@ from qwenlong_core.models import attention_implementation, load_policy, load_tok
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards import Judge, LengthLimits, require_judge, score_completions
 from qwenlong_core.stage_main import OUTPUT, stage_main
+from qwenlong_core.store.files import write_json
 from qwenlong_core.training import curriculum, grpo_metrics
 from qwenlong_core.training.arguments import grpo_config, layout
 from qwenlong_core.training.carried_optimizer import FOLDER, CarriedOptimizer
-from qwenlong_core.training.checkpoints import delete_partial, newest_complete, read_state, write_json
+from qwenlong_core.training.checkpoints import delete_partial, newest_complete, read_state
 from qwenlong_core.training.dynamic_sampling import PromptStream
 from qwenlong_core.training.logprobs.cpu_head import use_compact_head
 from qwenlong_core.training.logprobs.fast_linear import use_fast_linear

@@ -25,8 +25,7 @@ import torch
 from accelerate import PartialState
 from transformers import AutoConfig
 
-from qwenlong_core.data.rows import read_phase
-from qwenlong_core.evaluation.plan import dataset_digest, folder_digest
+from qwenlong_core.data.rows import dataset_digest, read_phase
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.generation.vllm_engine import VLLMEngine
@@ -36,7 +35,8 @@ from qwenlong_core.records import Completion, Example, Group, Score
 from qwenlong_core.rewards import Judge, require_judge, score_completions
 from qwenlong_core.settings.training import Phase
 from qwenlong_core.stage_main import OUTPUT, stage_main
-from qwenlong_core.training.checkpoints import write_json
+from qwenlong_core.store.artifacts import folder_digest
+from qwenlong_core.store.files import write_json
 from qwenlong_core.training.curriculum import FILE, UNSEEN, to_json
 from qwenlong_core.training.dynamic_sampling import Draw
 from qwenlong_core.training.metrics import JsonLines, duration

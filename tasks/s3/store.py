@@ -38,22 +38,9 @@ from qwenlong.tasks.s3.client import (
 from qwenlong.tasks.s3.read_cache import ReadCache
 from qwenlong.tasks.s3.transfer import DIGEST, Item, Transfers, checksum
 from qwenlong_core.settings.running import S3Settings, StorageSettings
-from qwenlong_core.store.artifacts import (
-    MANIFEST,
-    NOTES,
-    ArtifactError,
-    ArtifactRef,
-    Damaged,
-    FileEntry,
-    Manifest,
-    StageRecord,
-    Stored,
-    check_writable,
-    newest_whole,
-    read_manifest,
-    read_record,
-    refuse_pickles,
-)
+from qwenlong_core.store.artifacts import NOTES, ArtifactError, ArtifactRef, Damaged, Manifest, read_manifest
+from qwenlong_core.store.files import MANIFEST, FileEntry
+from qwenlong_core.store.protocol import StageRecord, Stored, check_writable, newest_whole, read_record, refuse_pickles
 
 logger = logging.getLogger(__name__)
 

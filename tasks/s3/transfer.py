@@ -26,7 +26,8 @@ from botocore.exceptions import ClientError
 
 from qwenlong.tasks.s3.client import Garbled, insist, status_of
 from qwenlong_core.settings.running import S3Settings
-from qwenlong_core.store.artifacts import ArtifactError, Damaged, FileEntry
+from qwenlong_core.store.artifacts import ArtifactError, Damaged
+from qwenlong_core.store.files import FileEntry
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from qwenlong.tasks.tracking.client import client_for
 from qwenlong.tasks.tracking.registry import CHAMPION, PREVIOUS, RegisteredVersion, by_alias, versions_of
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.running import TrackingSettings
-from qwenlong_core.store.artifacts import Store, now
+from qwenlong_core.store.artifacts import now
+from qwenlong_core.store.protocol import Store
 
 _NUMBER = "champion.moves"
 """Tag of the registered model: number of the last move that the aliases show."""

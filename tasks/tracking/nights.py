@@ -15,7 +15,9 @@ from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.promotion.regression import Change, unscored_share
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
-from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, StageRecord, Store, describe, digest_json, now
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, describe, now
+from qwenlong_core.store.files import digest_json
+from qwenlong_core.store.protocol import StageRecord, Store
 
 FAMILY = "night"
 _FILE = "night.json"

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import pytest
 
-from qwenlong_core.data.rows import read_examples, write_examples
+from qwenlong_core.data.rows import dataset_digest, read_examples, write_examples
 from qwenlong_core.evaluation.answers import batches
-from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES, Plan, choose_items, dataset_digest
+from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES, Plan, choose_items
 from qwenlong_core.evaluation.rescoring import check_unscored, rescore
 from qwenlong_core.evaluation.results import read_evaluation
 from qwenlong_core.evaluation.runner import run

@@ -17,8 +17,8 @@ from qwenlong.flows.pipeline_run import StageResult
 from qwenlong.tasks.process import ProcessFailed
 from qwenlong.tasks.store import open_store
 from qwenlong.tasks.tracking.nights import Night, find_night, remember_night
-from qwenlong_core.data.rows import write_examples
-from qwenlong_core.evaluation.plan import PLAN, SAMPLES, Plan, dataset_digest
+from qwenlong_core.data.rows import dataset_digest, write_examples
+from qwenlong_core.evaluation.plan import PLAN, SAMPLES, Plan
 from qwenlong_core.evaluation.results import write_scores
 from qwenlong_core.evaluation.samples import Sample, append_samples
 from qwenlong_core.evaluation.scores import Bootstrap

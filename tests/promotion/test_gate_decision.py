@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qwenlong_core.data.rows import write_examples
-from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES, dataset_digest
+from qwenlong_core.data.rows import dataset_digest, write_examples
+from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES
 from qwenlong_core.evaluation.scores import Bootstrap
 from qwenlong_core.jobs import PromoteJob
 from qwenlong_core.promotion.conditions import pair_items

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from qwenlong_core.store.artifacts import MANIFEST, ArtifactRef, FileEntry, Manifest, StageRecord, Stored
+from qwenlong_core.store.artifacts import ArtifactRef, Manifest
+from qwenlong_core.store.files import MANIFEST, FileEntry
 from qwenlong_core.store.garbage import Rules, plan
+from qwenlong_core.store.protocol import StageRecord, Stored
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 RULES = Rules(NOW, keep=timedelta(days=30), grace=timedelta(hours=24))

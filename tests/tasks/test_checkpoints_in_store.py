@@ -24,9 +24,10 @@ from qwenlong.tasks.stage import RunContext, execute_stage
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.running import S3Settings, TrackingSettings
 from qwenlong_core.settings.tree import Settings
-from qwenlong_core.store.artifacts import ArtifactRef, StageRecord, Store
+from qwenlong_core.store.artifacts import ArtifactRef
 from qwenlong_core.store.fingerprint import ROOT
 from qwenlong_core.store.local import LocalStore
+from qwenlong_core.store.protocol import StageRecord, Store
 from qwenlong_core.training.checkpoints import damage, newest_complete, prune, seal
 
 TRAINING = Training(stage="sft", key="k" * 64, profile="p", parents={}, settings_digest="s", code_digest="c")

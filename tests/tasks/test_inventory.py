@@ -17,19 +17,11 @@ from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.outbox import RunNote, TrackedRun
 from qwenlong.tasks.tracking.registry import needed_artifacts, register
 from qwenlong_core.settings.running import S3Settings, TrackingSettings
-from qwenlong_core.store.artifacts import (
-    MANIFEST,
-    ArtifactError,
-    ArtifactRef,
-    Manifest,
-    StageRecord,
-    Store,
-    describe,
-    now,
-    refs_in,
-)
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Manifest, describe, now
+from qwenlong_core.store.files import MANIFEST
 from qwenlong_core.store.garbage import Rules, plan
 from qwenlong_core.store.local import LocalStore
+from qwenlong_core.store.protocol import StageRecord, Store, refs_in
 
 MIB = 1024**2
 IN_40_DAYS = Rules(datetime.now(UTC) + timedelta(days=40), keep=timedelta(days=30), grace=timedelta(hours=24))

@@ -6,15 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qwenlong_core.training.checkpoints import (
-    MANIFEST,
-    damage,
-    delete_partial,
-    newest_complete,
-    prune,
-    seal,
-    write_json,
-)
+from qwenlong_core.store.files import MANIFEST, write_json
+from qwenlong_core.training.checkpoints import damage, delete_partial, newest_complete, prune, seal
 
 
 def checkpoint(folder: Path, step: int, sealed: bool = True) -> Path:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_jobs import example, grpo_job
 
-from qwenlong_core.training.checkpoints import write_json
+from qwenlong_core.store.files import write_json
 from qwenlong_core.training.curriculum import (
     FILE,
     UNSEEN,

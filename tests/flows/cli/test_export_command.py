@@ -11,7 +11,8 @@ from qwenlong_core.jobs import BaseJob, SFTJob
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.settings.training import SFTSettings
-from qwenlong_core.store.artifacts import describe, digest_file
+from qwenlong_core.store.artifacts import describe
+from qwenlong_core.store.files import digest_file
 from qwenlong_core.store.local import LocalStore
 
 

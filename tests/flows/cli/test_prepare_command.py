@@ -11,7 +11,8 @@ from qwenlong_core.data.prepare import FILES
 from qwenlong_core.data.rows import read_examples, read_phase
 from qwenlong_core.data.sources.read import read_source
 from qwenlong_core.data.splits import document_key
-from qwenlong_core.store.artifacts import MANIFEST, Manifest, verify
+from qwenlong_core.store.artifacts import Manifest, verify
+from qwenlong_core.store.files import MANIFEST
 
 
 def call(*arguments: Any) -> Any:

@@ -16,16 +16,9 @@ from botocore.awsrequest import AWSResponse
 
 from qwenlong.tasks.s3.store import S3Store
 from qwenlong_core.settings.running import S3Settings
-from qwenlong_core.store.artifacts import (
-    MANIFEST,
-    ArtifactError,
-    ArtifactRef,
-    Damaged,
-    Manifest,
-    StageRecord,
-    describe,
-    now,
-)
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Damaged, Manifest, describe, now
+from qwenlong_core.store.files import MANIFEST
+from qwenlong_core.store.protocol import StageRecord
 
 MIB = 1024**2
 
