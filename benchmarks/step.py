@@ -57,12 +57,14 @@ def job_of(prompt: int, completion: int, group: int, seed: int) -> GRPOJob:
         "cache_tokens": 1,
         "steps": 2,
     }
-    return GRPOJob.model_validate({
-        "index": 1, "phase": phase, "group_size": group, "batch_size": 1, "mini_batch_size": 1, "micro_batch_size": 1,
-        "learning_rate": 1e-6, "temperature": 1.0, "top_p": 1.0, "clip_low": 0.2, "clip_high": 0.2, "kl_coefficient": 0.0,
-        "max_grad_norm": 1.0, "engine": "transformers", "save_steps": 1, "dynamic_sampling": {"max_rounds": 1},
-        "curriculum": {}, "rewards": {}, "model": {}, "launch": {"gradient_checkpointing": True}, "seed": seed,
-    })  # fmt: skip
+    grpo = {
+        "group_size": group, "batch_size": 1, "mini_batch_size": 1, "learning_rate": 1e-6, "temperature": 1.0, "top_p": 1.0,
+        "dynamic_sampling": {"max_rounds": 1},
+    }  # fmt: skip
+    launch = {"gradient_checkpointing": True}
+    return GRPOJob.model_validate(
+        {"index": 1, "phase": phase, "grpo": grpo, "rewards": {}, "model": {}, "launch": launch, "seed": seed}
+    )
 
 
 def checksum(token_ids: Sequence[int]) -> float:
@@ -88,15 +90,15 @@ def stock_steps(policy: Path, example: Example, job: GRPOJob, work: Path, clock:
         reward_funcs=lambda completion_ids, **_: [checksum(ids) for ids in completion_ids],
         args=GRPOConfig(
             **trainer_arguments(job.model, job.launch, job.seed, work),
-            per_device_train_batch_size=job.group_size,
+            per_device_train_batch_size=job.grpo.group_size,
             gradient_accumulation_steps=1,
             max_steps=1,
-            num_generations=job.group_size,
+            num_generations=job.grpo.group_size,
             max_completion_length=job.phase.max_completion_tokens,
             temperature=1.0,
             top_p=1.0,
             top_k=0,
-            learning_rate=job.learning_rate,
+            learning_rate=job.grpo.learning_rate,
             lr_scheduler_type="constant",
             loss_type="dapo",
             beta=0.0,

@@ -17,17 +17,7 @@ from qwenlong_core.settings.evaluation import EvaluationSettings, PromotionSetti
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.rewards import RewardSettings
 from qwenlong_core.settings.running import LaunchSettings
-from qwenlong_core.settings.training import (
-    CurriculumSettings,
-    DynamicSamplingSettings,
-    EntropyAlarmSettings,
-    OptimizerAcrossPhases,
-    Phase,
-    ScaleRewards,
-    SFTSettings,
-    Truncated,
-    VLLMSettings,
-)
+from qwenlong_core.settings.training import GRPOBase, Phase, SFTSettings
 
 
 class BaseJob(Block):
@@ -93,28 +83,7 @@ class GRPOJob(Block):
     index: int = Field(ge=1)
     """Phase number, counted from 1; its rows are those prepare put in bucket ``index``."""
     phase: Phase
-    group_size: int
-    batch_size: int
-    mini_batch_size: int
-    micro_batch_size: int
-    learning_rate: float
-    temperature: float
-    top_p: float
-    stop: Stop = ()
-    clip_low: float
-    clip_high: float
-    kl_coefficient: float
-    max_grad_norm: float
-    scale_rewards: ScaleRewards = "group"
-    truncated: Truncated = "keep"
-    optimizer_across_phases: OptimizerAcrossPhases = "fresh"
-    engine: str
-    vllm: VLLMSettings | None = None
-    save_steps: int
-    entropy_alarm: EntropyAlarmSettings = EntropyAlarmSettings()
-    kl_to_start_every: int | None = None
-    dynamic_sampling: DynamicSamplingSettings
-    curriculum: CurriculumSettings
+    grpo: GRPOBase
     rewards: RewardSettings
     model: ModelSettings
     launch: LaunchSettings

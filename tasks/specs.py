@@ -15,6 +15,7 @@ from qwenlong_core.data.sources.read import local_files
 from qwenlong_core.jobs import BaseJob, EvaluateJob, GRPOJob, PrepareJob, ProbeJob, PromoteJob, ReportJob, SFTJob
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.running import LaunchSettings
+from qwenlong_core.settings.training import GRPOBase
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.files import digest_file, digest_json, files_below
 
@@ -149,16 +150,15 @@ def probe_stage(settings: Settings) -> StageSpec:
 def grpo_stage(settings: Settings, index: int) -> StageSpec:
     """GRPO phase ``index``, counted from 1. Inputs: ``model``, ``data``; the first also ``probe`` if it ran."""
     grpo = settings.grpo
-    shared = grpo.model_dump(exclude={"phases"})
     job = GRPOJob(
         index=index,
         phase=grpo.phases[index - 1],
+        grpo=GRPOBase.model_validate(grpo.model_dump(exclude={"phases"})),
         rewards=settings.rewards,
         model=settings.model,
         launch=settings.launch,
         launch_digest=_launch_digest(settings),
         seed=settings.seed + index,
-        **shared,
     )
     return _spec(f"grpo-{index}", "model", "qwenlong_core.training.grpo", job, launcher="accelerate")
 

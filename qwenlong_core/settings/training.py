@@ -115,8 +115,9 @@ class EntropyAlarmSettings(Block):
     """The alarm ends the run; else it is a warning, again after each further ``steps``."""
 
 
-class GRPOSettings(Block):
-    """GRPO over length phases; defaults are the paper's (section 3.2). DAPO clips at 0.2 and 0.28."""
+class GRPOBase(Block):
+    """GRPO without its phases: what is the same in all of them. Defaults are the paper's (section 3.2); DAPO clips
+    at 0.2 and 0.28."""
 
     group_size: int = Field(8, ge=2)
     """G: completions per prompt."""
@@ -156,14 +157,13 @@ class GRPOSettings(Block):
     reported at every step anyway."""
     dynamic_sampling: DynamicSamplingSettings = DynamicSamplingSettings()
     curriculum: CurriculumSettings = CurriculumSettings()
-    phases: tuple[Phase, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _consistent(self) -> GRPOSettings:
+    def _consistent(self) -> GRPOBase:
         if self.batch_size % self.mini_batch_size:
             raise ValueError(
-                f"grpo.batch_size={self.batch_size} is not a multiple of grpo.mini_batch_size="
-                f"{self.mini_batch_size}: each rollout batch is cut into whole mini-batches"
+                f"grpo.batch_size={self.batch_size} is not a multiple of grpo.mini_batch_size={self.mini_batch_size}: "
+                f"use {max(1, self.batch_size // self.mini_batch_size) * self.mini_batch_size}"
             )
         if self.vllm is not None and self.engine == "transformers":
             raise ValueError("grpo.vllm is set but grpo.engine='transformers' does not use it: drop one of them")
@@ -178,6 +178,16 @@ class GRPOSettings(Block):
             raise ValueError(
                 "grpo.kl_to_start_every: with grpo.kl_coefficient above 0 the KL is reported at every step: drop it"
             )
+        return self
+
+
+class GRPOSettings(GRPOBase):
+    """GRPO over length phases."""
+
+    phases: tuple[Phase, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _phases_grow(self) -> GRPOSettings:
         limits = [phase.max_prompt_tokens for phase in self.phases]
         if any(b <= a for a, b in pairwise(limits)):
             raise ValueError(f"grpo.phases: max_prompt_tokens must grow from phase to phase, got {limits}")

@@ -54,14 +54,14 @@ def phase_examples(job: GRPOJob, data: Path, difficulties: curriculum.Difficulti
     earlier: list[Example] = []
     if difficulties and job.index > 1:
         earlier = [example for i in range(1, job.index) for example in read_phase(path, i)]
-    limit = curriculum.retrospective_limit(len(own), job.curriculum.retrospective_share)
+    limit = curriculum.retrospective_limit(len(own), job.grpo.curriculum.retrospective_share)
     back = curriculum.choose_retrospective(
-        earlier, difficulties, limit, job.group_size, job.seed, job.curriculum.retire_after_visits
+        earlier, difficulties, limit, job.grpo.group_size, job.seed, job.grpo.curriculum.retire_after_visits
     )
     logger.info("grpo-%d: %d rows of its own length, %d hard ones of earlier phases", job.index, len(own), len(back))
-    if len(own) + len(back) < job.batch_size:
+    if len(own) + len(back) < job.grpo.batch_size:
         raise ValueError(
-            f"phase {job.index} has {len(own) + len(back)} rows, fewer than grpo.batch_size={job.batch_size}: "
+            f"phase {job.index} has {len(own) + len(back)} rows, fewer than grpo.batch_size={job.grpo.batch_size}: "
             "add rows of its length or lower batch_size"
         )
     return own + back
@@ -100,7 +100,7 @@ def build_trainer(
     Raises:
         ValueError: settings or rows that cannot be trained on.
     """
-    require_engine(job.engine)
+    require_engine(job.grpo.engine)
     cut = layout(job, processes)
     difficulties = curriculum.read_difficulties(inputs.get("probe", inputs["model"]))
     examples = phase_examples(job, inputs["data"], difficulties)
@@ -116,32 +116,32 @@ def build_trainer(
         model,
         arguments,
         tokenizer,
-        job.dynamic_sampling,
-        job.truncated,
+        job.grpo.dynamic_sampling,
+        job.grpo.truncated,
         difficulties,
-        job.curriculum.retire_after_visits,
+        job.grpo.curriculum.retire_after_visits,
     )
-    if job.kl_to_start_every:
+    if job.grpo.kl_to_start_every:
         trainer.keep_start(load_policy(inputs["model"], job.model))
     for scored in filter(None, (trainer.model, trainer.ref_model)):
-        use_compact_head(scored, job.temperature)
+        use_compact_head(scored, job.grpo.temperature)
         use_fast_linear(scored)
     trainer.share_prefixes()
     quiet(trainer)
     sampling = Sampling(
-        job.temperature,
-        job.top_p,
+        job.grpo.temperature,
+        job.grpo.top_p,
         job.phase.max_completion_tokens,
         job.seed * 1000 + job.index,
-        job.stop,
+        job.grpo.stop,
     )
     engine = rollout_engine(job, trainer, tokenizer)
-    if job.optimizer_across_phases == "carried" and job.index > 1:
+    if job.grpo.optimizer_across_phases == "carried" and job.index > 1:
         trainer.add_callback(CarriedOptimizer(trainer, inputs["model"] / FOLDER))
-    together = job.engine.startswith("vllm")
+    together = job.grpo.engine.startswith("vllm")
     # A judge's answers take time that is not the processor's: it gets each part while the next is sampled.
-    part = job.micro_batch_size if job.rewards.judge else None
-    rollouts = Rollouts(prompts, engine, scorer, job.group_size, sampling, rank, processes, together, part)
+    part = job.grpo.micro_batch_size if job.rewards.judge else None
+    rollouts = Rollouts(prompts, engine, scorer, job.grpo.group_size, sampling, rank, processes, together, part)
     trainer.draw_from(rollouts, PromptStream(len(examples), job.seed))
     return trainer
 
@@ -153,14 +153,14 @@ def rollout_engine(job: GRPOJob, trainer: GRPOPhaseTrainer, tokenizer: Any) -> E
         ValueError: the transformers engine with sharded weights, whose processes would wait for each
             other at every token.
     """
-    if job.engine.startswith("vllm"):
+    if job.grpo.engine.startswith("vllm"):
         return TrainerEngine(trainer)
     if trainer.is_fsdp_enabled:
         raise ValueError(
             f"grpo.engine='transformers' samples on each process alone, but {job.launch.accelerate_config} shards the "
             "weights: set grpo.engine='vllm-colocate', or launch.accelerate_config to none"
         )
-    return TransformersEngine(trainer.model, tokenizer, batch_size=job.micro_batch_size)
+    return TransformersEngine(trainer.model, tokenizer, batch_size=job.grpo.micro_batch_size)
 
 
 def run(job: GRPOJob, inputs: Mapping[str, Path], work: Path) -> None:
@@ -181,7 +181,7 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
     updates = layout(job, state.num_processes).updates_per_batch
     output = work / OUTPUT
     lines = JsonLines(output / "metrics.jsonl")
-    boundary = StepBoundary(updates, job.phase.steps, job.save_steps)
+    boundary = StepBoundary(updates, job.phase.steps, job.grpo.save_steps)
     trainer.add_callback(boundary)
     trainer.add_callback(MetricsCallback(lines, f"grpo-{job.index}", updates, grpo_metrics.row, grpo_metrics.sentence))
     checkpoint = newest_complete(work / "checkpoints")
@@ -197,9 +197,9 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
         "grpo-%d: %d steps of %d prompts x %d, engine %s, attention %s, prompts %s%s",
         job.index,
         job.phase.steps,
-        job.batch_size,
-        job.group_size,
-        job.engine,
+        job.grpo.batch_size,
+        job.grpo.group_size,
+        job.grpo.engine,
         attention_implementation(job.model),
         "shared" if trainer.shares_prefix else "repeated",
         f", from {checkpoint.name}" if checkpoint else "",
@@ -208,7 +208,7 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     boundary.exit_if_stopped()
     save_policy(trainer, trainer._tokenizer, job.model.dtype, output)
-    if job.optimizer_across_phases == "carried":
+    if job.grpo.optimizer_across_phases == "carried":
         save_optimizer(trainer.model_wrapped, trainer.optimizer, output / FOLDER)
     if state.is_main_process:
         write_json(output / curriculum.FILE, curriculum.to_json(trainer.difficulties))

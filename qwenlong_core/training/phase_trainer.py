@@ -49,7 +49,7 @@ class GRPOPhaseTrainer(LogprobDistances, LongContextGRPOTrainer):
         if missing:
             logger.info("grpo-%d: %s", self.job.index, missing)
         step = self._step // self.args.steps_per_generation + 1
-        if self.job.kl_to_start_every and step % self.job.kl_to_start_every == 0:
+        if self.job.grpo.kl_to_start_every and step % self.job.grpo.kl_to_start_every == 0:
             self.measure_kl(output)
         if self.accelerator.is_main_process:
             for sample in grpo_metrics.samples(self.batch, step):
@@ -66,13 +66,13 @@ class GRPOPhaseTrainer(LogprobDistances, LongContextGRPOTrainer):
             super().log(logs, start_time)
             return
         measured = [e for e in self._metrics["train"]["entropy"] if not math.isnan(e)]
-        alarm = self.entropy_watch.see(fmean(measured) if measured else None, self.job.entropy_alarm)
+        alarm = self.entropy_watch.see(fmean(measured) if measured else None, self.job.grpo.entropy_alarm)
         prompt_tokens = sum(len(self._prompt_ids[group.example.id]) for group in self.batch.groups)
         batch = grpo_metrics.batch_metrics(self.batch, prompt_tokens) | self.engine_difference()
         batch["prompts_retired"] = len(self.stream.retired)
         batch["entropy_low_steps"] = self.entropy_watch.low_steps
         super().log(logs | {"batch": batch}, start_time)
-        if alarm and self.job.entropy_alarm.stop:
+        if alarm and self.job.grpo.entropy_alarm.stop:
             raise EntropyAlarm(f"grpo-{self.job.index}: {alarm}; or set grpo.entropy_alarm.stop=false and run again")
         if alarm:
             logger.warning("grpo-%d: %s", self.job.index, alarm)

@@ -41,8 +41,8 @@ def stock_trainer(job: GRPOJob, policy: Path, data: Path, work: Path) -> GRPOTra
     tokenizer = load_tokenizer(policy)
     model = load_policy(policy, job.model)
     prompts = Prompts(tokenizer, read_phase(data / "train.parquet", 1), job.phase, 8192)
-    engine = TransformersEngine(model, tokenizer, batch_size=job.micro_batch_size)
-    sampling = Sampling(job.temperature, job.top_p, 8, seed=job.seed * 1000 + job.index)
+    engine = TransformersEngine(model, tokenizer, batch_size=job.grpo.micro_batch_size)
+    sampling = Sampling(job.grpo.temperature, job.grpo.top_p, 8, seed=job.seed * 1000 + job.index)
     calls = 0
 
     def roll_out(rows: list[str], trainer: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def stock_trainer(job: GRPOJob, policy: Path, data: Path, work: Path) -> GRPOTra
         seed = epoch_seed(sampling.seed or 0, calls // BATCHES_PER_EPOCH)
         calls += 1
         ids = [prompts.token_ids[int(row)] for row in rows]
-        groups = engine.generate(ids[:: job.group_size], job.group_size, replace(sampling, seed=seed))
+        groups = engine.generate(ids[:: job.grpo.group_size], job.grpo.group_size, replace(sampling, seed=seed))
         completion_ids = [list(c.token_ids) for group in groups for c in group]
         return {"prompt_ids": ids, "completion_ids": completion_ids, "logprobs": None}
 

@@ -64,7 +64,7 @@ def test_the_optimizer_is_carried_or_fresh(policy: Path, data: Path, tmp_path: P
     seen: dict[str, torch.Tensor] = {}
     inputs = {"model": one / "output", "data": data}
     job = grpo_job(**carried, index=2, phase=PHASE | {"steps": 1})
-    slower = job.model_copy(update={"learning_rate": 2e-4})
+    slower = grpo_job(**carried, index=2, phase=PHASE | {"steps": 1}, learning_rate=2e-4)
     trainer = build_trainer(slower, inputs, tmp_path / "look", score_parity, 1, 0)
     trainer.create_optimizer_and_scheduler(1)
     trainer.callback_handler.optimizer = trainer.optimizer

@@ -53,7 +53,7 @@ def test_the_spread_of_a_batch_does_not_change_the_update(
         assert [r["grad_norm"] for r in other_rows] == pytest.approx([r["grad_norm"] for r in rows], rel=1e-5)
         assert [r["loss"] for r in other_rows] == pytest.approx([r["loss"] for r in rows], abs=1e-6)
         apart = max(float((tensor - other_weights[name]).abs().max()) for name, tensor in weights.items())
-        assert apart < 1e-2 * job.learning_rate
+        assert apart < 1e-2 * job.grpo.learning_rate
 
 
 @pytest.mark.slow

@@ -157,7 +157,7 @@ def test_gradient_checkpointing_and_kl_act(policy: Path, data: Path, tmp_path: P
             r"mini_batch_size=2 .* 4 process\(es\).* multiple of 4",
         ),
         ({"batch_size": 6, "mini_batch_size": 6, "micro_batch_size": 4}, 1, "multiple of 4, such as 4"),
-        ({"batch_size": 6, "mini_batch_size": 4}, 1, "not a multiple of mini_batch_size=4: use 4"),
+        ({"batch_size": 6, "mini_batch_size": 4}, 1, "not a multiple of grpo.mini_batch_size=4: use 4"),
     ],
 )
 def test_settings_that_would_split_a_group_are_refused(changes: dict[str, Any], processes: int, words: str) -> None:

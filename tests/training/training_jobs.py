@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from qwenlong_core.jobs import GRPOJob, SFTJob
 from qwenlong_core.records import Completion, Example, Score
+from qwenlong_core.settings.training import GRPOBase
 from qwenlong_core.training.rollout import Scorer
 
 DOMAINS = ("math", "logical", "multihop")
@@ -57,16 +58,20 @@ def sft_job(**sft: Any) -> SFTJob:
 
 
 def grpo_job(**changes: Any) -> GRPOJob:
+    """A small job; ``changes`` are fields of the job or of its GRPO settings."""
+    grpo = {
+        "group_size": 4, "batch_size": 4, "mini_batch_size": 2, "micro_batch_size": 1,
+        "learning_rate": 1e-3, "temperature": 1.0, "top_p": 1.0, "clip_low": 0.2, "clip_high": 0.28,
+        "dynamic_sampling": {"max_rounds": 4},
+    }  # fmt: skip
     job = {
         "index": 1,
         "phase": {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": 3},
-        "group_size": 4, "batch_size": 4, "mini_batch_size": 2, "micro_batch_size": 1,
-        "learning_rate": 1e-3, "temperature": 1.0, "top_p": 1.0, "clip_low": 0.2, "clip_high": 0.28,
-        "kl_coefficient": 0.0, "max_grad_norm": 1.0, "engine": "transformers", "save_steps": 1,
-        "dynamic_sampling": {"max_rounds": 4}, "curriculum": {}, "rewards": {}, "model": {"name": "tiny"},
-        "launch": LAUNCH, "seed": 5,
+        "rewards": {}, "model": {"name": "tiny"}, "launch": LAUNCH, "seed": 5,
     }  # fmt: skip
-    return GRPOJob.model_validate(job | changes)
+    of_grpo = {key: value for key, value in changes.items() if key in GRPOBase.model_fields}
+    of_job = {key: value for key, value in changes.items() if key not in of_grpo}
+    return GRPOJob.model_validate(job | of_job | {"grpo": grpo | of_grpo})
 
 
 def scripted(groups: Sequence[Sequence[float | None]]) -> Scorer:
