@@ -1,4 +1,4 @@
-"""Where a model came from, and whether its artifacts are what their manifests say."""
+"""Where a model or an artifact came from, and whether artifacts are what their manifests say."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from qwenlong_core.report.model_card import Step, stage_name
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Manifest
+from qwenlong_core.store.contents import Contents
 from qwenlong_core.store.protocol import Store
 
 
@@ -79,3 +80,29 @@ def find_faults(store: Store, artifacts: Mapping[str, ArtifactRef]) -> list[str]
                 f"{name} cannot be trusted: {file} of {ref.kind}/{ref.short} is missing or altered" for file in altered
             ]
     return faults
+
+
+def ancestor_tree(digest: str, contents: Contents, name: str = "") -> dict[str, Any]:
+    """An artifact with its settings, code and MLflow run, and below it all its parents likewise.
+
+    Args:
+        name: what the artifact is to the one above it, such as ``model`` or ``data``.
+    """
+    manifest = contents.manifests.get(digest)
+    if manifest is None:
+        return {"input": name, "sha256": digest, "missing": True}
+    record = next(iter(contents.records_of(digest)), None)
+    parents = [ancestor_tree(parent, contents, name) for name, parent in manifest.parents.items()]
+    return {
+        "input": name,
+        "kind": manifest.kind,
+        "sha256": digest,
+        "created_at": manifest.created_at,
+        "settings_digest": manifest.settings_digest,
+        "code_digest": manifest.code_digest,
+        "stage": record and record.stage,
+        "profile": record and record.profile,
+        "mlflow_run_id": record and record.mlflow_run_id,
+        "settings": record and record.settings,
+        "parents": parents,
+    }

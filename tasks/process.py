@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from qwenlong_core.errors import QwenlongError, Refused
+
 _GRACE_SECONDS = 60
 """Time a training process has to save at its step boundary after SIGTERM."""
 
@@ -38,11 +40,11 @@ _ENVIRONMENT = {
 }
 
 
-class ProcessFailed(RuntimeError):
+class ProcessFailed(QwenlongError, RuntimeError):
     """A stage's process ended with an error that a retry may mend."""
 
 
-class StageRefused(ValueError):
+class StageRefused(Refused):
     """A stage refused its settings or data; a retry cannot help."""
 
 

@@ -1,186 +1,133 @@
-"""What a person may mean by a model: one place turns REF into a folder and what is known of it.
-
-REF is one of
+"""REF: how a person names a model or an artifact. It is parsed here and nowhere else.
 
     models:/qwenlong@champion      an alias of the registry; models:/qwenlong/3 is version 3
-    model/0a1b2c3d4e5f             an artifact by kind and the first digits of its digest, or by its uri
-    path/to/folder                 a transformers folder
-    smollm2-135m, tiny             bundled with the installation
-    owner/name, owner/name@rev     a hub id
+    model/0a1b2c3d4e5f             an artifact by its kind and the first digits of its digest
+    s3://bucket/artifacts/model/0a1b2c...    the same by its address
+    0a1b2c                         the first digits alone, where only an artifact can be meant
+
+Commands that take a model also take a folder, a bundled model and a hub id (:mod:`qwenlong.tasks.models`).
 """
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from qwenlong.tasks.specs import base_stage
-from qwenlong.tasks.stage import stage_fingerprint
-from qwenlong.tasks.store import open_store
-from qwenlong_core.bundled import BUNDLED, bundled_tokenizer
-from qwenlong_core.settings.tree import Settings
-from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Manifest, describe, now, verify
-from qwenlong_core.store.files import MANIFEST, digest_json
-from qwenlong_core.store.fingerprint import code_digest
-from qwenlong_core.store.protocol import StageRecord, Store, refs_in
+from qwenlong_core.errors import Refused
+from qwenlong_core.settings.running import TrackingSettings
+from qwenlong_core.store.artifacts import ArtifactRef
+from qwenlong_core.store.protocol import Store, refs_in
+
+if TYPE_CHECKING:  # MLflow takes seconds to load, and most references do not need it
+    from qwenlong.tasks.tracking.registry import RegisteredVersion
 
 _REGISTRY = re.compile(r"models:/(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))")
-_ARTIFACT = re.compile(r"(?:[a-z0-9+]+://.*/)?(?P<kind>[a-z]+)/(?P<digest>[0-9a-f]{6,64})/?")
-_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?")
+_ARTIFACT = re.compile(r"(?:(?:(?:[a-z0-9+]+:/)?/.*/)?(?P<kind>[a-z]+)/)?(?P<digest>[0-9a-f]{1,64})/?")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """A model that a reference led to."""
+class BadReference(Refused):
+    """A reference that names no model or artifact, or more than one."""
 
-    given: str
+
+class InRegistry(NamedTuple):
+    """A version in the model registry, by alias or by number; one of the two is given."""
+
     name: str
-    """Short, for folders and tables."""
-    folder: Path
-    """Its files, every digest checked where there is a manifest."""
-    artifact: ArtifactRef | None = None
-    evaluation: ArtifactRef | None = None
-    """The evaluation it was registered with."""
+    alias: str | None
+    version: str | None
 
 
-def resolve_model(settings: Settings, given: str) -> Model:
-    """The model that ``given`` names, fetched or imported where it is not on this machine yet.
+class InStore(NamedTuple):
+    """An artifact in the store."""
+
+    kind: str | None
+    """``None`` for any."""
+    digest: str
+    """The first digits, or all 64."""
+
+
+def parse(given: str) -> InRegistry | InStore | None:
+    """What a reference says, or ``None`` if it names neither a registry version nor an artifact.
 
     Raises:
-        ValueError: there is no such model; it says what a reference may be.
-        ArtifactError: the artifact is not in the store, or is damaged.
-        ConnectionError: a hub id cannot be fetched.
+        BadReference: it starts with ``models:/`` but does not go on as it must.
     """
     if given.startswith("models:/"):
-        return _registered(settings, given)
-    folder = Path(given)
-    if folder.is_dir():
-        return _local(given, folder)
-    if match := _ARTIFACT.fullmatch(given):
-        ref = find_artifact(open_store(settings), match["kind"], match["digest"])
-        return Model(given=given, name=f"{ref.kind}-{ref.short}", folder=open_store(settings).fetch(ref), artifact=ref)
-    if given in BUNDLED or _HUB_ID.fullmatch(given):
-        ref = _imported(settings, given)
-        name = given.rpartition("/")[2].replace("@", "-")
-        return Model(given=given, name=name, folder=open_store(settings).fetch(ref), artifact=ref)
-    raise ValueError(
-        f"--model {given!r} is no folder and no reference: give a folder, {' or '.join(BUNDLED)}, a hub id"
-        " (owner/name), an artifact (model/DIGEST) or models:/NAME@ALIAS"
-    )
+        if match := _REGISTRY.fullmatch(given):
+            return InRegistry(**match.groupdict())
+        raise BadReference(f"{given!r}: a registry reference is models:/NAME@ALIAS or models:/NAME/VERSION")
+    match = _ARTIFACT.fullmatch(given)
+    return InStore(**match.groupdict()) if match else None
 
 
-def resolve_tokenizer(settings: Settings, given: str) -> Model:
-    """Like :func:`resolve_model` where a server holds the weights: of a bundled model or a hub id only the
-    tokenizer is brought here."""
-    if Path(given).is_dir() or not (given in BUNDLED or _HUB_ID.fullmatch(given)) or _ARTIFACT.fullmatch(given):
-        return resolve_model(settings, given)
-    name, _, revision = given.partition("@")
-    folder = Path(settings.storage.work_dir) / "tokenizers" / given.replace("/", "--")
-    try:
-        tokenizer = bundled_tokenizer() if given in BUNDLED else _hub_tokenizer(name, revision)
-    except OSError as error:
-        raise ConnectionError(
-            f"--model {given!r}: its tokenizer could not be loaded from the hub ({error}); without network give a"
-            " folder that holds it"
-        ) from error
-    tokenizer.save_pretrained(folder)
-    return Model(given=given, name=name.rpartition("/")[2], folder=folder)
-
-
-def _hub_tokenizer(name: str, revision: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(name, revision=revision or "main")
-
-
-def find_artifact(store: Store, kind: str, digest: str) -> ArtifactRef:
-    """The artifact of this kind whose digest begins like this.
+def find_registered(tracking: TrackingSettings, wanted: InRegistry) -> RegisteredVersion:
+    """The registry version that is meant.
 
     Raises:
-        ArtifactError: there is none, or more than one.
+        BadReference: there is none.
     """
-    found = [ref for ref in refs_in(store.listing(), store.uri) if ref.kind == kind and ref.sha256.startswith(digest)]
-    if len(found) > 1:
-        raise ArtifactError(
-            f"{kind}/{digest} fits {len(found)} artifacts: give more of the digest, such as"
-            f" {kind}/{found[0].sha256[:20]}"
+    from qwenlong.tasks.tracking.registry import by_alias, by_version
+
+    named = tracking.model_copy(update={"registered_model": wanted.name})
+    found = by_alias(named, wanted.alias) if wanted.alias else by_version(named, str(wanted.version))
+    if found is None:
+        given = f"models:/{wanted.name}" + (f"@{wanted.alias}" if wanted.alias else f"/{wanted.version}")
+        raise BadReference(
+            f"{given}: the registry at tracking.uri={tracking.uri!r} has no such model: run the pipeline, or name another"
         )
+    return found
+
+
+def find_artifact(refs: Iterable[ArtifactRef], wanted: InStore) -> ArtifactRef:
+    """The one artifact whose digest begins like this.
+
+    Raises:
+        BadReference: there is none, or more than one.
+    """
+    found = [ref for ref in refs if ref.sha256.startswith(wanted.digest) and wanted.kind in (None, ref.kind)]
+    if len(found) == 1:
+        return found[0]
+    name = f"{wanted.kind}/{wanted.digest}" if wanted.kind else wanted.digest
     if not found:
-        raise ArtifactError(f"there is no artifact {kind}/{digest} in {store.uri}: name another, or another --profile")
-    return found[0]
+        raise BadReference(f"there is no artifact {name} in the store: `qwenlong artifacts ls` lists what there is")
+    shown = ", ".join(f"{ref.kind}/{ref.short}" for ref in found[:5])
+    raise BadReference(f"{name} fits {len(found)} artifacts: give more of the digest ({shown} ...)")
+
+
+def artifact_in(store: Store, wanted: InStore) -> ArtifactRef:
+    """:func:`find_artifact` among all artifacts of a store."""
+    return find_artifact(refs_in(store.listing(), store.uri), wanted)
+
+
+def resolve_artifact(given: str, refs: Iterable[ArtifactRef], tracking: TrackingSettings) -> ArtifactRef:
+    """The artifact that a person means: any form of REF above.
+
+    Raises:
+        BadReference: it is no reference, or none or several of ``refs`` fit.
+    """
+    wanted = parse(given)
+    if wanted is None:
+        raise BadReference(
+            f"{given!r} is no reference: give the first digits of a digest, KIND/DIGEST, an artifact's address, "
+            "models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
+    if isinstance(wanted, InRegistry):
+        model = find_registered(tracking, wanted).model
+        wanted = InStore(model.kind, model.sha256)
+    return find_artifact(refs, wanted)
 
 
 def evaluation_folder(store: Store, given: str) -> Path:
     """The folder of an evaluation: a path, or an artifact ``evaluation/DIGEST``.
 
     Raises:
-        ValueError: neither.
-        ArtifactError: there is no such artifact.
+        BadReference: neither, or there is no such artifact.
     """
     if Path(given).is_dir():
         return Path(given)
-    kind, slash, digest = given.partition("/")
-    if slash and kind == "evaluation":
-        return store.fetch(find_artifact(store, kind, digest))
-    raise ValueError(f"{given!r} is no folder and no artifact evaluation/DIGEST: name a finished evaluation")
-
-
-def _local(given: str, folder: Path) -> Model:
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--model {given}: the folder holds no config.json, so no transformers model: name another")
-    name, artifact = folder.resolve().name, None
-    if (folder / MANIFEST).is_file():
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_text())
-        verify(folder, manifest)
-        artifact = ArtifactRef(kind=manifest.kind, uri=folder.resolve().as_uri(), sha256=manifest.digest)
-        name = f"{artifact.kind}-{artifact.short}"
-    return Model(given=given, name=name, folder=folder, artifact=artifact)
-
-
-def _registered(settings: Settings, given: str) -> Model:
-    from qwenlong.tasks.tracking.registry import by_alias, by_version  # brings MLflow in
-
-    match = _REGISTRY.fullmatch(given)
-    if match is None:
-        raise ValueError(f"--model {given!r}: a registry reference is models:/NAME@ALIAS or models:/NAME/VERSION")
-    tracking = settings.tracking.model_copy(update={"registered_model": match["name"]})
-    found = by_alias(tracking, match["alias"]) if match["alias"] else by_version(tracking, match["version"])
-    if found is None:
-        raise ValueError(
-            f"--model {given}: the registry at {tracking.uri} has no such model: run the pipeline, or name another"
-        )
-    folder = open_store(settings).fetch(found.model)
-    name = f"{found.name}-v{found.version}"
-    return Model(given=given, name=name, folder=folder, artifact=found.model, evaluation=found.evaluation)
-
-
-def _imported(settings: Settings, given: str) -> ArtifactRef:
-    """The base stage's artifact of a bundled model or a hub id, made now if the store has none."""
-    from qwenlong_core.models import import_base
-
-    if given != settings.model.name:
-        name, _, revision = given.partition("@")
-        settings = settings.model_copy(
-            update={"model": settings.model.model_copy(update={"name": name, "revision": revision or None})}
-        )
-    spec, store = base_stage(settings), open_store(settings)
-    key = stage_fingerprint(spec, {})
-    if record := store.lookup(spec.family, key):
-        return record.ref
-    Path(settings.storage.work_dir).mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="import-", dir=settings.storage.work_dir) as scratch:
-        import_base(settings.model, Path(scratch))
-        (Path(scratch) / "job.json").write_text(json.dumps(spec.job, indent=2))
-        code = code_digest((spec.module,))
-        manifest = describe(
-            Path(scratch), spec.kind, parents={}, settings_digest=digest_json(spec.job), code_digest=code
-        )
-        ref = store.publish(Path(scratch), manifest)
-    # Under no profile: what a profile's pipeline starts on is its own newest base, not this one.
-    entry = StageRecord(stage=spec.family, fingerprint=key, ref=ref, profile="", settings=spec.job, created_at=now())
-    store.record(entry)
-    return ref
+    wanted = parse(given)
+    if isinstance(wanted, InStore) and wanted.kind == "evaluation":
+        return store.fetch(artifact_in(store, wanted))
+    raise BadReference(f"{given!r} is no folder and no artifact evaluation/DIGEST: name a finished evaluation")

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -26,6 +25,7 @@ from prefect.exceptions import PrefectException
 
 from qwenlong.tasks.checkpoints import CheckpointPublisher, Training, restore
 from qwenlong.tasks.process import ProcessFailed, StageRefused, run_process, stage_command
+from qwenlong.tasks.results import digests_of, publish, remember, write_job
 from qwenlong.tasks.specs import StageSpec
 from qwenlong.tasks.store import open_store
 from qwenlong.tasks.tracking.client import METRICS, MetricsForwarder, Tracker, read_lines
@@ -34,10 +34,10 @@ from qwenlong.tasks.tracking.registry import register
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.stage_main import OUTPUT, REFUSED
-from qwenlong_core.store.artifacts import ArtifactRef, describe, now
+from qwenlong_core.store.artifacts import ArtifactRef
 from qwenlong_core.store.files import digest_json
 from qwenlong_core.store.fingerprint import code_digest, fingerprint
-from qwenlong_core.store.protocol import StageRecord, Store
+from qwenlong_core.store.protocol import Store
 
 Log = Callable[[str], None]
 
@@ -73,8 +73,7 @@ class RunContext(Block):
 
 def stage_fingerprint(spec: StageSpec, inputs: Mapping[str, ArtifactRef]) -> str:
     """The digest that decides whether the stage's result is already there."""
-    parents = {name: ref.sha256 for name, ref in inputs.items()}
-    return fingerprint(spec.family, _deciding(spec.job), parents, code_digest((spec.module,)))
+    return fingerprint(spec.family, _deciding(spec.job), digests_of(inputs), code_digest((spec.module,)))
 
 
 def _deciding(job: Any) -> Any:
@@ -163,13 +162,12 @@ def execute_stage(
         note = RunNote(name=spec.name, params=spec.job, tags=tags, parent=context.run_id, inputs=dict(inputs))
         tracked, output = TrackedRun(tracker, note, outbox), work / OUTPUT
         try:
-            output.mkdir(parents=True, exist_ok=True)
-            (output / "job.json").write_text(json.dumps(spec.job, indent=2))
+            job = write_job(spec, output)
             if spec.launcher == "inline":
                 register(context.settings.tracking, inputs, store.manifest(inputs["model"]), output)
             else:
                 folders = {name: store.fetch(ref) for name, ref in inputs.items()}
-                command = stage_command(spec.module, launch_options(spec, context), output / "job.json", folders, work)
+                command = stage_command(spec.module, launch_options(spec, context), job, folders, work)
                 tracked.run_id()
                 training = _training(spec, inputs, context, key if not forced else f"{key}-{context.run_id}")
                 with (
@@ -181,12 +179,12 @@ def execute_stage(
                     MetricsForwarder(output / METRICS, _forward_to(tracked, progress)),
                 ):
                     _run_or_refuse(spec, command, work, lock, log)
-            ref = _publish(spec, inputs, store, output)
+            ref = publish(store, spec, inputs, output)
         except BaseException as error:
             tracked.finish("FAILED" if isinstance(error, Exception) else "KILLED", lines=read_lines(output / METRICS))
             raise
         run_id = tracked.finish("FINISHED", lines=read_lines(output / METRICS), output=ref)
-        _remember(store, spec, key, ref, context, run_id)
+        remember(store, spec, key, ref, profile=context.settings.profile, mlflow_run_id=run_id)
         shutil.rmtree(work)
     return StageOutcome(ref=ref, how="ran", seconds=time.monotonic() - started, mlflow_run_id=run_id)
 
@@ -196,7 +194,7 @@ def _training(spec: StageSpec, inputs: Mapping[str, ArtifactRef], context: RunCo
         stage=spec.name,
         key=key,
         profile=context.settings.profile,
-        parents={name: ref.sha256 for name, ref in inputs.items()},
+        parents=digests_of(inputs),
         settings_digest=digest_json(spec.job),
         code_digest=code_digest((spec.module,)),
     )
@@ -225,36 +223,6 @@ def _forward_to(tracked: TrackedRun, progress: Callable[[dict[str, Any]], None])
         return tracked.send(line)
 
     return on_line
-
-
-def _publish(spec: StageSpec, inputs: Mapping[str, ArtifactRef], store: Store, output: Path) -> ArtifactRef:
-    parents = {name: ref.sha256 for name, ref in inputs.items()}
-    manifest = describe(
-        output,
-        spec.kind,
-        parents=parents,
-        settings_digest=digest_json(spec.job),
-        code_digest=code_digest((spec.module,)),
-    )
-    return store.publish(output, manifest)
-
-
-def _remember(
-    store: Store, spec: StageSpec, key: str, ref: ArtifactRef, context: RunContext, run_id: str | None
-) -> None:
-    for stage in dict.fromkeys((spec.family, spec.name)):
-        # The family's record answers the cache, the name's record answers `--from`.
-        store.record(
-            StageRecord(
-                stage=stage,
-                fingerprint=key,
-                ref=ref,
-                profile=context.settings.profile,
-                settings=spec.job,
-                created_at=now(),
-                mlflow_run_id=run_id,
-            )
-        )
 
 
 def _can_pass(task: Any, run: TaskRun, state: State[Any]) -> bool:

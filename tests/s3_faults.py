@@ -34,10 +34,10 @@ import seaweed
 from botocore.exceptions import EndpointConnectionError
 
 import qwenlong.tasks.s3.client
-from qwenlong.tasks.inventory import read_contents
 from qwenlong.tasks.s3.store import S3Store
 from qwenlong_core.settings.running import S3Settings
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Manifest, describe
+from qwenlong_core.store.contents import read_contents
 from qwenlong_core.store.files import MANIFEST, files_below
 from qwenlong_core.store.garbage import Rules, plan
 from qwenlong_core.store.protocol import refs_in

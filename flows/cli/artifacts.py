@@ -38,8 +38,9 @@ def list_artifacts(profile: Profile = "local", overrides: Overrides = None, as_j
     from qwenlong.flows.cli.main import one_clear_message  # the command line imports this module
 
     with one_clear_message():
-        from qwenlong.tasks.inventory import listed, read_contents
+        from qwenlong.tasks.inventory import listed
         from qwenlong.tasks.store import open_store
+        from qwenlong_core.store.contents import read_contents
 
         rows = listed(read_contents(open_store(_settings(profile, overrides))))
         if as_json:
@@ -59,13 +60,15 @@ def show(ref: Reference, profile: Profile = "local", overrides: Overrides = None
     from qwenlong.flows.cli.main import one_clear_message
 
     with one_clear_message():
-        from qwenlong.tasks.inventory import lineage, read_contents, resolve
+        from qwenlong.tasks.lineage import ancestor_tree
+        from qwenlong.tasks.references import resolve_artifact
         from qwenlong.tasks.store import open_store
+        from qwenlong_core.store.contents import read_contents
 
         settings = _settings(profile, overrides)
         contents = read_contents(open_store(settings))
-        found = resolve(ref, contents.refs, settings.tracking)
-        tree = lineage(found.sha256, contents)
+        found = resolve_artifact(ref, contents.refs, settings.tracking)
+        tree = ancestor_tree(found.sha256, contents)
         if as_json:
             files = contents.manifests[found.sha256].model_dump()["files"] if found.sha256 in contents.manifests else {}
             typer.echo(json.dumps(tree | {"uri": found.uri, "files": files}))
@@ -107,8 +110,9 @@ def verify(
     from qwenlong.flows.cli.main import one_clear_message
 
     with one_clear_message():
-        from qwenlong.tasks.inventory import resolve, verify_all
+        from qwenlong.tasks.references import resolve_artifact
         from qwenlong.tasks.store import open_store
+        from qwenlong_core.store.contents import verify_all
         from qwenlong_core.store.protocol import refs_in
 
         if every == (ref is not None):
@@ -116,7 +120,7 @@ def verify(
         settings = _settings(profile, overrides)
         store = open_store(settings)
         refs = refs_in(store.listing(), store.uri)
-        damage = verify_all(store, refs if ref is None else [resolve(ref, refs, settings.tracking)])
+        damage = verify_all(store, refs if ref is None else [resolve_artifact(ref, refs, settings.tracking)])
         broken = {name: files for name, files in damage.items() if files}
         if as_json:
             typer.echo(json.dumps({"verified": len(damage), "damaged": broken}))

@@ -76,7 +76,7 @@ def _answer(
 ) -> None:
     from transformers.utils import logging as transformers_logging
 
-    from qwenlong.tasks.references import resolve_model, resolve_tokenizer
+    from qwenlong.tasks.models import resolve_model, resolve_tokenizer
     from qwenlong_core.data.prompts import (
         analysis_message,
         encode,

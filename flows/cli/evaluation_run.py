@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwenlong.tasks.references import Model, evaluation_folder, find_artifact, resolve_model, resolve_tokenizer
+from qwenlong.tasks.models import Model, resolve_model, resolve_tokenizer
+from qwenlong.tasks.references import InStore, artifact_in, evaluation_folder
 from qwenlong.tasks.store import open_store
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.evaluation.benchmarks import benchmark_specs, read_benchmarks
@@ -249,5 +250,5 @@ def _rows_of(settings: Settings, folder: Path) -> Path:
         return folder
     if (folder / MANIFEST).is_file():
         store, parents = open_store(settings), Manifest.model_validate_json((folder / MANIFEST).read_text()).parents
-        return store.fetch(find_artifact(store, "data", parents["data"]))
+        return store.fetch(artifact_in(store, InStore("data", parents["data"])))
     raise ValueError(f"{folder} holds no {ROWS}, the rows it answered: give the folder that `qwenlong eval` wrote")

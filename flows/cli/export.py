@@ -42,7 +42,7 @@ def export(
 def _export(settings: Any, given: str, out: Path, evaluation: str | None) -> dict[str, Any]:
     from dataclasses import replace
 
-    from qwenlong.tasks.references import resolve_model
+    from qwenlong.tasks.models import resolve_model
     from qwenlong_core.report.model_card import model_card
     from qwenlong_core.store.artifacts import NOTES
     from qwenlong_core.store.files import MANIFEST, digest_file, files_below

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qwenlong_core.errors import Alarm
 from qwenlong_core.records import Score
 from qwenlong_core.settings.rewards import RewardSettings
 
 
-class RewardAlarm(RuntimeError):
+class RewardAlarm(Alarm):
     """The rewards can no longer be trusted; the message says what passed which ceiling."""
 
 

@@ -15,13 +15,14 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from qwenlong_core.errors import Refused
 from qwenlong_core.settings.base import without_secrets
 from qwenlong_core.settings.tree import Settings
 
 PROFILES = Path(__file__).resolve().parents[2] / "infra" / "profiles"
 
 
-class SettingsError(ValueError):
+class SettingsError(Refused):
     """A profile or an override that cannot be used; the message says what to change, and repeats no password."""
 
     def __init__(self, message: str) -> None:

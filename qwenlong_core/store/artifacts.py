@@ -19,6 +19,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
+from qwenlong_core.errors import QwenlongError
 from qwenlong_core.settings.base import Block
 from qwenlong_core.store.files import MANIFEST, Files, differences, digest_json, list_files
 
@@ -30,7 +31,7 @@ PlainName = Annotated[str, Field(pattern=PLAIN_NAME)]
 """One part of a path: a kind, a stage, a digest."""
 
 
-class ArtifactError(RuntimeError):
+class ArtifactError(QwenlongError, RuntimeError):
     """An artifact that is missing, incomplete or damaged, or a store that cannot be used."""
 
 

@@ -28,8 +28,10 @@ _IMPORTED_BY_NAME = frozenset({"gguf", "tokenizers", "vllm"})
 """Libraries that compute for us but are imported by others, so no import statement here names them."""
 
 _SETTINGS = ("base", "data", "evaluation", "model", "rewards", "running", "training", "tree")
-SCHEMAS = frozenset({"qwenlong_core.jobs", *(f"qwenlong_core.settings.{name}" for name in _SETTINGS)})
+_SCHEMAS = {"qwenlong_core.jobs", *(f"qwenlong_core.settings.{name}" for name in _SETTINGS)}
 """Pure settings schemas: what they say to a stage is in its settings, so their text does not count."""
+NOT_COUNTED = frozenset({"qwenlong_core.errors", *_SCHEMAS})
+"""Modules left out of every code digest. An error never becomes a result, either."""
 
 
 def module_file(module: str, root: Path = ROOT) -> Path | None:
@@ -77,7 +79,7 @@ def closure(modules: Iterable[str], root: Path = ROOT) -> tuple[dict[str, Path],
     while queue:
         for name in _with_parents(queue.pop()):
             path = module_file(name, root)
-            if path is None or name in found or name in SCHEMAS:
+            if path is None or name in found or name in NOT_COUNTED:
                 continue
             found[name] = path
             tree = ast.parse(path.read_text(), filename=str(path))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qwenlong_core.errors import Alarm
 from qwenlong_core.settings.training import EntropyAlarmSettings
 
 
-class EntropyAlarm(RuntimeError):
+class EntropyAlarm(Alarm):
     """The policy's entropy has collapsed; the message says how far and for how long."""
 
 

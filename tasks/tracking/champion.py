@@ -22,6 +22,7 @@ from pydantic import Field
 
 from qwenlong.tasks.tracking.client import client_for
 from qwenlong.tasks.tracking.registry import CHAMPION, PREVIOUS, RegisteredVersion, by_alias, versions_of
+from qwenlong_core.errors import Refused
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.running import TrackingSettings
 from qwenlong_core.store.artifacts import now
@@ -34,7 +35,7 @@ _GRACE_SECONDS = 30.0
 set one tag at once."""
 
 
-class RollbackRefused(ValueError):
+class RollbackRefused(Refused):
     """A rollback that cannot be made; the message says why."""
 
 

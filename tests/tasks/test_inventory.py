@@ -11,13 +11,16 @@ import pytest
 from typer.testing import CliRunner
 
 from qwenlong.flows.cli.artifacts import app
-from qwenlong.tasks.inventory import collect, lineage, listed, read_contents, resolve, verify_all
+from qwenlong.tasks.inventory import collect, listed
+from qwenlong.tasks.lineage import ancestor_tree
+from qwenlong.tasks.references import BadReference, resolve_artifact
 from qwenlong.tasks.s3.store import S3Store
 from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.outbox import RunNote, TrackedRun
 from qwenlong.tasks.tracking.registry import needed_artifacts, register
 from qwenlong_core.settings.running import S3Settings, TrackingSettings
-from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Manifest, describe, now
+from qwenlong_core.store.artifacts import ArtifactRef, Manifest, describe, now
+from qwenlong_core.store.contents import read_contents, verify_all
 from qwenlong_core.store.files import MANIFEST
 from qwenlong_core.store.garbage import Rules, plan
 from qwenlong_core.store.local import LocalStore
@@ -81,8 +84,8 @@ def test_an_artifact_is_traced_back_to_data_settings_and_code(store, tracking, t
     register(tracking, {"model": model, "evaluation": evaluation}, None, tmp_path / "registration")
     contents = read_contents(store)
     for text in (model.sha256, model.short, f"model/{model.short}", model.uri, "models:/qwenlong@challenger"):
-        assert resolve(text, contents.refs, tracking) == model
-    tree = lineage(model.sha256, contents)
+        assert resolve_artifact(text, contents.refs, tracking) == model
+    tree = ancestor_tree(model.sha256, contents)
     assert (tree["stage"], tree["code_digest"], tree["mlflow_run_id"]) == ("sft", "code", "run7")
     assert tree["settings"] == {"learning_rate": "weights"}
     assert [(p["input"], p["sha256"], p["settings"]) for p in tree["parents"]] == [
@@ -94,15 +97,15 @@ def test_an_artifact_is_traced_back_to_data_settings_and_code(store, tracking, t
 
 @pytest.mark.parametrize("text", ["0000000", "models:/qwenlong@nobody", "models:/nobody/1", "models:/x"])
 def test_what_cannot_be_resolved_is_refused(tracking, text):
-    with pytest.raises(ArtifactError, match=text):
-        resolve(text, [], tracking)
+    with pytest.raises(BadReference, match=text):
+        resolve_artifact(text, [], tracking)
 
 
 def test_a_digest_that_fits_two_artifacts_is_refused(tracking):
     refs = [ArtifactRef(kind="model", uri="u", sha256=f"ab{number}") for number in range(2)]
-    with pytest.raises(ArtifactError, match="means 2 artifacts"):
-        resolve("ab", refs, tracking)
-    assert resolve("ab1", refs, tracking) == refs[1]
+    with pytest.raises(BadReference, match="fits 2 artifacts: give more of the digest"):
+        resolve_artifact("ab", refs, tracking)
+    assert resolve_artifact("ab1", refs, tracking) == refs[1]
 
 
 def test_gc_takes_what_nothing_needs_and_only_when_told_to(store, tracking, tmp_path):

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from qwenlong.tasks.references import find_artifact, resolve_model, resolve_tokenizer
+from qwenlong.tasks.models import resolve_model, resolve_tokenizer
+from qwenlong.tasks.references import BadReference, InRegistry, InStore, artifact_in, parse
 from qwenlong.tasks.store import open_store
 from qwenlong.tasks.tracking.registry import register
 from qwenlong_core.settings.profiles import load_settings
@@ -21,6 +22,32 @@ def settings(tmp_path):
     return load_settings("smoke", [f"{key}={value}" for key, value in places.items()])
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("models:/qwenlong@champion", InRegistry("qwenlong", "champion", None)),
+        ("models:/qwenlong/3", InRegistry("qwenlong", None, "3")),
+        ("model/0a1b2c", InStore("model", "0a1b2c")),
+        ("s3://bucket/team/artifacts/model/0a1b2c", InStore("model", "0a1b2c")),
+        ("file:///home/me/artifacts/model/0a1b2c/", InStore("model", "0a1b2c")),
+        ("0a1b", InStore(None, "0a1b")),
+        ("tiny", None),
+        ("owner/name", None),
+        ("owner/deadbeef@main", None),
+        ("some/folder/deadbeef", None),
+    ],
+)
+def test_what_a_reference_says(given, said):
+    assert parse(given) == said
+
+
+def test_a_short_hub_id_is_not_taken_for_an_artifact(settings, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="could not be loaded from the hub"):
+        resolve_model(settings, "owner/bed")
+
+
 def publish(settings, tmp_path, kind="model", text="a"):
     folder = tmp_path / f"{kind}-{text}"
     folder.mkdir()
@@ -35,15 +62,15 @@ def test_an_artifact_by_the_beginning_of_its_digest_or_by_its_uri(settings, tmp_
         assert found.artifact.sha256 == ref.sha256 and json.loads((found.folder / "config.json").read_text()) == {
             "note": "a"
         }
-    with pytest.raises(ArtifactError, match="there is no artifact model/000000"):
+    with pytest.raises(BadReference, match="there is no artifact model/000000"):
         resolve_model(settings, "model/000000")
 
 
 def test_a_digest_that_fits_two_is_refused(settings, tmp_path):
     publish(settings, tmp_path, text="a")
     publish(settings, tmp_path, text="b")
-    with pytest.raises(ArtifactError, match="fits 2 artifacts: give more of the digest"):
-        find_artifact(open_store(settings), "model", "")
+    with pytest.raises(BadReference, match="fits 2 artifacts: give more of the digest"):
+        artifact_in(open_store(settings), InStore("model", ""))
 
 
 def test_an_alias_and_a_version_of_the_registry(settings, tmp_path):
@@ -57,9 +84,9 @@ def test_an_alias_and_a_version_of_the_registry(settings, tmp_path):
             "qwenlong-v1",
         )
     for given in ("models:/qwenlong@champion", "models:/qwenlong/7", "models:/other@challenger"):
-        with pytest.raises(ValueError, match="has no such model"):
+        with pytest.raises(BadReference, match="has no such model"):
             resolve_model(settings, given)
-    with pytest.raises(ValueError, match="models:/NAME@ALIAS or models:/NAME/VERSION"):
+    with pytest.raises(BadReference, match="models:/NAME@ALIAS or models:/NAME/VERSION"):
         resolve_model(settings, "models:/qwenlong")
 
 
@@ -72,7 +99,7 @@ def test_a_folder_is_taken_as_it_is_and_a_damaged_artifact_is_not(settings, tmp_
     (folder / "config.json").write_text("{}")
     with pytest.raises(ArtifactError, match="does not match the manifest"):
         resolve_model(settings, str(folder))
-    with pytest.raises(ValueError, match=r"holds no config\.json"):
+    with pytest.raises(BadReference, match=r"holds no config\.json"):
         resolve_model(settings, str(tmp_path))
 
 
