@@ -28,7 +28,7 @@ from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.data.prompts import answer_form
 from qwenlong_core.data.synthesis.generate import generate
 from qwenlong_core.records import Completion, Domain, Example
-from qwenlong_core.rewards import score_by_rule
+from qwenlong_core.rewards.hybrid import score_by_rule
 from qwenlong_core.settings.rewards import RewardSettings
 
 DOMAINS: tuple[Domain, ...] = ("math", "logical", "multihop", "reading")

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.records import Completion, Example
-from qwenlong_core.rewards import Judge, score_by_rule, score_completions_sync
+from qwenlong_core.rewards.hybrid import score_by_rule, score_completions_sync
+from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "rewards.jsonl"

@@ -47,9 +47,12 @@ def test_tasks_do_not_import_flows():
         "settings.profiles",
         "store.artifacts",
         "store.fingerprint",
-        "data",
-        "rewards",
-        "evaluation",
+        "data.prepare",
+        "rewards.hybrid",
+        "rewards.judge",
+        "rewards.health",
+        "rewards.monitor",
+        "evaluation.scores",
     ],
 )
 def test_the_light_parts_load_without_torch(module):

@@ -9,7 +9,7 @@ from typing import Any
 
 from qwenlong_core.evaluation.agreement import Agreement, LabelledPair, judge_agreement, labelled_pairs
 from qwenlong_core.records import Domain, Example
-from qwenlong_core.rewards import Judge
+from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.settings.tree import Settings
 

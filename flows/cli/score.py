@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from qwenlong_core.rewards import Judge, LengthLimits
+from qwenlong_core.rewards.judge import Judge
+from qwenlong_core.rewards.length import LengthLimits
 from qwenlong_core.rewards.stream import score_stream
 from qwenlong_core.settings.profiles import explained
 from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings

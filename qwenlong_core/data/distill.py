@@ -17,7 +17,7 @@ from pydantic import Field
 from qwenlong_core.data.prompts import user_message
 from qwenlong_core.endpoint import api_key
 from qwenlong_core.records import Completion, Example, FinishReason
-from qwenlong_core.rewards import score_by_rule
+from qwenlong_core.rewards.hybrid import score_by_rule
 from qwenlong_core.settings.base import Block, PlainUrl
 from qwenlong_core.settings.rewards import RewardSettings
 

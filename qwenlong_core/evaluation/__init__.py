@@ -1,6 +1,6 @@
-"""Evaluation: sample and score a checkpoint, say how sure the numbers are, decide, report.
+"""Evaluation: sample and score a checkpoint, and say how certain the scores are.
 
-Reading order: ``samples`` (one line per sampled answer) -> ``runner`` (writes them, resumably) ->
-``statistics`` (intervals that respect shared documents) -> ``scores`` (samples to numbers) ->
-``promotion`` (may a challenger become champion) -> ``report`` (one HTML page).
+Reading order: :mod:`samples` (one line per sampled answer) -> :mod:`runner` (writes them and can resume) ->
+:mod:`statistics` (intervals that respect shared documents) -> :mod:`scores` (from samples to numbers). What may
+become champion is decided in :mod:`qwenlong_core.promotion`; :mod:`qwenlong_core.report` shows the results.
 """

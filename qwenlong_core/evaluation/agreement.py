@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from qwenlong_core.evaluation.statistics import kappa, kappa_interval
 from qwenlong_core.records import Example
-from qwenlong_core.rewards import Judge, JudgeQuestion, rule_score
+from qwenlong_core.rewards.judge import Judge, JudgeQuestion
+from qwenlong_core.rewards.rules import rule_score
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,8 @@ from qwenlong_core.evaluation.samples import Sample
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.rewards import Judge, score_completions_sync
+from qwenlong_core.rewards.hybrid import score_completions_sync
+from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.settings.evaluation import EvaluationSettings
 from qwenlong_core.settings.rewards import RewardSettings
 

@@ -17,8 +17,8 @@ from qwenlong_core.evaluation.samples import Sample, append_samples, read_sample
 from qwenlong_core.evaluation.scores import Bootstrap
 from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.rewards import Verdict, score_completions_sync
-from qwenlong_core.rewards.hybrid import RuleStage, score_by_rule, with_verdict
+from qwenlong_core.rewards.hybrid import RuleStage, score_by_rule, score_completions_sync, with_verdict
+from qwenlong_core.rewards.judge import Verdict
 
 logger = logging.getLogger(__name__)
 

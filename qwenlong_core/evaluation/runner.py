@@ -25,7 +25,7 @@ from qwenlong_core.evaluation.results import write_scores
 from qwenlong_core.evaluation.samples import Sample, append_samples, drop_cut_line, read_samples
 from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
-from qwenlong_core.rewards import require_judge
+from qwenlong_core.rewards.health import require_judge
 from qwenlong_core.stage_main import OUTPUT, stage_main
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ rows), :mod:`dynamic_sampling` (which groups), :mod:`rollout` (how they are draw
 
 import os
 
-# Read by the libraries when they are imported, so it stands before any of them.
+# The libraries read these variables when they are imported. Only the package's own __init__ is certain to run before
+# every module of the package, also where a stage is started by hand (``python -m qwenlong_core.training.sft``).
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

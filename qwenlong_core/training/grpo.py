@@ -23,7 +23,10 @@ from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import attention_implementation, load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.rewards import Judge, LengthLimits, require_judge, score_completions
+from qwenlong_core.rewards.health import require_judge
+from qwenlong_core.rewards.hybrid import score_completions
+from qwenlong_core.rewards.judge import Judge
+from qwenlong_core.rewards.length import LengthLimits
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.files import write_json
 from qwenlong_core.training import curriculum, grpo_metrics

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from qwenlong_core.jobs import GRPOJob
-from qwenlong_core.rewards import check_rewards
+from qwenlong_core.rewards.monitor import check_rewards
 from qwenlong_core.training import grpo_metrics
 from qwenlong_core.training.entropy import EntropyAlarm, EntropyWatch
 from qwenlong_core.training.logprobs.distances import LogprobDistances

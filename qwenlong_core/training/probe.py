@@ -32,7 +32,9 @@ from qwenlong_core.generation.vllm_engine import VLLMEngine
 from qwenlong_core.jobs import ProbeJob
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Group, Score
-from qwenlong_core.rewards import Judge, require_judge, score_completions
+from qwenlong_core.rewards.health import require_judge
+from qwenlong_core.rewards.hybrid import score_completions
+from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.settings.training import Phase
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.artifacts import folder_digest

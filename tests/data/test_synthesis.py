@@ -15,7 +15,7 @@ from qwenlong_core.data.synthesis.document import Shape
 from qwenlong_core.data.synthesis.generate import bucket_lengths, domain_of_row, generate, generate_bucket
 from qwenlong_core.data.synthesis.layout import DoesNotFit, Generated, lay_out
 from qwenlong_core.records import Completion
-from qwenlong_core.rewards import score_by_rule
+from qwenlong_core.rewards.hybrid import score_by_rule
 from qwenlong_core.settings.data import LengthBucket
 from qwenlong_core.settings.rewards import RewardSettings
 

@@ -16,7 +16,7 @@ from qwenlong_core.data.sources.catalogue import SOURCES
 from qwenlong_core.data.sources.read import local_files, read_source
 from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.records import Completion, Example
-from qwenlong_core.rewards import score_by_rule
+from qwenlong_core.rewards.hybrid import score_by_rule
 from qwenlong_core.settings.rewards import RewardSettings
 
 

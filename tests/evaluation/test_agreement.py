@@ -9,7 +9,8 @@ import pytest
 
 from qwenlong_core.evaluation.agreement import judge_agreement, labelled_pairs
 from qwenlong_core.records import Example
-from qwenlong_core.rewards import Judge, rule_score
+from qwenlong_core.rewards.judge import Judge
+from qwenlong_core.rewards.rules import rule_score
 from qwenlong_core.settings.rewards import JudgeSettings
 
 GOLDS = {

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from reward_cases import cases, completion_of, example_of, lazy_scorer_pays
 
-from qwenlong_core.rewards import score_by_rule
+from qwenlong_core.rewards.hybrid import score_by_rule
 from qwenlong_core.settings.rewards import RewardSettings
 
 CASES = cases()

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from qwenlong_core.records import Completion, Example, FinishReason
-from qwenlong_core.rewards import LengthLimits, score_completions_sync
+from qwenlong_core.rewards.hybrid import score_completions_sync
+from qwenlong_core.rewards.length import LengthLimits
 from qwenlong_core.settings.rewards import RewardSettings
 
 SETTINGS = RewardSettings()

@@ -14,19 +14,11 @@ import pytest
 from endpoint_server import Respond, hang, payload, raw, reset, says, served, trickle
 
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.rewards import (
-    Judge,
-    JudgeQuestion,
-    LengthLimits,
-    Verdict,
-    check_judge,
-    evaluation_judge,
-    require_judge,
-    score_completions_sync,
-    training_judge,
-)
-from qwenlong_core.rewards.health import _PAIRS
+from qwenlong_core.rewards.health import _PAIRS, check_judge, require_judge
+from qwenlong_core.rewards.hybrid import score_completions_sync
+from qwenlong_core.rewards.judge import Judge, JudgeQuestion, Verdict, evaluation_judge, training_judge
 from qwenlong_core.rewards.judge_prompt import judge_messages, not_judgeable, read_verdict
+from qwenlong_core.rewards.length import LengthLimits
 from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
 
 TIMEOUT, RETRIES = 2.0, 1

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from qwenlong_core.records import Completion, Example
-from qwenlong_core.rewards import Judge, JudgeQuestion, score_completions_sync
+from qwenlong_core.rewards.hybrid import score_completions_sync
+from qwenlong_core.rewards.judge import Judge, JudgeQuestion
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
 

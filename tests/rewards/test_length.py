@@ -1,6 +1,6 @@
 import pytest
 
-from qwenlong_core.rewards import LengthLimits, length_penalty
+from qwenlong_core.rewards.length import LengthLimits, length_penalty
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qwenlong_core.records import Completion, Example
-from qwenlong_core.rewards import score_by_rule
+from qwenlong_core.rewards.hybrid import score_by_rule
 from qwenlong_core.settings.rewards import RewardSettings
 
 FOLDER = os.environ.get("QWENLONG_REAL_DATA")

@@ -3,7 +3,7 @@
 import pytest
 
 from qwenlong_core.records import Score
-from qwenlong_core.rewards import RewardAlarm, check_rewards, reward_metrics
+from qwenlong_core.rewards.monitor import RewardAlarm, check_rewards, reward_metrics
 from qwenlong_core.settings.rewards import RewardSettings
 
 RIGHT = Score(value=1.0, rule=1.0, extracted="x")

@@ -83,3 +83,11 @@ def test_in_this_project_an_edit_reaches_just_the_stages_it_can_change():
     assert reaches("training.sft", "data.prompts") and reaches("data.prepare", "data.prompts")
     assert not reaches("training.sft", "training.grpo")
     assert not reaches("report.build", "training.grpo")
+
+
+def test_data_preparation_depends_on_the_reward_rules_but_not_on_the_judge():
+    modules, libraries = closure(["qwenlong_core.data.prepare"])
+    rewards = {name.rpartition(".")[2] for name in modules if name.startswith("qwenlong_core.rewards.")}
+    assert "rules" in rewards
+    assert rewards.isdisjoint({"judge", "judge_prompt", "health", "monitor", "hybrid"})
+    assert "openai" not in libraries

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.rewards import length_penalty
+from qwenlong_core.rewards.length import length_penalty
 from qwenlong_core.stage_main import stage_main
 from qwenlong_core.training.grpo import train_phase
 

@@ -20,7 +20,7 @@ from training_jobs import example, grpo_job, lines, scripted
 
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.rewards import RewardAlarm
+from qwenlong_core.rewards.monitor import RewardAlarm
 from qwenlong_core.settings.training import CurriculumSettings, DynamicSamplingSettings, GRPOSettings
 from qwenlong_core.training import grpo
 from qwenlong_core.training.checkpoints import newest_complete

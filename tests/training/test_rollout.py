@@ -16,7 +16,8 @@ from training_jobs import example
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.models import load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.rewards import Judge, score_completions
+from qwenlong_core.rewards.hybrid import score_completions
+from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
 from qwenlong_core.settings.training import Phase
 from qwenlong_core.training.dynamic_sampling import Draw

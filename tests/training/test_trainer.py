@@ -20,7 +20,7 @@ from qwenlong_core import models
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.rewards import RewardAlarm
+from qwenlong_core.rewards.monitor import RewardAlarm
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.training import Phase
 from qwenlong_core.training.arguments import grpo_config, layout
