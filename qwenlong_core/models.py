@@ -95,12 +95,12 @@ def _from_hub_or_folder(settings: ModelSettings) -> tuple[PreTrainedModel, Any]:
     except OSError as error:
         raise ConnectionError(
             f"model {settings.name!r} could not be loaded from the hub or as a local folder: {str(error).rstrip('.')}. "
-            "Without network give a downloaded folder instead (model.name, or --model)"
+            "Without network give a downloaded folder instead (model.name)"
         ) from error
     except ValueError as error:  # files of another kind, or a model that this transformers does not know
         raise ValueError(
             f"model {settings.name!r} is none that transformers loads ({' '.join(str(error).split())}): name a folder "
-            "with config.json, weights and tokenizer, or a hub id (model.name, or --model)"
+            "with config.json, weights and tokenizer, or a hub id (model.name)"
         ) from error
     return model, tokenizer
 

@@ -62,7 +62,6 @@ def ask(
         if server is not None and engine != "transformers" and engine != "openai":
             raise ValueError(f"--server answers in place of --engine {engine}: leave one of them out")
         from qwenlong.flows.cli.evaluation_run import evaluation_settings
-        from qwenlong_core.data.documents import read_document
 
         text = read_document(document)
         if not question.strip():
@@ -196,3 +195,37 @@ def _fold(tokens: int, final: bool) -> None:
 
 def _say(text: str) -> None:
     print(f"qwenlong: {text}", file=sys.stderr)
+
+
+def read_document(path: Path) -> str:
+    """The text of a plain text, Markdown or JSON file, unchanged.
+
+    Raises:
+        ValueError: there is no such file, it is empty, no text, or broken JSON; it says what to do.
+    """
+    if not path.is_file():
+        raise ValueError(f"--document {path}: {'a folder, name one file' if path.is_dir() else 'no such file'}")
+    content = path.read_bytes()
+    try:
+        if b"\0" in content:
+            raise UnicodeDecodeError("utf-8", content, content.index(b"\0"), content.index(b"\0") + 1, "a zero byte")
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--document {path} is not UTF-8 text (byte {error.start:,}: {error.reason}): convert it to text first, a"
+            " PDF for example with `pdftotext`"
+        ) from error
+    if not text.strip():
+        raise ValueError(f"--document {path} is empty: there is nothing to ask about")
+    if path.suffix.lower() == ".json":
+        _check_json(path, text)
+    return text
+
+
+def _check_json(path: Path, text: str) -> None:
+    try:
+        json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"--document {path} is not valid JSON ({error}): mend it, or name it .txt to ask about it as it is"
+        ) from error

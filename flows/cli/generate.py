@@ -119,7 +119,7 @@ def _check_place(out: Path) -> None:
     """
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder: name a file, such as {out / 'rows.jsonl'}")
-    check_writable(out.parent, "--out", f"--out {out.name} in another folder")
+    check_writable(out.parent, "--out")
 
 
 def _rows(

@@ -7,7 +7,7 @@ promotion is a normal end), 1 failed, 2 refused settings, data or folders, 130 i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -40,11 +40,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable res
 
 
 @contextmanager
-def one_clear_message(*, resumes: bool = False) -> Iterator[None]:
+def one_clear_message(*, resumes: bool = False, options: Mapping[str, str] | None = None) -> Iterator[None]:
     """Turn an expected error into its message and an exit code, without a traceback.
 
     Args:
         resumes: the same command goes on where it was interrupted.
+        options: the command's option for a setting, named where a message names the setting.
     """
     from qwenlong.tasks.process import ProcessFailed
     from qwenlong_core.stage_main import raised_here
@@ -56,29 +57,30 @@ def one_clear_message(*, resumes: bool = False) -> Iterator[None]:
     except typer.Exit:  # a RuntimeError too
         raise
     except (ProcessFailed, ConnectionError) as error:
-        _say(error)
+        _say(error, options or {})
         raise typer.Exit(1) from error
     except (ArtifactError, OSError) as error:
-        _say(error)
+        _say(error, options or {})
         raise typer.Exit(2) from error
     except (ValueError, RuntimeError) as error:
         if not raised_here(error):
             raise  # a fault, not a refusal: its traceback is wanted
-        _say(error)
+        _say(error, options or {})
         raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
     except KeyboardInterrupt as error:
         typer.echo("interrupted" + (": run the same command again to go on from there" if resumes else ""), err=True)
         raise typer.Exit(130) from error
 
 
-def _say(error: Exception) -> None:
+def _say(error: Exception, options: Mapping[str, str]) -> None:
     from qwenlong_core.settings.base import without_secrets
 
     if isinstance(error, OSError) and error.filename is not None:
         error = OSError(
             f"{str(error.filename)!r} cannot be used ({error.strerror}): name another place, or set its permissions"
         )
-    typer.echo(without_secrets(f"error: {error}"), err=True)
+    given = [f"{setting} is the option {option}" for setting, option in options.items() if setting in str(error)]
+    typer.echo(without_secrets("\n".join([f"error: {error}", *given])), err=True)
 
 
 @app.command()

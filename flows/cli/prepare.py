@@ -61,7 +61,7 @@ def prepare(
     """
     from qwenlong.flows.cli.main import one_clear_message  # the command line imports this module
 
-    with one_clear_message():
+    with one_clear_message(options={"data.max_refused_share": "--max-refused-share"}):
         job = _job(role, source, against or [], phase, max_tokens, near_duplicates, max_refused_share, seed)
         summary = _prepare(job, role, model, out)
     result = {"folder": str(out), **summary}

@@ -47,7 +47,7 @@ def probe(
 
         settings = load_settings(profile, overrides or ())
         job = probe_job(settings, samples or settings.grpo.group_size, rows or None)
-        check_writable(out, "--out", "--out DIR")
+        check_writable(out, "--out")
         prepared = data or _prepared(settings)  # looked for first: a model takes a while to import
         found = measure(job, _model(settings, model, out), prepared, out)
     typer.echo(json.dumps({"folder": str(out), **found}) if as_json else f"{table(found)}\nsee {out}")

@@ -181,12 +181,11 @@ def _check_refused(parts: Iterable[Split], limit: float, listed: Path) -> None:
     message = f"{refused} of {read} rows are unreadable: {'; '.join(shown)}{more}"
     if share > limit:
         if refused == read:
-            raise ValueError(f"{message}. Mend the rows (all stand in {listed})")
+            raise ValueError(f"{message}. Mend the rows (all are listed in {listed})")
         enough = f"{min(1.0, share * 1.01):.2g}"
         raise ValueError(
             f"{message}. That is a share of {share:.3g}, over data.max_refused_share={limit}: mend the rows "
-            f"(all stand in {listed}), or go on without them with --set data.max_refused_share={enough} "
-            f"(`qwenlong prepare`: --max-refused-share {enough})"
+            f"(all are listed in {listed}), or leave them out by setting data.max_refused_share={enough}"
         )
     logger.warning("%s (they stand in %s)", message, listed)
 

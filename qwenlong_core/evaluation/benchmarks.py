@@ -44,13 +44,14 @@ def benchmark_specs(names: Sequence[str], data: Sequence[str]) -> dict[str, str]
     wanted = wanted or list(given) or [GENERATED]
     if unused := sorted(set(given) - set(wanted)):
         raise ValueError(
-            f"--data {unused[0]}=... is not among --benchmarks {', '.join(wanted)}: add it, or leave it out"
+            f"data is given for {unused[0]!r}, which is not among the benchmarks asked for ({', '.join(wanted)}): "
+            "add the benchmark, or leave its data out"
         )
     for name in wanted:
         if name not in given and name not in (*PAPER, GENERATED):
             raise ValueError(
-                f"--benchmarks {name!r} is none of {', '.join((*PAPER, GENERATED, ALL))}: take one, or give "
-                f"--data {name}=PATH"
+                f"benchmark {name!r} is none of {', '.join((*PAPER, GENERATED, ALL))}: take one of these, or give "
+                f"data for it, {name}=PATH"
             )
     return {name: given.get(name) or (GENERATED if name == GENERATED else f"{name}:") for name in wanted}
 
@@ -58,7 +59,7 @@ def benchmark_specs(names: Sequence[str], data: Sequence[str]) -> dict[str, str]
 def _named(item: str) -> tuple[str, str]:
     name, equals, location = item.partition("=")
     if not equals or not name or not location:
-        raise ValueError(f"--data {item!r} is not NAME=PATH_OR_HUB_ID")
+        raise ValueError(f"data {item!r} is not NAME=PATH_OR_HUB_ID")
     if location.partition(":")[0] in SOURCES:
         return name, location
     return name, f"{name}:{location}" if name in SOURCES else location
@@ -117,9 +118,9 @@ def _mend(name: str, spec: str, error: Exception) -> str:
     if spec != f"{name}:":  # a place was named: what is wrong there is the matter, not where else it might be
         return f"benchmark {name}: {error}"
     source = SOURCES[name]
-    ways = [f"the hub (--data {name}={source.hub})"] if source.hub else []
-    ways += [f"a local copy (--data {name}=PATH)"]
+    ways = [f"{name}={source.hub} (the hub)"] if source.hub else []
+    ways += [f"{name}=PATH (a local copy)"]
     if name in _LONGBENCH:
-        ways += [f"LongBench's file with the paper's 200 questions (--data {name}=longbench:PATH)"]
+        ways += [f"{name}=longbench:PATH (LongBench's file with the paper's 200 questions)"]
     reason = str(error) if source.hub else f"it has no hub id of its own; {source.note}"
-    return f"benchmark {name}: {reason}. It can be read from {' or '.join(ways)}"
+    return f"benchmark {name}: {reason}. Give its data as {' or '.join(ways)}"

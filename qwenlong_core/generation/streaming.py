@@ -107,7 +107,7 @@ def stream_served(settings: ServerSettings, message: str, sampling: Sampling) ->
 
     client = OpenAI(
         base_url=settings.base_url,
-        api_key=api_key(settings.api_key_variable, "--server-key-variable"),
+        api_key=api_key(settings.api_key_variable, "evaluation.server.api_key_variable"),
         timeout=settings.timeout_seconds,
         max_retries=settings.max_retries,
     )
@@ -135,7 +135,7 @@ def stream_served(settings: ServerSettings, message: str, sampling: Sampling) ->
                         yield Piece(text, 1)
     except OpenAIError as error:
         raise ConnectionError(
-            f"--server {settings.base_url}: {fault_of(error, settings.timeout_seconds).text}"
+            f"the server at {settings.base_url}: {fault_of(error, settings.timeout_seconds).text}"
         ) from error
 
 

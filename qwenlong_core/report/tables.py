@@ -76,7 +76,7 @@ def score_rows(evaluations: Mapping[str, Evaluation], bootstrap: Bootstrap | Non
 def scores_table(evaluations: Mapping[str, Path]) -> list[dict[str, Any]]:
     """:func:`score_rows` of finished evaluation folders, by stage name.
 
-    Cells are numbers that print with their interval, so one table serves ``--json``, metrics and people.
+    Cells are numbers that print with their interval, so one table serves JSON, metrics and people.
 
     Raises:
         ValueError: a folder is not a finished evaluation, or they answered different items.

@@ -1,4 +1,4 @@
-"""Load a profile: TOML file, then ``--set a.b=c`` overrides, then validation into Settings.
+"""Load a profile: a TOML file, then values and ``a.b=c`` overrides, then validation into Settings.
 
 Errors name the key, its value and the nearest right name, and are raised before anything runs.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -34,12 +34,17 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.toml"))
 
 
-def load_settings(profile: str, overrides: Iterable[str] = ()) -> Settings:
+def load_settings(
+    profile: str, overrides: Iterable[str] = (), *, values: Mapping[str, Any] | None = None
+) -> Settings:
     """Settings of a profile (a name in ``infra/profiles``, or a path to a TOML file).
 
     Args:
-        overrides: ``"a.b=c"`` strings; the value is read as TOML where it is TOML, else as text,
-            ``none`` switches an optional setting off, and list elements are addressed by index: ``grpo.phases.0.steps=3``.
+        overrides: ``"a.b=c"`` strings as a person types them. The value is read as TOML where it is TOML,
+            else as text; ``none`` switches an optional setting off. List elements are addressed by index:
+            ``grpo.phases.0.steps=3``.
+        values: settings by dotted name, such as ``{"evaluation.temperature": 0.7}``, used as they are.
+            They replace the profile's; ``overrides`` replace them.
 
     Raises:
         SettingsError: naming every wrong key or value.
@@ -53,8 +58,10 @@ def load_settings(profile: str, overrides: Iterable[str] = ()) -> Settings:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
+    for key, value in (values or {}).items():
+        _put(tree, key, value)
     for item in overrides:
-        _apply(tree, item)
+        _put(tree, *_parsed(item))
     try:
         return Settings.model_validate({"profile": path.stem} | tree)
     except ValidationError as error:
@@ -75,21 +82,25 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _apply(tree: dict[str, Any], item: str) -> None:
+def _parsed(item: str) -> tuple[str, Any]:
     key, separator, text = item.partition("=")
     if not separator or not key.strip():
-        raise SettingsError(f"--set {item!r}: expected key=value, for example --set grpo.group_size=8")
-    *parents, last = key.strip().split(".")
+        raise SettingsError(f"override {item!r}: expected key=value, for example grpo.group_size=8")
+    return key.strip(), _toml_value(text)
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
     node: Any = tree
     for part in parents:
         node = _child(node, part, key)
     if isinstance(node, list):
         _child(node, last, key)
-        node[int(last)] = _toml_value(text)
+        node[int(last)] = value
     elif isinstance(node, dict):
-        node[last] = _toml_value(text)
+        node[last] = value
     else:
-        raise SettingsError(f"--set {item!r}: {'.'.join(parents)} is a value, not a table")
+        raise SettingsError(f"override {key}: {'.'.join(parents)} is a value, not a table")
 
 
 def _child(node: Any, part: str, key: str) -> Any:
@@ -98,7 +109,7 @@ def _child(node: Any, part: str, key: str) -> Any:
     if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
         return node[int(part)]
     size = f"indices 0 to {len(node) - 1}" if isinstance(node, list) else f"the value {node!r}"
-    raise SettingsError(f"--set {key}: {part!r} is not there; found {size}")
+    raise SettingsError(f"override {key}: {part!r} is not there; found {size}")
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -129,7 +140,7 @@ def _explain(detail: ErrorDetails) -> str:
         return f"unknown setting {where}: {mend}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "missing":
-        return f"setting {where} is missing: give it in the profile or with --set {where}=..."
+        return f"setting {where} is missing: give it in the profile, or as the override {where}=..."
     if detail["type"] == "value_error":
         return f"{where}: {message}" if where else message
     return f"setting {where}={detail['input']!r}: {message}"

@@ -165,11 +165,11 @@ def refuse_pickles(directory: Path) -> None:
             )
 
 
-def check_writable(folder: Path, setting: str, otherwise: str = "") -> None:
+def check_writable(folder: Path, setting: str) -> None:
     """Fail at once, and clearly, if nothing can be stored in a folder.
 
     Args:
-        otherwise: what to give in its place; an override of ``setting`` if left out.
+        setting: what named the folder, for the message.
 
     Raises:
         ArtifactError: naming the setting to change.
@@ -182,5 +182,5 @@ def check_writable(folder: Path, setting: str, otherwise: str = "") -> None:
     except OSError as error:
         raise ArtifactError(
             f"{setting}={str(folder)!r} cannot be written ({error.strerror}): "
-            f"make the folder writable or choose another with {otherwise or f'--set {setting}=DIR'}"
+            f"make the folder writable, or choose another {setting}"
         ) from error

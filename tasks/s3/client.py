@@ -122,7 +122,7 @@ def insist(what: str, action: Callable[[], T], tries: int = TRIES) -> T:
         except (ClientError, BotoCoreError, TransportError, Garbled, ConnectionError, TimeoutError) as error:
             _raise_if_final(what, error)
             if isinstance(error, Garbled) and done >= min(tries, _GARBLED_TRIES):
-                raise Damaged(f"{what}: {error}: re-run the stage that makes it with --refresh") from error
+                raise Damaged(f"{what}: {error}: refresh the stage that made it") from error
             if done == tries:
                 raise ConnectionError(f"{what}: gave up after {tries} tries: {_in_words(error)}") from error
             # Once at a level that people see: what follows is half a minute of silence.

@@ -240,7 +240,7 @@ class Transfers:
                 if status_of(error) == 416:
                     raise Garbled(f"{item.key} ends before byte {start}") from error
                 if status_of(error) == 404:
-                    missing = f"s3://{self.bucket}/{item.key} is missing: re-run its stage with --refresh"
+                    missing = f"s3://{self.bucket}/{item.key} is missing: refresh the stage that made it"
                     raise Damaged(missing) from error
                 raise
             position = start

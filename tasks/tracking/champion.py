@@ -190,8 +190,8 @@ def _decide(
         return f"version {version.version} not promoted, {kept}: {verdict['reason']}"
     if not fresh and (why := _rolled_back(settings, version)):
         return (
-            f"version {version.version} not promoted: {why}; to decide anew, run the flow promote, or the pipeline with"
-            " --refresh promote"
+            f"version {version.version} not promoted: {why}; to decide again, run the flow `promote`, or refresh the"
+            " pipeline's stage `promote`"
         )
     move = Move(
         kind="promotion", leaving=_version(baseline), version=version.version, reason=verdict["reason"], runs=runs

@@ -67,7 +67,7 @@ def test_names_and_data_become_sources(names, data, specs):
     ("names", "data", "said"),
     [
         (("hotpot",), (), "'hotpot' is none of docmath, frames"),
-        (("frames",), ("musique=x",), "--data musique=... is not among --benchmarks frames"),
+        (("frames",), ("musique=x",), "data is given for 'musique', which is not among the benchmarks asked for (frames)"),
         ((), ("musique",), "is not NAME=PATH_OR_HUB_ID"),
     ],
 )
@@ -119,13 +119,13 @@ def test_benchmarks_without_a_place_are_all_named_before_anything_is_fetched():
     with pytest.raises(ValueError) as refused:
         read_benchmarks(benchmark_specs(("all",), ()), ())
     assert "benchmark 2wikimultihopqa" in str(refused.value) and "benchmark qasper" in str(refused.value)
-    assert "--data qasper=longbench:PATH" in str(refused.value)
+    assert "qasper=longbench:PATH" in str(refused.value)
 
 
 def test_without_network_the_error_names_both_ways(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        ConnectionError, match=r"--data musique=dgslibisey/MuSiQue\) or a local copy \(--data musique=PATH\)"
+        ConnectionError, match=r"musique=dgslibisey/MuSiQue \(the hub\) or musique=PATH \(a local copy\)"
     ):
         read_benchmarks(benchmark_specs(("musique",), ()), ())
 

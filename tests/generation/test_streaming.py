@@ -66,7 +66,7 @@ def test_a_servers_pieces_come_with_its_reasoning_in_tags():
 def test_a_server_that_fails_is_a_connection_error():
     with (
         served(lambda n, request: raw(b"no", "500 Internal Server Error")) as server,
-        pytest.raises(ConnectionError, match=r"--server http.*HTTP 500"),
+        pytest.raises(ConnectionError, match=r"the server at http.*HTTP 500"),
     ):
         stream(server)
 
