@@ -21,16 +21,7 @@ from prefect.states import Crashed
 from qwenlong.flows.gate import before_the_gate
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
 from qwenlong.flows.run_pages import described, entitle, flow_run_page, flow_run_tag, in_mlflow
-from qwenlong.tasks.specs import (
-    base_stage,
-    evaluate_stage,
-    grpo_stage,
-    prepare_stage,
-    probe_stage,
-    register_stage,
-    report_stage,
-    sft_stage,
-)
+from qwenlong.tasks.specs import checkpoint_names, evaluate_stage, pipeline_stages, register_stage
 from qwenlong.tasks.stage import RunContext
 from qwenlong.tasks.tracking.client import Tracker, score_line
 from qwenlong.tasks.tracking.outbox import RunNote, deliver_outbox, outbox_of
@@ -83,32 +74,19 @@ def full_pipeline(
 
 def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
     """All stages in order; what a user is told at the end."""
-    settings = run.settings
-    base = run.stage(base_stage(settings), {})
-    data = run.stage(prepare_stage(settings), {"base": base})
-    extra: dict[str, StageResult] = {}
-    if settings.grpo.curriculum.probe_samples:
-        extra = {"probe": run.stage(probe_stage(settings), {"model": base, "data": data})}
-    checkpoints = {"base": base, "sft": run.stage(sft_stage(settings), {"model": base, "data": data})}
-    model = checkpoints["sft"]
-    for index in range(1, len(settings.grpo.phases) + 1):
-        # Later phases find the difficulty in the policy folder of the one before.
-        model = run.stage(grpo_stage(settings, index), {"model": model, "data": data, **(extra if index == 1 else {})})
-        checkpoints[f"grpo-{index}"] = model
-    evaluations = {
-        name: run.stage(evaluate_stage(settings, name), {"model": checkpoint, "data": data})
-        for name, checkpoint in checkpoints.items()
-    }
-    version, decision, outcome = decide_and_promote(run, base, model, evaluations, data)
-    shown = {"data": data, **{k: v for k, v in checkpoints.items() if k != "base"}}
-    shown |= {result.name: result for result in (*evaluations.values(), decision)}
-    report = run.stage(report_stage(settings), shown)
+    for stage in pipeline_stages(run.settings):
+        if stage.spec is None:
+            version, outcome = decide_and_promote(run)
+        else:
+            run.stage(stage.spec(), {name: run.results[source] for name, source in stage.inputs.items()})
+    evaluations = {name: run.results[f"evaluate-{name}"] for name in checkpoint_names(run.settings)}
+    report = run.results["report"]
     shutil.copyfile(run.folder(report) / "report.html", folder / "report.html")
     scores = scores_table({name: run.folder(result) for name, result in evaluations.items()})
     create_markdown_artifact(key="scores", description="Scores by stage and domain", markdown=markdown_table(scores))
     get_run_logger().info("promotion: %s", outcome)
     return {
-        "profile": settings.profile,
+        "profile": run.settings.profile,
         "run": folder.name,
         "stages": [_stage_row(result) for result in run.results.values()],
         "scores": scores,
@@ -118,29 +96,27 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
     }
 
 
-def decide_and_promote(
-    run: PipelineRun, base: StageResult, model: StageResult, evaluations: dict[str, StageResult], data: StageResult
-) -> tuple[RegisteredVersion, StageResult, str]:
-    """Register the model and let the gate decide against the champion (or the base model, where there
-    is none); returns the version, the decision and what was done, in words."""
-    settings, tracking = run.settings, run.settings.tracking
-    final = list(evaluations.values())[-1]
-    spec, inputs = register_stage(settings), {"model": model, "evaluation": final}
-    registration = run.stage(spec, inputs)
-    version = read_registration(run.folder(registration))
+def decide_and_promote(run: PipelineRun) -> tuple[RegisteredVersion, str]:
+    """Let the gate decide between the registered model and the champion (or the base model, where there is
+    none); returns the version and what was done, in words."""
+    settings, tracking, results = run.settings, run.settings.tracking, run.results
+    final, data = checkpoint_names(settings)[-1], results["prepare"]
+    model, evaluation = results[final], results[f"evaluate-{final}"]
+    version = read_registration(run.folder(results["register"]))
     if not still_registered(tracking, version):
-        version = read_registration(run.folder(run.stage_again(spec, inputs)))
+        again = run.stage_again(register_stage(settings), {"model": model, "evaluation": evaluation})
+        version = read_registration(run.folder(again))
     baseline = baseline_for(tracking, version)
 
     def evaluate_champion() -> StageResult:
         if baseline is None:
-            return evaluations["base"]
+            return results["evaluate-base"]
         champion = StageResult(name="champion", ref=baseline.model, how="kept")
         return run.stage(evaluate_stage(settings, "champion"), {"model": champion, "data": data})
 
-    models = {"challenger": model.ref, "champion": baseline.model if baseline else base.ref}
-    decision = before_the_gate(run, models, {"challenger": lambda: final, "champion": evaluate_champion}, data)
-    return version, decision, run.carry_out(decision, version, baseline)
+    models = {"challenger": model.ref, "champion": baseline.model if baseline else results["base"].ref}
+    decision = before_the_gate(run, models, {"challenger": lambda: evaluation, "champion": evaluate_champion}, data)
+    return version, run.carry_out(decision, version, baseline)
 
 
 def close_dead_runs(tracker: Tracker) -> None:

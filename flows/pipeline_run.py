@@ -15,7 +15,7 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import MarkdownArtifact, create_markdown_artifact
 
-from qwenlong.tasks.specs import StageSpec, prepare_stage, stage_names
+from qwenlong.tasks.specs import StageSpec, family_of, prepare_stage, stage_names
 from qwenlong.tasks.stage import RunContext, StageOutcome, run_stage, stage_fingerprint
 from qwenlong.tasks.store import open_store
 from qwenlong.tasks.tracking.champion import apply_decision
@@ -52,7 +52,7 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         ArtifactError: the artifact store cannot be written.
     """
     names = stage_names(settings)
-    families = {name.partition("-")[0] for name in names}
+    families = {family_of(name) for name in names}
     for option, value in (("--refresh", refresh), ("--from", start)):
         if value is not None and value not in names and not (option == "--refresh" and value in families):
             raise ValueError(f"{option} {value!r}: no such stage; this profile has {', '.join(names)}")
@@ -116,7 +116,7 @@ class PipelineRun:
         return self.results[spec.name]
 
     def _named(self, name: str) -> bool:
-        return self.refresh is not None and self.refresh in (name, name.partition("-")[0])
+        return self.refresh is not None and self.refresh in (name, family_of(name))
 
     def _kept(self, spec: StageSpec) -> StageResult | None:
         order = stage_names(self.settings)
@@ -132,7 +132,7 @@ class PipelineRun:
 
     def _made(self, spec: StageSpec, refs: dict[str, ArtifactRef], forced: bool) -> StageResult:
         execution = self.settings.execution
-        known = open_store(self.settings).lookup(spec.family, stage_fingerprint(spec, refs))
+        known = open_store(self.settings).lookup(spec.cached_as, stage_fingerprint(spec, refs))
         task = run_stage.with_options(
             name=spec.name,
             task_run_name=spec.name,

@@ -135,7 +135,7 @@ def _import(settings: Settings, given: str) -> ArtifactRef:
         settings = settings.model_copy(update={"model": model})
     spec, store = base_stage(settings), open_store(settings)
     key = stage_fingerprint(spec, {})
-    if record := store.lookup(spec.family, key):
+    if record := store.lookup(spec.cached_as, key):
         return record.ref
     Path(settings.storage.work_dir).mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="import-", dir=settings.storage.work_dir) as scratch:

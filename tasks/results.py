@@ -55,8 +55,8 @@ def remember(
     Args:
         profile: whose result it is, for ``--from``; empty for none's.
     """
-    for stage in dict.fromkeys((spec.family, spec.name)):
-        # The family's record answers the cache, the name's record answers `--from`.
+    for stage in dict.fromkeys((spec.cached_as, spec.name)):
+        # Under `cached_as` it answers the cache, under its name it is what a later run can start on.
         store.record(
             StageRecord(
                 stage=stage,

@@ -1,12 +1,16 @@
-"""The stages of the pipeline: settings in, one :class:`StageSpec` a stage out.
+"""The stages of the pipeline: what each one runs, in which order, and which outputs it takes.
 
-A spec says what runs (a module, started as a process), with which job, and what code its result
-depends on. Names are what a user types after ``--refresh`` and ``--from`` and sees in Prefect.
+A :class:`StageSpec` says what runs (a module, started as a process) and with which job.
+:func:`pipeline_stages` is the one place that knows the order and the dependencies. A stage's name is what
+Prefect shows and what a run is started at or refreshed from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,9 +38,9 @@ class StageSpec(Block):
 
     name: str
     """Unique in a pipeline run: ``evaluate-sft``."""
-    family: str
-    """What it does: ``evaluate``. Fingerprints and records go by family, so that two checkpoints
-    with the same weights are evaluated once."""
+    cached_as: str
+    """Name in its fingerprint and in the store's records. It is ``evaluate`` for every evaluation, so that two
+    checkpoints with the same weights are evaluated once; other stages use their own name."""
     kind: str
     """Kind of the artifact it makes."""
     module: str
@@ -45,21 +49,18 @@ class StageSpec(Block):
     """``inline`` runs in this process: the registry, which no core module may touch."""
     job: dict[str, Any]
 
+    @property
+    def family(self) -> str:
+        """See :func:`family_of`."""
+        return family_of(self.name)
 
-def stage_names(settings: Settings) -> list[str]:
-    """Names of all stages in the order they run."""
-    checkpoints = ["base", "sft", *(f"grpo-{k}" for k in range(1, len(settings.grpo.phases) + 1))]
-    probe = ["probe"] if settings.grpo.curriculum.probe_samples else []
-    return [
-        "base",
-        "prepare",
-        *probe,
-        *checkpoints[1:],
-        *(f"evaluate-{name}" for name in checkpoints),
-        "register",
-        "promote",
-        "report",
-    ]
+
+def family_of(name: str) -> str:
+    """The stages that a name belongs to: ``grpo`` for ``grpo-2``, ``evaluate`` for ``evaluate-sft``.
+
+    Deployments are given by family, and a refreshed family is run again as a whole.
+    """
+    return name.partition("-")[0]
 
 
 def is_scaled_down(settings: Settings) -> bool:
@@ -67,9 +68,9 @@ def is_scaled_down(settings: Settings) -> bool:
     return settings.grpo.phases[-1].max_prompt_tokens < _FULL_SCALE_TOKENS
 
 
-def _spec(name: str, kind: str, module: str, job: Block, family: str | None = None, **options: Any) -> StageSpec:
+def _spec(name: str, kind: str, module: str, job: Block, cached_as: str | None = None, **options: Any) -> StageSpec:
     return StageSpec(
-        name=name, family=family or name, kind=kind, module=module, job=job.model_dump(mode="json"), **options
+        name=name, cached_as=cached_as or name, kind=kind, module=module, job=job.model_dump(mode="json"), **options
     )
 
 
@@ -179,7 +180,7 @@ def evaluate_stage(settings: Settings, checkpoint: str) -> StageSpec:
         seed=settings.seed,
     )
     module = "qwenlong_core.evaluation.runner"
-    return _spec(f"evaluate-{checkpoint}", "evaluation", module, job, family="evaluate")
+    return _spec(f"evaluate-{checkpoint}", "evaluation", module, job, cached_as="evaluate")
 
 
 class RegisterJob(Block):
@@ -220,3 +221,55 @@ def report_stage(settings: Settings) -> StageSpec:
         seed=settings.seed,
     )
     return _spec("report", "report", "qwenlong_core.report.build", job)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    """A stage's place in the pipeline."""
+
+    name: str
+    inputs: Mapping[str, str]
+    """Name of an input to the stage whose output it is."""
+    spec: Callable[[], StageSpec] | None
+    """Makes the spec. It is called when the stage's turn comes, because it hashes local model and data files.
+    ``None`` for ``promote``, whose job depends on what the registry holds by then (see ``flows/gate.py``)."""
+
+
+def checkpoint_names(settings: Settings) -> list[str]:
+    """The stages whose models are evaluated, from the base model to the last phase."""
+    return ["base", "sft", *(f"grpo-{index}" for index in range(1, len(settings.grpo.phases) + 1))]
+
+
+def pipeline_stages(settings: Settings) -> list[PlannedStage]:
+    """All stages in the order they run."""
+    stages: list[PlannedStage] = []
+
+    def add(name: str, inputs: Mapping[str, str], make: Callable[..., StageSpec] | None, *options: Any) -> None:
+        spec = partial(make, settings, *options) if make else None
+        stages.append(PlannedStage(name=name, inputs=inputs, spec=spec))
+
+    checkpoints = checkpoint_names(settings)
+    trained, final = checkpoints[1:], checkpoints[-1]
+    probed = settings.grpo.curriculum.probe_samples is not None
+    add("base", {}, base_stage)
+    add("prepare", {"base": "base"}, prepare_stage)
+    if probed:
+        add("probe", {"model": "base", "data": "prepare"}, probe_stage)
+    add("sft", {"model": "base", "data": "prepare"}, sft_stage)
+    for index, (before, name) in enumerate(pairwise(trained), 1):
+        # Later phases find the difficulty of the rows in the policy folder of the phase before.
+        probe = {"probe": "probe"} if probed and index == 1 else {}
+        add(name, {"model": before, "data": "prepare", **probe}, grpo_stage, index)
+    for name in checkpoints:
+        add(f"evaluate-{name}", {"model": name, "data": "prepare"}, evaluate_stage, name)
+    add("register", {"model": final, "evaluation": f"evaluate-{final}"}, register_stage)
+    # Without a champion in the registry the gate compares with the base model.
+    add("promote", {"rows": "prepare", "challenger": f"evaluate-{final}", "champion": "evaluate-base"}, None)
+    shown = [*trained, *(f"evaluate-{name}" for name in checkpoints), "promote"]
+    add("report", {"data": "prepare", **{name: name for name in shown}}, report_stage)
+    return stages
+
+
+def stage_names(settings: Settings) -> list[str]:
+    """Names of all stages in the order they run."""
+    return [stage.name for stage in pipeline_stages(settings)]

@@ -73,7 +73,7 @@ class RunContext(Block):
 
 def stage_fingerprint(spec: StageSpec, inputs: Mapping[str, ArtifactRef]) -> str:
     """The digest that decides whether the stage's result is already there."""
-    return fingerprint(spec.family, _deciding(spec.job), digests_of(inputs), code_digest((spec.module,)))
+    return fingerprint(spec.cached_as, _deciding(spec.job), digests_of(inputs), code_digest((spec.module,)))
 
 
 def _deciding(job: Any) -> Any:
@@ -150,10 +150,10 @@ def execute_stage(
     started = time.monotonic()
     store = open_store(context.settings)
     key = stage_fingerprint(spec, inputs)
-    name = f"{spec.family}-{key[:16]}" + ("-forced" if forced else "")
+    name = f"{spec.cached_as}-{key[:16]}" + ("-forced" if forced else "")
     work = Path(context.settings.storage.work_dir).absolute() / name
     with _work_lock(work, log) as lock:
-        record = None if forced else store.lookup(spec.family, key)
+        record = None if forced else store.lookup(spec.cached_as, key)
         if record is not None:
             return StageOutcome(ref=record.ref, how="adopted", seconds=0.0, mlflow_run_id=record.mlflow_run_id)
         tracker, outbox = Tracker(context.settings.tracking), outbox_of(context.settings)
@@ -258,7 +258,7 @@ def progress_artifact(stage: str) -> Callable[[dict[str, Any]], None]:
 def run_stage(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunContext, forced: bool) -> StageOutcome:
     """Run one stage here, or on the deployment that the settings name for it."""
     logger = get_run_logger()
-    deployment = cast(dict[str, str], context.settings.execution.deployments).get(spec.name.partition("-")[0])
+    deployment = cast(dict[str, str], context.settings.execution.deployments).get(spec.family)
     if deployment is None:
         update = progress_artifact(spec.name)
         outcome = execute_stage(spec, inputs, context, forced=forced, log=logger.info, progress=update)
@@ -275,7 +275,7 @@ def run_stage(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunConte
     flow_run = cast(Any, run_deployment(deployment, parameters=parameters))
     if not flow_run.state.is_completed():
         raise ProcessFailed(f"{spec.name}: flow run {flow_run.name!r} of {deployment} ended {flow_run.state.name}")
-    record = open_store(context.settings).lookup(spec.family, stage_fingerprint(spec, inputs))
+    record = open_store(context.settings).lookup(spec.cached_as, stage_fingerprint(spec, inputs))
     if record is None:
         raise ProcessFailed(
             f"{spec.name}: {deployment} completed but its artifact is not in"

@@ -125,14 +125,16 @@ class TrackingSettings(Block):
     """A name without ``/``, ``:`` and ``@``, which mean something in ``models:/NAME@ALIAS``."""
 
 
+DeployedFamily = Literal["base", "prepare", "probe", "sft", "grpo", "evaluate", "promote", "report"]
+"""Families of stages that can run elsewhere: all but ``register``, which is a call to the registry."""
+
+
 class ExecutionSettings(Block):
     """How the flow runs its stages."""
 
     retries: int = Field(2, ge=0)
     """For failures that can pass: network, storage, server errors, a killed worker."""
     retry_delay_seconds: float = Field(10.0, ge=0)
-    deployments: dict[Literal["base", "prepare", "probe", "sft", "grpo", "evaluate", "promote", "report"], str] = Field(
-        default_factory=dict
-    )
-    """First word of a stage (``sft``, ``grpo``, ``evaluate`` ...) to the Prefect deployment that runs it on
-    its own work pool, for example ``{grpo = "stage/gpu"}``. Stages not named run in-process."""
+    deployments: dict[DeployedFamily, str] = Field(default_factory=dict)
+    """Family of stages to the Prefect deployment that runs them on its own work pool, for example
+    ``{grpo = "stage/gpu"}``. All other stages run in-process."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from qwenlong.tasks.specs import (
     base_stage,
     evaluate_stage,
+    family_of,
     grpo_stage,
+    pipeline_stages,
     prepare_stage,
     promote_stage,
     register_stage,
@@ -17,6 +21,7 @@ from qwenlong.tasks.specs import (
 )
 from qwenlong.tasks.stage import stage_fingerprint
 from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.settings.running import DeployedFamily
 from qwenlong_core.store.artifacts import ArtifactRef
 
 OWN_STORE = ["storage.uri='/tmp/elsewhere'", "storage.work_dir='/tmp/w'", "execution.retries=9", "profile='other'"]
@@ -74,6 +79,23 @@ def test_the_names_are_the_stages_in_their_order():
     assert names[:6] == ["base", "prepare", "sft", "grpo-1", "grpo-2", "grpo-3"]
     assert names[6:11] == [f"evaluate-{name}" for name in ("base", "sft", "grpo-1", "grpo-2", "grpo-3")]
     assert names[11:] == ["register", "promote", "report"]
+
+
+@pytest.mark.parametrize("overrides", [(), ("grpo.curriculum.probe_samples=4",)])
+def test_every_stage_takes_the_outputs_of_earlier_ones(overrides):
+    done = set()
+    for stage in pipeline_stages(load_settings("smoke", overrides)):
+        assert set(stage.inputs.values()) <= done
+        assert stage.spec is None or stage.spec().name == stage.name
+        done.add(stage.name)
+    assert {family_of(name) for name in done} | {"probe"} == {*get_args(DeployedFamily), "register"}
+
+
+def test_a_phase_starts_from_the_one_before_and_the_first_has_the_probe():
+    settings = load_settings("smoke", ["grpo.curriculum.probe_samples=4"])
+    inputs = {stage.name: stage.inputs for stage in pipeline_stages(settings)}
+    assert inputs["grpo-1"] == {"model": "sft", "data": "prepare", "probe": "probe"}
+    assert inputs["grpo-2"] == {"model": "grpo-1", "data": "prepare"}
 
 
 def test_changed_data_changes_the_job(tmp_path):
