@@ -22,6 +22,7 @@ from qwenlong.tasks.tracking.champion import apply_decision
 from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.registry import RegisteredVersion
 from qwenlong_core.settings.tree import Settings
+from qwenlong_core.shipped import own_or_shipped
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, now
 from qwenlong_core.store.protocol import StageRecord, check_writable
 
@@ -66,7 +67,7 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
 def _check_launch(settings: Settings) -> None:
     """Engines, launch files and keys that stages of this machine will need."""
     config = settings.launch.accelerate_config
-    if config and not Path(config).is_file():
+    if config and not own_or_shipped(config).is_file():
         raise ValueError(f"launch.accelerate_config={config!r}: no such file; take one of infra/accelerate, or none")
     here = {"grpo", "evaluate"} - set(settings.execution.deployments)
     engines = {"grpo": settings.grpo.engine, "evaluate": settings.evaluation.engine}

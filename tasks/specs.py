@@ -21,6 +21,7 @@ from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.settings.training import GRPOBase
 from qwenlong_core.settings.tree import Settings
+from qwenlong_core.shipped import own_or_shipped
 from qwenlong_core.store.files import digest_file, digest_json, files_below
 
 SCALED_DOWN = (
@@ -104,7 +105,7 @@ def prepare_stage(settings: Settings) -> StageSpec:
 
 def _launch_digest(settings: Settings) -> str | None:
     config = settings.launch.accelerate_config
-    return digest_file(Path(config)) if config else None
+    return digest_file(own_or_shipped(config)) if config else None
 
 
 def sft_stage(settings: Settings) -> StageSpec:

@@ -33,6 +33,7 @@ from qwenlong.tasks.tracking.outbox import RunNote, TrackedRun, deliver_outbox, 
 from qwenlong.tasks.tracking.registry import register
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
+from qwenlong_core.shipped import own_or_shipped
 from qwenlong_core.stage_main import OUTPUT, REFUSED
 from qwenlong_core.store.artifacts import ArtifactRef
 from qwenlong_core.store.files import digest_json
@@ -89,7 +90,7 @@ def launch_options(spec: StageSpec, context: RunContext) -> list[str] | None:
         return None
     launch = context.settings.launch
     if launch.accelerate_config:
-        return ["--config_file", launch.accelerate_config, *_machine(launch.num_machines)]
+        return ["--config_file", str(own_or_shipped(launch.accelerate_config)), *_machine(launch.num_machines)]
     options = ["--num_processes", str(launch.num_processes), "--num_machines", str(launch.num_machines)]
     options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     # accelerate starts several processes, on CPU too (gloo), only when told so by this name.

@@ -17,6 +17,7 @@ from qwenlong.flows.cli.environment import is_up
 from qwenlong.tasks.process import ProcessFailed
 from qwenlong.tasks.tracking.client import TRAINING_PAGES, prepare_tracking_folder
 from qwenlong_core.settings.tree import Settings
+from qwenlong_core.shipped import SHIPPED
 
 POOL = "local"
 DEPLOYMENTS = ("full-pipeline", "nightly", "promote")
@@ -127,7 +128,7 @@ def serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool)
         services.start("mlflow-server", ["mlflow", "server", *store, *address], f"{mlflow}/health")
         _prefect(environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
         names = [part for name in DEPLOYMENTS for part in ("--name", name)]
-        _prefect(environment, "--no-prompt", "deploy", *names)
+        _prefect(environment, "--no-prompt", "deploy", "--prefect-file", str(SHIPPED / "prefect.yaml"), *names)
         services.start("prefect-worker", ["prefect", "worker", "start", "--pool", POOL, "--type", "process"])
         pages = {"prefect": f"http://{_HOST}:{port}", "mlflow": mlflow}
         _announce(pages, as_json=as_json)
@@ -148,7 +149,7 @@ def _announce(pages: dict[str, str], *, as_json: bool) -> None:
         return
     print(f"Prefect  {pages['prefect']}", flush=True)
     print(f"MLflow   {pages['mlflow']}/#/experiments?{TRAINING_PAGES}", flush=True)
-    print("In another shell, in this folder:", flush=True)
-    print("  . .venv/bin/activate", flush=True)
+    print("In another shell, with the same Python environment:", flush=True)
+    print(f"  export PREFECT_API_URL={pages['prefect']}/api", flush=True)
     print("  prefect deployment run qwenlong/full-pipeline --watch", flush=True)
     print("Ctrl-C stops the servers and the worker.", flush=True)

@@ -18,8 +18,9 @@ from pydantic_core import ErrorDetails
 from qwenlong_core.errors import Refused
 from qwenlong_core.settings.base import without_secrets
 from qwenlong_core.settings.tree import Settings
+from qwenlong_core.shipped import SHIPPED
 
-PROFILES = Path(__file__).resolve().parents[2] / "infra" / "profiles"
+PROFILES = SHIPPED / "infra" / "profiles"
 
 
 class SettingsError(Refused):

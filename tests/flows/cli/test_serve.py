@@ -18,7 +18,6 @@ import psutil
 import pytest
 
 from qwenlong.flows.cli.environment import is_up, use_project_defaults
-from qwenlong_core.store.fingerprint import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -31,11 +30,8 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """The project as a user has it, with state of its own."""
-    home = tmp_path_factory.mktemp("served")
-    for name in ("flows", "tasks", "qwenlong_core", "infra", "prefect.yaml"):
-        (home / name).symlink_to(ROOT / name)
-    return home
+    """An empty folder: profiles and deployments come with the code."""
+    return tmp_path_factory.mktemp("served")
 
 
 @pytest.fixture(scope="module")
