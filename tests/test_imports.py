@@ -1,13 +1,15 @@
-"""The import rule: flows -> tasks -> qwenlong_core, and the light parts of the core without torch."""
+"""The import rules: flows -> tasks -> qwenlong_core, no circles, and the light parts of the core without torch."""
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import subprocess
 import sys
 
 import pytest
 
-from qwenlong_core.store.fingerprint import ROOT, closure
+from qwenlong_core.store.fingerprint import ROOT, closure, module_file
 
 FORBIDDEN = ("prefect", "mlflow", "boto3", "qwenlong")
 
@@ -57,3 +59,27 @@ def test_tasks_do_not_import_flows():
 )
 def test_the_light_parts_load_without_torch(module):
     assert "torch" not in loaded_after(f"import qwenlong_core.{module}")
+
+
+def imports_of(module: str, known: set[str]) -> set[str]:
+    """Modules of the project that a module names in its import statements, those inside functions too."""
+    found: set[str] = set()
+    path = module_file(module)
+    assert path is not None
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & known - {module}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {name for package in ("flows", "tasks", "qwenlong_core") for name in modules_of(package)}
+    graph = {module: imports_of(module, modules) for module in modules}
+    assert sum(map(len, graph.values())) > 300
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"imports in a circle: {' <- '.join(error.args[1])}")
