@@ -23,9 +23,11 @@ from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id, pr
 from qwenlong.flows.run_pages import described, entitle, flow_run_page, flow_run_tag, in_mlflow
 from qwenlong.tasks.specs import checkpoint_names, evaluate_stage, pipeline_stages, register_stage
 from qwenlong.tasks.stage import RunContext
-from qwenlong.tasks.tracking.client import Tracker, score_line
-from qwenlong.tasks.tracking.outbox import RunNote, deliver_outbox, outbox_of
+from qwenlong.tasks.tracking.client import Tracker
+from qwenlong.tasks.tracking.metrics import score_line
+from qwenlong.tasks.tracking.outbox import deliver_outbox, outbox_of
 from qwenlong.tasks.tracking.registry import RegisteredVersion, baseline_for, read_registration, still_registered
+from qwenlong.tasks.tracking.runs import RunNote
 from qwenlong_core.report.tables import markdown_table, scores_table
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings

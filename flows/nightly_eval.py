@@ -34,8 +34,8 @@ from qwenlong.tasks.tracking.nights import (
     remember_night,
     tonight,
 )
-from qwenlong.tasks.tracking.outbox import RunNote, Status
 from qwenlong.tasks.tracking.registry import CHALLENGER, CHAMPION, by_alias
+from qwenlong.tasks.tracking.runs import RunNote, Status
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.promotion.regression import Change, changes, comparable, confirmed_falls
 from qwenlong_core.settings.profiles import load_settings

@@ -17,8 +17,8 @@ from qwenlong.flows.run_pages import described, entitle, flow_run_tag, in_mlflow
 from qwenlong.tasks.specs import evaluate_stage
 from qwenlong.tasks.stage import RunContext
 from qwenlong.tasks.store import open_store
-from qwenlong.tasks.tracking.outbox import RunNote
 from qwenlong.tasks.tracking.registry import CHALLENGER, RegisteredVersion, baseline_for, by_alias
+from qwenlong.tasks.tracking.runs import RunNote
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef
 

@@ -14,7 +14,8 @@ from prefect.settings import PREFECT_UI_URL
 from qwenlong.flows.pipeline_run import PipelineRun
 from qwenlong.tasks.process import reason_of
 from qwenlong.tasks.tracking.client import Tracker
-from qwenlong.tasks.tracking.outbox import RunNote, TrackedRun, deliver_outbox, outbox_of
+from qwenlong.tasks.tracking.outbox import TrackedRun, deliver_outbox, outbox_of
+from qwenlong.tasks.tracking.runs import RunNote
 
 
 def entitle(title: str) -> None:

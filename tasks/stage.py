@@ -28,9 +28,11 @@ from qwenlong.tasks.process import ProcessFailed, StageRefused, run_process, sta
 from qwenlong.tasks.results import digests_of, publish, remember, write_job
 from qwenlong.tasks.specs import StageSpec
 from qwenlong.tasks.store import open_store
-from qwenlong.tasks.tracking.client import METRICS, MetricsForwarder, Tracker, read_lines
-from qwenlong.tasks.tracking.outbox import RunNote, TrackedRun, deliver_outbox, outbox_of
+from qwenlong.tasks.tracking.client import Tracker
+from qwenlong.tasks.tracking.metrics import METRICS, MetricsForwarder, read_lines
+from qwenlong.tasks.tracking.outbox import TrackedRun, deliver_outbox, outbox_of
 from qwenlong.tasks.tracking.registry import register
+from qwenlong.tasks.tracking.runs import RunNote
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import own_or_shipped

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong.tasks.tracking.client import Tracker
-from qwenlong.tasks.tracking.outbox import RunNote, TrackedRun, outbox_of
+from qwenlong.tasks.tracking.outbox import TrackedRun, outbox_of
+from qwenlong.tasks.tracking.runs import RunNote
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.promotion.regression import Change, unscored_share
 from qwenlong_core.settings.base import Block

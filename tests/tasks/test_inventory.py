@@ -16,8 +16,9 @@ from qwenlong.tasks.lineage import ancestor_tree
 from qwenlong.tasks.references import BadReference, resolve_artifact
 from qwenlong.tasks.s3.store import S3Store
 from qwenlong.tasks.tracking.client import Tracker
-from qwenlong.tasks.tracking.outbox import RunNote, TrackedRun
+from qwenlong.tasks.tracking.outbox import TrackedRun
 from qwenlong.tasks.tracking.registry import needed_artifacts, register
+from qwenlong.tasks.tracking.runs import RunNote
 from qwenlong_core.settings.running import S3Settings, TrackingSettings
 from qwenlong_core.store.artifacts import ArtifactRef, Manifest, describe, now
 from qwenlong_core.store.contents import read_contents, verify_all

@@ -25,7 +25,8 @@ from mlflow.entities import Run
 from qwenlong.tasks.specs import base_stage, prepare_stage, sft_stage
 from qwenlong.tasks.stage import RunContext, StageOutcome, execute_stage
 from qwenlong.tasks.store import open_store
-from qwenlong.tasks.tracking.client import Tracker, client_for, read_lines, to_metrics
+from qwenlong.tasks.tracking.client import Tracker, client_for
+from qwenlong.tasks.tracking.metrics import read_lines, to_metrics
 from qwenlong.tasks.tracking.outbox import deliver_outbox, outbox_of, waiting
 from qwenlong.tasks.tracking.registry import register
 from qwenlong_core.settings.profiles import load_settings

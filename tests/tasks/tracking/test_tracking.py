@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from qwenlong.tasks.tracking.client import MetricsForwarder, Tracker, client_for, flatten, to_metrics
-from qwenlong.tasks.tracking.outbox import RunNote, Runs, TrackedRun, deliver_outbox, put, waiting
+from qwenlong.tasks.tracking.client import Tracker, client_for, flatten
+from qwenlong.tasks.tracking.metrics import MetricsForwarder, to_metrics
+from qwenlong.tasks.tracking.outbox import TrackedRun, deliver_outbox, put, waiting
+from qwenlong.tasks.tracking.runs import RunNote, Runs
 from qwenlong_core.settings.running import TrackingSettings
 from qwenlong_core.store.artifacts import ArtifactRef
 
@@ -206,7 +208,8 @@ def test_a_tracker_that_is_down_stops_nothing_and_is_left_alone_for_a_while(tmp_
 def test_runs_whose_process_is_gone_are_closed_as_killed(settings):
     code = (
         "import sys; from pathlib import Path; from qwenlong_core.settings.running import TrackingSettings\n"
-        "from qwenlong.tasks.tracking.outbox import RunNote, TrackedRun; from qwenlong.tasks.tracking.client import Tracker\n"
+        "from qwenlong.tasks.tracking.client import Tracker; from qwenlong.tasks.tracking.outbox import TrackedRun\n"
+        "from qwenlong.tasks.tracking.runs import RunNote\n"
         "t = Tracker(TrackingSettings(uri=sys.argv[1], experiment='test'))\n"
         "n = RunNote(name='dead', params={}, tags={'prefect.flow_run_id': 'flow-1'})\n"
         "print(TrackedRun(t, n, Path('none')).run_id())"
