@@ -45,7 +45,6 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy infra/stack.py benchmarks
 
 # torch comes first and with its own dependencies, since PyPI's build brings CUDA libraries that a CPU
 # build does not have; everything else is installed exactly as locked, without resolution.

