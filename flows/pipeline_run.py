@@ -21,6 +21,7 @@ from qwenlong.tasks.store import open_store
 from qwenlong.tasks.tracking.champion import apply_decision
 from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.registry import RegisteredVersion
+from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import own_or_shipped
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, now
@@ -50,6 +51,7 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
 
     Raises:
         ValueError: an unknown stage name, or a data path that matches nothing.
+        FileNotFoundError: the package with the bundled weights is not installed.
         ArtifactError: the artifact store cannot be written.
     """
     names = stage_names(settings)
@@ -58,6 +60,8 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         if value is not None and value not in names and not (option == "--refresh" and value in families):
             raise ValueError(f"{option} {value!r}: no such stage; this profile has {', '.join(names)}")
     prepare_stage(settings)
+    if settings.model.name in BUNDLED:
+        bundled_file()
     _check_launch(settings)
     for name in ("work_dir", "runs_dir"):
         check_writable(Path(getattr(settings.storage, name)), f"storage.{name}")

