@@ -24,7 +24,8 @@ from qwenlong_core.evaluation.plan import Plan
 from qwenlong_core.evaluation.results import Evaluation
 from qwenlong_core.evaluation.samples import Sample
 from qwenlong_core.evaluation.scores import Bootstrap, compute_scores
-from qwenlong_core.promotion.gate import Decision, decide
+from qwenlong_core.promotion.decision import Decision
+from qwenlong_core.promotion.gate import decide
 from qwenlong_core.records import Score
 from qwenlong_core.settings.evaluation import PromotionSettings
 

@@ -28,7 +28,9 @@ from qwenlong.tasks.tracking.metrics import score_line
 from qwenlong.tasks.tracking.outbox import deliver_outbox, outbox_of
 from qwenlong.tasks.tracking.registry import RegisteredVersion, baseline_for, read_registration, still_registered
 from qwenlong.tasks.tracking.runs import RunNote
-from qwenlong_core.report.tables import markdown_table, scores_table
+from qwenlong_core.markdown import markdown_table
+from qwenlong_core.report.build import REPORT
+from qwenlong_core.report.tables import scores_table
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
 
@@ -66,7 +68,7 @@ def full_pipeline(
     mlflow_page = tracker.page(tracked.run_id())
     result["pages"] = {"mlflow": mlflow_page, "prefect": flow_run_page()}
     (folder / "result.json").write_text(json.dumps(result, indent=2))
-    texts = {"report.html": (folder / "report.html").read_text()}
+    texts = {REPORT: (folder / REPORT).read_text()}
     tracked.send(line := score_line(result["scores"], step=0))
     words = described(result["promotion"], "The report is `report.html` among the artifacts. ")
     tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags() | words)
@@ -83,7 +85,7 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
             run.stage(stage.spec(), {name: run.results[source] for name, source in stage.inputs.items()})
     evaluations = {name: run.results[f"evaluate-{name}"] for name in checkpoint_names(run.settings)}
     report = run.results["report"]
-    shutil.copyfile(run.folder(report) / "report.html", folder / "report.html")
+    shutil.copyfile(run.folder(report) / REPORT, folder / REPORT)
     scores = scores_table({name: run.folder(result) for name, result in evaluations.items()})
     create_markdown_artifact(key="scores", description="Scores by stage and domain", markdown=markdown_table(scores))
     get_run_logger().info("promotion: %s", outcome)
@@ -94,7 +96,7 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
         "scores": scores,
         "model": {"name": version.name, "version": version.version},
         "promotion": outcome,
-        "report": str(folder / "report.html"),
+        "report": str(folder / REPORT),
     }
 
 

@@ -37,6 +37,7 @@ from qwenlong.tasks.tracking.nights import (
 from qwenlong.tasks.tracking.registry import CHALLENGER, CHAMPION, by_alias
 from qwenlong.tasks.tracking.runs import RunNote, Status
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
+from qwenlong_core.markdown import markdown_table
 from qwenlong_core.promotion.regression import Change, changes, comparable, confirmed_falls
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
@@ -154,12 +155,11 @@ def _compare(
 
 
 def _as_markdown(night: Night, evaluations: dict[str, Evaluation], found: list[Change]) -> str:
-    scores = "".join(
-        f"| {alias} | {e.scores.overall.accuracy.mean:.3f} | {e.scores.overall.items} |\n"
-        for alias, e in evaluations.items()
+    scores = markdown_table(
+        [
+            {"model": alias, "accuracy": f"{e.scores.overall.accuracy.mean:.3f}", "items": e.scores.overall.items}
+            for alias, e in evaluations.items()
+        ]
     )
     moved = "".join(f"- {change.words}\n" for change in found) or "No earlier night to compare with.\n"
-    return (
-        f"{night.words}\n\n| model | accuracy | items |\n|-|-|-|\n{scores}\nThe champion against earlier"
-        f" nights:\n\n{moved}"
-    )
+    return f"{night.words}\n\n{scores}\nThe champion against earlier nights:\n\n{moved}"

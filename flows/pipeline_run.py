@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from uuid import UUID
 
@@ -22,6 +20,8 @@ from qwenlong.tasks.tracking.champion import apply_decision
 from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.registry import RegisteredVersion
 from qwenlong_core.bundled import BUNDLED, bundled_file
+from qwenlong_core.generation.vllm_check import require_vllm
+from qwenlong_core.promotion.decision import DECISION_TEXT, read_decision
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import own_or_shipped
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, now
@@ -78,10 +78,7 @@ def _check_launch(settings: Settings) -> None:
     judges = {"grpo": settings.rewards.judge, "evaluate": settings.evaluation.judge}
     for stage in sorted(here):
         judge = judges[stage]
-        if engines[stage].startswith("vllm") and find_spec("vllm") is None:
-            raise ValueError(
-                f"stage {stage}: engine {engines[stage]!r} needs vLLM: pip install -e '.[gpu]', or set 'transformers'"
-            )
+        require_vllm({"grpo": "grpo.engine", "evaluate": "evaluation.engine"}[stage], engines[stage])
         if judge is not None and judge.api_key_variable and not os.environ.get(judge.api_key_variable):
             raise ValueError(f"stage {stage}: its judge's key is not there: set the variable {judge.api_key_variable}")
 
@@ -216,10 +213,10 @@ def _show_in_prefect(result: StageResult, page: str | None, task_run_id: UUID | 
 
 def _show_decision(folder: Path) -> None:
     """Every condition with its numbers, in the log and on Prefect's page."""
-    decision = json.loads((folder / "decision.json").read_text())
+    decision = read_decision(folder)
     for condition in decision["conditions"]:
         verdict = "pass" if condition["passed"] else "FAIL"
         get_run_logger().info("gate: %s %s: %s", verdict, condition["name"], condition["detail"])
     create_markdown_artifact(
-        key="promotion", description=decision["reason"], markdown=(folder / "decision.md").read_text()
+        key="promotion", description=decision["reason"], markdown=(folder / DECISION_TEXT).read_text()
     )

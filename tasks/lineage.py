@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.report.model_card import Step, stage_name
-from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Manifest
+from qwenlong_core.store.artifacts import JOB, ArtifactError, ArtifactRef, Manifest
 from qwenlong_core.store.contents import Contents
 from qwenlong_core.store.protocol import Store
 
@@ -49,7 +49,7 @@ def lineage(store: Store, model: ArtifactRef) -> tuple[list[Step], ArtifactRef |
 
 
 def _job(folder: Path) -> dict[str, Any]:
-    path = folder / "job.json"
+    path = folder / JOB
     job: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return job
 

@@ -29,7 +29,7 @@ from qwenlong.tasks.results import digests_of, publish, remember, write_job
 from qwenlong.tasks.specs import StageSpec
 from qwenlong.tasks.store import open_store
 from qwenlong.tasks.tracking.client import Tracker
-from qwenlong.tasks.tracking.metrics import METRICS, MetricsForwarder, read_lines
+from qwenlong.tasks.tracking.metrics import MetricsForwarder, read_lines
 from qwenlong.tasks.tracking.outbox import TrackedRun, deliver_outbox, outbox_of
 from qwenlong.tasks.tracking.registry import register
 from qwenlong.tasks.tracking.runs import RunNote
@@ -37,7 +37,7 @@ from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import own_or_shipped
 from qwenlong_core.stage_main import OUTPUT, REFUSED
-from qwenlong_core.store.artifacts import ArtifactRef
+from qwenlong_core.store.artifacts import METRICS, ArtifactRef
 from qwenlong_core.store.files import digest_json
 from qwenlong_core.store.fingerprint import code_digest, fingerprint
 from qwenlong_core.store.protocol import Store

@@ -120,7 +120,8 @@ def _answer(
 
 def _limits(model: Any, max_tokens: int | None) -> tuple[int, int]:
     """Tokens of prompt and answer; said where they are less than recommended."""
-    from qwenlong_core.evaluation.limits import context_of, fit_limits
+    from qwenlong_core.evaluation.limits import fit_limits
+    from qwenlong_core.generation.load import context_of
     from qwenlong_core.settings.evaluation import EvaluationSettings
 
     context = context_of(model.folder)
@@ -143,19 +144,24 @@ def _pieces(settings: Any, folder: Path, tokenizer: Any, message: str, ids: list
     if settings.evaluation.server is not None:
         yield from stream_served(settings.evaluation.server, message, sampling)
     elif settings.evaluation.engine == "vllm":
-        from qwenlong.flows.cli.evaluation_run import evaluate_job
-        from qwenlong_core.evaluation.answers import load_engine
+        from qwenlong_core.generation.load import load_engine
 
-        engine, _ = load_engine(evaluate_job(settings), folder)
+        engine = load_engine(
+            "vllm",
+            folder,
+            tokenizer,
+            settings.model,
+            settings.launch,
+            batch_size=1,
+            longest=len(ids) + sampling.max_tokens,
+            setting="evaluation.engine",
+        )
         ((completion,),) = engine.generate([ids], 1, sampling)
         yield Piece(completion.text, len(completion.token_ids))
     else:
-        import torch
+        from qwenlong_core.generation.load import load_on_device
 
-        from qwenlong_core.models import load_policy
-
-        policy = load_policy(folder, settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
-        yield from stream_local(policy, tokenizer, ids, sampling)
+        yield from stream_local(load_on_device(folder, settings.model), tokenizer, ids, sampling)
 
 
 def _print(parts: Iterator[Any], show_thinking: bool) -> int:

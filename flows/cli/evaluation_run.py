@@ -14,17 +14,19 @@ from typing import Any
 from qwenlong.tasks.models import Model, resolve_model, resolve_tokenizer
 from qwenlong.tasks.references import InStore, artifact_in, evaluation_folder
 from qwenlong.tasks.store import open_store
+from qwenlong_core.data.prepared import EVAL_ROWS
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.evaluation.benchmarks import benchmark_specs, read_benchmarks
-from qwenlong_core.evaluation.limits import context_of, fit_limits
+from qwenlong_core.evaluation.limits import fit_limits
 from qwenlong_core.evaluation.plan import PLAN, SCORES, Plan, choose_items, make_plan
 from qwenlong_core.evaluation.rescoring import rescore
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.evaluation.runner import evaluate
 from qwenlong_core.evaluation.statistics import Estimate
+from qwenlong_core.generation.load import context_of
 from qwenlong_core.jobs import EvaluateJob, ReportJob
 from qwenlong_core.records import Example
-from qwenlong_core.report.build import build_page
+from qwenlong_core.report.build import REPORT, build_page
 from qwenlong_core.report.tables import gain_over
 from qwenlong_core.settings.evaluation import EvaluationSettings
 from qwenlong_core.settings.profiles import load_settings
@@ -33,7 +35,6 @@ from qwenlong_core.store.artifacts import Manifest
 from qwenlong_core.store.files import MANIFEST, digest_json
 
 FOLDER = Path(".qwenlong/evaluations")
-ROWS, REPORT = "eval.parquet", "report.html"
 _PROTOCOL = tuple(
     f"evaluation.{name}={getattr(EvaluationSettings(), name)}"
     for name in ("max_prompt_tokens", "max_completion_tokens", "temperature", "top_p", "samples", "batch_size")
@@ -126,8 +127,8 @@ def run_rescore(given: str, profile: str | None, overrides: Sequence[str], out: 
     data = _rows_of(settings, folder)
     with alone_in(out), _log():
         rescore(evaluate_job(settings), folder, data, out)
-        (out / ROWS).unlink(missing_ok=True)
-        (out / ROWS).hardlink_to((data / ROWS).resolve())
+        (out / EVAL_ROWS).unlink(missing_ok=True)
+        (out / EVAL_ROWS).hardlink_to((data / EVAL_ROWS).resolve())
         return _finish(settings, out, folder.resolve().name, None)
 
 
@@ -212,10 +213,10 @@ def _log() -> Iterator[None]:
 
 def _write_rows(folder: Path, examples: Sequence[Example]) -> None:
     """The rows beside the log, so that it can be scored anew without their source."""
-    if not (folder / ROWS).exists():
-        staging = folder / f"{ROWS}.tmp"
+    if not (folder / EVAL_ROWS).exists():
+        staging = folder / f"{EVAL_ROWS}.tmp"
         write_examples(staging, examples)
-        staging.replace(folder / ROWS)
+        staging.replace(folder / EVAL_ROWS)
 
 
 def _finish(settings: Settings, folder: Path, name: str, memory: Estimate | None) -> Finished:
@@ -246,9 +247,9 @@ def _memory(model: Model, plan: Plan, folder: Path) -> Estimate | None:
 
 def _rows_of(settings: Settings, folder: Path) -> Path:
     """The folder with the rows that an evaluation answered: its own, or of a pipeline's evaluation its input."""
-    if (folder / ROWS).is_file():
+    if (folder / EVAL_ROWS).is_file():
         return folder
     if (folder / MANIFEST).is_file():
         store, parents = open_store(settings), Manifest.model_validate_json((folder / MANIFEST).read_text()).parents
         return store.fetch(artifact_in(store, InStore("data", parents["data"])))
-    raise ValueError(f"{folder} holds no {ROWS}, the rows it answered: give the folder that `qwenlong eval` wrote")
+    raise ValueError(f"{folder} holds no {EVAL_ROWS}, the rows it answered: give the folder that `qwenlong eval` wrote")

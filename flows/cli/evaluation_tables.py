@@ -7,9 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
-from qwenlong.flows.cli.evaluation_run import REPORT, Finished
+from qwenlong.flows.cli.evaluation_run import Finished
 from qwenlong.flows.cli.tables import table
+from qwenlong_core.evaluation.plan import SAMPLES
 from qwenlong_core.evaluation.scores import Slice
+from qwenlong_core.report.build import REPORT
 from qwenlong_core.report.tables import Interval
 
 
@@ -35,7 +37,7 @@ def print_finished(finished: Finished) -> None:
         console.print("No judge was asked: an answer in other words than the gold counts as wrong (--judge).")
     if plan.protocol["document"] == "none":
         console.print(_memory_words(finished))
-    console.print(f"Report  {finished.folder / REPORT}\nLog     {finished.folder}/samples.jsonl", soft_wrap=True)
+    console.print(f"Report  {finished.folder / REPORT}\nLog     {finished.folder / SAMPLES}", soft_wrap=True)
 
 
 def _memory_words(finished: Finished) -> str:

@@ -70,13 +70,14 @@ def _facts(settings: Any, model: Any, out: Path, evaluation: str | None) -> Any:
     """What the card states, but for the files."""
     from qwenlong.tasks.lineage import lineage
     from qwenlong.tasks.store import open_store
-    from qwenlong_core.evaluation.limits import context_of
+    from qwenlong_core.data.prepared import SUMMARY
+    from qwenlong_core.generation.load import context_of
     from qwenlong_core.report.model_card import Facts
 
     store = open_store(settings)
     known = model.artifact is not None and store.manifest(model.artifact) is not None
     steps, data = lineage(store, model.artifact) if known else ([], None)
-    summary = store.fetch(data) / "summary.json" if data else None
+    summary = store.fetch(data) / SUMMARY if data else None
     return Facts(
         name=out.name,
         path=str(out),

@@ -15,6 +15,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from qwenlong_core.data.splits import Split
+from qwenlong_core.markdown import markdown_table
 from qwenlong_core.records import Example
 
 CARD, PICTURE = "card.md", "lengths.svg"
@@ -55,9 +56,7 @@ def write_card(folder: Path, parts: Sequence[Split], summary: Mapping[str, Any])
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    rule = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *cells])
+    return markdown_table([dict(zip(head, row, strict=True)) for row in rows], numbers=True).rstrip()
 
 
 def _counts(splits: Mapping[str, Any]) -> str:

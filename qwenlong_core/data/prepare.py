@@ -42,6 +42,7 @@ from qwenlong_core.data.filters import (
     without_leaks,
 )
 from qwenlong_core.data.lengths import fit_eval, fit_sft, fit_train, phase_of
+from qwenlong_core.data.prepared import ROWS, SUMMARY
 from qwenlong_core.data.rows import DOCUMENT, PHASE, ExampleWriter, stream_rows
 from qwenlong_core.data.sources.read import GENERATED, local_files
 from qwenlong_core.data.splits import SHOWN_REFUSALS, Row, Split
@@ -52,8 +53,8 @@ from qwenlong_core.stage_main import OUTPUT, stage_main
 
 logger = logging.getLogger(__name__)
 
-REFUSED, DROPPED, SUMMARY = "refused.jsonl", "dropped.jsonl", "summary.json"
-FILES = (*(f"{split}.parquet" for split in SPLITS), REFUSED, DROPPED, SUMMARY, CARD, PICTURE)
+REFUSED, DROPPED = "refused.jsonl", "dropped.jsonl"
+FILES = (*ROWS.values(), REFUSED, DROPPED, SUMMARY, CARD, PICTURE)
 """All that preparation writes."""
 
 
@@ -164,7 +165,7 @@ def _write(job: PrepareJob, part: Split, rows: Iterable[Row], tokenizer: Any, fo
         fitted = ((row, None) for row in fit_sft(rows, part, tokenizer, job.sft_max_tokens))
     else:
         fitted = ((row, None) for row in fit_eval(rows, part, tokenizer, job.eval_max_tokens))
-    with ExampleWriter(folder / f"{part.name}.parquet", PHASE if part.name == "train" else None) as file:
+    with ExampleWriter(folder / ROWS[part.name], PHASE if part.name == "train" else None) as file:
         for row, phase in fitted:
             part.kept.add(row, phase)
             file.write(row.example, phase)

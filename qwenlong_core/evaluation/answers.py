@@ -22,6 +22,7 @@ from qwenlong_core.evaluation.evidence import evidence_depth
 from qwenlong_core.evaluation.official import official_metrics
 from qwenlong_core.evaluation.samples import Sample
 from qwenlong_core.generation.engine import Engine, Sampling
+from qwenlong_core.generation.load import load_engine
 from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards.hybrid import score_completions_sync
@@ -86,46 +87,27 @@ def render(tokenizer: Any, example: Example, settings: EvaluationSettings) -> Pr
     return Prompt(example=example, shown=shown, token_ids=encode(tokenizer, text), lost_tokens=lost, prefix=prefix)
 
 
-def _transformers_engine(job: EvaluateJob, folder: Path, tokenizer: Any) -> Engine:
-    import torch
-
-    from qwenlong_core.generation.transformers_engine import TransformersEngine
-    from qwenlong_core.models import load_policy
-
-    if job.launch.cpu_threads:
-        torch.set_num_threads(job.launch.cpu_threads)
-    model = load_policy(folder, job.model)
-    longest = job.evaluation.max_prompt_tokens + job.evaluation.max_completion_tokens
-    if longest > model.config.max_position_embeddings:
-        raise ValueError(
-            f"evaluation.max_prompt_tokens + max_completion_tokens = {longest:,} is over the model's context of "
-            f"{model.config.max_position_embeddings:,}: lower them, or raise model.yarn_factor"
-        )
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return TransformersEngine(model, tokenizer, batch_size=job.evaluation.batch_size)
-
-
-def _vllm_engine(job: EvaluateJob, folder: Path) -> Engine:
-    from qwenlong_core.generation.vllm_engine import VLLMEngine
-
-    settings = job.evaluation
-    longest = settings.max_prompt_tokens + settings.max_completion_tokens
-    gpus = max(1, job.launch.num_processes // job.launch.num_machines)
-    return VLLMEngine(folder, job.model.dtype, longest, tensor_parallel_size=gpus)
-
-
-def load_engine(job: EvaluateJob, folder: Path) -> tuple[Engine, Any]:
+def load_policy_engine(job: EvaluateJob, folder: Path) -> tuple[Engine, Any]:
     """The engine of the settings over the policy in ``folder``, and its tokenizer."""
     from qwenlong_core.models import load_tokenizer
 
-    tokenizer = load_tokenizer(folder)
-    if job.evaluation.server is not None:
+    tokenizer, settings = load_tokenizer(folder), job.evaluation
+    if settings.server is not None:
         from qwenlong_core.generation.openai_engine import OpenAIEngine
 
-        return OpenAIEngine(job.evaluation.server), tokenizer
-    if job.evaluation.engine == "vllm":
-        return _vllm_engine(job, folder), tokenizer
-    return _transformers_engine(job, folder, tokenizer), tokenizer
+        return OpenAIEngine(settings.server), tokenizer
+    engine = load_engine(
+        settings.engine,
+        folder,
+        tokenizer,
+        job.model,
+        job.launch,
+        batch_size=settings.batch_size,
+        longest=settings.max_prompt_tokens + settings.max_completion_tokens,
+        setting="evaluation.engine",
+        limits="evaluation.max_prompt_tokens + max_completion_tokens",
+    )
+    return engine, tokenizer
 
 
 def sampling_of(job: EvaluateJob) -> Sampling:

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from qwenlong_core.settings.evaluation import EvaluationSettings
 
 _PAPER = EvaluationSettings()
 _ANSWER_SHARE = 4
 """An answer gets a quarter of a context that is too short for the settings."""
-
-
-def context_of(folder: Path) -> int | None:
-    """Positions of the model in a transformers folder; ``None`` where it does not say (a tokenizer alone)."""
-    path = folder / "config.json"
-    if not path.is_file():
-        return None
-    config = json.loads(path.read_text())
-    positions: int | None = {**config.get("text_config", {}), **config}.get("max_position_embeddings")
-    return positions
 
 
 def fit_limits(context: int | None, prompt: int | None = None, completion: int | None = None) -> tuple[int, int]:

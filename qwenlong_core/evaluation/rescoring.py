@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from qwenlong_core.data.prepared import EVAL_ROWS
 from qwenlong_core.data.rows import dataset_digest, read_examples
 from qwenlong_core.evaluation.answers import judge_of, rewards_of
 from qwenlong_core.evaluation.official import official_metrics
@@ -33,12 +34,10 @@ def rescore(job: EvaluateJob, evaluation: Path, data: Path, output: Path) -> Non
         ValueError: the rows in ``data`` are not the ones that were answered.
     """
     plan = Plan.model_validate_json((evaluation / PLAN).read_text())
-    rows = {example.id: example for example in read_examples(data / "eval.parquet")}
+    rows = {example.id: example for example in read_examples(data / EVAL_ROWS)}
     known = [rows[item] for item in plan.items if item in rows]
     if dataset_digest(known) != plan.dataset_digest:
-        raise ValueError(
-            f"{data / 'eval.parquet'} is not the data that {evaluation} answered: give its own data folder"
-        )
+        raise ValueError(f"{data / EVAL_ROWS} is not the data that {evaluation} answered: give its own data folder")
     samples = read_samples(evaluation / SAMPLES)
     keep = job.evaluation.judge is None and plan.protocol["judge"] is not None
     scored = _from_log(job, rows, samples) if keep else score_anew(job, rows, samples)

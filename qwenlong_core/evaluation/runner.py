@@ -17,8 +17,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from qwenlong_core.data.prepared import EVAL_ROWS
 from qwenlong_core.data.rows import read_examples
-from qwenlong_core.evaluation.answers import answers, judge_of, load_engine, score_answers
+from qwenlong_core.evaluation.answers import answers, judge_of, load_policy_engine, score_answers
 from qwenlong_core.evaluation.plan import SAMPLES, SCORES, Plan, adopt_plan, choose_items, make_plan
 from qwenlong_core.evaluation.rescoring import ask_again, bootstrap_of, check_unscored
 from qwenlong_core.evaluation.results import write_scores
@@ -27,6 +28,7 @@ from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
 from qwenlong_core.rewards.health import require_judge
 from qwenlong_core.stage_main import OUTPUT, stage_main
+from qwenlong_core.store.artifacts import METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +67,8 @@ def _answer_missing(job: EvaluateJob, plan: Plan, examples: Sequence[Example], m
     if judge:
         # Answers are dear and verdicts are cheap: a judge that is down stops the run before the first one.
         asyncio.run(require_judge(judge))
-    engine, tokenizer = load_engine(job, model)
-    progress = _Progress(done, len(plan.expected), output / "metrics.jsonl")
+    engine, tokenizer = load_policy_engine(job, model)
+    progress = _Progress(done, len(plan.expected), output / METRICS)
     failures = 0
     for found in answers(job, engine, tokenizer, examples, missing):
         fresh = score_answers(job, judge, found)
@@ -104,7 +106,7 @@ def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: P
         return
     scores.unlink(missing_ok=True)
     drop_cut_line(log)
-    drop_cut_line(output / "metrics.jsonl")
+    drop_cut_line(output / METRICS)
     ask_again(job, {example.id: example for example in examples}, log)
     _answer_missing(job, plan, examples, model, output)
     check_unscored(job, read_samples(log))
@@ -113,7 +115,7 @@ def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: P
 
 def run(job: EvaluateJob, inputs: Mapping[str, Path], work: Path) -> None:
     """The evaluate stage: inputs ``model`` (policy folder) and ``data`` (with ``eval.parquet``)."""
-    examples = choose_items(read_examples(inputs["data"] / "eval.parquet"), job.evaluation.limit)
+    examples = choose_items(read_examples(inputs["data"] / EVAL_ROWS), job.evaluation.limit)
     evaluate(job, make_plan(job, examples, inputs["model"]), examples, inputs["model"], work / OUTPUT)
 
 

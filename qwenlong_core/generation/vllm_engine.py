@@ -16,16 +16,6 @@ from qwenlong_core.generation.sampling import prompt_seeds
 from qwenlong_core.records import Completion
 
 
-def _import_vllm() -> Any:
-    try:
-        import vllm
-    except ImportError as error:
-        raise ValueError(
-            f"engine 'vllm' needs the gpu extra ({error}): pip install -e '.[gpu]', or set engine = 'transformers'"
-        ) from error
-    return vllm
-
-
 class VLLMEngine:
     """Samples with vLLM; prefix caching shares the prefill of samples and of questions on one document.
 
@@ -34,13 +24,12 @@ class VLLMEngine:
         dtype: ``float32`` or ``bfloat16``.
         max_model_len: Longest prompt plus completion, in tokens.
         tensor_parallel_size: GPUs one copy of the model is spread over.
-
-    Raises:
-        ValueError: vLLM is not installed.
     """
 
     def __init__(self, folder: Path, dtype: str, max_model_len: int, tensor_parallel_size: int = 1) -> None:
-        self._vllm = _import_vllm()
+        import vllm  # seconds of import, and an extra: see vllm_check
+
+        self._vllm = vllm
         self._max_model_len = max_model_len
         self._llm = self._vllm.LLM(
             model=str(folder),

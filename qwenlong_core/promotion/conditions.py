@@ -3,58 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
 
 import numpy as np
 
 from qwenlong_core.evaluation import statistics
+from qwenlong_core.evaluation.pairs import Pairs
 from qwenlong_core.evaluation.results import Evaluation
-from qwenlong_core.evaluation.samples import Sample, benchmark_names, by_example
 from qwenlong_core.evaluation.scores import Bootstrap
+from qwenlong_core.promotion.decision import Condition
 from qwenlong_core.settings.evaluation import PromotionSettings
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Condition:
-    """One condition of the gate, with its numbers in words."""
-
-    name: str
-    passed: bool
-    detail: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pairs:
-    """Both models' item scores, ``[N]`` each, in the same order."""
-
-    challenger: Sequence[float]
-    champion: Sequence[float]
-    documents: Sequence[str]
-    benchmarks: Sequence[str]
-
-
-def _item_value(group: Sequence[Sample], unscored: float) -> float:
-    values = [sample.accuracy if sample.has_verdict else unscored for sample in group]
-    return fmean(values)
-
-
-def pair_items(challenger: Sequence[Sample], champion: Sequence[Sample]) -> Pairs:
-    """Item scores of both: an unscored sample counts 0 for the challenger and 1 for the champion.
-
-    Raises:
-        ValueError: the two do not hold the same items.
-    """
-    new, old = dict(by_example(challenger)), dict(by_example(champion))
-    names = benchmark_names(challenger)
-    if new.keys() != old.keys():
-        raise ValueError("the two evaluations hold different items: evaluate both on the same rows")
-    return Pairs(
-        challenger=[_item_value(group, 0.0) for group in new.values()],
-        champion=[_item_value(old[item], 1.0) for item in new],
-        documents=[group[0].document_id for group in new.values()],
-        benchmarks=[names[group[0].source, group[0].domain] for group in new.values()],
-    )
 
 
 def preconditions(challenger: Evaluation, champion: Evaluation) -> list[Condition]:

@@ -8,25 +8,23 @@ that someone might retry until it passes. Stage command:
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from qwenlong_core.evaluation import statistics
+from qwenlong_core.evaluation.pairs import pair_items
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.evaluation.scores import Bootstrap
 from qwenlong_core.jobs import PromoteJob
 from qwenlong_core.promotion.conditions import (
-    Condition,
     benchmark_gains,
     gain_condition,
     loss_conditions,
-    pair_items,
     preconditions,
     rates,
 )
+from qwenlong_core.promotion.decision import Condition, Decision, write_decision
 from qwenlong_core.promotion.overlap import overlap_condition
 from qwenlong_core.settings.evaluation import PromotionSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
@@ -35,20 +33,6 @@ logger = logging.getLogger(__name__)
 
 TRAINED = "trained-"
 """Inputs of that name, and a number, are data that the challenger was trained on."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
-    """The gate's verdict."""
-
-    promote: bool
-    reason: str
-    """One sentence: what was proven, or everything that was not."""
-    conditions: tuple[Condition, ...]
-    gain: statistics.Estimate | None = None
-    """Challenger minus champion over all items; ``None`` when the items could not be paired."""
-    benchmarks: Mapping[str, statistics.Estimate] = field(default_factory=dict)
-    """The same for each benchmark."""
 
 
 def _verdict(conditions: Sequence[Condition]) -> tuple[bool, str]:
@@ -98,12 +82,6 @@ def decide(
     return Decision(promote=promote, reason=reason, conditions=conditions, gain=gain, benchmarks=gains)
 
 
-def decision_markdown(decision: Decision) -> str:
-    """The decision as people read it in a console or in Prefect, whose tables cut long cells off."""
-    lines = [f"- {'pass' if c.passed else '**FAIL**'} **{c.name}**: {c.detail}" for c in decision.conditions]
-    return "\n".join([f"# {'Promoted' if decision.promote else 'Refused'}", "", *lines, ""])
-
-
 def _verified(job: PromoteJob) -> Condition:
     names = ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(job.verified.items()))
     detail = f"every file equals its manifest: {names}" if names else "nobody checked an artifact against its manifest"
@@ -129,8 +107,7 @@ def run(job: PromoteJob, inputs: Mapping[str, Path], work: Path) -> None:
     data they answered) and ``trained-1 ...`` (what the challenger was trained on); output
     ``decision.json`` and ``decision.md``. A refusal is a normal result."""
     decision = judge_promotion(job, inputs)
-    (work / OUTPUT / "decision.json").write_text(json.dumps(asdict(decision), indent=1))
-    (work / OUTPUT / "decision.md").write_text(decision_markdown(decision))
+    write_decision(decision, work / OUTPUT)
     logger.info("promote | %s", decision.reason)
 
 

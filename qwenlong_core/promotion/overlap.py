@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from qwenlong_core.data.filters import HeldOut, NearDuplicateFilter, Templates, without_leaks
+from qwenlong_core.data.prepared import EVAL_ROWS, SFT_ROWS, TRAIN_ROWS
 from qwenlong_core.data.rows import dataset_digest, read_examples, stream_examples
 from qwenlong_core.data.splits import Row, Split, document_key
 from qwenlong_core.evaluation.plan import Plan
-from qwenlong_core.promotion.conditions import Condition
+from qwenlong_core.promotion.decision import Condition
 from qwenlong_core.records import Example
 
-TRAINING_FILES = ("sft.parquet", "train.parquet")
+TRAINING_FILES = (SFT_ROWS, TRAIN_ROWS)
 IN_WORDS = {
     "document_in_evaluation": "on a document of the evaluation",
     "near_document_in_evaluation": "on one nearly equal to it",
@@ -84,7 +85,7 @@ def overlap_condition(plan: Plan, rows: Path, trained: Iterable[Path], near_dupl
         ValueError: the rows in ``rows`` are not those that the plan was made of.
     """
     items = set(plan.items)
-    evaluated = [example for example in read_examples(rows / "eval.parquet") if example.id in items]
+    evaluated = [example for example in read_examples(rows / EVAL_ROWS) if example.id in items]
     if dataset_digest(evaluated) != plan.dataset_digest:
         raise ValueError(
             f"the evaluated rows are not those of the prepared data {rows.name[:12]}: its dataset digest is "

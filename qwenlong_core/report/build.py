@@ -16,24 +16,25 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from qwenlong_core.data.prepared import EVAL_ROWS, SUMMARY
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.evaluation import published
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.evaluation.scores import Bootstrap, Scores, Slice
 from qwenlong_core.jobs import ReportJob
+from qwenlong_core.promotion.decision import read_decision
 from qwenlong_core.records import DOMAINS
 from qwenlong_core.report import page
 from qwenlong_core.report.charts import Series, Whisker, category_chart, forest_chart
 from qwenlong_core.report.curves import Panel, training_panels
 from qwenlong_core.report.reader import MAX_COMPLETION_CHARS, MAX_DOCUMENT_CHARS, choose_samples
-from qwenlong_core.report.tables import Interval, baseline_of, markdown_table, score_rows, scores_table
+from qwenlong_core.report.tables import Interval, baseline_of, score_rows
 from qwenlong_core.stage_main import OUTPUT, stage_main
-from qwenlong_core.store.artifacts import folder_digest
-
-__all__ = ["build_page", "markdown_table", "run", "scores_table"]
+from qwenlong_core.store.artifacts import JOB, folder_digest
 
 logger = logging.getLogger(__name__)
 
+REPORT = "report.html"
 _EVALUATE = "evaluate-"
 
 
@@ -134,7 +135,7 @@ def _probe_words(folder: Path) -> str:
 
 def _data_rows(folder: Path) -> list[dict[str, Any]]:
     """Rows of each split: kept and dropped by reason, in the prepare stage's own count."""
-    path = folder / "summary.json"
+    path = folder / SUMMARY
     if not path.is_file():
         return []
     splits: dict[str, dict[str, Any]] = json.loads(path.read_text())["splits"]
@@ -154,7 +155,7 @@ def _data_rows(folder: Path) -> list[dict[str, Any]]:
 
 def _settings(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
     """The job each stage was given, where the pipeline left it beside the result."""
-    jobs = {name: folder / "job.json" for name, folder in inputs.items()}
+    jobs = {name: folder / JOB for name, folder in inputs.items()}
     return [
         {"name": name, "text": json.dumps(json.loads(path.read_text()), indent=2)}
         for name, path in jobs.items()
@@ -186,7 +187,7 @@ def _evaluation_context(
         return {"scores": [], "items": [], "slices": []}
     baseline = baseline_of(list(evaluations))
     bootstrap = Bootstrap(resamples=job.bootstrap_resamples, confidence=job.confidence, seed=job.seed)
-    examples = read_examples(data / "eval.parquet") if data else []
+    examples = read_examples(data / EVAL_ROWS) if data else []
     return {
         "scores": score_rows(evaluations, bootstrap),
         "scores_words": _scores_words(evaluations, job),
@@ -231,7 +232,7 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
         "notes": job.notes,
         "style": Markup(page.STYLE),
         **_evaluation_context(job, evaluations, inputs.get("data"), inputs.get("probe")),
-        "decision": json.loads((decision / "decision.json").read_text()) if decision else None,
+        "decision": read_decision(decision) if decision else None,
         "curves": training_panels(inputs),
         "max_document": MAX_DOCUMENT_CHARS,
         "max_completion": MAX_COMPLETION_CHARS,
@@ -247,7 +248,7 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
 def run(job: ReportJob, inputs: Mapping[str, Path], work: Path) -> None:
     """The report stage: writes ``report.html``."""
     text = build_page(job, inputs)
-    (work / OUTPUT / "report.html").write_text(text)
+    (work / OUTPUT / REPORT).write_text(text)
     logger.info("report | %d KB", len(text.encode()) // 1024)
 
 

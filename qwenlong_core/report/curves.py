@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from qwenlong_core.records import DOMAINS
 from qwenlong_core.report.charts import Series, line_chart
+from qwenlong_core.store.artifacts import METRICS
 
 Row = Mapping[str, Any]
 
@@ -92,7 +93,7 @@ def _panel(title: str, lines: _Lines, stages: Mapping[str, Sequence[Row]]) -> Pa
 
 def training_panels(inputs: Mapping[str, Path]) -> list[Panel]:
     """The panels that the training artifacts have numbers for."""
-    rows = {name: read_rows(folder / "metrics.jsonl") for name, folder in inputs.items()}
+    rows = {name: read_rows(folder / METRICS) for name, folder in inputs.items()}
     sft = {name: found for name, found in rows.items() if name == "sft" and found}
     grpo = {name: found for name, found in rows.items() if name.startswith("grpo-") and found}
     panels = [_panel(title, lines, grpo) for title, lines in _GRPO.items()]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwenlong_core.evaluation.results import Evaluation
-from qwenlong_core.report.tables import Interval, markdown_table
+from qwenlong_core.markdown import markdown_table
+from qwenlong_core.report.tables import Interval
 
 _LICENCES = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0",

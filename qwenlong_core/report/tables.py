@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.evaluation import statistics
+from qwenlong_core.evaluation.pairs import pair_items
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.evaluation.scores import Bootstrap
-from qwenlong_core.promotion.conditions import pair_items
 from qwenlong_core.records import DOMAINS
 
 
@@ -82,11 +82,3 @@ def scores_table(evaluations: Mapping[str, Path]) -> list[dict[str, Any]]:
         ValueError: a folder is not a finished evaluation, or they answered different items.
     """
     return score_rows({name: read_evaluation(folder) for name, folder in evaluations.items()})
-
-
-def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with equal keys as a markdown table."""
-    if not rows:
-        return ""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -24,7 +24,9 @@ from qwenlong_core.settings.base import Block
 from qwenlong_core.store.files import MANIFEST, Files, differences, digest_json, list_files
 
 SCHEMA_VERSION = 1
-NOTES = frozenset({"metrics.jsonl", "job.json"})
+METRICS, JOB = "metrics.jsonl", "job.json"
+"""What a stage writes of its progress, one line a step, and what it was told; both lie beside its result."""
+NOTES = frozenset({METRICS, JOB})
 """Files that tell how long a stage took and what it was told: verified, but not part of the digest."""
 PLAIN_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"
 PlainName = Annotated[str, Field(pattern=PLAIN_NAME)]

@@ -11,15 +11,16 @@ completion of each group) and ``difficulty.json`` (what later phases choose by) 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qwenlong_core.data.prepared import TRAIN_ROWS
 from qwenlong_core.data.rows import read_phase
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.generation.transformers_engine import TransformersEngine
+from qwenlong_core.generation.vllm_check import require_vllm
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import attention_implementation, load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
@@ -28,6 +29,7 @@ from qwenlong_core.rewards.hybrid import score_completions
 from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.rewards.length import LengthLimits
 from qwenlong_core.stage_main import OUTPUT, stage_main
+from qwenlong_core.store.artifacts import METRICS
 from qwenlong_core.store.files import write_json
 from qwenlong_core.training import curriculum, grpo_metrics
 from qwenlong_core.training.arguments import grpo_config, layout
@@ -52,7 +54,7 @@ def phase_examples(job: GRPOJob, data: Path, difficulties: curriculum.Difficulti
     Raises:
         ValueError: the phase has fewer rows than a batch takes.
     """
-    path = data / "train.parquet"
+    path = data / TRAIN_ROWS
     own = read_phase(path, job.index)
     earlier: list[Example] = []
     if difficulties and job.index > 1:
@@ -83,18 +85,6 @@ def reward_scorer(job: GRPOJob) -> Scorer:
     return score
 
 
-def require_engine(engine: str) -> None:
-    """Refuse a vLLM engine where vLLM is not installed.
-
-    Raises:
-        ValueError: with the extra to install.
-    """
-    if engine.startswith("vllm") and importlib.util.find_spec("vllm") is None:
-        raise ValueError(
-            f"grpo.engine={engine!r} needs vLLM: pip install -e '.[gpu]', or set grpo.engine='transformers'"
-        )
-
-
 def build_trainer(
     job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Scorer, processes: int, rank: int
 ) -> GRPOPhaseTrainer:
@@ -103,7 +93,7 @@ def build_trainer(
     Raises:
         ValueError: settings or rows that cannot be trained on.
     """
-    require_engine(job.grpo.engine)
+    require_vllm("grpo.engine", job.grpo.engine)
     cut = layout(job, processes)
     difficulties = curriculum.read_difficulties(inputs.get("probe", inputs["model"]))
     examples = phase_examples(job, inputs["data"], difficulties)
@@ -183,7 +173,7 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
     trainer = build_trainer(job, inputs, work, scorer, state.num_processes, state.process_index)
     updates = layout(job, state.num_processes).updates_per_batch
     output = work / OUTPUT
-    lines = JsonLines(output / "metrics.jsonl")
+    lines = JsonLines(output / METRICS)
     boundary = StepBoundary(updates, job.phase.steps, job.grpo.save_steps)
     trainer.add_callback(boundary)
     trainer.add_callback(MetricsCallback(lines, f"grpo-{job.index}", updates, grpo_metrics.row, grpo_metrics.sentence))

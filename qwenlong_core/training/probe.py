@@ -25,12 +25,12 @@ import torch
 from accelerate import PartialState
 from transformers import AutoConfig
 
+from qwenlong_core.data.prepared import TRAIN_ROWS
 from qwenlong_core.data.rows import dataset_digest, read_phase
 from qwenlong_core.generation.engine import Engine, Sampling
-from qwenlong_core.generation.transformers_engine import TransformersEngine
-from qwenlong_core.generation.vllm_engine import VLLMEngine
+from qwenlong_core.generation.load import load_engine
 from qwenlong_core.jobs import ProbeJob
-from qwenlong_core.models import load_policy, load_tokenizer
+from qwenlong_core.models import load_tokenizer
 from qwenlong_core.records import Completion, Example, Group, Score
 from qwenlong_core.rewards.health import require_judge
 from qwenlong_core.rewards.hybrid import score_completions
@@ -57,14 +57,17 @@ def choose_rows(examples: Sequence[Example], limit: int | None, seed: int) -> li
 
 
 def _engine(job: ProbeJob, folder: Path, tokenizer: Any) -> Engine:
-    if job.engine == "vllm":
-        longest = max(phase.max_prompt_tokens + phase.max_completion_tokens for phase in job.phases)
-        gpus = max(1, job.launch.num_processes // job.launch.num_machines)
-        return VLLMEngine(folder, job.model.dtype, longest, tensor_parallel_size=gpus)
-    if job.launch.cpu_threads:
-        torch.set_num_threads(job.launch.cpu_threads)
-    model = load_policy(folder, job.model).to("cuda" if torch.cuda.is_available() else "cpu")
-    return TransformersEngine(model, tokenizer, batch_size=job.rows_at_once)
+    longest = max(phase.max_prompt_tokens + phase.max_completion_tokens for phase in job.phases)
+    return load_engine(
+        job.engine,
+        folder,
+        tokenizer,
+        job.model,
+        job.launch,
+        batch_size=job.rows_at_once,
+        longest=longest,
+        setting="grpo.engine",
+    )
 
 
 def _scorer(job: ProbeJob) -> Scorer:
@@ -152,7 +155,7 @@ def measure(job: ProbeJob, model: Path, data: Path, output: Path) -> dict[str, A
     """
     output.mkdir(parents=True, exist_ok=True)
     chosen = {
-        index: choose_rows(read_phase(data / "train.parquet", index), job.rows, job.seed)
+        index: choose_rows(read_phase(data / TRAIN_ROWS, index), job.rows, job.seed)
         for index in range(1, len(job.phases) + 1)
     }
     _adopt_plan(job, model, chosen, output)

@@ -20,6 +20,7 @@ from datasets import Dataset
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
+from qwenlong_core.data.prepared import SFT_ROWS
 from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.jobs import SFTJob
@@ -27,6 +28,7 @@ from qwenlong_core.models import attention_implementation, load_policy, load_tok
 from qwenlong_core.records import Example
 from qwenlong_core.settings.training import SFTSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
+from qwenlong_core.store.artifacts import METRICS
 from qwenlong_core.training.checkpoints import SealedCheckpoints, delete_partial, newest_complete
 from qwenlong_core.training.logprobs.cpu_head import use_compact_head
 from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
@@ -168,12 +170,12 @@ def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
     """
     state = set_up_process(job.launch)
     tokenizer = load_tokenizer(inputs["model"])
-    rows = tokenized(tokenizer, read_examples(inputs["data"] / "sft.parquet"), job.sft.max_tokens)
+    rows = tokenized(tokenizer, read_examples(inputs["data"] / SFT_ROWS), job.sft.max_tokens)
     rows = [rows[i] for i in training_order(len(rows), job.sft.epochs, job.sft.batch_size, job.seed)]
     step_tokens = tokens_by_step(rows, job.sft.batch_size)
     trainer = build_trainer(job, inputs["model"], tokenizer, rows, work)
     steps = trainer.args.max_steps
-    lines = JsonLines(work / OUTPUT / "metrics.jsonl")
+    lines = JsonLines(work / OUTPUT / METRICS)
     boundary = StepBoundary(updates=1, steps=steps, save_steps=job.sft.save_steps)
     trainer.add_callback(boundary)
     trainer.add_callback(MetricsCallback(lines, "sft", 1, partial(_row, step_tokens=step_tokens), _sentence))

@@ -9,7 +9,6 @@ whose writer was killed before it reached the registry is carried out by whoever
 from __future__ import annotations
 
 import getpass
-import json
 import socket
 import time
 import uuid
@@ -23,6 +22,7 @@ from pydantic import Field
 from qwenlong.tasks.tracking.client import client_for
 from qwenlong.tasks.tracking.registry import CHAMPION, PREVIOUS, RegisteredVersion, by_alias, versions_of
 from qwenlong_core.errors import Refused
+from qwenlong_core.promotion.decision import read_decision
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.running import TrackingSettings
 from qwenlong_core.store.artifacts import now
@@ -160,7 +160,7 @@ def apply_decision(
         fresh: the decision was made now; one from the cache does not undo a rollback.
         runs: what the decision came from, for the version's tags.
     """
-    verdict = json.loads((decision / "decision.json").read_text())
+    verdict = read_decision(decision)
     champion = by_alias(settings, CHAMPION)
     if _version(champion) == version.version:
         return f"version {version.version} is champion"

@@ -11,9 +11,6 @@ from typing import Any
 
 from mlflow.entities import Metric
 
-METRICS = "metrics.jsonl"
-"""A stage's step lines, in its output folder."""
-
 _POLL_SECONDS = 2.0
 
 

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from qwenlong_core.evaluation.benchmarks import PAPER, benchmark_specs, read_benchmarks
-from qwenlong_core.evaluation.limits import context_of, fit_limits
+from qwenlong_core.evaluation.limits import fit_limits
 from qwenlong_core.evaluation.published import BENCHMARKS
+from qwenlong_core.generation.load import context_of
 from qwenlong_core.settings.data import LengthBucket
 
 HOTPOT = [

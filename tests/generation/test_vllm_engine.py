@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from qwenlong_core.generation.engine import Sampling
+from qwenlong_core.generation.load import load_engine
 from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.generation.vllm_engine import VLLMEngine
 from qwenlong_core.models import import_base, load_policy, load_tokenizer
 from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.running import LaunchSettings
 
 pytestmark = pytest.mark.timeout(1800)
 MODEL = ModelSettings(name="smollm2-135m")
@@ -24,7 +26,9 @@ QUESTIONS = ("What is the capital of France?", "Name the largest planet.", "What
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_a_missing_vllm_names_the_extra_and_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.\[gpu\].*transformers"):
-        VLLMEngine(tmp_path, "float32", 128)
+        load_engine(
+            "vllm", tmp_path, None, MODEL, LaunchSettings(), batch_size=1, longest=128, setting="evaluation.engine"
+        )
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ import pytest
 from scipy import stats
 
 from qwenlong_core.data.rows import dataset_digest, write_examples
+from qwenlong_core.evaluation.pairs import pair_items
 from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES
 from qwenlong_core.evaluation.scores import Bootstrap
 from qwenlong_core.jobs import PromoteJob
-from qwenlong_core.promotion.conditions import pair_items
-from qwenlong_core.promotion.gate import decide, decision_markdown, run
+from qwenlong_core.promotion.decision import decision_markdown
+from qwenlong_core.promotion.gate import decide, run
 from qwenlong_core.records import Example
 from qwenlong_core.settings.evaluation import PromotionSettings
 from qwenlong_core.stage_main import OUTPUT

@@ -11,12 +11,13 @@ from evaluation_tables import BOOTSTRAP
 
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.jobs import ReportJob
+from qwenlong_core.markdown import markdown_table
 from qwenlong_core.records import Example
-from qwenlong_core.report.build import build_page, markdown_table, run, scores_table
+from qwenlong_core.report.build import build_page, run
 from qwenlong_core.report.charts import Series, Whisker, forest_chart, line_chart, nice_ticks
 from qwenlong_core.report.curves import training_panels
 from qwenlong_core.report.reader import MAX_DOCUMENT_CHARS, choose_samples, mark_document, split_thinking
-from qwenlong_core.report.tables import score_rows
+from qwenlong_core.report.tables import score_rows, scores_table
 from qwenlong_core.stage_main import OUTPUT
 
 JOB = ReportJob(title="A <run>", notes=("Scaled down.",), bootstrap_resamples=200, confidence=0.95, seed=1)
