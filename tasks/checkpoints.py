@@ -1,9 +1,8 @@
-"""Checkpoints of a training in progress go to the store, and come back on a machine that has none.
+"""Checkpoints of a running training are sent to the store, and fetched on a machine that has none.
 
-A thread beside the training looks for newly sealed checkpoints. It takes hard links first, so that the
-training may prune the originals while they are being sent, and the training never waits for it.
-A checkpoint artifact holds ``checkpoints/checkpoint-N/...`` and the step lines of ``output/*.jsonl``:
-all that the stage needs to go on in an empty work folder.
+While the training runs, a thread looks for newly sealed checkpoints and sends them; the training never waits for it.
+A checkpoint artifact holds ``checkpoints/checkpoint-N/...`` and the step lines ``output/*.jsonl``, which is everything
+that the stage needs to resume in an empty work folder.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from qwenlong_core.store.protocol import StageRecord, Store
 KIND = "checkpoint"
 CHECKPOINTS = "checkpoints"
 _SLOTS = 2
-"""Checkpoints of one training that the store keeps; the older one is the way back from the newest."""
+"""Checkpoints of one training that the store keeps. The older one is there in case the newest is damaged."""
 _POLL_SECONDS = 2.0
 
 
 class Training(Block):
-    """Whose checkpoints they are."""
+    """The training that checkpoints belong to."""
 
     stage: str
     key: str
-    """The stage's fingerprint; for a forced stage, of this pipeline run alone."""
+    """The stage's fingerprint. For a forced stage it also holds the pipeline run, which starts from scratch."""
     profile: str
     parents: dict[str, str]
     """Digests of the inputs."""
@@ -59,13 +58,13 @@ def _slot(training: Training, slot: int) -> tuple[str, str]:
 
 
 def stored_checkpoints(store: Store, training: Training) -> list[StageRecord]:
-    """What the store has of a training, the newest step first."""
+    """The records of a training's checkpoints in the store, the newest step first."""
     found = [store.lookup(*_slot(training, slot)) for slot in range(_SLOTS)]
     return sorted(filter(None, found), key=lambda record: -int(record.settings["step"]))
 
 
 def restore(work: Path, store: Store, training: Training, log: Callable[[str], None]) -> None:
-    """Bring the newest whole checkpoint of the store into ``work``, unless a newer one is there."""
+    """Copy the store's newest whole checkpoint into ``work``, unless ``work`` has a newer one."""
     local = _newest_sealed(work / CHECKPOINTS)
     for record in stored_checkpoints(store, training):
         step = int(record.settings["step"])
@@ -74,19 +73,19 @@ def restore(work: Path, store: Store, training: Training, log: Callable[[str], N
         try:
             folder = store.fetch(record.ref)
         except ArtifactError as error:
-            log(f"the store's checkpoint of step {step} is passed over: {error}")
+            log(f"{training.stage}: the store's checkpoint of step {step} cannot be used, trying an older one: {error}")
             continue
-        # The lines come first: a copy cut short leaves no checkpoint without them.
+        # Step lines first: if the copy is interrupted, there is never a checkpoint without its lines.
         if (folder / OUTPUT).is_dir():
             shutil.copytree(folder / OUTPUT, work / OUTPUT, dirs_exist_ok=True)
         for checkpoint in (folder / CHECKPOINTS).iterdir():
             _copy_whole(checkpoint, work / CHECKPOINTS / checkpoint.name)
-        log(f"{training.stage}: checkpoint of step {step} brought from the store")
+        log(f"{training.stage}: fetched the checkpoint of step {step} from the store")
         return
 
 
 def _copy_whole(checkpoint: Path, target: Path) -> None:
-    """Copy under another name first: a sealed checkpoint of which a copy cut short has left half would count."""
+    """Copy a checkpoint under another name, then rename it: half a copy must never stand under its name."""
     staging = target.with_name(f".copy-of-{target.name}")
     for remains in (staging, target):
         shutil.rmtree(remains, ignore_errors=True)
@@ -95,15 +94,15 @@ def _copy_whole(checkpoint: Path, target: Path) -> None:
 
 
 class CheckpointPublisher:
-    """While the block lasts, sealed checkpoints of ``work`` go to the store."""
+    """A context in which a thread sends the sealed checkpoints of ``work`` to the store."""
 
     def __init__(self, work: Path, store: Store, training: Training, log: Callable[[str], None]) -> None:
         self._work, self._store, self._training, self._log = work, store, training, log
         known = stored_checkpoints(store, training)
         self._done = max((int(record.settings["step"]) for record in known), default=-1)
         self._stop = threading.Event()
-        # Prefect keeps its settings and the current task run in context variables: without them the log's
-        # lines would go to another server.
+        # Prefect keeps its settings and the current task run in context variables, which a new thread lacks:
+        # without them the log's lines would go to another server.
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run, args=(self._follow,), name="checkpoint-publisher", daemon=True
@@ -117,15 +116,18 @@ class CheckpointPublisher:
         self._stop.set()
         self._thread.join()
         if kind is not None:
-            self.publish_newest()  # what was saved on the way out; a finished training needs none
+            # What the training saved when it was stopped. One that has finished needs no checkpoint any more.
+            self.publish_newest()
 
     def _follow(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):
             self.publish_newest()
 
     def publish_newest(self) -> None:
-        """Send the newest sealed checkpoint if it is not there yet; a failure is logged and tried again
-        at the next look, since the training does not depend on it."""
+        """Send the newest sealed checkpoint, if the store does not have it yet.
+
+        A failure is logged and the checkpoint is tried again later, since the training does not depend on it.
+        """
         checkpoint = _newest_sealed(self._work / CHECKPOINTS)
         if checkpoint is None or step_of(checkpoint) <= self._done:
             return
@@ -152,7 +154,7 @@ class CheckpointPublisher:
         self._log(f"{training.stage}: checkpoint of step {step} is in the store")
 
     def _remember(self, ref: ArtifactRef, step: int) -> None:
-        """Take the slot of the oldest checkpoint, whose artifact the store may then forget."""
+        """Record the checkpoint in place of the oldest one, whose artifact `gc` may then collect."""
         stage, _ = _slot(self._training, 0)
         steps = {slot: self._step_in(slot) for slot in range(_SLOTS)}
         oldest = min(steps, key=lambda slot: steps[slot])
@@ -172,10 +174,11 @@ class CheckpointPublisher:
 
 
 def _snapshot(work: Path, checkpoint: Path, staging: Path) -> bool:
-    """Link a checkpoint and copy the lines so far; ``False`` if it was pruned meanwhile."""
+    """Link a checkpoint's files and copy the step lines so far; ``False`` if it was pruned meanwhile."""
     shutil.rmtree(staging, ignore_errors=True)
     target = staging / CHECKPOINTS / checkpoint.name
     try:
+        # Hard links: the training may prune the originals while they are sent, and nothing is copied.
         for name in (*read_seal(checkpoint).files, MANIFEST):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             os.link(checkpoint / name, target / name)

@@ -1,4 +1,4 @@
-"""Where a model or an artifact came from, and whether artifacts are what their manifests say."""
+"""Where a model came from, and whether its artifacts are still what their manifests say."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from qwenlong.tasks.results import JOB
 from qwenlong_core.report.model_card import Step, stage_name
 from qwenlong_core.store.artifacts import JOB, ArtifactError, ArtifactRef, Manifest
 from qwenlong_core.store.contents import Contents
@@ -14,7 +15,7 @@ from qwenlong_core.store.protocol import Store
 
 
 def _ancestry(store: Store, model: ArtifactRef) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """A model and those before it, the newest first, with their manifests.
+    """A model and the models it was trained from, the newest first, with their manifests.
 
     Raises:
         ArtifactError: one of them is not in the store any more.
@@ -24,7 +25,7 @@ def _ancestry(store: Store, model: ArtifactRef) -> Iterator[tuple[ArtifactRef, M
         manifest = store.manifest(link)
         if manifest is None:
             raise ArtifactError(
-                f"where {model.short} came from cannot be told: {link.kind}/{link.short} is not in the store"
+                f"the origin of model {model.short} is unknown: {link.kind}/{link.short} is not in the store any more"
             )
         yield link, manifest
         before = manifest.parents.get("model")
@@ -55,19 +56,22 @@ def _job(folder: Path) -> dict[str, Any]:
 
 
 def training_data(store: Store, model: ArtifactRef) -> list[ArtifactRef]:
-    """The data artifacts that a model and the models before it were trained on, each once, the newest first.
+    """The data that a model and the models before it were trained on: each artifact once, the newest first.
 
     Raises:
-        ArtifactError: a manifest on the way is gone, so that nobody can tell.
+        ArtifactError: a manifest on the way is gone, so the data is unknown.
     """
     digests = (manifest.parents.get("data") for _, manifest in _ancestry(store, model))
     return [_data(digest) for digest in dict.fromkeys(filter(None, digests))]
 
 
 def find_faults(store: Store, artifacts: Mapping[str, ArtifactRef]) -> list[str]:
-    """What is wrong with each of the artifacts, by the name people know it by; empty if all are sound.
+    """What is wrong with these artifacts, in words; empty if all are whole.
 
-    Every byte is read now, whatever was checked before.
+    Every byte is read, also of artifacts that were verified before.
+
+    Args:
+        artifacts: by the name to call them in the message.
     """
     faults = []
     for name, ref in artifacts.items():

@@ -75,7 +75,8 @@ def find_registered(tracking: TrackingSettings, wanted: InRegistry) -> Registere
     if found is None:
         given = f"models:/{wanted.name}" + (f"@{wanted.alias}" if wanted.alias else f"/{wanted.version}")
         raise BadReference(
-            f"{given}: the registry at tracking.uri={tracking.uri!r} has no such model: run the pipeline, or name another"
+            f"{given}: the registry at tracking.uri={tracking.uri!r} has no such model: run the pipeline, or name "
+            "another"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Which artifact store the settings name."""
+"""Open the artifact store that the settings name."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def open_store(settings: Settings) -> Store:
     storage = settings.storage
     if not storage.uri.startswith("s3://"):
         return LocalStore(Path(storage.uri))
-    from qwenlong.tasks.s3.store import s3_store  # boto3 takes a while to load, and a folder does not need it
+    from qwenlong.tasks.s3.store import s3_store  # boto3 takes a second to load, and a folder needs none
 
     return s3_store(storage)

@@ -28,7 +28,7 @@ def _inside(name: str) -> str:
     parts = name.split("/")
     if not name or not name.isprintable() or "\\" in name or any(part in ("", ".", "..") for part in parts):
         raise ValueError(
-            f"{name!r} is no file name of an artifact: it must be relative, with '/' between its parts and "
+            f"{name!r} cannot be the name of a file in an artifact: give a relative path with '/' between its parts, "
             "without empty parts, '.', '..', backslashes and control characters"
         )
     if name == MANIFEST:
@@ -53,7 +53,7 @@ Files = dict[FileName, FileEntry]
 
 
 class Seal(Block):
-    """The manifest of a training checkpoint. An artifact's says more: :class:`~qwenlong_core.store.artifacts.Manifest`."""
+    """The manifest of a training checkpoint. That of an artifact says more (``store.artifacts.Manifest``)."""
 
     files: Files
 

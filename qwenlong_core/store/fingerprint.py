@@ -4,8 +4,8 @@
                 + the project modules its code imports (the closure, read from the sources)
                 + the versions of the libraries those modules import
 
-Editing the report therefore never retrains a model, and editing a reward always does. Prefect's own
-``TASK_SOURCE`` hashes only the task's lines and would miss an edit to a helper.
+So an edit to the report never retrains a model, and an edit to a reward always does. Prefect's own ``TASK_SOURCE``
+would not do: it hashes the lines of the task alone, and misses an edit to a function that the task calls.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("qwenlong_core", "qwenlong")
 
 _IMPORTED_BY_NAME = frozenset({"gguf", "tokenizers", "vllm"})
-"""Libraries that compute for us but are imported by others, so no import statement here names them."""
+"""Libraries that compute for us but are imported by other libraries, so that no import statement here names them."""
 
 _SETTINGS = ("base", "data", "evaluation", "model", "rewards", "running", "training", "tree")
 _SCHEMAS = {"qwenlong_core.jobs", *(f"qwenlong_core.settings.{name}" for name in _SETTINGS)}
-"""Pure settings schemas: what they say to a stage is in its settings, so their text does not count."""
+"""Pure settings schemas. Their values are in the job, which counts by itself, so their text need not."""
 NOT_COUNTED = frozenset({"qwenlong_core.errors", *_SCHEMAS})
-"""Modules left out of every code digest. An error never becomes a result, either."""
+"""Modules left out of every code digest. Those of errors too: an error never becomes a result."""
 
 
 def module_file(module: str, root: Path = ROOT) -> Path | None:
-    """Source file of a project module, or ``None`` if there is no such module."""
+    """Source file of a project module, or ``None`` if there is no such module below ``root``."""
     parts = module.split(".")
     if parts[0] == "qwenlong" and not (root / "qwenlong").is_dir():
         parts = parts[1:]  # a checkout, where qwenlong.tasks is the folder tasks/
@@ -47,7 +47,7 @@ def module_file(module: str, root: Path = ROOT) -> Path | None:
 
 
 def _imported_names(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
-    """Every dotted name that an import statement of the module could mean, nested ones included."""
+    """Every dotted name that an import statement of the module could mean, also one inside a function."""
     package = module.split(".") if is_package else module.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -55,6 +55,7 @@ def _imported_names(tree: ast.AST, module: str, is_package: bool) -> Iterator[st
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             source = ".".join(part for part in (base, node.module or "") if part)
+            # `from a import b` may name the module a.b or something in a: try both, and what is no file drops out.
             yield source
             yield from (f"{source}.{alias.name}" for alias in node.names)
 
@@ -65,7 +66,9 @@ def _with_parents(name: str) -> Iterator[str]:
 
 
 def closure(modules: Iterable[str], root: Path = ROOT) -> tuple[dict[str, Path], frozenset[str]]:
-    """Project modules reachable by import from ``modules``, and the outside packages they name.
+    """The project modules that ``modules`` import, directly or not, and the outside packages these name.
+
+    Sources are read and not imported, so that the closure of a GPU stage can be told on a machine without torch.
 
     Raises:
         ValueError: a start module does not exist.
@@ -75,7 +78,7 @@ def closure(modules: Iterable[str], root: Path = ROOT) -> tuple[dict[str, Path],
     queue = list(modules)
     for module in queue:
         if module_file(module, root) is None:
-            raise ValueError(f"no module {module!r} below {root}: a stage names the code it runs")
+            raise ValueError(f"there is no module {module!r} below {root}: a stage must name the code it runs")
     while queue:
         for name in _with_parents(queue.pop()):
             path = module_file(name, root)
@@ -99,8 +102,9 @@ def _distributions() -> Mapping[str, list[str]]:
 
 @functools.cache
 def code_digest(modules: tuple[str, ...], root: Path = ROOT) -> str:
-    """Digest of the code closure of ``modules``, of the versions of the libraries it imports, and of
-    the Python release. A library that is not installed counts as absent."""
+    """Digest of the code closure of ``modules``, of the versions of the libraries it imports, and of the
+    Python version (3.11). A library that is not installed counts as absent.
+    """
     found, outside = closure(modules, root)
     sources = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
     libraries = {

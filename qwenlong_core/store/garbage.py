@@ -1,8 +1,8 @@
-"""What a store may forget: a plan made from its listing, for :mod:`qwenlong.tasks.inventory` to carry out.
+"""Which files of a store may be deleted: a plan made from its listing, which ``tasks/inventory.py`` carries out.
 
-Kept are, whatever their age: the newest record of each stage and profile, what the caller pins (registry
-versions, inputs of running stages), all claims, all parents of what is kept. Anything younger than the
-grace time is kept too, since somebody may be at work on it.
+Kept whatever their age: the newest record of each stage and profile with its artifact, what the caller pins (registry
+versions, inputs of running stages), all claims, and every parent of these. Anything unfinished that is younger than
+the grace time is kept too, since somebody may be at work on it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from qwenlong_core.store.protocol import StageRecord, Stored
 
 
 class Doomed(NamedTuple):
-    """Something to be removed, and why."""
+    """Something to be deleted, and why."""
 
     stored: Stored
     reason: str
 
 
 class Rules(NamedTuple):
-    """How old something must be to go."""
+    """How old something must be before it is deleted."""
 
     now: datetime
     keep: timedelta
@@ -34,11 +34,11 @@ class Rules(NamedTuple):
     """Age of unfinished ones."""
 
     def old(self, when: datetime) -> bool:
-        """Whether a finished thing of that time may go."""
+        """Whether something finished at that time may be deleted."""
         return self.now - when > max(self.keep, self.grace)
 
     def abandoned(self, when: datetime) -> bool:
-        """Whether an unfinished thing of that time is nobody's any more."""
+        """Whether nobody can still be at work on something unfinished that was last written at that time."""
         return self.now - when > self.grace
 
 
@@ -85,13 +85,14 @@ def plan(
     pinned: Iterable[str],
     rules: Rules,
 ) -> list[Doomed]:
-    """Everything that may go, manifests before the files they name.
+    """Everything that may be deleted, with manifests before the files they name.
 
     Args:
         manifests: by digest, those that can be read.
         records: by name in the listing; ``None`` where the record's artifact is gone.
         pinned: digests that are needed for other reasons.
     """
+    # Manifests first: if the deletion is interrupted, what is left is no artifact, rather than one with missing files.
     alive = alive_in(listing, manifests, [record for record in records.values() if record], pinned, rules)
     doomed = [*_unfinished(listing, rules), *_records(listing, records, alive, rules)]
     doomed += _artifacts(listing, manifests, alive, rules)
@@ -99,7 +100,7 @@ def plan(
 
 
 def _place(stored: Stored) -> tuple[str, ...]:
-    """Top, kind, digest and the rest of a name, as far as it goes."""
+    """The parts of a name: ``artifacts``, kind, digest, and the path in the artifact, as far as they go."""
     return (
         tuple(stored.name.split("/", 3))
         if stored.upload is None and stored.name.startswith("artifacts/")
@@ -144,6 +145,7 @@ def _artifacts(
         if digest in alive:
             yield from _strays(files, manifest, rules)
         elif manifest is None:
+            # All files must be old: the writer of a large artifact may be at work on the last one.
             if all(rules.abandoned(stored.modified) for stored in files):
                 yield from (Doomed(stored, "no manifest: never finished") for stored in files)
         else:
@@ -151,7 +153,7 @@ def _artifacts(
 
 
 def _strays(files: list[Stored], manifest: Manifest | None, rules: Rules) -> Iterator[Doomed]:
-    """Files of a living artifact that its manifest does not name, such as the notes of a second writer."""
+    """Files of a kept artifact that its manifest does not name, such as the notes of a second writer."""
     if manifest is None:
         return
     notes = {f".notes/{entry.sha256}/{name}" for name, entry in manifest.files.items()}

@@ -20,11 +20,11 @@ from qwenlong_core.store.protocol import StageRecord, Stored, check_writable, ne
 logger = logging.getLogger(__name__)
 
 _VERIFIED: set[Path] = set()
-"""Artifacts whose digests this process has checked; they are immutable, so once is enough."""
+"""Artifacts whose digests this process has checked. Artifacts are immutable, so once is enough."""
 
 
 class LocalStore:
-    """A folder on this machine; publishing writes to a temporary name, syncs and renames."""
+    """A folder on this machine. An artifact is written under a temporary name, synced to the disk and renamed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -42,8 +42,14 @@ class LocalStore:
         return self._ref(manifest)
 
     def admit(self, manifest: Manifest, fill: Callable[[Path], None]) -> Path:
-        """Take in the artifact whose files ``fill`` puts into a new folder, unless a sound one is there; the
-        folder that is returned has just been verified."""
+        """Store an artifact, unless a whole copy of it is there already.
+
+        Args:
+            fill: puts the artifact's files into the new folder that it is given.
+
+        Returns:
+            The artifact's folder, whose files have just been verified.
+        """
         ref = self._ref(manifest)
         target = self._directory(ref)
         if not self._sound(ref):
@@ -55,20 +61,20 @@ class LocalStore:
                 write_synced(staging / MANIFEST, manifest.model_dump_json(indent=2))
                 _sync_tree(staging)
                 if not _renamed(staging, target):
-                    verify(target, manifest)  # another writer was first; its copy is as good as ours if it is whole
+                    verify(target, manifest)  # another writer was first, and its copy is as good if it is whole
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
         return target
 
     def _sound(self, ref: ArtifactRef) -> bool:
-        """Whether the artifact is there and undamaged; a damaged one is put aside, to be made again."""
+        """Whether the artifact is there and whole. A damaged one is renamed out of the way, to be made again."""
         directory, manifest = self._directory(ref), self.manifest(ref)
         try:
             if manifest is not None:
                 verify(directory, manifest)
                 return True
         except Damaged as error:
-            logger.warning("put aside, to be made again: %s", error)
+            logger.warning("moved aside, so that it is made again: %s", error)
         with contextlib.suppress(FileNotFoundError):
             directory.rename(directory.with_name(f".bad-{uuid.uuid4().hex}"))
         return False
@@ -97,7 +103,7 @@ class LocalStore:
         try:
             return self._read(ref)
         except Damaged as error:
-            logger.warning("taken as not there: %s", error)
+            logger.warning("ignored: %s", error)
             return None
 
     def record(self, entry: StageRecord) -> None:
@@ -138,33 +144,33 @@ class LocalStore:
         return [stored for path in self.root.rglob("*") for stored in self._stored(path)]
 
     def _stored(self, path: Path) -> Iterator[Stored]:
-        with contextlib.suppress(FileNotFoundError):  # a temporary file of a writer at work
+        with contextlib.suppress(FileNotFoundError):  # a writer at work has renamed or removed its temporary file
             about = path.lstat()
             if not stat.S_ISDIR(about.st_mode):
                 modified = datetime.fromtimestamp(about.st_mtime, UTC)
                 yield Stored(path.relative_to(self.root).as_posix(), about.st_size, modified)
 
     def remove(self, stored: Stored) -> None:
-        """See :class:`Store`; folders that become empty go with their last file."""
+        """See :class:`Store`. A folder is removed with the last file in it."""
         path = self.root / stored.name
         if stored not in self._stored(path):
             return
         path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # the first folder that is not empty
+        with contextlib.suppress(OSError):  # a folder that is not empty
             for folder in path.parents:
                 if folder == self.root:
                     return
                 folder.rmdir()
 
     def claim(self, name: str, text: str) -> str:
-        """See :class:`Store`; a hard link to the written text, which the file system makes for one alone."""
+        """See :class:`Store`."""
         path = self.root / "claims" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
         try:
             write_synced(staging, text)
             with contextlib.suppress(FileExistsError):
-                os.link(staging, path)
+                os.link(staging, path)  # unlike a rename, a hard link never replaces what is there
         finally:
             staging.unlink(missing_ok=True)
         return path.read_text()
@@ -181,12 +187,13 @@ class LocalStore:
 
 
 def _root_manifest(directory: Path) -> Any:
-    """Ignore rule for copytree: a manifest left in the source folder is not one of its files."""
+    """Ignore rule for ``copytree``: a manifest in the source folder is not one of its files."""
     return lambda folder, names: [MANIFEST] if Path(folder) == directory and MANIFEST in names else []
 
 
 def _copy(directory: Path, staging: Path, ignore: Any) -> None:
-    """Without the files' times: a copy is as young as the copying, or `gc` would take it for a remnant."""
+    """Copy a folder's files, but not their times."""
+    # `gc` takes an unfinished folder with old files for the remains of an interrupted writer.
     shutil.copytree(directory, staging, ignore=ignore, copy_function=shutil.copy, dirs_exist_ok=True)
 
 
@@ -200,7 +207,7 @@ def _sync_tree(directory: Path) -> None:
 
 
 def _renamed(staging: Path, target: Path) -> bool:
-    """Whether ``target`` is now what was in ``staging``; otherwise it is another writer's."""
+    """Rename ``staging`` to ``target``; ``False`` if another writer was first."""
     try:
         os.rename(staging, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""What every artifact store can do, and what the two stores share."""
+"""What every artifact store can do (:class:`Store`), and what the folder and the bucket share."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ logger = logging.getLogger(__name__)
 
 
 class StageRecord(Block):
-    """One line of provenance: the artifact that a stage's fingerprint gave, and when."""
+    """Which artifact a stage made under a fingerprint, and when."""
 
     stage: PlainName
     fingerprint: PlainName
     ref: ArtifactRef
     profile: str
+    """Whose run made it or last used it; empty for none's."""
     settings: dict[str, Any]
+    """The stage's job."""
     created_at: str
     mlflow_run_id: str | None = None
 
@@ -40,61 +42,74 @@ class Stored(NamedTuple):
     size: int
     modified: datetime
     upload: str | None = None
-    """Id of an upload that was begun and not completed; it is no object yet."""
+    """Id of a multipart upload that was started and not completed: there is no object yet."""
 
 
 class Store(Protocol):
-    """Where artifacts live. Small on purpose: a new backend implements these methods."""
+    """Where artifacts live. The protocol is small on purpose: a new backend implements these methods."""
 
     @property
     def uri(self) -> str:
         """The store's address."""
 
     def check(self) -> str:
-        """Make sure that the store can be written, and say in words what it is.
+        """Make sure that the store can be written; returns what it is, in words.
 
         Raises:
-            ArtifactError: it cannot, with the setting to change.
+            ArtifactError: it cannot be written; the message names the setting to change.
         """
 
     def publish(self, directory: Path, manifest: Manifest) -> ArtifactRef:
-        """Store the files of ``directory`` under ``manifest``; of two writers of one digest one
-        wins and the other adopts."""
+        """Store the files of ``directory`` under ``manifest``.
 
-    def fetch(self, ref: ArtifactRef) -> Path:
-        """A local folder with the artifact's files, every digest checked."""
-
-    def manifest(self, ref: ArtifactRef) -> Manifest | None:
-        """The artifact's manifest, or ``None`` when there is none that fits the digest."""
-
-    def record(self, entry: StageRecord) -> None:
-        """Remember which artifact a fingerprint gave; the newest record of a fingerprint counts."""
-
-    def lookup(self, stage: str, fingerprint: str) -> StageRecord | None:
-        """The record of a fingerprint whose artifact is really there."""
-
-    def latest(self, stage: str, profile: str) -> StageRecord | None:
-        """The newest record of a stage under a profile whose artifact is really there."""
-
-    def damage(self, ref: ArtifactRef) -> list[str]:
-        """Names of an artifact's files that are missing or altered; every byte is read.
+        Of two writers of the same digest one wins, and the other one's call succeeds as well. A damaged
+        artifact with this digest is replaced.
 
         Raises:
-            Damaged: the manifest itself is, or there is none.
+            ArtifactError: a file is a pickle, or has changed since it was described.
+            ConnectionError: the store did not answer; it may pass.
+        """
+
+    def fetch(self, ref: ArtifactRef) -> Path:
+        """A local folder with the artifact's files, every digest checked. Nobody may write into it.
+
+        Raises:
+            Damaged: the artifact is missing or damaged.
+        """
+
+    def manifest(self, ref: ArtifactRef) -> Manifest | None:
+        """The artifact's manifest, or ``None`` if there is none or it does not match the digest."""
+
+    def record(self, entry: StageRecord) -> None:
+        """Remember which artifact a fingerprint led to. A newer record replaces an older one."""
+
+    def lookup(self, stage: str, fingerprint: str) -> StageRecord | None:
+        """The record of a fingerprint, or ``None`` if there is none or its artifact is gone."""
+
+    def latest(self, stage: str, profile: str) -> StageRecord | None:
+        """The newest record of a stage under a profile, of those whose artifact is still there."""
+
+    def damage(self, ref: ArtifactRef) -> list[str]:
+        """Names of an artifact's files that are missing or altered. Reads every byte.
+
+        Raises:
+            Damaged: the manifest itself is damaged or missing.
         """
 
     def listing(self) -> list[Stored]:
-        """Everything below the store's root, in no order, unfinished writes included."""
+        """Everything below the store's root in no particular order, including unfinished writes."""
 
     def remove(self, stored: Stored) -> None:
-        """Take one file, object or unfinished upload away, unless it was written again since it was listed;
-        gone already is as good."""
+        """Delete one file, object or unfinished upload, unless it was written again since it was listed.
+
+        Something that is gone already is no error.
+        """
 
     def claim(self, name: str, text: str) -> str:
-        """Write ``text`` under ``name`` if nothing stands there, and return what stands there now.
+        """Write ``text`` under ``name`` if nothing is there yet; returns what is there now.
 
-        Atomic for all users of the store: of several writers exactly one gets its own text back, and
-        the others get that one's (S3: a put with ``If-None-Match: *``, and a get where it is refused).
+        Atomic for all users of the store: of several writers exactly one gets its own text back, and the others
+        get that one's text.
 
         Raises:
             ArtifactError: the store cannot do it.
@@ -102,7 +117,7 @@ class Store(Protocol):
 
 
 def refs_in(listing: Iterable[Stored], base: str) -> list[ArtifactRef]:
-    """The artifacts of a store by its listing: those that have a manifest.
+    """The artifacts in a store's listing: those that have a manifest.
 
     Args:
         base: the store's address.
@@ -116,21 +131,21 @@ def refs_in(listing: Iterable[Stored], base: str) -> list[ArtifactRef]:
 
 
 def read_record(text: str | bytes, name: str) -> StageRecord | None:
-    """Parse a record; one that is damaged or of another version counts as none, so its stage is run again.
+    """Parse a record. One that is damaged or of another version counts as missing, so its stage runs again.
 
     Args:
-        name: where it lies, for the warning.
+        name: the record's file, for the warning.
     """
     try:
         return StageRecord.model_validate_json(text)
     except ValidationError as error:
         reason = error.errors(include_url=False, include_input=False)[0]["msg"]
-        logger.warning("%s is no record, taken as not there: %s", name, reason)
+        logger.warning("%s cannot be read as a record and is ignored: %s", name, reason)
         return None
 
 
 def newest_whole(store: Store, records: Iterable[StageRecord]) -> StageRecord | None:
-    """The newest record whose artifact is really there."""
+    """The newest record whose artifact is still there."""
     newest_first = sorted(records, key=lambda entry: entry.created_at, reverse=True)
     return next((entry for entry in newest_first if store.manifest(entry.ref)), None)
 
@@ -139,23 +154,24 @@ _PICKLED = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".jobli
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle: by its name, by the first bytes of protocols 2 to 5, or inside a zip
-    (``torch.save``). Safetensors may start with the same two bytes, so those are told by name."""
+    """Whether a file is a pickle, by its name or content."""
+    # A safetensors file starts with a length, which can look like a pickle's first bytes: its name decides.
     if path.suffix in _PICKLED or path.suffix == ".safetensors":
         return path.suffix in _PICKLED
     with path.open("rb") as stream:
         start = stream.read(2)
-    if start == b"PK" and zipfile.is_zipfile(path):
+    if start == b"PK" and zipfile.is_zipfile(path):  # what torch.save writes
         with zipfile.ZipFile(path) as archive:
             return any(PurePosixPath(name).suffix in _PICKLED for name in archive.namelist())
+    # Protocols 2 to 5 start with the opcode PROTO and their number.
     return start in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def refuse_pickles(directory: Path) -> None:
-    """Refuse to publish what runs code when it is read.
+    """Refuse to publish files that run code when they are loaded.
 
     Raises:
-        ArtifactError: naming the file and what to write instead.
+        ArtifactError: the message names the file and what to write instead.
     """
     for path in files_below(directory):
         if _is_pickle(path):

@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or not there, and the state that makes a resumed run exact.
+"""Checkpoints that are whole or do not count, and the state that makes a resumed run exact.
 
-A checkpoint folder counts only once its ``manifest.json`` lists every file with size and SHA-256.
-The manifest is written last, under a temporary name, and renamed. Nothing in it is a pickle: weights and
-optimizer are safetensors, all else JSON (:mod:`state_files`).
+A checkpoint folder counts once it has a ``manifest.json`` that lists every file with its size and SHA-256
+(:class:`qwenlong_core.store.files.Seal`). The manifest is written last, under a temporary name, and renamed. No file is
+a pickle: weights and optimizer are safetensors, everything else is JSON (:mod:`state_files`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ logger = logging.getLogger(__name__)
 
 STATE = "qwenlong_state.json"
 KEEP = 2
-"""Complete checkpoints kept; the older one is the way back if the newest turns out damaged."""
+"""Complete checkpoints that are kept. The older one is there in case the newest is damaged."""
 
 
 def seal(checkpoint: Path) -> None:
-    """Declare a checkpoint complete: flush its files to the disk, then write the manifest.
-
-    In this order: a manifest that survives a power cut must not name bytes that did not.
-    """
+    """Declare a checkpoint complete: flush its files to the disk and write the manifest."""
+    # In this order: after a power cut there must be no manifest of files whose bytes were lost.
     for path in files_below(checkpoint):
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -61,12 +59,12 @@ def _by_step(folder: Path) -> list[Path]:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The newest whole checkpoint. Changes nothing, so every process may ask."""
+    """The newest whole checkpoint, or ``None``. It changes nothing, so every process may call it."""
     return next((p for p in reversed(_by_step(folder)) if damage(p) is None), None)
 
 
 def delete_partial(folder: Path) -> None:
-    """Delete what is damaged or unfinished, saying why."""
+    """Delete damaged and unfinished checkpoints, and log why. One process calls it, before the training starts."""
     for checkpoint in _by_step(folder):
         reason = damage(checkpoint)
         if reason is not None:
@@ -75,7 +73,7 @@ def delete_partial(folder: Path) -> None:
 
 
 def prune(folder: Path) -> None:
-    """Keep the newest ``KEEP`` checkpoints."""
+    """Delete all checkpoints but the newest ``KEEP``."""
     for checkpoint in _by_step(folder)[:-KEEP]:
         shutil.rmtree(checkpoint)
 

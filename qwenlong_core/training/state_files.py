@@ -1,7 +1,7 @@
-"""Optimizer, scheduler and random states as safetensors and JSON: nothing that runs code when it is read.
+"""Optimizer, scheduler and random states as safetensors and JSON, formats that run no code when they are read.
 
-The optimizer's state is gathered under the names of the weights (torch's distributed state dicts), so
-the file is the same for a plain, a replicated and an FSDP-sharded model and for any number of processes.
+The optimizer's state is gathered under the names of the weights (torch's distributed state dicts), so the file is the
+same for a plain, a replicated and an FSDP-sharded model, and for any number of processes.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ def _is_writer() -> bool:
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer under accelerate's wrapper."""
+    """The optimizer inside accelerate's wrapper, which torch's state dicts do not know."""
     inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
     return inner
 
 
 def save_optimizer(model: Any, optimizer: Any, folder: Path) -> None:
-    """Write the optimizer's state to ``folder``; every process calls it, the first one writes.
+    """Write the optimizer's state to ``folder``. Every process must call it; the first one writes.
 
     ``optimizer.safetensors`` holds tensors named ``WEIGHT/NAME`` (``lm_head.weight/exp_avg``),
     ``optimizer.json`` the parameter groups with the names of their weights.
     """
+    # A collective call: with shards on several processes it gathers them, so it comes before the others leave.
     state: dict[str, Any] = get_optimizer_state_dict(model, _inner(optimizer), options=_options())
     if not _is_writer():
         return
@@ -61,24 +62,24 @@ def save_optimizer(model: Any, optimizer: Any, folder: Path) -> None:
 
 
 def load_optimizer(model: Any, optimizer: Any, folder: Path) -> None:
-    """The inverse of :func:`save_optimizer`; every process calls it, the first one reads."""
+    """The inverse of :func:`save_optimizer`. Every process must call it; the first one reads and broadcasts."""
     state: dict[str, Any] = {}
     if _is_writer():
         state = {"state": {}, "param_groups": json.loads((folder / OPTIMIZER_OPTIONS).read_text())}
         for name, tensor in load_file(folder / OPTIMIZER).items():
-            weight, _, entry = name.rpartition("/")
+            weight, _, entry = name.rpartition("/")  # names of weights have dots, never slashes
             state["state"].setdefault(weight, {})[entry] = tensor
     options = _options(broadcast_from_rank0=distributed.is_initialized())
     set_optimizer_state_dict(model, _inner(optimizer), state, options=options)
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Spread the weights of ``folder/model*.safetensors`` over a sharded model; the first process reads."""
+    """Load ``folder/model*.safetensors`` into a sharded model. Every process must call it; the first one reads."""
     weights: dict[str, Any] = {}
     if _is_writer():
         for path in sorted(folder.glob("model*.safetensors")):
             weights |= load_file(path)
-    # Tied weights are stored once, so names may be missing.
+    # Not strict: tied weights are stored once, so the other name is missing.
     options = _options(strict=False, broadcast_from_rank0=distributed.is_initialized())
     set_model_state_dict(model, weights, options=options)
 
@@ -94,7 +95,7 @@ def load_scheduler(scheduler: Any, folder: Path) -> None:
 
 
 def save_random_state(path: Path) -> None:
-    """Write this process's random states: Python, NumPy, torch on CPU and on every GPU."""
+    """Write this process's random states: those of Python, NumPy, torch on the CPU, and torch on every GPU."""
     version, python, gauss = random.getstate()
     numpy_state: Any = np.random.get_state(legacy=True)
     kind, keys, *numpy_rest = numpy_state
@@ -112,7 +113,7 @@ def load_random_state(path: Path) -> None:
     """The inverse of :func:`save_random_state`.
 
     Raises:
-        ValueError: the state is of another number of GPUs.
+        ValueError: the file holds the states of another number of GPUs.
     """
     state = json.loads(path.read_text())
     version, python, gauss = state["python"]
@@ -122,8 +123,8 @@ def load_random_state(path: Path) -> None:
     torch.set_rng_state(_from_hex(state["torch"]))
     if len(state["cuda"]) != torch.cuda.device_count():
         raise ValueError(
-            f"{path} has the random states of {len(state['cuda'])} GPUs, this process sees {torch.cuda.device_count()}:"
-            " go on with as many, or delete the stage's work folder to start over"
+            f"{path} has the random states of {len(state['cuda'])} GPUs, but this process sees "
+            f"{torch.cuda.device_count()}: resume with as many, or delete the stage's work folder to start over"
         )
     torch.cuda.set_rng_state_all([_from_hex(one) for one in state["cuda"]])
 

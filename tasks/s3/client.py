@@ -1,6 +1,6 @@
-"""One boto3 client per bucket, what its errors mean, and what its server can do.
+"""The boto3 client of a bucket: what its errors mean, what is tried again, and what its server can do.
 
-Keys come from boto3's normal chain; none of them is ever part of a message here.
+Keys come from boto3's own places, and never appear in a message.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 READ_SECONDS = 60
-"""How long an answer may keep silent."""
+"""How long the server may send nothing."""
 TRIES = 8
-"""About a minute with botocore's own retries in between."""
-TRIES_AT_THE_DOOR = 3
+"""Tries of one request: about a minute, with botocore's own retries inside each."""
+FEW_TRIES = 3
+"""Tries where a quick answer matters more: of the first request, which tells whether the bucket can be used."""
 _GARBLED_TRIES = 4
 _REFUSED = {
     "403": "the keys do not allow it",
@@ -54,9 +55,9 @@ _REFUSED = {
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "SignatureDoesNotMatch": "the secret key does not fit the access key: check AWS_SECRET_ACCESS_KEY",
 }
-"""Answers that no retry changes, in words."""
+"""Error codes that no retry changes, with what to do about them."""
 _UNKNOWN = frozenset({"InvalidArgument", "InvalidRequest", "NotImplemented", "501"})
-"""Answers to a request whose conditions a server does not know."""
+"""Error codes of servers that do not know a condition of the request, such as ``If-None-Match``."""
 _NO_KEYS = (
     "no complete credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, "
     "or run where the machine has a role"
@@ -64,15 +65,15 @@ _NO_KEYS = (
 
 
 class Garbled(Exception):
-    """Content that differs from its digest; it is asked for again."""
+    """Content that differs from its digest; the request is repeated."""
 
 
 def connect(s3: S3Settings) -> Any:
     """A client with timeouts and botocore's standard retries.
 
     Raises:
-        ArtifactError: the endpoint, which boto3 may take from ``AWS_ENDPOINT_URL``, carries credentials,
-            or the named AWS profile is not there.
+        ArtifactError: the AWS profile does not exist, or the endpoint (which boto3 may take from
+            ``AWS_ENDPOINT_URL``) carries credentials.
     """
     config = Config(
         connect_timeout=5,
@@ -80,7 +81,8 @@ def connect(s3: S3Settings) -> Any:
         retries={"mode": "standard", "total_max_attempts": 4},
         max_pool_connections=s3.max_concurrency + 8,
         s3={"addressing_style": "path" if s3.endpoint_url else "auto"},
-        # Checksums are given by hand, over the bytes that were hashed when the artifact was described.
+        # We send checksums ourselves: those of the bytes that were hashed when the artifact was described. boto3's
+        # would be of the bytes that it reads, altered or not.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
@@ -106,13 +108,18 @@ def status_of(error: ClientError) -> int:
 
 
 def insist(what: str, action: Callable[[], T], tries: int = TRIES) -> T:
-    """Do it until it is done: botocore repeats what the network broke, this also what arrived garbled.
+    """Call ``action`` until it succeeds. botocore already repeats what the network broke; this also repeats what
+    arrived garbled, and goes on for longer.
+
+    Args:
+        what: what the action does, for messages.
 
     Raises:
-        ArtifactError: refused by the server, or there are no keys; asking again cannot help.
+        ArtifactError: the server refuses it, or there are no keys; a retry cannot help.
         Damaged: what arrives differs from its digest every time.
-        ConnectionError: it may pass.
-        ClientError: the condition does not hold (412) or the server cannot do it (501); for the caller.
+        ConnectionError: all tries failed; it may pass.
+        ClientError: the condition does not hold (412) or the server does not know the request (501). The caller knows
+            what that means.
     """
     for done in range(1, tries + 1):
         try:
@@ -125,9 +132,9 @@ def insist(what: str, action: Callable[[], T], tries: int = TRIES) -> T:
                 raise Damaged(f"{what}: {error}: refresh the stage that made it") from error
             if done == tries:
                 raise ConnectionError(f"{what}: gave up after {tries} tries: {_in_words(error)}") from error
-            # Once at a level that people see: what follows is half a minute of silence.
+            # One warning is enough: what follows is half a minute of waiting.
             logger.log(
-                logging.WARNING if done == TRIES_AT_THE_DOOR else logging.INFO,
+                logging.WARNING if done == FEW_TRIES else logging.INFO,
                 "%s: %s; trying again",
                 what,
                 _in_words(error),
@@ -149,35 +156,33 @@ def _in_words(error: Exception) -> str:
 
 
 class Abilities(Block):
-    """What the server does, found out by asking it."""
+    """What the server can do, found out by trying."""
 
     checks_sha256: bool
-    """It refuses a body whose SHA-256 is not the one named."""
+    """It refuses a body whose SHA-256 differs from the one in the request."""
     create_only: bool
-    """It refuses to overwrite under ``If-None-Match: *``."""
+    """With ``If-None-Match: *`` it refuses to overwrite an object."""
 
     def in_words(self) -> str:
         """For `doctor` and the log."""
-        checks = (
-            "the server checks SHA-256"
-            if self.checks_sha256
-            else ("the server does not check SHA-256, so uploads are read back before they count")
-        )
-        creates = (
-            "and knows create-only writes"
-            if self.create_only
-            else (
-                "and it does not know create-only writes, so of two writers of the same content the last one's manifest"
-                " stays"
+        checks = "the server checks SHA-256"
+        if not self.checks_sha256:
+            checks = "the server does not check SHA-256, so uploads are read back before they count"
+        creates = "and knows create-only writes"
+        if not self.create_only:
+            creates = (
+                "and does not know create-only writes, so of two writers of the same content the last one's manifest "
+                "stays"
             )
-        )
         return f"{checks}, {creates}"
 
 
 def find_abilities(client: Any, bucket: str, prefix: str, where: str, made: dict[str, Any]) -> Abilities:
-    """Write a probe, overwrite it on condition, send it with a wrong checksum, delete it.
+    """Find out what the server can do: write a probe, try to overwrite it on condition and to send it with a wrong
+    checksum, delete it.
 
     Args:
+        where: the store's address, for messages.
         made: arguments of every request that makes an object; a bucket may refuse those without encryption.
 
     Raises:
@@ -185,7 +190,7 @@ def find_abilities(client: Any, bucket: str, prefix: str, where: str, made: dict
     """
     probe = {"Bucket": bucket, "Key": f"{prefix}.probe/{uuid.uuid4().hex}"}
     put = partial(client.put_object, **probe, **made, Body=b"probe")
-    insist(f"writing to {where}", put, TRIES_AT_THE_DOOR)
+    insist(f"writing to {where}", put, FEW_TRIES)
     try:
         create_only = _is_refused(where, partial(put, IfNoneMatch="*"), {412})
         checks = _is_refused(where, partial(put, ChecksumSHA256="A" * 43 + "="), {400})
@@ -198,7 +203,8 @@ def find_abilities(client: Any, bucket: str, prefix: str, where: str, made: dict
 
 
 def _is_refused(where: str, action: Callable[[], Any], statuses: set[int]) -> bool:
-    """Whether the server refuses a request for the right reason; one it does not know is not honoured."""
+    """Whether the server refuses a request with one of these statuses. A server that does not know the condition
+    does not."""
 
     def ask() -> bool:
         try:

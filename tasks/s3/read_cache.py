@@ -1,7 +1,7 @@
-"""The read cache in front of a bucket: a folder store that forgets what was not read for longest.
+"""The read cache in front of a bucket: a folder store that evicts the least recently read artifacts.
 
-Several processes share one. Whoever reads an artifact holds a shared lock on a file in ``leases/`` until
-the process ends, and only copies that nobody holds are taken away. The file's time is that of the last read.
+Several processes can share one cache. A process that reads an artifact holds a shared lock on a file in ``leases/``
+until it ends, and only copies that nobody holds are evicted. The time of that file is the time of the last read.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from qwenlong_core.store.local import LocalStore
 logger = logging.getLogger(__name__)
 
 _KEPT_FREE = 0.1
-"""Share of the disk that copies leave free where no limit is given."""
+"""Share of the disk that is kept free if no limit is given."""
 _ABANDONED_SECONDS = 86_400
+"""Age of an unfinished copy whose process must be gone."""
 _HELD: dict[Path, TextIO] = {}
-"""Leases of this process, open and locked until it ends."""
+"""Leases of this process. The files stay open, and so locked, until it ends."""
 
 
 class _Copy(NamedTuple):
@@ -39,14 +40,14 @@ class _Copy(NamedTuple):
 
 
 class ReadCache(LocalStore):
-    """Copies of a bucket's artifacts, at most ``limit`` bytes of them; without it a tenth of the disk stays free."""
+    """Copies of a bucket's artifacts: at most ``limit`` bytes, or, without a limit, all but a tenth of the disk."""
 
     def __init__(self, root: Path, limit: float | None) -> None:
         super().__init__(root)
         self._limit = limit
 
     def hold(self, ref: ArtifactRef) -> None:
-        """Keep an artifact's copy, present or yet to come, until this process ends."""
+        """Protect an artifact's copy, whether it exists or not, from eviction until this process ends."""
         lease = self._lease(ref.kind, ref.sha256)
         if lease not in _HELD:
             lease.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +57,7 @@ class ReadCache(LocalStore):
         os.utime(_HELD[lease].fileno())
 
     def make_room(self, size: int) -> None:
-        """Take copies away, those read longest ago first, until ``size`` bytes more fit.
+        """Evict copies, the least recently read first, until ``size`` more bytes fit.
 
         Raises:
             OSError: the disk is too small.
@@ -67,7 +68,7 @@ class ReadCache(LocalStore):
         for copy in copies:
             if self._fits(cached, size):
                 return
-            if self._take_away(copy):
+            if self._evict(copy):
                 cached -= copy.size
         free = shutil.disk_usage(self.root).free
         if free < size:
@@ -77,7 +78,7 @@ class ReadCache(LocalStore):
             )
             raise OSError(errno.ENOSPC, needed, str(self.root))
         if not self._fits(cached, size):
-            logger.info("the cache grows over its limit: what is left in it is in use")
+            logger.info("the cache exceeds its limit: everything in it is in use")
 
     def _fits(self, cached: int, size: int) -> bool:
         disk = shutil.disk_usage(self.root)
@@ -91,25 +92,26 @@ class ReadCache(LocalStore):
             size = sum(stored.size for path in folder.rglob("*") for stored in self._stored(path))
             yield _Copy(folder, lease, size, lease.stat().st_mtime if lease.exists() else 0.0)
 
-    def _take_away(self, copy: _Copy) -> bool:
-        """Remove a copy unless somebody holds it."""
+    def _evict(self, copy: _Copy) -> bool:
+        """Evict a copy, unless a process holds it; returns whether it did."""
         copy.lease.parent.mkdir(parents=True, exist_ok=True)
         with copy.lease.open("a") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
+            # Renamed first: an interrupted deletion must not leave half an artifact under its name.
             aside = copy.folder.with_name(f".bad-{uuid.uuid4().hex}")
             with contextlib.suppress(FileNotFoundError):  # another process was first
                 copy.folder.rename(aside)
                 shutil.rmtree(aside)
-                logger.info("%s left the cache for newer ones", copy.folder)
+                logger.info("evicted %s from the cache", copy.folder)
             return True
 
     def _sweep(self) -> None:
-        """Remove what interrupted processes left behind."""
+        """Delete what interrupted processes left behind."""
         for folder in [*self.root.glob("artifacts/*/.tmp-*"), *self.root.glob("artifacts/*/.bad-*")]:
-            with contextlib.suppress(FileNotFoundError):  # its owner is at work on it
+            with contextlib.suppress(FileNotFoundError):  # its owner is still at work on it
                 touched = max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
                 if time.time() - touched > _ABANDONED_SECONDS:
                     shutil.rmtree(folder)

@@ -6,9 +6,9 @@
     s3://BUCKET/PREFIX/stages/STAGE/FINGERPRINT.json
     s3://BUCKET/PREFIX/claims/NAME                            create-only, too
 
-Nothing rests on the completion of a multipart upload, which servers do not make atomic, nor on the
-order of a listing. Two writers of one artifact write the same bytes under the same keys, or different
-notes under different ones; the manifest of one of them is put, and the other adopts it.
+The store does not rely on the completion of a multipart upload, which servers do not make atomic, nor on the order of
+a listing. Two writers of one artifact write the same files under the same keys, and their notes, which differ, under
+different keys. One of them puts its manifest, and the other adopts it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from qwenlong.tasks.s3.client import (
-    TRIES_AT_THE_DOOR,
+    FEW_TRIES,
     Abilities,
     Garbled,
     code_of,
@@ -49,7 +49,7 @@ _RECORDS_AT_ONCE = 8
 
 @functools.cache
 def s3_store(storage: StorageSettings) -> S3Store:
-    """The store of these settings; one per process, so that the server is asked once what it can do."""
+    """The store of these settings. Each process has one, so that the server is probed once (:class:`Abilities`)."""
     limit = None if storage.cache_gb is None else storage.cache_gb * 1e9
     return S3Store(storage.uri, storage.s3 or S3Settings(), Path(storage.cache_dir), limit)
 
@@ -68,7 +68,7 @@ class S3Store:
 
     @functools.cached_property
     def abilities(self) -> Abilities:
-        """What the server does, asked on the first write."""
+        """What the server can do, found out on the first write."""
         made = self._transfers.new_object(hashlib.sha256(b"probe").hexdigest())
         return find_abilities(self.client, self.bucket, self.prefix, self.uri, made)
 
@@ -101,13 +101,13 @@ class S3Store:
         return ref
 
     def fetch(self, ref: ArtifactRef) -> Path:
-        """See :class:`Store`. A damaged copy in the cache is put aside and brought again."""
+        """See :class:`Store`. A damaged copy in the cache is downloaded again."""
         self.cache.hold(ref)
         if self.cache.manifest(ref) is not None:
             try:
                 return self.cache.fetch(ref)
             except Damaged as error:
-                logger.warning("the cache's copy is brought again: %s", error)
+                logger.warning("downloading it again: %s", error)
         manifest = self._read(ref)
         self.cache.make_room(sum(entry.size for entry in manifest.files.values()))
         return self.cache.admit(manifest, lambda staging: self._transfers.download(self._items(manifest, staging)))
@@ -118,7 +118,7 @@ class S3Store:
             text = self._get(self._key(ref, MANIFEST))
             return None if text is None else read_manifest(text, ref)
         except Damaged as error:
-            logger.warning("taken as not there: %s", error)
+            logger.warning("ignored: %s", error)
             return None
 
     def _read(self, ref: ArtifactRef) -> Manifest:
@@ -140,7 +140,7 @@ class S3Store:
         try:
             text = self._get(key)
         except Damaged as error:
-            logger.warning("taken as not there, and the stage is run: %s", error)
+            logger.warning("ignored, so its stage runs again: %s", error)
             return None
         return None if text is None else read_record(text, key)
 
@@ -172,7 +172,9 @@ class S3Store:
         except ClientError as error:
             if status_of(error) != 501:
                 raise
-            logger.warning("%s: this server does not list unfinished uploads, so none is found or aborted", self.uri)
+            logger.warning(
+                "%s: this server does not list unfinished uploads, so they cannot be found or aborted", self.uri
+            )
             return []
 
     def remove(self, stored: Stored) -> None:
@@ -182,7 +184,7 @@ class S3Store:
             self._abort(key, stored.upload)
             return
         head = insist(f"looking at s3://{self.bucket}/{key}", partial(self._transfers.head, key))
-        # Listings may give fractions of a second, and this never does.
+        # The times differ by less than a second: a listing may give fractions, and this request never does.
         if head is not None and abs(head["LastModified"] - stored.modified) < timedelta(seconds=1):
             self._delete(key)
 
@@ -190,7 +192,7 @@ class S3Store:
         """See :class:`Store`."""
         if not self.abilities.create_only:
             raise ArtifactError(
-                f"{self.uri}: this server knows no create-only writes, so no claim on {name} would hold"
+                f"{self.uri}: this server does not know create-only writes, so {name} cannot be claimed"
             )
         key = f"{self.prefix}claims/{name}"
         try:
@@ -214,7 +216,7 @@ class S3Store:
         return f"{self.prefix}stages/{stage}/{fingerprint}.json"
 
     def _items(self, manifest: Manifest, directory: Path) -> list[Item]:
-        """The artifact's files, here and there."""
+        """The artifact's files, each with its key and its path here."""
         ref = self._ref(manifest)
         return [
             Item(self._key(ref, _place(name, entry)), directory / name, entry) for name, entry in manifest.files.items()
@@ -230,13 +232,13 @@ class S3Store:
                 if status_of(error) != 412:
                     raise
             if self.manifest(ref) is not None:
-                logger.info("%s was published by another writer, whose manifest stays", ref.uri)
+                logger.info("%s was published by another writer, whose manifest is kept", ref.uri)
                 return None
-            self._delete(key)  # what stands there is no manifest of this artifact
-        raise ConnectionError(f"{ref.uri}: a manifest that cannot be read comes back as often as it is deleted")
+            self._delete(key)  # it cannot be read, or is of another artifact
+        raise ConnectionError(f"{ref.uri}: an unreadable manifest comes back each time it is deleted")
 
     def _put(self, key: str, data: bytes, **condition: str) -> None:
-        """Write a small object whose content can be checked when it is read."""
+        """Write a small object, with its digest beside it for readers."""
         made = self._transfers.new_object(hashlib.sha256(data).hexdigest()) | {"ChecksumSHA256": checksum(data)}
         put = partial(self.client.put_object, Bucket=self.bucket, Key=key, Body=data, **made, **condition)
 
@@ -248,7 +250,7 @@ class S3Store:
         insist(f"writing s3://{self.bucket}/{key}", send)
 
     def _get(self, key: str) -> bytes | None:
-        """A small object whose content fits the digest beside it, ``None`` if there is none."""
+        """The content of a small object, checked against the digest beside it; ``None`` if there is no object."""
 
         def read() -> bytes | None:
             try:
@@ -270,7 +272,7 @@ class S3Store:
     def _abort(self, key: str, upload: str) -> None:
         abort = partial(self.client.abort_multipart_upload, Bucket=self.bucket, Key=key, UploadId=upload)
         try:
-            insist(f"aborting an upload of s3://{self.bucket}/{key}", abort, TRIES_AT_THE_DOOR)
+            insist(f"aborting an upload of s3://{self.bucket}/{key}", abort, FEW_TRIES)
         except ConnectionError as error:
             cause = error.__cause__
             if not isinstance(cause, ClientError) or code_of(cause) != "NoSuchUpload":
@@ -280,7 +282,7 @@ class S3Store:
         return (item["Key"] for item in self._list("list_objects_v2", "Contents", prefix))
 
     def _list(self, operation: str, entries: str, prefix: str) -> list[dict[str, Any]]:
-        """A whole listing; servers order it differently, so nothing here relies on an order."""
+        """All pages of a listing. Servers order them differently, so no caller may rely on an order."""
 
         def read() -> list[dict[str, Any]]:
             pages = self.client.get_paginator(operation).paginate(Bucket=self.bucket, Prefix=prefix)
@@ -290,5 +292,5 @@ class S3Store:
 
 
 def _place(name: str, entry: FileEntry) -> str:
-    """Where a file of an artifact lies below it. Notes differ between two writers of one artifact."""
+    """The key of an artifact's file, below the artifact's own. Two writers of one artifact have different notes."""
     return f".notes/{entry.sha256}/{name}" if name in NOTES else name

@@ -1,10 +1,9 @@
-"""Files to and from a bucket: in parallel parts, with bounded memory, hashed on the way.
+"""Upload and download files: in parallel parts, with bounded memory, hashed on the way.
 
-boto3's own transfer manager hashes parts only. Here the digest of the whole file, the one in the
-manifest, is computed over the very bytes that are sent, before the upload is completed.
+boto3's own transfer manager hashes parts only. Here the digest of the whole file, the one in the manifest, is computed
+over the very bytes that are sent, before the upload is completed.
 
-At most ``max_concurrency + 2`` parts are in memory while files go up, one MiB per thread while they
-come down.
+Uploads hold at most ``max_concurrency + 2`` parts in memory, downloads one MiB per thread.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 _MAX_PARTS = 10_000
-"""S3's own limit of parts in one object."""
+"""S3's limit of parts in one object."""
 _FILES_AT_ONCE = 4
 _PART_TRIES = 3
 _RESUMED = timedelta(hours=1)
-"""How long what an interrupted writer has sent need not be sent again. Later `gc` may be about to take it."""
+"""What an interrupted writer sent this recently is not sent again. `gc` may be about to delete what is older."""
 DIGEST = "sha256"
-"""Metadata of every object: the SHA-256 of its content, since servers keep none of a whole multipart object."""
+"""Metadata of every object: the SHA-256 of its content. For a multipart object a server itself keeps none."""
 
 
 class Item(NamedTuple):
@@ -54,11 +53,11 @@ class _Pools(NamedTuple):
     files: ThreadPoolExecutor
     parts: ThreadPoolExecutor
     memory: BoundedSemaphore
-    """One for every part that is held in memory."""
+    """Held once for every part in memory."""
 
 
 def checksum(data: bytes) -> str:
-    """SHA-256 as S3 writes it."""
+    """SHA-256 in S3's notation, base64."""
     return b64encode(hashlib.sha256(data).digest()).decode()
 
 
@@ -69,38 +68,37 @@ class Transfers:
         self.client, self.bucket, self._s3 = client, bucket, s3
 
     def upload(self, items: Iterable[Item], *, checks_sha256: bool, overwrite: bool) -> None:
-        """Bring files to the bucket.
+        """Upload files.
 
         Args:
-            checks_sha256: the server checks the SHA-256 of what it is sent; otherwise every file is
-                read back.
-            overwrite: send also what seems to be there already.
+            checks_sha256: the server checks the SHA-256 of what it receives; otherwise every file is read back.
+            overwrite: also send files that seem to be there already.
 
         Raises:
-            ArtifactError: a file is not what its entry says.
+            ArtifactError: a file differs from its entry.
         """
         send = partial(self._upload, checks_sha256, overwrite)
         with self._pools() as pools:
             _all([pools.files.submit(insist, f"uploading {item.key}", partial(send, pools, item)) for item in items])
 
     def download(self, items: Iterable[Item]) -> None:
-        """Bring files here, each held against its digest.
+        """Download files and check each against its digest.
 
         Raises:
-            Damaged: a file is not in the bucket, or altered there.
+            Damaged: a file is missing from the bucket, or altered there.
         """
         with self._pools() as pools:
             fetch = partial(self._download, pools)
             _all([pools.files.submit(insist, f"downloading {item.key}", partial(fetch, item)) for item in items])
 
     def damaged(self, items: Iterable[Item]) -> list[Item]:
-        """Those that are missing or differ from their digest; every byte is read, none is kept."""
+        """The files in the bucket that are missing or differ from their digest. Reads every byte and keeps none."""
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             jobs = [(item, pool.submit(insist, f"reading {item.key}", partial(self._is_whole, item))) for item in items]
             return [item for item, whole in jobs if not whole.result()]
 
     def head(self, key: str) -> dict[str, Any] | None:
-        """What the server says of an object, ``None`` if there is none."""
+        """The server's description of an object, or ``None`` if there is no object."""
         try:
             return dict(self.client.head_object(Bucket=self.bucket, Key=key))
         except ClientError as error:
@@ -123,7 +121,7 @@ class Transfers:
         return {"Bucket": self.bucket, "Key": item.key}
 
     def _upload(self, checks_sha256: bool, overwrite: bool, pools: _Pools, item: Item) -> None:
-        # What a server without checksums was sent earlier can only be trusted by whoever read it back.
+        # A server without checksums may have stored something else earlier: only the writer who read it back knows.
         if checks_sha256 and not overwrite and self._is_there(item, datetime.now(UTC) - _RESUMED):
             return
         if item.entry.size <= self._s3.part_bytes:
@@ -134,8 +132,10 @@ class Transfers:
             raise Garbled(f"{item.key} is not in the bucket as it was sent")
 
     def _is_there(self, item: Item, since: datetime | None = None) -> bool:
-        """Whether an object of the right size stands under the right digest, not written before ``since``; its
-        bytes were checked when it was sent."""
+        """Whether there is an object with the right size and digest, not written before ``since``.
+
+        Its bytes were checked when it was sent, so they are not read.
+        """
         head = self.head(item.key)
         if head is None or (since is not None and head["LastModified"] < since):
             return False
@@ -161,7 +161,7 @@ class Transfers:
             self.client.put_object(**self._object(item), **made, Body=data, ChecksumSHA256=checksum(data))
 
     def _put_parts(self, pools: _Pools, item: Item) -> None:
-        """Read the file once: it is hashed whole here, and by parts in the threads that send them."""
+        """Upload a file in parts. It is read once: hashed as a whole here, and by parts in the threads that send."""
         made = self.new_object(item.entry.sha256)
         begun = self.client.create_multipart_upload(**self._object(item), **made, ChecksumAlgorithm="SHA256")
         upload = self._object(item) | {"UploadId": _said(begun, "UploadId")}
@@ -206,11 +206,11 @@ class Transfers:
         wait(sent)
         try:
             self.client.abort_multipart_upload(**upload)
-        except Exception as error:  # what led here must be seen, not this; gc takes the leftover
+        except Exception as error:  # the error that led here matters more than this one; `gc` aborts the upload later
             logger.warning("an unfinished upload of %s is left to gc: %s", upload["Key"], type(error).__name__)
 
     def _download(self, pools: _Pools, item: Item) -> None:
-        """Parts land in the file as they come; the digest follows them in order."""
+        """Download a file. Parts are written as they arrive, in any order; the digest follows them from the start."""
         step = self._s3.part_bytes
         digest = hashlib.sha256()
         item.path.parent.mkdir(parents=True, exist_ok=True)
@@ -264,7 +264,7 @@ def _must_be(item: Item, sha256: str) -> None:
 
 
 def _all(jobs: list[Future[None]]) -> None:
-    """Wait for every job; the first that failed raises, and what has not begun by then is left."""
+    """Wait for all jobs. If one fails, those that have not started are cancelled, and its error is raised."""
     wait(jobs, return_when=FIRST_EXCEPTION)
     for job in jobs:
         job.cancel()

@@ -1,9 +1,9 @@
-"""Who is champion: the alias moves by promotion and by rollback, one move at a time, and says why.
+"""Moves of the alias ``champion``: by a promotion or a rollback, one at a time, each with its reason.
 
-MLflow sets an alias without comparing, so of two promotions at once the last would silently win.
-Every move therefore claims its number in the artifact store first, where one writer alone can:
-``claims/champion/MODEL-BORN/NUMBER``. The claim is the commit and its text is the whole move; a move
-whose writer was killed before it reached the registry is carried out by whoever meets it.
+MLflow sets an alias without comparing, so of two promotions at once the last would silently win. Every move
+therefore first claims its number in the artifact store (``claims/champion/MODEL-CREATED/NUMBER``), where only one
+writer can. The claim's text is the whole move. If its writer is killed before it reaches the registry, the next process
+that finds the claim carries the move out.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from qwenlong_core.store.artifacts import now
 from qwenlong_core.store.protocol import Store
 
 _NUMBER = "champion.moves"
-"""Tag of the registered model: number of the last move that the aliases show."""
+"""Tag of the registered model: number of the last move that was carried out on the aliases."""
 _GRACE_SECONDS = 30.0
-"""A move that was claimed this long ago and does not show was cut short. Not sooner: MLflow fails when two
-set one tag at once."""
+"""A move that was claimed this long ago and is not carried out was interrupted. Another process waits this long
+before it does so itself, since MLflow fails when two processes set one tag at the same time."""
 
 
 class RollbackRefused(Refused):
@@ -48,16 +48,16 @@ class Move(Block):
 
     kind: Literal["promotion", "rollback"]
     leaving: str | None
-    """Version that is champion before; ``None``: there is none."""
+    """The champion's version before the move; ``None`` if there was no champion."""
     version: str
-    """Version that is champion after."""
+    """The champion's version after the move."""
     reason: str
     runs: str = ""
-    """What the decision came from, in words with ids."""
+    """The runs that led to the decision, in words, with their ids."""
     at: str = Field(default_factory=now)
     by: str = Field(default_factory=_who)
     token: str = Field(default_factory=lambda: uuid.uuid4().hex)
-    """Tells the writer of a claim its own text from any other."""
+    """By which a writer recognizes its own claim."""
 
     @property
     def words(self) -> str:
@@ -80,7 +80,7 @@ def _made(client: MlflowClient, name: str) -> int:
 
 
 def _finish_other(client: MlflowClient, name: str, move: Move, number: int) -> None:
-    """Wait for the writer of a move to carry it out, and do it in its place if it does not."""
+    """Wait until the writer of a move has carried it out, and do it in its place if it does not."""
     while (datetime.now(UTC) - datetime.fromisoformat(move.at)).total_seconds() < _GRACE_SECONDS:
         if _made(client, name) >= number:
             return
@@ -90,7 +90,7 @@ def _finish_other(client: MlflowClient, name: str, move: Move, number: int) -> N
 
 
 def _carry_out(client: MlflowClient, name: str, move: Move, number: int) -> None:
-    """Bring the registry to what a move says; doing it again changes nothing."""
+    """Set the registry's tags and aliases as the move says. Doing it again changes nothing."""
     if move.kind == "promotion":
         tags = {"champion.since": move.at, "champion.by": move.by, "champion.over": move.leaving or "none"}
         _note(client, name, move.version, {**tags, "champion.reason": move.reason, "champion.runs": move.runs})
@@ -106,19 +106,23 @@ def _carry_out(client: MlflowClient, name: str, move: Move, number: int) -> None
         _note(client, name, move.leaving, tags)
         client.delete_registered_model_alias(name, PREVIOUS)
     client.set_registered_model_alias(name, CHAMPION, move.version)
-    # Last: a move that was cut short before this line is met again by its number.
+    # Last: until this number is set, the next process finds the move by its number and carries it out again.
     client.set_registered_model_tag(name, _NUMBER, str(number))
 
 
 def _make(settings: TrackingSettings, store: Store, move: Move) -> Move | None:
-    """Make a move if the champion is still the one it leaves; else return the move that was made
-    instead, ``None`` where the alias was set by hand."""
+    """Make a move if the champion is still the one that it leaves.
+
+    Returns:
+        ``move`` if it was made. Otherwise the move that was made instead, or ``None`` if somebody set the alias
+        without a move.
+    """
     client, name = client_for(settings), settings.registered_model
     last: Move | None = None
     while True:
         model = client.get_registered_model(name)
         number = int(model.tags.get(_NUMBER, "0")) + 1
-        # Read after the number: a champion that changes from here on has taken the number.
+        # Read the alias after the number. Then a champion that changes from here on has claimed the number.
         if _version(by_alias(settings, CHAMPION)) != move.leaving:
             return last
         text = store.claim(f"champion/{name}-{model.creation_timestamp}/{number}", move.model_dump_json())
@@ -130,7 +134,7 @@ def _make(settings: TrackingSettings, store: Store, move: Move) -> Move | None:
 
 
 def _rolled_back(settings: TrackingSettings, version: RegisteredVersion) -> str | None:
-    """When and why this model was rolled back, unless it has been promoted again since."""
+    """When and why this model was rolled back, in words; ``None`` if it was not, or has been promoted since."""
     same = [found.tags for found in versions_of(settings, version.model)]
     promoted = max((tags.get("champion.since", "") for tags in same), default="")
     last: dict[str, str] = max(same, key=lambda tags: tags.get("rollback.at", ""), default={})
@@ -149,22 +153,22 @@ def apply_decision(
     fresh: bool,
     runs: str,
 ) -> str:
-    """Carry out a promotion decision on the aliases and say in words what was done.
+    """Carry out a promotion decision on the aliases; returns what was done, in words.
 
-    Moves ``champion`` to the version only if the decision says so, the champion is still the
-    ``baseline`` that it was made against, and the model was not rolled back after the decision; the
-    old champion becomes ``previous``. Doing it again changes nothing.
+    ``champion`` moves to the version only if the decision says so, the champion is still the ``baseline`` that the
+    version was compared with, and the model was not rolled back after the decision. The old champion becomes
+    ``previous``. Doing it again changes nothing.
 
     Args:
         decision: the promote stage's folder.
-        fresh: the decision was made now; one from the cache does not undo a rollback.
-        runs: what the decision came from, for the version's tags.
+        fresh: the decision was made just now. One from the cache does not undo a rollback.
+        runs: the runs that led to the decision, for the version's tags.
     """
     verdict = read_decision(decision)
     champion = by_alias(settings, CHAMPION)
     if _version(champion) == version.version:
         return f"version {version.version} is champion"
-    said = _decide(settings, store, version, baseline, verdict, fresh, runs)
+    said = _decide(settings, store, version, baseline, verdict, fresh=fresh, runs=runs)
     client = client_for(settings)
     _note(
         client,
@@ -181,6 +185,7 @@ def _decide(
     version: RegisteredVersion,
     baseline: RegisteredVersion | None,
     verdict: dict[str, str],
+    *,
     fresh: bool,
     runs: str,
 ) -> str:
@@ -204,10 +209,10 @@ def _decide(
 
 
 def roll_back(settings: TrackingSettings, store: Store, reason: str) -> Move:
-    """Give ``champion`` back to the version that held it before the last promotion.
+    """Restore the champion that was replaced by the last promotion.
 
-    One step: ``previous`` is taken off, so that a second rollback is refused and never brings the
-    model back that was just taken out of service.
+    It goes back one step only. The alias ``previous`` is removed, so a second rollback is refused; otherwise it would
+    bring back the model that was just taken out of service.
 
     Raises:
         RollbackRefused: there is no champion or no previous one, or the champion changed meanwhile.

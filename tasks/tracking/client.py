@@ -119,7 +119,8 @@ class Tracker:
         )
 
     def _artifact_location(self) -> str | None:
-        """Attachments lie beside an SQLite database; a server decides itself. MLflow's default is the working folder."""
+        """Where small files of runs go: beside an SQLite database, else where the server puts them."""
+        # MLflow's own default beside a database is the working folder.
         if not self.settings.uri.startswith("sqlite:///"):
             return None
         return Path(self.settings.uri.removeprefix("sqlite:///")).absolute().with_suffix(".attachments").as_uri()

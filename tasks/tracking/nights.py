@@ -1,4 +1,4 @@
-"""What each night's evaluation found: kept in the store by date, and shown in MLflow as one series."""
+"""Results of the nightly evaluation: kept in the store by date, and shown in MLflow as one series."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FILE = "night.json"
 
 
 class Night(Block):
-    """One finished night. A night has one result: a second run of it returns this."""
+    """The result of one night. A second run in the same night returns it."""
 
     night: date
     profile: str
@@ -34,13 +34,13 @@ class Night(Block):
     compared_with: tuple[date, ...]
     """The earlier nights that the champion was compared with."""
     falls: tuple[str, ...]
-    """What fell significantly under both seeds, in words; the night failed if there is any."""
+    """What fell significantly under both seeds, in words. If there is anything, the night failed."""
     unconfirmed: tuple[str, ...] = ()
-    """What fell under the first seed alone."""
+    """What fell under the first seed only."""
 
     @property
     def words(self) -> str:
-        """What the night came to."""
+        """The night's result in one sentence."""
         compared = f"compared with {len(self.compared_with)} earlier nights"
         if self.falls:
             return f"night {self.night}: the champion got worse, {compared}, under both seeds: {'; '.join(self.falls)}"
@@ -49,7 +49,7 @@ class Night(Block):
 
 
 def tonight() -> date:
-    """The date in UTC, as the schedule counts."""
+    """Today's date in UTC, as the schedule counts."""
     return datetime.now(UTC).date()
 
 
@@ -58,20 +58,20 @@ def _key(settings: Settings, night: date) -> str:
 
 
 def find_night(store: Store, settings: Settings, night: date) -> Night | None:
-    """The result of a night that is finished."""
+    """The result of a night, or ``None`` if it has not finished."""
     record = store.lookup(FAMILY, _key(settings, night))
     return Night.model_validate_json((store.fetch(record.ref) / _FILE).read_text()) if record else None
 
 
 def earlier_nights(store: Store, settings: Settings, night: date) -> Iterator[tuple[date, Evaluation]]:
-    """The champion's evaluations of the nights before that are still there, newest first."""
+    """The champion's evaluations of earlier nights that are still in the store, the newest first."""
     for back in range(1, settings.nightly.nights + 1):
         found = find_night(store, settings, night - timedelta(days=back))
         if found is not None:
             try:
                 yield found.night, read_evaluation(store.fetch(found.evaluations["champion"]))
             except ArtifactError:
-                continue  # cleaned away since; the nights that are left are compared
+                continue  # `gc` has deleted it since; the other nights are enough to compare with
 
 
 def remember_night(store: Store, settings: Settings, night: Night, mlflow_run_id: str | None) -> ArtifactRef:
@@ -104,10 +104,10 @@ def remember_night(store: Store, settings: Settings, night: Night, mlflow_run_id
 def log_night(
     tracker: Tracker, settings: Settings, night: date, evaluations: dict[str, Evaluation], changes: list[Change]
 ) -> None:
-    """Add a night to the MLflow run ``nightly PROFILE``: its curves run over nights, by days since 1970.
+    """Add a night to the MLflow run ``nightly PROFILE``, whose curves have one point a night.
 
-    All nights have the run's one key, so that the first opens it and the others go on in it, also where a
-    night waits in the outbox for MLflow to come back.
+    The step is the number of days since 1970. All nights share one key, so the first night opens the run and the others
+    add to it, also when one waits in the outbox until MLflow is back.
     """
     name, tags = f"nightly {settings.profile}", {"series": "nightly", "profile": settings.profile}
     series = TrackedRun(tracker, RunNote(key=name, name=name, params={}, tags=tags), outbox_of(settings))
@@ -129,6 +129,6 @@ def _night_values(evaluations: dict[str, Evaluation], changes: list[Change]) -> 
 
 
 def overview(night: Night, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
-    """What the flow returns."""
+    """What the flow ``nightly`` returns: JSON-ready."""
     scores = {alias: evaluation.scores.overall.accuracy.mean for alias, evaluation in evaluations.items()}
     return {"night": str(night.night), "scores": scores, "result": night.words}

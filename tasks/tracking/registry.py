@@ -1,8 +1,8 @@
 """The MLflow model registry: versions that point at artifacts, and the aliases on them.
 
-Aliases: ``champion`` is what should be served, ``challenger`` the newest registered candidate,
-``previous`` the champion before the last promotion (:mod:`qwenlong.tasks.tracking.champion` moves these two). A version
-holds no second copy of the weights; its tags carry the artifact's reference and its evaluation's.
+``champion`` is the model that should be served, ``challenger`` the newest registered candidate, and ``previous`` the
+champion before the last promotion. :mod:`qwenlong.tasks.tracking.champion` moves ``champion`` and ``previous``. A
+version holds no second copy of the weights: its tags carry the references of the model and of its evaluation.
 """
 
 from __future__ import annotations
@@ -48,10 +48,13 @@ class RegisteredVersion(Block):
 
 
 def _missing(error: MlflowException) -> bool:
-    """Whether the registry answered that there is no such thing; MLflow reports a missing alias as a
-    bad parameter. A registry that did not answer at all must never read as an empty one."""
+    """Whether the registry answered that there is no such thing.
+
+    A registry that did not answer at all must never be taken for an empty one.
+    """
     if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
         return True
+    # A missing alias is reported as a bad parameter.
     return error.error_code == ErrorCode.Name(INVALID_PARAMETER_VALUE) and "not found" in str(error)
 
 
@@ -110,8 +113,8 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
 
 
 def _source(settings: TrackingSettings, model: ArtifactRef) -> str:
-    """The version's address: the artifact's, except that a tracking server takes no folder of another
-    machine; the tags carry the reference in any case."""
+    """The address that the version gets in MLflow; its tags carry the full reference in any case."""
+    # A tracking server refuses the address of a folder, which may be on another machine.
     if settings.uri.startswith("http") and model.uri.startswith("file:"):
         return f"qwenlong-artifact://{model.kind}/{model.sha256}"
     return model.uri
@@ -120,12 +123,13 @@ def _source(settings: TrackingSettings, model: ArtifactRef) -> str:
 def register(
     settings: TrackingSettings, inputs: Mapping[str, ArtifactRef], manifest: Manifest | None, output: Path
 ) -> RegisteredVersion:
-    """Make a registry version of ``inputs["model"]``, or adopt the one that is there, and give it the
-    alias ``challenger``. Writes ``registration.json`` to ``output``.
+    """Make a registry version of ``inputs["model"]``, or take the one that is there, and alias it ``challenger``.
+
+    Writes ``registration.json`` to ``output``.
 
     Raises:
-        ConnectionError: MLflow did not take it. A registration is never put off: what is not in the registry
-            has not been registered.
+        ConnectionError: MLflow did not take it. Unlike runs, a registration never waits in the outbox: a model that is
+            not in the registry is not registered.
     """
     try:
         version = _registered(settings, inputs["model"], inputs["evaluation"], manifest)
@@ -165,7 +169,7 @@ def _registered(
 
 
 def _logged_model(settings: TrackingSettings, client: MlflowClient, model: ArtifactRef) -> LoggedModel | None:
-    """The newest logged model that points at the artifact: the way from a version to the run that trained it."""
+    """The newest logged model that points at the artifact; it links the version to the run that trained it."""
     experiment = client.get_experiment_by_name(settings.experiment)
     if experiment is None:
         return None
@@ -180,8 +184,8 @@ def _description(
     manifest: Manifest | None,
     logged: LoggedModel | None,
 ) -> str:
-    """Where a version comes from, for MLflow's page of it."""
-    # Addresses are in the tags: one that is wider than the page would push the rest out of sight.
+    """Where a version comes from, for its page in MLflow."""
+    # Without addresses, which are in the tags: one wider than the page would push the rest out of sight.
     rows = [
         ("model", f"`{model.kind}/{model.short}`"),
         ("SHA-256", f"`{model.sha256}`"),
@@ -200,19 +204,21 @@ def _description(
 
 
 def read_registration(folder: Path) -> RegisteredVersion:
-    """The version a register stage wrote down."""
+    """The version that a register stage made."""
     return RegisteredVersion.model_validate_json((folder / "registration.json").read_text())
 
 
 def still_registered(settings: TrackingSettings, version: RegisteredVersion) -> bool:
-    """Whether the registry really has the version; a wiped registry must not read as registered."""
+    """Whether the registry still has the version: it may have been wiped since the stage was cached."""
     found = find_version(settings, version.model, version.evaluation)
     return found is not None and found.version == version.version
 
 
 def baseline_for(settings: TrackingSettings, challenger: RegisteredVersion) -> RegisteredVersion | None:
-    """The version the challenger must beat: the champion, or the one before if the challenger has
-    been promoted already (so that asking again gives the same answer). ``None``: there is none yet.
+    """The version that the challenger must beat, or ``None`` if there is none yet.
+
+    It is the champion. If the challenger has been promoted already, it is the champion before, so that a repeated
+    comparison gives the same answer.
     """
     champion = by_alias(settings, CHAMPION)
     if champion is not None and champion.version == challenger.version:
@@ -221,17 +227,17 @@ def baseline_for(settings: TrackingSettings, challenger: RegisteredVersion) -> R
 
 
 def needed_artifacts(settings: TrackingSettings) -> set[str]:
-    """Digests of all artifacts that MLflow still points at: of every registry version, whatever its
-    model, and the inputs of every run that is open.
+    """Digests of all artifacts that MLflow points at: those of every registry version, whatever its model, and the
+    inputs of every open run.
 
     Raises:
-        ValueError: the database is not there, which must never read as an empty registry.
+        ValueError: there is no such database. It must never be taken for an empty registry.
     """
     path = Path(settings.uri.removeprefix("sqlite:///"))
     if settings.uri.startswith("sqlite:///") and not path.is_file():
         raise ValueError(
-            f"tracking.uri={settings.uri!r}: there is no such database, so nothing says which artifacts the registry "
-            "needs; run it where the pipeline ran, or set tracking.uri"
+            f"tracking.uri={settings.uri!r}: there is no such database, so it is unknown which artifacts the registry "
+            "needs; run this where the pipeline ran, or set tracking.uri"
         )
     client = client_for(settings)
     tags = [version.tags for version in _pages(client.search_model_versions)]

@@ -211,7 +211,7 @@ def test_training_data_of_every_model_before_is_held_against_the_evaluation(worl
 
 def test_an_origin_that_cannot_be_traced_is_refused(world):
     world.model = world.artifact("model", {"weights": "late"}, {"model": "0" * 64, "data": world.data.sha256})
-    assert "cannot be told: model/000000000000 is not in the store" in world.ask(**world.pair())
+    assert "is unknown: model/000000000000 is not in the store" in world.ask(**world.pair())
 
 
 def remember(world, back: int, evaluation: ArtifactRef) -> None:

@@ -116,7 +116,11 @@ def test_only_a_fresh_decision_undoes_a_rollback(settings, store, tmp_path):
     apply(settings, store, second, first, tmp_path)
     roll_back(settings, store, "answers in French")
     said = apply(settings, store, second, first, tmp_path)
-    assert "not promoted: it was rolled back at" in said and "answers in French" in said and "refresh the pipeline's stage `promote`" in said
+    assert (
+        "not promoted: it was rolled back at" in said
+        and "answers in French" in said
+        and "refresh the pipeline's stage `promote`" in said
+    )
     assert by_alias(settings, CHAMPION) == first
     assert "promoted" in apply(settings, store, second, first, tmp_path, fresh=True)
     assert by_alias(settings, CHAMPION) == second and by_alias(settings, PREVIOUS) == first
