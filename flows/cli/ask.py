@@ -84,7 +84,7 @@ def _answer(
         truncate_middle,
     )
     from qwenlong_core.generation.engine import Sampling
-    from qwenlong_core.generation.streaming import folded
+    from qwenlong_core.generation.streaming import split_thinking
     from qwenlong_core.models import load_tokenizer
     from qwenlong_core.records import Example
 
@@ -113,7 +113,7 @@ def _answer(
     )
     pieces = _pieces(settings, found.folder, tokenizer, analysis_message(shown), encode(tokenizer, prompt), sampling)
     started = time.monotonic()
-    tokens = _print(folded(pieces, opens_thinking(prompt)), show_thinking)
+    tokens = _print(split_thinking(pieces, opens_thinking(prompt)), show_thinking)
     ended = f"cut at the limit of {limit:,} tokens (--max-tokens)" if tokens >= limit else f"{tokens:,} tokens"
     _say(f"{found.name}: {ended} in {time.monotonic() - started:.1f} s")
 

@@ -181,7 +181,7 @@ def disagreement(model: Any, layers: int) -> float:
     return float((logits.float().log_softmax(-1) - plain.float().log_softmax(-1)).abs().mean())
 
 
-def serves(model: Any, layers: int) -> bool:
+def shares_exactly(model: Any, layers: int) -> bool:
     """Whether the model computes the same with shared parts; if not, the log says so."""
     apart = disagreement(model, layers)
     if apart <= _TOLERANCE.get(model.dtype, _HALF_TOLERANCE):

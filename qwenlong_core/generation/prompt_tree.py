@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
-WORTH = 64
+MIN_SHARED_TOKENS = 64
 """Tokens that a shared part must have: attending to one more part costs more than running a few tokens
 again, and every prompt begins with the same short instruction."""
 
@@ -50,7 +50,7 @@ def paths(prompts: Sequence[Sequence[int]]) -> list[Path]:
 def _branches(
     prompts: Sequence[Sequence[int]], members: list[int], start: int, above: tuple[Part, ...]
 ) -> Iterator[Path]:
-    for group in _alike(prompts, members, start + WORTH):
+    for group in _alike(prompts, members, start + MIN_SHARED_TOKENS):
         first = prompts[group[0]]
         if len(group) == 1:
             yield Path(group[0], (*above, Part(start, first[start:])))

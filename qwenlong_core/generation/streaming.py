@@ -1,7 +1,7 @@
 """One answer as it is being written, for a person at a terminal.
 
 Pieces of text come from a transformers model in this process or from an OpenAI-compatible server;
-:func:`folded` tells the thinking from the answer while they come.
+:func:`split_thinking` tells the thinking from the answer while they come.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def stream_served(settings: ServerSettings, message: str, sampling: Sampling) ->
         ) from error
 
 
-def folded(pieces: Iterable[Piece], thinking: bool = False) -> Iterator[Part]:
+def split_thinking(pieces: Iterable[Piece], thinking: bool = False) -> Iterator[Part]:
     """Parts in order, without the tags around the thinking; a tag may be cut anywhere.
 
     Args:
@@ -154,7 +154,7 @@ def folded(pieces: Iterable[Piece], thinking: bool = False) -> Iterator[Part]:
                 yield Part(before, tokens, thinking)
                 tokens = 0
             thinking = not thinking
-        ready = len(held) - _begun(held, tag)
+        ready = len(held) - _partial_tag(held, tag)
         if ready:
             yield Part(held[:ready], tokens, thinking)
             held, tokens = held[ready:], 0
@@ -162,6 +162,6 @@ def folded(pieces: Iterable[Piece], thinking: bool = False) -> Iterator[Part]:
         yield Part(held, tokens, thinking)
 
 
-def _begun(text: str, tag: str) -> int:
+def _partial_tag(text: str, tag: str) -> int:
     """Characters at the end of the text that may be the beginning of the tag."""
     return next((length for length in range(len(tag) - 1, 0, -1) if text.endswith(tag[:length])), 0)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from qwenlong_core.generation.cascade import serves
+from qwenlong_core.generation.cascade import shares_exactly
 from qwenlong_core.generation.decoder import CascadeDecoder, Decoder, ExpandedDecoder
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.generation.kv_cache import require_full_attention
@@ -88,7 +88,7 @@ class TransformersEngine:
         self.model.eval()
         try:
             if self._shares is None:
-                self._shares = serves(self.model, self.layers)
+                self._shares = shares_exactly(self.model, self.layers)
             weights = pack_weights(self.model, rows)
             yield partial(_call, self.model, weights) if weights else self.model
         finally:

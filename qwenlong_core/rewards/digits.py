@@ -1,7 +1,7 @@
-"""Digits with separators as exact decimals, in bounded work.
+"""Parse digits with separators into exact decimals, with bounded work.
 
-In: a token such as ``1.234,5`` or ``12e6`` (:data:`DIGITS` is its pattern). Out: a ``Decimal``, or
-``None`` where the separators make no number or the size is beyond the caps.
+A token such as ``1.234,5`` or ``12e6`` (:data:`DIGITS` is its pattern) becomes a ``Decimal``, or ``None`` if its
+separators are not those of a number or it exceeds the caps on size.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ DIGITS = (
 _MAX_DIGITS = 400
 MAX_EXPONENT = 400
 MATH = Context(prec=60, Emax=10_000, Emin=-10_000)
-"""Enough digits to print and read back any float exactly enough, and bounded work per operation."""
+"""Precise enough to print any float and read it back, while the work per operation stays bounded."""
 
 
 def parse_digits(token: str) -> Decimal | None:
-    """Digits with separators as a Decimal; ``None`` where the separators make no number."""
+    """Digits with separators as a ``Decimal``; ``None`` if they do not form a number or exceed the caps."""
     if len(token) > _MAX_DIGITS:
         return None
     mantissa, _, exponent = token.lower().replace(" ", "").replace("'", "").partition("e")
@@ -35,13 +35,15 @@ def parse_digits(token: str) -> Decimal | None:
 
 
 def _without_separators(digits: str) -> str | None:
-    """``1,234.5``, ``1.234,5``, ``1,23,456`` and ``12,5`` in plain digits with a decimal point."""
+    """Rewrite ``1,234.5``, ``1.234,5``, ``1,23,456`` and ``12,5`` as plain digits with a decimal point."""
     commas, dots = digits.count(","), digits.count(".")
     if commas and dots:
+        # The mark that comes last separates the decimals; the other one must group the digits before it.
         decimal_mark = "," if digits.rfind(",") > digits.rfind(".") else "."
         whole, _, fraction = digits.rpartition(decimal_mark)
         group = "." if decimal_mark == "," else ","
         return f"{whole.replace(group, '')}.{fraction}" if _grouped(whole, group) else None
+    # One comma is a decimal comma (12,5) unless it groups three digits: 1,234 is 1234, but 0,123 is a fraction.
     if commas == 1 and (not _grouped(digits, ",") or digits.startswith("0,")):
         return digits.replace(",", ".")
     if commas:

@@ -1,12 +1,12 @@
-"""The committed answer of a completion: one function for training and evaluation.
+"""Extract the answer a completion commits to; training and evaluation share this one function.
 
-In: the decoded completion. Out: an :class:`Extraction` with the answer the text commits to last, or
-the reason why it commits to none. The work is bounded: only the last :data:`MAX_VISIBLE_CHARS` of
-the visible text are searched, and every pattern is linear in them.
+:func:`extract_answer` takes the decoded completion and returns an :class:`Extraction` with the last answer that the
+text commits to, or the reason why it commits to none. The work is bounded: only the last :data:`MAX_VISIBLE_CHARS`
+characters of the visible text are searched, and every pattern takes linear time.
 
-What commits: "(Therefore,) the answer is ...", "The correct answer is (X)", "Answer: ...", their
-forms in a few other languages, and ``\\boxed{...}``. What never does: text inside ``<think>``, a
-copied placeholder of the prompt, or an empty phrase.
+These forms commit: "(Therefore,) the answer is ...", "The correct answer is (X)", "Answer: ...", the same in a few
+other languages, and ``\\boxed{...}``. These never do: text inside ``<think>``, the prompt's placeholder copied back,
+and an empty phrase.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from qwenlong_core.rewards.options import read_choice, read_yes_no
 from qwenlong_core.rewards.text import strip_invisible, strip_wrappers
 
 MAX_VISIBLE_CHARS = 50_000
-"""How much of the end of the visible text is searched for the commitment."""
+"""Characters at the end of the visible text that are searched for a commitment."""
 MAX_ANSWER_CHARS = 2_000
 """A longer commitment is an essay, not an answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extraction:
-    """The committed answer, or why there is none."""
+    """The committed answer, or the reason why there is none."""
 
     answer: str | None
     reason: str = ""
@@ -37,7 +37,7 @@ class Extraction:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Commitment:
     start: int
-    """Where its phrase or box begins in the visible text."""
+    """Where the phrase or box begins in the visible text."""
     end: int
     """First character after the answer."""
     text: str
@@ -53,8 +53,11 @@ _PHRASE = re.compile(
             (?:\s{1,3}(?:is|would\s+be|should\s+be|must\s+be)\b | \s{0,3}[:：=])
         | (?:^|(?<=[\n.!?>])) [ \t>*_\#-]{0,12} (?:final\s+|correct\s+)?answer [*_]{0,3} \s{0,2} [:：]
         | (?:正确|最终|最后的?)?(?:答案|选项)(?:应该|应当)?(?:是|为|[:：]) | (?:正解|答え)は | (?:정답|답)[은:]
-        | \bla\s+(?:bonne\s+)?réponse\s+(?:correcte\s+|finale\s+)?est\b | \bla\s+respuesta\s+(?:correcta\s+|final\s+)?es\b
-        | \bdie\s+(?:richtige\s+)?antwort\s+(?:ist|lautet)\b | \bla\s+risposta\s+(?:corretta\s+)?è\b | (?:правильный\s+)?ответ\s*[:：]
+        | \bla\s+(?:bonne\s+)?réponse\s+(?:correcte\s+|finale\s+)?est\b
+        | \bla\s+respuesta\s+(?:correcta\s+|final\s+)?es\b
+        | \bdie\s+(?:richtige\s+)?antwort\s+(?:ist|lautet)\b
+        | \bla\s+risposta\s+(?:corretta\s+)?è\b
+        | (?:правильный\s+)?ответ\s*[:：]
         )""",
     re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
@@ -83,7 +86,7 @@ _JOINED = re.compile(
     r"|\}[\s$)\]\\]*[,、;+]?[\s$(\[\\]*)$",
     re.IGNORECASE,
 )
-"""What joins a second commitment to the one before it: a connector, or nothing but a comma between boxes."""
+"""What joins a second commitment to the one before it: a connecting word, or only a comma between two boxes."""
 _PLACEHOLDER = re.compile(
     r"""[\s"'`(\[<{*_]*(?:insert\b.{0,40}|your\s+(?:final\s+)?answer(?:\s+here)?|(?:final\s+)?answer(?:\s+here)?|\.{2,}|…|_+|
     option\s+letter|letter|placeholder|your\s+choice|x{2,}|\?+)[\s"'`)\]>}*_.]*""",
@@ -94,23 +97,23 @@ _LIST = re.compile(r"\s*(?:[-*•]|[0-9]{1,2}[.)])\s+[^\n]*\n\s*(?:[-*•]|[0-9]
 _CLOSING = re.compile(r"""[\s.。,，;；:：!！*_`]+$""")
 
 
-def extract_answer(text: str, answer_type: AnswerType, num_choices: int = 0, cut: bool = False) -> Extraction:
+def extract_answer(text: str, answer_type: AnswerType, num_choices: int = 0, truncated: bool = False) -> Extraction:
     """The answer that ``text`` commits to last.
 
     Args:
-        text: decoded completion. Where the chat template opens ``<think>`` itself, the caller
-            prepends it, so that an unfinished thought is seen as one. A bare ``</think>`` means that
-            everything before it was thinking.
-        num_choices: how many options there are (``choice`` only); 0 where unknown.
-        cut: the completion ran into its limit: an answer that reaches the very end of the text
-            without anything that ends it is then incomplete and commits to nothing.
+        text: Decoded completion. If the chat template opens ``<think>`` itself, the caller puts the tag back in front,
+            so that unfinished thinking is recognised. A bare ``</think>`` means that everything before it was thinking.
+        answer_type: Type of the example's answer.
+        num_choices: Number of options (``choice`` only); 0 if it is not known.
+        truncated: The completion ran into its token limit. An answer that reaches the very end of the text without
+            punctuation or a line break is then incomplete and commits to nothing.
     """
     visible = visible_text(text)
     if visible is None:
         return Extraction(answer=None, reason="the <think> part is not finished")
-    commitment = _last_commitment(visible[-MAX_VISIBLE_CHARS:], cut)
+    commitment = _last_commitment(visible[-MAX_VISIBLE_CHARS:], truncated)
     if commitment is None:
-        where = "; the text was cut" if cut else ""
+        where = "; the text was cut" if truncated else ""
         return Extraction(answer=None, reason=f"no committed answer outside <think>{where}")
     if isinstance(commitment, str):
         return Extraction(answer=None, reason=commitment)
@@ -120,13 +123,13 @@ def extract_answer(text: str, answer_type: AnswerType, num_choices: int = 0, cut
 
 
 def visible_text(text: str) -> str | None:
-    """Text outside ``<think>`` parts; ``None`` if the last one is not finished."""
+    """The text outside ``<think>`` blocks; ``None`` if the last block is not closed."""
     parts: list[str] = []
     position, thinking = 0, False
     for tag in _THINK_TAG.finditer(text):
         closing = bool(tag[1])
         if not thinking and closing:
-            parts.clear()  # a bare closing tag: all before it was thinking
+            parts.clear()  # a bare closing tag: everything before it was thinking
         elif not thinking:
             parts.append(text[position : tag.start()])
         thinking, position = not closing, tag.end()
@@ -134,7 +137,7 @@ def visible_text(text: str) -> str | None:
 
 
 def _one_answer(text: str, answer_type: AnswerType, num_choices: int) -> Extraction:
-    """The committed text as one answer of its type, in short form where the type has one."""
+    """The committed text as one answer of its type, in the type's short form if it has one."""
     if answer_type == "choice":
         choice = read_choice(text, num_choices)
         if choice.problem:
@@ -154,11 +157,11 @@ def _one_answer(text: str, answer_type: AnswerType, num_choices: int) -> Extract
     return Extraction(answer=text)
 
 
-def _last_commitment(visible: str, cut: bool) -> _Commitment | str | None:
-    """The last commitment, or the reason why the last one is ambiguous, or ``None``."""
+def _last_commitment(visible: str, truncated: bool) -> _Commitment | str | None:
+    """The last commitment, the reason why it is ambiguous, or ``None`` if there is no commitment."""
     for commitment in _commitments_from_the_end(visible):
-        if cut and not commitment.closed:
-            continue
+        if truncated and not commitment.closed:
+            continue  # the cut may have shortened it; an earlier commitment still counts
         if not any(c.isalnum() for c in commitment.text) or _PLACEHOLDER.fullmatch(commitment.text):
             continue
         if _SECOND_THOUGHT.match(visible[commitment.end : commitment.end + 200]):
@@ -173,6 +176,7 @@ def _last_commitment(visible: str, cut: bool) -> _Commitment | str | None:
 
 
 def _commitments_from_the_end(visible: str) -> Iterator[_Commitment]:
+    """Phrases and boxes, last first; a phrase with its box inside is one commitment."""
     phrases = [(m.start(), m.end()) for m in _PHRASE.finditer(visible)]
     boxes = _boxes(visible)
     while phrases or boxes:
@@ -181,6 +185,7 @@ def _commitments_from_the_end(visible: str) -> Iterator[_Commitment]:
             continue
         box = boxes.pop()
         phrase = _phrase_commitment(visible, *phrases[-1]) if phrases else None
+        # "The answer is \\(\\boxed{5}\\)." is one commitment: the closing delimiter may lie just after the sentence.
         if phrase and phrase.start < box.start and box.end <= phrase.end + 2:
             phrases.pop()
             boxes = [b for b in boxes if b.start < phrase.start]
@@ -190,7 +195,7 @@ def _commitments_from_the_end(visible: str) -> Iterator[_Commitment]:
 
 
 def _phrase_commitment(visible: str, start: int, end: int) -> _Commitment:
-    """The rest of the phrase's sentence, or the next line with something in it after a colon."""
+    """The rest of the phrase's sentence or, if its line ends there, the next line that is not empty."""
     line_end = _line_end(visible, end)
     bullet = None
     for _ in range(6):
@@ -198,6 +203,7 @@ def _phrase_commitment(visible: str, start: int, end: int) -> _Commitment:
             break
         end, line_end = line_end + 1, _line_end(visible, line_end + 1)
         bullet = _BULLET.match(visible, end, line_end)
+    # Two bullets or more: both lines are kept, so that the list is recognised and refused.
     if bullet and _BULLET.match(visible, line_end + 1):
         stop = _line_end(visible, line_end + 1)
         return _Commitment(start=start, end=stop, text=visible[end:stop], closed=True)
@@ -213,7 +219,7 @@ def _line_end(text: str, start: int) -> int:
 
 
 def _sentence_end(text: str, start: int, line_end: int) -> tuple[int, bool]:
-    """Where the sentence ends within its line, and whether anything ends it."""
+    """Where the sentence ends within its line, and whether punctuation or a line break ends it."""
     for match in _SENTENCE_END.finditer(text, start, line_end):
         abbreviated = match[0][0] == "." and _ABBREVIATION.search(text, max(start, match.start() - 12), match.start())
         ends = not abbreviated or _NEW_SENTENCE.match(text, match.end(), min(len(text), match.end() + 40))
@@ -231,7 +237,7 @@ class _Box:
 
 
 def _boxes(text: str) -> list[_Box]:
-    """Outermost closed ``\\boxed{...}`` groups in order, by one pass with a stack of braces."""
+    """Outermost closed ``\\boxed{...}`` groups in order, found in one pass with a stack of braces."""
     found: list[_Box] = []
     stack: list[_Box | None] = []
     for token in _BOX_TOKEN.finditer(text):
@@ -240,6 +246,7 @@ def _boxes(text: str) -> list[_Box]:
         if token[0] == "}":
             opened = stack.pop() if stack else None
             if opened:
+                # Boxes inside this one were found before it; only the outermost stays.
                 while found and found[-1].start > opened.start:
                     found.pop()
                 found.append(_Box(opened.start, opened.inner, token.start()))
@@ -249,7 +256,7 @@ def _boxes(text: str) -> list[_Box]:
 
 
 def _box_commitment(visible: str, box: _Box) -> _Commitment:
-    """The box's content with a unit or an alternative that follows it directly."""
+    """The content of a box, with a unit or an alternative that follows directly after it."""
     after = re.match(
         r"\s?\}?\$?\s?(?:\\?%|\\text\{[^{}\n]{1,30}\}|(?:thousand|million|billion|trillion|percent|bn)\b"
         r"|[\s$,(]*(?:(?:or\b|/).{1,80}|(?:and|to|-)\s?[$\\(]*(?:[0-9]|boxed).{0,80}|and\s(?-i:[A-Z]).{0,80}))?",
@@ -262,7 +269,7 @@ def _box_commitment(visible: str, box: _Box) -> _Commitment:
 
 
 def _clean(text: str) -> str:
-    """Answer text without wrappers, lead-in and closing punctuation; boxes are opened."""
+    """The answer without wrappers, lead-in and closing punctuation; boxes are replaced by their content."""
     if len(text) > MAX_ANSWER_CHARS:
         return text
     text = strip_invisible(text)

@@ -1,4 +1,4 @@
-"""Is the judge there, and does it judge? Asked before a run starts."""
+"""Check before a run that the judge can be reached and judges sensibly."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ class JudgeHealth:
     """How a judge did on the fixed pairs."""
 
     reachable: bool
-    """Whether at least one verdict came."""
+    """Whether at least one verdict came back."""
     agreement: float
-    """Share of the pairs judged as a person would; a missing verdict agrees with nobody."""
+    """Share of the pairs judged as a person would; a missing verdict counts as disagreement."""
     disagreements: tuple[str, ...]
-    """Pairs judged otherwise or not at all, in words."""
+    """A description of each pair that was judged differently or not at all."""
     last_error: str | None = None
-    """What the endpoint said last, where it failed."""
+    """The endpoint's last error, if it failed."""
     pairs: int = len(_PAIRS)
 
 
 async def check_judge(judge: Judge) -> JudgeHealth:
-    """Ask the judge a dozen fixed pairs, six equal and six not.
+    """Ask the judge about a dozen fixed pairs, six equal and six different.
 
-    A judge of its own asks them, without the cache: a remembered verdict says nothing of today.
+    The pairs are asked by a separate client without the cache: a stored verdict would say nothing about the judge that
+    is running now.
     """
     questions = [JudgeQuestion(question=q, golds=(gold,), answer=answer) for q, gold, answer, _ in _PAIRS]
     fresh = Judge(judge.settings.model_copy(update={"cache_dir": None}))
@@ -63,10 +64,10 @@ async def check_judge(judge: Judge) -> JudgeHealth:
 
 
 async def require_judge(judge: Judge, min_agreement: float = 0.75) -> JudgeHealth:
-    """:func:`check_judge`, refusing a judge that a run cannot rest on.
+    """:func:`check_judge`, refusing a judge that a run cannot rely on.
 
     Raises:
-        RuntimeError: if the endpoint gives no verdict, or agrees on less than ``min_agreement``.
+        RuntimeError: the endpoint gives no verdict, or agrees on less than ``min_agreement`` of the pairs.
     """
     health = await check_judge(judge)
     if not health.reachable:

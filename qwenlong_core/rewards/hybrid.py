@@ -1,8 +1,8 @@
-"""Scores of completions: ``max(rule, judge) + length_penalty``, with the reason in words.
+"""Score completions: ``max(rule, judge) + length_penalty``, with the reason in words.
 
-In: examples with one completion each. Out: one :class:`~qwenlong_core.records.Score` each, in order.
-The judge is asked only where the rule failed without deciding the matter; a judge that gives no
-verdict makes the score ``unscored``, never 0.
+Examples with one completion each give one :class:`~qwenlong_core.records.Score` each, in order. The judge is asked only
+where the rule found no equality and did not settle the matter. If the judge gives no verdict, the score is
+``unscored``, never 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from qwenlong_core.records import Completion, Example, Score, Status
 from qwenlong_core.rewards.extract import extract_answer
 from qwenlong_core.rewards.judge import Judge, JudgeQuestion, Verdict
-from qwenlong_core.rewards.judge_prompt import not_judgeable
+from qwenlong_core.rewards.judge_prompt import refusal_reason
 from qwenlong_core.rewards.length import LengthLimits, length_penalty
 from qwenlong_core.rewards.rules import rule_score
 from qwenlong_core.settings.rewards import RewardSettings
@@ -22,7 +22,7 @@ from qwenlong_core.settings.rewards import RewardSettings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RuleStage:
-    """A score by rule alone, and the question that is left for a judge, if any."""
+    """A score by rule alone, with the question that is left for the judge, if there is one."""
 
     score: Score
     question: JudgeQuestion | None = None
@@ -31,25 +31,25 @@ class RuleStage:
 def score_by_rule(
     example: Example, completion: Completion, settings: RewardSettings, limits: LengthLimits | None = None
 ) -> RuleStage:
-    """Everything that needs no judge: extraction, rule and length penalty.
+    """Score without a judge: extraction, rule and length penalty.
 
     Raises:
-        ValueError: if the example's gold answers are unusable (:func:`~.rules.check_gold`).
+        ValueError: the example's gold answers are unusable (:func:`~.rules.check_gold`).
     """
     penalty = 0.0
     if limits is not None:
         penalty = length_penalty(len(completion.token_ids), limits.max_tokens, limits.cache_tokens)
-    cut = completion.finish_reason == "length"
-    return score_text(example, completion.text, settings.number_tolerance, penalty, cut)
+    truncated = completion.finish_reason == "length"
+    return score_text(example, completion.text, settings.number_tolerance, penalty, truncated)
 
 
 def score_text(
-    example: Example, text: str, number_tolerance: float, penalty: float = 0.0, cut: bool = False
+    example: Example, text: str, number_tolerance: float, penalty: float = 0.0, truncated: bool = False
 ) -> RuleStage:
     """:func:`score_by_rule` on bare text, for callers that hold no tokens."""
-    extraction = extract_answer(text, example.answer_type, len(example.choices), cut)
+    extraction = extract_answer(text, example.answer_type, len(example.choices), truncated)
     if extraction.answer is None:
-        status: Status = "truncated" if cut else "no_answer"
+        status: Status = "truncated" if truncated else "no_answer"
         return RuleStage(score=Score(value=penalty, length_penalty=penalty, status=status, reason=extraction.reason))
     rule = rule_score(extraction.answer, example, number_tolerance)
     score = Score(
@@ -61,14 +61,14 @@ def score_text(
     )
     if rule.value >= 1.0 or rule.decided:
         return RuleStage(score=score)
-    if refusal := not_judgeable(extraction.answer, example.answers):
+    if refusal := refusal_reason(extraction.answer, example.answers):
         return RuleStage(score=replace(score, reason=f"{rule.reason}; {refusal}"))
     question = JudgeQuestion(question=example.question, golds=example.answers, answer=extraction.answer)
     return RuleStage(score=score, question=question)
 
 
 async def judged(stages: Sequence[RuleStage], judge: Judge | None) -> list[Score]:
-    """Final scores: the open questions are put to the judge, all at once."""
+    """The final scores, after the judge was asked all open questions concurrently."""
     if judge is None:
         return [stage.score for stage in stages]
     verdicts = iter(await judge.verdicts([stage.question for stage in stages if stage.question]))
@@ -76,7 +76,7 @@ async def judged(stages: Sequence[RuleStage], judge: Judge | None) -> list[Score
 
 
 def with_verdict(score: Score, verdict: Verdict) -> Score:
-    """A score whose rule failed, completed by what the judge said."""
+    """Complete a score of 0 by rule with the judge's verdict."""
     if verdict.equal is None:
         return replace(score, value=None, status="unscored", reason=f"the judge gave no verdict: {verdict.error}")
     value = 1.0 if verdict.equal else 0.0
@@ -94,11 +94,14 @@ async def score_completions(
     """Score ``completions[i]`` against ``examples[i]``.
 
     Args:
-        limits: the phase's ``L_max`` and ``L_cache``; ``None`` (evaluation) gives no length penalty.
+        examples: The examples; repeat one for each of its completions.
+        completions: One completion per example.
+        settings: Tolerance of the number rule; ceilings are checked elsewhere (:mod:`~.monitor`).
+        limits: The phase's ``L_max`` and ``L_cache``; ``None`` (evaluation) gives no length penalty.
         judge: ``None`` scores by rule alone.
 
     Raises:
-        ValueError: on unusable gold answers, or if the two sequences differ in length.
+        ValueError: a gold answer is unusable, or the two sequences differ in length.
     """
     if len(examples) != len(completions):
         raise ValueError(

@@ -1,8 +1,8 @@
 """The judge: any OpenAI-compatible endpoint that says whether two answers mean the same.
 
-In: questions with gold and extracted answers. Out: one :class:`Verdict` each, true, false, or none
-with the endpoint's error. An endpoint that fails never yields a "no". Concurrency, time per request
-and retries are bounded by :class:`~qwenlong_core.settings.rewards.JudgeSettings`.
+:class:`Judge` takes questions with gold and extracted answers and returns one :class:`Verdict` each: equal, different,
+or none, with the endpoint's error. A failing endpoint never counts as a "no".
+:class:`~qwenlong_core.settings.rewards.JudgeSettings` bounds concurrency, time per request and retries.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 MAX_REPLY_TOKENS = 256
 """Room for two sentences and the verdict."""
 _CONNECTIONS_PER_CLIENT = 16
-"""Each request walks over all connections of its client's pool; at 64 requests at once, pools of 16
-took 13% less of the client's processor time than one pool of 64."""
+"""A request walks over all connections in its client's pool. With 64 concurrent requests, pools of 16 took 13% less
+processor time in the client than one pool of 64."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class Verdict:
     """What the judge said."""
 
     equal: bool | None
-    """``None``: no verdict, see ``error``."""
+    """``None`` means that there is no verdict; see ``error``."""
     error: str = ""
 
 
@@ -60,7 +60,7 @@ class JudgeCounts:
     cache_hits: int = 0
     """Questions answered from disk or by an equal question of the same batch."""
     asked_again: int = 0
-    """Replies without the strict verdict form that were asked once more."""
+    """Replies that were not in the strict verdict form and were asked for once more."""
     failures: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -71,21 +71,21 @@ class JudgeCounts:
 @dataclass(slots=True)
 class _Session:
     clients: Iterator[AsyncOpenAI]
-    """Taken in turn, without end."""
+    """An endless iterator that takes the clients in turn."""
     slots: asyncio.Semaphore
     close: Callable[[], Awaitable[None]]
 
 
 class JudgeError(Exception):
-    """The endpoint gave no usable reply; the message says what it did."""
+    """The endpoint gave no usable reply; the message says what happened."""
 
 
 @dataclass
 class Judge:
-    """A client of one endpoint; usable from any event loop, one at a time.
+    """A client of one endpoint. It can be used from different event loops, one at a time.
 
     Raises:
-        ValueError: if ``settings.api_key_variable`` names a variable that is not set.
+        ValueError: ``settings.api_key_variable`` names a variable that is not set.
     """
 
     settings: JudgeSettings
@@ -98,7 +98,7 @@ class Judge:
         self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
 
     async def verdicts(self, questions: Sequence[JudgeQuestion]) -> list[Verdict]:
-        """One verdict per question, in order; equal questions are asked once."""
+        """One verdict per question, in order. Equal questions are asked only once."""
         keys = [self._key_of(question) for question in questions]
         unique = dict(zip(keys, questions))
         known = {key: Verdict(equal=equal) for key, equal in self._cached(list(unique)).items()}
@@ -110,7 +110,7 @@ class Judge:
         return [known[key] for key in keys]
 
     async def close(self) -> None:
-        """Close the running loop's connections; the judge itself stays usable."""
+        """Close the connections of the running event loop; the judge itself stays usable."""
         session = self._sessions.pop(asyncio.get_running_loop(), None)
         if session:
             await session.close()
@@ -162,7 +162,7 @@ class Judge:
         return Verdict(equal=None, error=error)
 
     async def _complete(self, client: AsyncOpenAI, messages: list[dict[str, str]]) -> str:
-        """The reply's text, after as many tries as the settings allow."""
+        """The text of the reply, after as many tries as the settings allow."""
         for attempt in range(self.settings.max_retries + 1):
             try:
                 return await self._request(client, messages)
@@ -185,13 +185,13 @@ class Judge:
         }
         if self.settings.seed is not None:
             body["seed"] = self.settings.seed
-        # The client's own timeout restarts with every byte; a trickling server must end too. Plain JSON
-        # both ways halves the client's work per request, which is what bounds throughput.
+        # The client's own timeout restarts with every byte, so a server that trickles would never time out. Plain JSON
+        # instead of the library's typed objects halves the client's work per request, which limits the throughput.
         async with asyncio.timeout(self.settings.timeout_seconds):
             reply = await client.post("/chat/completions", body=body, cast_to=object)
         content = _content(reply)
         self._count_tokens(reply)
-        return content.encode("utf-8", "replace").decode()  # half a surrogate pair can be neither stored nor sent on
+        return content.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored or sent on
 
     def _count_tokens(self, reply: Any) -> None:
         usage = reply.get("usage")
@@ -208,13 +208,14 @@ class Judge:
         self.counts.cost += (prompt * prices[0] + completion * prices[1]) / 1e6
 
     def _session(self) -> _Session:
-        """Connections belong to the event loop that opened them, so each loop has its own."""
-        from openai import AsyncOpenAI  # a second of import that only a judge needs
+        """The session of the running event loop; connections belong to the loop that opened them."""
+        from openai import AsyncOpenAI  # takes a second to import, and only a judge needs it
 
         loop = asyncio.get_running_loop()
         self._sessions = {other: session for other, session in self._sessions.items() if not other.is_closed()}
         if loop not in self._sessions:
             clients = [
+                # No retries in the client: _complete retries, and counts what it does.
                 AsyncOpenAI(
                     base_url=self.settings.base_url,
                     api_key=self._key,
@@ -236,28 +237,12 @@ def _content(reply: Any) -> str:
     """The text of a chat completion.
 
     Raises:
-        ValueError: if the reply is anything else.
+        ValueError: the reply is not a chat completion, or holds no text.
     """
     try:
         content = reply["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"no chat completion: {str(reply)[:80]!r}") from error
+        raise ValueError(f"not a chat completion: {str(reply)[:80]!r}") from error
     if not isinstance(content, str) or not content.strip():
         raise ValueError(f"the reply holds no text: {str(content)[:80]!r}")
     return content
-
-
-def training_judge(base_url: str) -> JudgeSettings:
-    """The training preset: Qwen2.5-1.5B-Instruct, T 0, on a local server (vLLM)."""
-    return JudgeSettings(base_url=base_url, model="Qwen/Qwen2.5-1.5B-Instruct", temperature=0.0)
-
-
-def evaluation_judge(base_url: str = "https://api.deepseek.com") -> JudgeSettings:
-    """The evaluation preset: DeepSeek-V3, T 0, seed 42; its key stands in ``DEEPSEEK_API_KEY``."""
-    return JudgeSettings(
-        base_url=base_url,
-        model="deepseek-chat",
-        api_key_variable="DEEPSEEK_API_KEY",
-        temperature=0.0,
-        seed=42,
-    )

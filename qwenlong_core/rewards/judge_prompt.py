@@ -1,8 +1,7 @@
-"""What the judge is asked and the one form in which it may answer.
+"""The judge's prompt, and the one form in which it may answer.
 
-The judge compares two short answers; it never sees the document or the completion. The candidate is
-quoted data: bounded in length, without control characters, inside a JSON string, and refused if it
-tries to speak to the judge.
+The judge compares two short answers; it never sees the document or the completion. The candidate answer is quoted
+data: bounded in length, without control characters, inside a JSON string, and refused if it tries to address the judge.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import re
 from qwenlong_core.rewards.text import canonical
 
 PROMPT_VERSION = "2"
-"""Part of every cache key: raise it with any change of the wording below."""
+"""Part of every cache key; raise it whenever the wording below changes."""
 
 MAX_QUESTION_CHARS = 2_000
 MAX_GOLD_CHARS = 2_000
@@ -57,27 +56,27 @@ def judge_messages(question: str, golds: tuple[str, ...], answer: str) -> list[d
 
 
 def read_verdict(reply: str) -> bool | None:
-    """``True`` for one ``[[YES]]`` at the end of the reply, ``False`` for ``[[NO]]``, else ``None``.
+    """``True`` for one ``[[YES]]`` at the end of the reply, ``False`` for one ``[[NO]]``, else ``None``.
 
-    A word such as "YES" elsewhere, two verdicts, or a verdict that is not the last thing said is no
-    verdict.
+    A word such as "YES" elsewhere, two verdicts, or a verdict followed by more text is not a verdict.
     """
     match = _VERDICT.search(reply)
+    # Exactly two brackets: a second verdict anywhere in the reply has brackets of its own.
     return match[1] == "YES" if match and len(_BRACKETS.findall(reply)) == 2 else None
 
 
 def max_candidate_chars(golds: tuple[str, ...]) -> int:
-    """Longest candidate the judge is shown, from the longest gold: an essay hides a hedge."""
+    """Longest candidate the judge is shown, given the golds: a long text can hide a hedge."""
     return 120 + 4 * min(max(len(gold) for gold in golds), MAX_GOLD_CHARS)
 
 
-def not_judgeable(answer: str, golds: tuple[str, ...]) -> str:
-    """Why an answer may not be shown to the judge; empty if it may."""
+def refusal_reason(answer: str, golds: tuple[str, ...]) -> str:
+    """The reason why an answer may not be shown to the judge; empty if it may."""
     limit = max_candidate_chars(golds)
     if len(answer) > limit:
         return f"{len(answer):,} characters > {limit:,}: too long for the judge beside its gold"
     if match := _SPEAKS_TO_JUDGE.search(canonical(answer)):
-        return f"{match[0][:40]!r} speaks to the judge"
+        return f"{match[0][:40]!r} addresses the judge"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The length penalty: what a completion loses for running into its token limit."""
+"""The length penalty, which a completion gets for coming near its token limit."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The benchmarks' own metrics, kept apart from the reward: EM, token F1, ROUGE-L, numeric accuracy.
+"""The benchmarks' own metrics, separate from the reward: EM, token F1, ROUGE-L, numeric accuracy.
 
-In: a prediction and its gold answers. Out: a number in [0, 1], the best over the golds. These are the
-official formulas, holes included (SQuAD's normalisation drops every sign and decimal point); they
-serve comparison with published numbers and are never a reward.
+Each takes a prediction and its gold answers and returns a number in [0, 1], the best over the golds. These are the
+official formulas, holes included (SQuAD's normalisation drops every sign and decimal point). They serve comparison with
+published numbers and are never a reward.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def squad_normalize(text: str) -> str:
 def exact_match(prediction: str, golds: Sequence[str]) -> float:
     """1.0 if the prediction equals a gold character by character after SQuAD's normalisation and NFKC.
 
-    The article's EM ("character-level answer matching"). Unicode is brought to NFKC first, so that
+    The EM of QwenLong-L1 ("character-level answer matching"). Unicode is brought to NFKC first, so that
     composed and decomposed letters match; on ASCII text it is SQuAD's own EM.
     """
     return _best(_exact, prediction, golds)
@@ -41,20 +41,22 @@ def f1(prediction: str, golds: Sequence[str]) -> float:
 
 
 def hotpot_f1(prediction: str, golds: Sequence[str]) -> float:
-    """HotpotQA's F1, and 2WikiMultihopQA's, whose scorer is made from it (2wikimultihop_evaluate_v1.1.py): 0 where
-    prediction and gold differ and one of them is yes, no or noanswer."""
+    """HotpotQA's F1, also 2WikiMultihopQA's, whose scorer derives from it (2wikimultihop_evaluate_v1.1.py).
+
+    It is 0 if prediction and gold differ and one of them is yes, no or noanswer.
+    """
     return _best(_hotpot_f1, prediction, golds)
 
 
 def musique_f1(prediction: str, golds: Sequence[str]) -> float:
-    """MuSiQue's F1 (metrics/answer.py): SQuAD's, but 1 where normalisation leaves nothing of either side."""
+    """MuSiQue's F1 (metrics/answer.py): SQuAD's, but 1 if normalisation leaves nothing of either side."""
     return _best(_musique_f1, prediction, golds)
 
 
 def rouge_l(prediction: str, golds: Sequence[str]) -> float:
     """ROUGE-L F-measure without stemming (Lin 2004, section 3.2), words in any script.
 
-    On ASCII text it equals the ``rouge_score`` package, whose tokeniser knows no other letters.
+    On ASCII text it equals the ``rouge_score`` package, whose tokeniser drops all other letters.
     """
     return _best(_rouge_l, prediction, golds)
 
@@ -62,9 +64,10 @@ def rouge_l(prediction: str, golds: Sequence[str]) -> float:
 def numeric_accuracy(
     prediction: str, golds: Sequence[str], tolerance: float = 0.0015, answer_scale: str | None = None
 ) -> float:
-    """1.0 if the prediction states a gold number within a relative ``tolerance``, sign and magnitude included.
+    """1.0 if the prediction states a gold number within a relative ``tolerance``, with its sign and magnitude.
 
-    DocMath-Eval's tolerance without its excuses: no power of ten, no lost sign, no ``eval``.
+    DocMath-Eval's tolerance, but stricter than its scorer, which also accepts a wrong power of ten and a lost sign,
+    and calls ``eval``.
     """
     said = read_quantity(prediction).quantity
     scale = known_scale(answer_scale)
@@ -77,7 +80,7 @@ def numeric_accuracy(
 
 def _best(metric: Callable[[str, str], float], prediction: str, golds: Sequence[str]) -> float:
     if not golds:
-        raise ValueError("no gold answers: a metric over none would be 0 for every model; drop the example")
+        raise ValueError("no gold answers: the metric would be 0 for every model; drop the example")
     return max(metric(prediction, gold) for gold in golds)
 
 

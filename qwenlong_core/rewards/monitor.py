@@ -1,7 +1,4 @@
-"""What the rewards of one step look like, and when the run must stop.
-
-In: the scores of a step. Out: metrics by name. Pure: nothing is kept between steps.
-"""
+"""Metrics of one step's rewards, and the ceilings at which the run stops. Nothing is kept between steps."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ from qwenlong_core.settings.rewards import RewardSettings
 
 
 class RewardAlarm(Alarm):
-    """The rewards can no longer be trusted; the message says what passed which ceiling."""
+    """The rewards can no longer be trusted; the message names the share and the ceiling that it exceeds."""
 
 
 def reward_metrics(scores: Sequence[Score]) -> dict[str, float]:
-    """Shares over all scores of a step; means over those that have a score."""
+    """Shares over all completions of a step; means over those that have a score."""
     if not scores:
         return {}
     count = len(scores)
@@ -42,11 +39,12 @@ def reward_metrics(scores: Sequence[Score]) -> dict[str, float]:
 def check_rewards(scores: Sequence[Score], settings: RewardSettings) -> dict[str, float]:
     """:func:`reward_metrics`, after checking them against the ceilings.
 
-    The judge-only share is the share of *paid* completions that the rule did not pay. A step with
-    fewer than eight of them is too small to tell a trend and raises no alarm on it.
+    The judge-only share is the share of *rewarded* completions that the rule did not reward. With fewer than eight
+    rewarded completions the share says little, and no alarm is raised.
 
     Raises:
-        RewardAlarm: over ``max_unscored_share`` (with the judge's last error) or ``max_judge_only_share``.
+        RewardAlarm: ``max_unscored_share`` is exceeded (the message quotes the judge's last error), or
+            ``max_judge_only_share`` is.
     """
     metrics = reward_metrics(scores)
     if not metrics:
@@ -56,13 +54,13 @@ def check_rewards(scores: Sequence[Score], settings: RewardSettings) -> dict[str
         last = next(score.reason for score in reversed(scores) if score.status == "unscored")
         raise RewardAlarm(
             f"{unscored:.1%} of {len(scores)} completions are unscored > max_unscored_share="
-            f"{settings.max_unscored_share:.1%}; last: {last}. Mend the judge's endpoint, then resume"
+            f"{settings.max_unscored_share:.1%}; last: {last}. Repair the judge's endpoint, then resume"
         )
     paid = sum(bool(score.accuracy) for score in scores)
     if judge_only > settings.max_judge_only_share and paid >= 8:
         raise RewardAlarm(
-            f"{judge_only:.1%} of {paid} paid completions were paid by the judge alone > max_judge_only_share="
+            f"{judge_only:.1%} of {paid} rewarded completions were rewarded by the judge alone > max_judge_only_share="
             f"{settings.max_judge_only_share:.1%}: the policy may be learning to please the judge. Read these "
-            "completions; then mend the rule, change the judge or raise the ceiling"
+            "completions; then correct the rule, change the judge or raise the ceiling"
         )
     return metrics

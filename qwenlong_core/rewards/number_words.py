@@ -1,6 +1,6 @@
 """The words around numbers: scales, currencies, hedges, reasons and years.
 
-Patterns and tables only; :mod:`~qwenlong_core.rewards.numbers` says what follows from them.
+This module holds patterns and tables only; :mod:`~qwenlong_core.rewards.numbers` applies them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Literal, get_args
 
 Scale = Literal["basis_point", "percent", "hundred", "thousand", "million", "billion", "trillion"]
-"""A unit of size an answer can be written in."""
+"""A unit of magnitude in which an answer can be written."""
 
 FACTORS: dict[str, Decimal] = {
     "basis_point": Decimal("1e-4"),
@@ -68,9 +68,10 @@ BOUND = re.compile(
     r"anything|isn't|exceeds?|within)\b|不|非|以上|以下|超过|不足|\w\(|\(\)|\$\(|[^\w\s~≈()\[\]{}:.,!'\"$=#°%/&。，：-]",
     re.IGNORECASE,
 )
-"""Words, calls and symbols beside a number that make it something else than that number."""
+"""Words, calls and symbols beside a number that turn it into a bound, a negation or a formula."""
 HEDGED_LEFT = re.compile(r"\b(?:or|either|not|neither)\b|[≠<>]|或|不", re.IGNORECASE)
-"""What may not stand left of an equals sign; operators may."""
+"""What must not appear left of an equals sign; operators may."""
+# The sign is given in words ("a decrease of 31"), which only a reader who knows the language can resolve.
 DIRECTION = re.compile(
     r"\b(?:de(?:creas|clin)\w*|drop\w*|f[ae]ll\w*|loss(?:es)?|lost|reduc\w+|lower\w*|down|short\w*)\b|下降|减少|亏损",
     re.IGNORECASE,
@@ -99,11 +100,12 @@ YEARS = re.compile(
     rf"|\b(?:from|between)\s{_YEAR}\s?(?:to|and|through|-)\s?{_YEAR}",
     re.IGNORECASE,
 )
-"""The time an amount belongs to: ``25% from 2021 to 2022`` holds one number."""
+"""The period an amount refers to: ``25% from 2021 to 2022`` states one number."""
 
 
 def scales_asked(question: str) -> frozenset[str]:
-    """Scales that a question names as the unit of its answer: percent, or "in millions" and the like."""
+    """Scales in which a question asks for its answer: percent, or "in millions" and the like."""
+    # A long prompt ends with its question, so only the end is searched.
     lowered = question[-4_000:].lower()
     scales = {
         s
@@ -116,10 +118,10 @@ def scales_asked(question: str) -> frozenset[str]:
 
 
 def known_scale(name: object) -> str | None:
-    """Check an ``answer_scale`` value; empty means none.
+    """Validate an ``answer_scale`` value; ``None`` and an empty text mean that there is none.
 
     Raises:
-        ValueError: for a name that is no scale.
+        ValueError: the name is not a scale.
     """
     if name is None or name == "":
         return None
@@ -129,6 +131,7 @@ def known_scale(name: object) -> str | None:
 
 
 def currency_of(text: str | None) -> frozenset[str] | None:
+    """The currencies that a sign or name may mean; ``None`` if it is not known."""
     if not text:
         return None
     name = re.sub(r"[.\s]", "", text.lower()).removesuffix("s")

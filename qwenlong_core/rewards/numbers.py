@@ -1,23 +1,23 @@
-"""Reading and comparing numbers as people write them in answers.
+"""Read and compare numbers as people write them in answers.
 
-In: a short committed answer such as ``approximately $(1,234.5) million``. Out: a :class:`Reading`
-that holds exactly one :class:`Quantity`, or says why there is none. Nothing is evaluated: the
-grammar below is regular, digits and exponents are capped, so no input can hang or blow up memory.
+:func:`read_quantity` takes a short committed answer such as ``approximately $(1,234.5) million`` and returns a
+:class:`Reading` with exactly one :class:`Quantity`, or the reason why there is none. Nothing is evaluated: the grammar
+below is regular and digits and exponents are capped, so no input can hang or exhaust memory.
 
-Equality (:func:`same_quantity`) respects sign and magnitude. Units are read this way:
+Equality (:func:`same_quantity`) respects sign and magnitude. Units are read as follows:
 
-- A scale that the answer writes counts: ``$32.4 million`` is 32,400,000, and 25% is 0.25.
-- A gold whose scale stands apart (TAT-QA's ``answer_scale``) or is percent is also met by the bare
-  number in that unit: gold ``25%`` is met by ``25%``, ``25`` and ``0.25``, never by ``0.25%``.
-- A gold that spells its scale out (``$32.4 million``) is not met by a bare ``32.4``.
-- A gold without scale is met by an answer in the unit that the question asks for: ``25.3%`` meets
-  gold ``25.3`` only if the question speaks of percent.
+- A scale in the answer counts: ``$32.4 million`` is 32,400,000, and 25% is 0.25.
+- A gold whose scale is given separately (TAT-QA's ``answer_scale``), or is percent, also equals the bare number in that
+  unit: gold ``25%`` equals ``25%``, ``25`` and ``0.25``, but never ``0.25%``.
+- A gold that spells out its scale (``$32.4 million``) does not equal a bare ``32.4``.
+- A gold without a scale equals an answer in the unit that the question asks for: ``25.3%`` equals gold ``25.3`` only if
+  the question mentions percent.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from qwenlong_core.rewards.digits import DIGITS, MATH, MAX_EXPONENT, parse_digits
@@ -38,9 +38,10 @@ from qwenlong_core.rewards.number_words import (
 from qwenlong_core.rewards.text import canonical, strip_wrappers
 
 MAX_NUMBER_CHARS = 1_000
-"""Longer text is not read as a number: an answer is a short thing."""
+"""Longer text is not read as a number, since answers are short."""
 
 _SCALE = "|".join(f"(?P<{name}>{words})" for name, words in SCALE_WORDS.items())
+# Signs, currencies and parentheses may come in several places: -$5, $-5, ($5), ($5) million, $(5 million).
 _QUANTITY = re.compile(
     rf"""(?<![\w.,^])
     (?P<sign1>[-+]\s?|(?i:negative|minus)\s|负)? (?:(?P<currency1>{CURRENCY})\s?)?
@@ -60,7 +61,7 @@ _BARE_YEAR = re.compile(r"[12][0-9]{3}")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*\{\s*([0-9.,]{1,30})\s*\}\s*\{\s*([0-9.,]{1,30})\s*\}")
 _BRACED_EXPONENT = re.compile(r"\^\s*\{\s*([-+]?[0-9]{1,4})\s*\}")
 _RESTATEMENT_TOLERANCE = Decimal("0.01")
-"""How far ``0.2533 (25.3%)`` may differ from itself: rounding, not a second answer."""
+"""How far the two numbers in ``0.2533 (25.3%)`` may differ: they are rounded, not two answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,43 +69,44 @@ class Quantity:
     """One number with its unit."""
 
     face: Decimal
-    """The signed number as written, before scale or percent."""
+    """The signed number as written, before a scale or percent is applied."""
     value: Decimal
     """The signed number it stands for: 25% is 0.25, $3 million is 3,000,000."""
     scale: str | None = None
     currency: frozenset[str] | None = None
-    """The currencies the sign may mean; ``$`` is several."""
+    """The currencies that the sign may mean; ``$`` may mean several."""
     unit: str | None = None
     """First other word after the number, singular: ``month``, ``share``."""
     year_like: bool = False
-    """A bare four-digit integer in 1000..2999: compared exactly, since a tolerance would blur years."""
+    """Whether it is a bare integer from 1000 to 2999, which is compared exactly: a tolerance would mix up years."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What a text says as a number."""
+    """The number that a text states."""
 
     quantity: Quantity | None
     reason: str = ""
     """Why there is no quantity."""
     decided: bool = True
-    """False where a reader who knows the language could still see a number (no digits, or a
-    direction in words such as "a decrease of 31"); only then may the judge be asked."""
+    """False if a reader who knows the language could still find a number: the text has no digits, or gives the sign
+    in words ("a decrease of 31"). Only then may the judge be asked."""
     several: bool = False
-    """The text names several different numbers or a range: it commits to none."""
+    """The text names several different numbers or a range, so it commits to none."""
 
 
 def read_quantity(text: str) -> Reading:
     """The one quantity that ``text`` states.
 
-    Accepted around it are words of approximation, a unit, an equation's left side and an equal
-    restatement in parentheses. Ranges, alternatives, bounds and negations are no quantity.
+    Words of approximation, a unit, the left side of an equation and an equal restatement in parentheses may surround
+    it. Ranges, alternatives, bounds and negations are not a quantity.
     """
     if len(text) > MAX_NUMBER_CHARS:
         return Reading(quantity=None, reason=f"{len(text):,} characters > {MAX_NUMBER_CHARS:,}: too long for a number")
     text = _plain(text)
     if not any(c.isdigit() for c in text):
         return Reading(quantity=None, reason="no digits in the answer", decided=False)
+    # The order matters: reasons and years go first, so that their digits do not count as further numbers.
     left, text = _last_side(_without_context(text))
     read = [(match, _quantity(match)) for match in _QUANTITY.finditer(text)]
     found = [(match, quantity) for match, quantity in read if quantity is not None]
@@ -135,8 +137,11 @@ def same_quantity(
     """Whether ``answer`` states ``gold`` within the relative ``tolerance``; sign and magnitude count.
 
     Args:
-        gold_scale: scale that belongs to ``gold`` but is not in its text (TAT-QA's ``answer_scale``).
-        asked: scales that the question names (:func:`scales_asked`).
+        answer: Quantity of the answer.
+        gold: Quantity of the gold answer.
+        tolerance: Largest relative difference, as a share of the gold.
+        gold_scale: Scale that belongs to ``gold`` but is not in its text (TAT-QA's ``answer_scale``).
+        asked: Scales that the question names (:func:`~.number_words.scales_asked`).
     """
     if not _compatible(answer, gold):
         return False
@@ -145,6 +150,7 @@ def same_quantity(
     value = gold.face * FACTORS[detached] if detached else gold.value
     if _close(answer.value, value, tolerance):
         return True
+    # A bare number in the gold's unit: "25" for 25%. A currency on it ("$25") rules percent out.
     bare_in_gold_unit = answer.scale is None and (detached is not None or gold.scale == "percent")
     if bare_in_gold_unit and ((detached != "percent" and gold.scale != "percent") or answer.currency is None):
         return _close(answer.face, gold.face, tolerance)
@@ -163,9 +169,10 @@ def _plain(text: str) -> str:
 
 
 def _without_context(text: str) -> str:
-    """The answer without the reason that follows it and the years its amount belongs to."""
+    """The answer without the reason that follows it and without the years that its amount refers to."""
     if (reason := EXPLANATION.search(text)) and any(c.isdigit() for c in text[: reason.start()]):
         text = text if DOUBT.search(text, reason.start()) else text[: reason.start()]
+    # An answer that is itself a year keeps the years beside it: they may be a second answer.
     first = _QUANTITY.search(text)
     if first is None or _BARE_YEAR.fullmatch(first[0].strip()):
         return text
@@ -173,13 +180,13 @@ def _without_context(text: str) -> str:
 
 
 def _last_side(text: str) -> tuple[str, str]:
-    """``("x", "32")`` for ``x = 32``: in a chain of equations the end is what is claimed."""
+    """``("x", "32")`` for ``x = 32``: the end of a chain of equations is the answer."""
     left, sign, right = text.rpartition("≈" if text.rfind("≈") > text.rfind("=") else "=")
     return (left, right.strip()) if sign and left.strip() and any(c.isdigit() for c in right) else ("", text)
 
 
 def _equation_agrees(left: str, quantity: Quantity) -> bool:
-    """A lone number left of the equals sign must be the same number: ``25 = 30`` claims both."""
+    """Whether a number alone left of the equals sign is the same number: ``25 = 30`` claims both."""
     for side in re.split("[=≈]", left):
         match = _QUANTITY.fullmatch(side.strip())
         stated = _quantity(match) if match else None
@@ -189,7 +196,7 @@ def _equation_agrees(left: str, quantity: Quantity) -> bool:
 
 
 def _restatements(text: str, found: list[tuple[re.Match[str], Quantity]]) -> bool:
-    """Every quantity after the first stands in parentheses and says the same, at most without its sign."""
+    """Whether every later quantity restates the first in parentheses; only a sign may be missing."""
     first_match, first = found[0]
     for match, quantity in found[1:]:
         opened = "(" in text[first_match.end() : match.start("number")]
@@ -201,6 +208,7 @@ def _restatements(text: str, found: list[tuple[re.Match[str], Quantity]]) -> boo
 
 
 def _quantity(match: re.Match[str]) -> Quantity | None:
+    """The quantity of a match of ``_QUANTITY``; ``None`` if it has two signs, divides by zero or exceeds the caps."""
     number = parse_digits(match["number"])
     closed = bool(match["close1"] or match["close2"] or match["close3"])
     if number is None or (bool(match["sign1"]) and bool(match["sign2"])):
@@ -218,6 +226,7 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
         return None
     number = MATH.scaleb(number, int(match["exponent"] or 0))
     sign = (match["sign1"] or match["sign2"] or "+").strip().lower()
+    # Parentheses alone make a number negative, as in a balance sheet; beside a sign they only group.
     negative = sign in ("-", "negative", "minus", "负") or (bool(match["open"]) and closed and not match["sign1"])
     face = MATH.minus(number) if negative else number
     scale = next((name for name in SCALE_WORDS if match[name]), None)
@@ -231,21 +240,16 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
 
 
 def _with_unit(quantity: Quantity, after: str) -> Quantity:
+    """The quantity with the first word of ``after`` that is not a filler as its unit."""
     words = FILLER.sub(" ", after).split()
     unit = words[0].casefold() if words else None
     if unit and len(unit) > 2:
         unit = unit.removesuffix("s")
-    return Quantity(
-        face=quantity.face,
-        value=quantity.value,
-        scale=quantity.scale,
-        currency=quantity.currency,
-        unit=unit,
-        year_like=quantity.year_like and unit is None,
-    )
+    return replace(quantity, unit=unit, year_like=quantity.year_like and unit is None)
 
 
 def _compatible(answer: Quantity, gold: Quantity) -> bool:
+    """Whether currencies and units allow equality; one that is left out fits any."""
     if answer.currency and gold.currency and not answer.currency & gold.currency:
         return False
     return not (answer.unit and gold.unit and answer.unit != gold.unit)

@@ -1,4 +1,4 @@
-"""Reading a choice letter or yes/no from a committed answer, strictly: one and only one."""
+"""Read a choice letter or yes/no from a committed answer, which must name exactly one."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from qwenlong_core.rewards.text import canonical, strip_wrappers
 _LETTER = re.compile(
     r"""[\s"']*(?:(?:option|choice|answer|letter)\s*|选项?\s*)?[\s"'(\[【]*
         (?P<letter>[A-Za-z])
-        (?:(?P<delimiter>\s*[)\]】.:：,、;"']|\s+-\s) | (?P<end>\s*$) | (?=\s+(?:because|since|as|which|is|for|given)\b))
+        (?:(?P<delimiter>\s*[)\]】.:：,、;"']|\s+-\s) | (?P<end>\s*$)
+            | (?=\s+(?:because|since|as|which|is|for|given)\b))
         (?P<rest>.*)""",
     re.VERBOSE | re.DOTALL,
 )
 _ANOTHER_LETTER = re.compile(
     r"""(?:^|(?<![\w'])) (?: \(\s?(?P<bracketed>[A-Z])\s?\)
-        | (?: (?<=^) | (?<=[^\w\s]\s) | (?<=[^\w\s(]) | (?P<word>(?i:or|and|nor|not|both|also|either|maybe|perhaps|possibly|otherwise|
-              alternatively|else|vs|unless|aka|then|option|choice)\s) ) (?P<bare>[A-Z]) (?=\W*$|[,;/.&)?!]|\s+(?:and|or)\b) )""",
+        | (?: (?<=^) | (?<=[^\w\s]\s) | (?<=[^\w\s(])
+            | (?P<word>(?i:or|and|nor|not|both|also|either|maybe|perhaps|possibly|otherwise|alternatively|else|vs|
+              unless|aka|then|option|choice)\s) )
+          (?P<bare>[A-Z]) (?=\W*$|[,;/.&)?!]|\s+(?:and|or)\b) )""",
     re.VERBOSE,
 )
-"""An option's letter standing alone; ``Class A shares`` and ``Vitamin C`` name none."""
+"""The letter of an option on its own; ``Class A shares`` and ``Vitamin C`` name no option."""
 _REASON = re.compile(
     r"\b(?:because|since|as|which|while|whereas|unlike|rather\s+than|instead\s+of)\b|(?:^|[,(])\s*(?:and\s+)?not\b",
     re.IGNORECASE,
 )
-"""Behind these other options may be named: they are why this one was taken."""
+"""After these words other options may be named, as reasons for the choice."""
 _HEDGE_FIRST = re.compile(
     r"\W*(?:(?:or|but)\s+)?(?:maybe|perhaps|possibly|otherwise|alternatively|if\s+not|or)\b", re.IGNORECASE
 )
@@ -63,7 +66,7 @@ class Choice:
     """What a text says as a choice."""
 
     letter: str | None = None
-    """Upper-case letter, or ``None`` if the text names no letter (it may be an option's text)."""
+    """Upper-case letter, or ``None`` if the text names no letter (it may still be the text of an option)."""
     rest: str = ""
     """Text after the letter: ``Paris`` in ``B) Paris``."""
     problem: str = ""
@@ -80,7 +83,7 @@ class YesNo:
 
 
 def read_choice(text: str, num_choices: int = 0) -> Choice:
-    """The one letter that ``text`` names; ``num_choices`` of 0 leaves the last letter open."""
+    """The one letter that ``text`` names. ``num_choices=0`` means that the number of options is not known."""
     text = strip_wrappers(canonical(text)).strip()
     if _NEGATION.match(text):
         return Choice(problem="the commitment negates an option instead of naming one")
@@ -99,7 +102,7 @@ def read_choice(text: str, num_choices: int = 0) -> Choice:
 
 
 def read_yes_no(text: str) -> YesNo:
-    """``yes`` or ``no`` if the text begins with one of them and does not take it back."""
+    """``yes`` or ``no`` if the text begins with that word and does not take it back."""
     match = _YES_NO.match(strip_wrappers(canonical(text)))
     if match is None or not (_REASON_FOLLOWS.match(match["rest"]) or _TAKEN_BACK.search(match["rest"])):
         return YesNo()
@@ -109,7 +112,7 @@ def read_yes_no(text: str) -> YesNo:
 
 
 def _lists_options(text: str, num_choices: int) -> bool:
-    """``A, B``, ``both (A) and (C)`` and, where the number of options is known, ``ABCD``."""
+    """Whether the text lists options: ``A, B``, ``both (A) and (C)`` and, if their number is known, ``ABCD``."""
     listed = _LISTED.match(text)
     if listed and listed[1] != listed[2]:
         return all(letter.isupper() and _is_option(letter, num_choices) for letter in listed.groups())
@@ -123,12 +126,12 @@ def _is_option(letter: str, num_choices: int) -> bool:
 
 
 def before_reason(text: str) -> str:
-    """The part of an answer that still names it: ``London`` in ``London, not Paris``."""
+    """The part of an answer before its reason: ``London`` in ``London, not Paris``."""
     reason = _REASON.search(text)
     return text[: reason.start()] if reason else text
 
 
 def _names_another(letter: str, rest: str, num_choices: int) -> bool:
-    """Whether another option's letter stands in the rest, before any reason is given."""
+    """Whether the rest names another option's letter before it gives a reason."""
     others = (match["bracketed"] or match["bare"] for match in _ANOTHER_LETTER.finditer(before_reason(rest)))
     return any(other != letter and _is_option(other, num_choices) for other in others)

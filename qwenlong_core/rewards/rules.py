@@ -1,8 +1,7 @@
 """The rule of each answer type: does the committed answer equal a gold answer?
 
-In: an extracted answer and its example. Out: a :class:`RuleResult` of 1.0 or 0.0 with the reason,
-and whether the rule has decided the matter or a judge may still be asked. Containment, in either
-direction, is never equality.
+Each rule takes an extracted answer and its example and returns a :class:`RuleResult`: 1.0 or 0.0, the reason, and
+whether that is final or a judge may still be asked. Containment, in either direction, is never equality.
 """
 
 from __future__ import annotations
@@ -19,26 +18,25 @@ from qwenlong_core.rewards.options import before_reason, read_choice, read_yes_n
 from qwenlong_core.rewards.text import normalize_span, strip_wrappers
 
 SHOWN_CHARS = 80
-"""How much of an answer a reason quotes."""
+"""Longest part of an answer that a reason quotes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RuleResult:
-    """What the rule says."""
+    """What the rule says about an answer."""
 
     value: float
     """1.0 or 0.0."""
     reason: str
     decided: bool = True
-    """False: the answer may still mean the same in other words, so a judge may be asked."""
+    """False if the answer may mean the same in other words, so that a judge may be asked."""
 
 
 def rule_score(answer: str, example: Example, number_tolerance: float = 0.0015) -> RuleResult:
     """Compare an extracted answer with the gold answers of its example.
 
     Raises:
-        ValueError: if the gold answers themselves cannot be read as the example's type: bad data
-            must stop the run, not score 0.
+        ValueError: the gold answers cannot be read as the example's type. Bad data must stop the run, not score 0.
     """
     if not example.answers:
         raise ValueError(f"example {example.id!r} has no gold answers; give at least one")
@@ -49,8 +47,9 @@ def check_gold(example: Example) -> None:
     """Check that the rule can read an example's gold answers, before anything is trained on it.
 
     Raises:
-        ValueError: naming the example, the gold and what the type expects.
+        ValueError: it cannot; the message names the example, the gold and what the type expects.
     """
+    # Every rule reads the golds before it looks at the answer, so an empty answer is enough.
     rule_score("", example)
 
 
@@ -64,6 +63,7 @@ def _number(answer: str, example: Example, tolerance: float) -> RuleResult:
     for text, gold in golds:
         if same_quantity(reading.quantity, gold, tolerance, scale, asked):
             return _equal(answer, text)
+    # "13 years" against "13 months": only a judge can tell whether two units name the same amount.
     unit = reading.quantity.unit
     other_unit = bool(unit) and any(gold.unit and gold.unit != unit for _, gold in golds)
     return _differs(answer, example, decided=not other_unit)
@@ -75,7 +75,7 @@ def _gold_quantities(example_id: str, answers: tuple[str, ...]) -> tuple[tuple[s
     golds = tuple((text, reading.quantity) for text, reading in readings if reading.quantity is not None)
     if not golds:
         raise ValueError(
-            f"example {example_id!r}: gold {answers[0][:SHOWN_CHARS]!r} is no number ({readings[0][1].reason}); "
+            f"example {example_id!r}: gold {answers[0][:SHOWN_CHARS]!r} is not a number ({readings[0][1].reason}); "
             "correct it or give it answer_type 'span'"
         )
     return golds
@@ -105,7 +105,7 @@ _JOINING = re.compile(
 
 
 def _other_option_text(letter: str, rest: str, choices: tuple[str, ...]) -> str:
-    """Letter of another option whose text stands behind ``letter``, alone or joined to the right text."""
+    """The letter of another option whose text follows ``letter``, alone or joined to the right text."""
     texts = {chr(ord("A") + i): normalize_span(option) for i, option in enumerate(choices)}
     left = normalize_span(before_reason(rest))
     while left:
@@ -113,6 +113,7 @@ def _other_option_text(letter: str, rest: str, choices: tuple[str, ...]) -> str:
         found = [key for key, text in texts.items() if text and re.match(rf"{re.escape(text)}(?!\w)", left)]
         if not found:
             return ""
+        # One option's text may begin with another's ("Paris", "Paris and London"): the longest match is meant.
         longest = max(len(texts[key]) for key in found)
         found = [key for key in found if len(texts[key]) == longest]
         if letter not in found:
@@ -149,7 +150,7 @@ def _span(answer: str, example: Example, _tolerance: float) -> RuleResult:
 
 @lru_cache(maxsize=4096)
 def _normalized_gold(gold: str) -> str:
-    return normalize_span(strip_wrappers(gold))  # as the answer's wrappers were
+    return normalize_span(strip_wrappers(gold))  # extraction removed the answer's wrappers too
 
 
 _ALTERNATIVES = re.compile(
@@ -171,6 +172,7 @@ def _yes_no(answer: str, example: Example, _tolerance: float) -> RuleResult:
     return _equal(answer, gold.word) if said.word == gold.word else _differs(answer, example)
 
 
+# The patterns below run on text from normalize_span: lower case, without punctuation and articles.
 _WHERE = (
     r"(?: (?:in|from|by|with|on|given|based on|using|within|according to)(?: the)?(?:"
     r" (?:given|provided|above|available))? \w+(?: \w+)?| here)?"
@@ -179,10 +181,13 @@ _UNANSWERABLE = re.compile(
     rf"""(?: (?:the\ )?(?:question\ )? (?:(?:is|it\ is)\ )? (?:unanswerable|not\ answerable|indeterminable|unknown)
     | (?:the\ )?(?:question\ |this\ question\ |it\ |this\ |answer\ )?
       (?:cannot|can\ not|cant|could\ not|cannot\ possibly)\ be\ (?:answered|determined|known|inferred|found|established)
-    | (?:there\ is\ )?(?:insufficient|not\ enough|no\ sufficient)\ (?:information|evidence|data|context)(?:\ (?:to\ answer|is\ (?:given|provided|available)))?(?:\ question)?
-    | (?:it\ is\ )?not\ (?:mentioned|stated|given|provided|specified|available|disclosed|reported|said|answerable|known|found|in\ (?:document|text|context|passage))
+    | (?:there\ is\ )?(?:insufficient|not\ enough|no\ sufficient)\ (?:information|evidence|data|context)
+      (?:\ (?:to\ answer|is\ (?:given|provided|available)))?(?:\ question)?
+    | (?:it\ is\ )?not\ (?:mentioned|stated|given|provided|specified|available|disclosed|reported|said|answerable
+      |known|found|in\ (?:document|text|context|passage))
     | (?:there\ is\ )?no\ answer(?:\ is\ (?:given|available|possible))? | none\ of\ (?:documents|passages)\ (?:say|says)
-    | (?:document|text|context|passage|article|it)\ (?:does\ not|doesnt|do\ not)\ (?:say|mention|state|specify|tell|provide\ (?:this|enough)\ information)
+    | (?:document|text|context|passage|article|it)\ (?:does\ not|doesnt|do\ not)\ (?:say|mention|state|specify|tell
+      |provide\ (?:this|enough)\ information)
     | 无法(?:回答|确定) | 信息不足 | (?:文中)?(?:未|没有)(?:提及|说明|提到)
     ){_WHERE.replace(" ", chr(92) + " ")}""",
     re.VERBOSE,

@@ -1,8 +1,7 @@
-"""Scoring JSONL as a stream: in order, on all cores, in memory that does not grow with the input.
+"""Score JSONL as a stream: in order, on all cores, with memory that does not grow with the input.
 
-In: lines of ``{"id", "answer_type", "answers", "choices"?, "completion", ...}`` (:class:`ScoreRow`).
-Out: one dict per line with the score, or ``"status": "error"`` with the reason; a bad line never
-stops the others.
+Each line ``{"id", "answer_type", "answers", "choices"?, "completion", ...}`` (:class:`ScoreRow`) gives one dict with
+the score, or with ``"status": "error"`` and the reason. A bad line never stops the others.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.rewards.length import LengthLimits, length_penalty
 
 MAX_LINE_BYTES = 8 * 2**20
-"""A longer line is an error, so that one line cannot fill the memory."""
+"""A longer line is an error, so that a single line cannot fill the memory."""
 _CHUNK_LINES = 512
 _CHUNK_BYTES = 4 * 2**20
 _CHUNKS_AHEAD_PER_WORKER = 2
@@ -47,9 +46,9 @@ class ScoreRow(BaseModel):
     question: str = ""
     """Shown to the judge; its wording also tells which unit a number is asked in."""
     answer_scale: str | None = None
-    """Scale that belongs to the golds of type ``number`` but is not in their text."""
+    """Scale that belongs to the golds (type ``number``) but is not in their text."""
     completion_tokens: int | None = Field(None, ge=0)
-    """Needed where length limits are given."""
+    """Required if length limits are given."""
     finish_reason: Literal["stop", "length"] = "stop"
 
     def example(self) -> Example:
@@ -68,7 +67,7 @@ class ScoreRow(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Line:
-    """A line after the rule stage: either a stage or an error."""
+    """A line after the rule stage: a stage or an error."""
 
     id: Any
     number: int
@@ -86,7 +85,11 @@ def score_stream(
     """One result per line of ``source``, in order; blank lines are skipped.
 
     Args:
-        workers: processes of the rule stage; ``None`` takes every core this process may use.
+        source: JSONL as bytes.
+        number_tolerance: Relative tolerance of the number rule.
+        limits: ``L_max`` and ``L_cache``; ``None`` gives no length penalty.
+        judge: ``None`` scores by rule alone.
+        workers: Processes of the rule stage; ``None`` takes every core that this process may use.
     """
     rule = partial(_rule_chunk, number_tolerance=number_tolerance, limits=limits)
     chunks = _chunks(numbered_lines(source))
@@ -101,13 +104,13 @@ def score_stream(
 
 
 def numbered_lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Line number (from 1) and bytes of each line that is not blank; an over-long one is cut to say so."""
+    """Number (from 1) and bytes of each line that is not blank; an over-long line is cut one byte over the limit."""
     number = 0
     while line := source.readline(MAX_LINE_BYTES + 1):
         number += 1
         part = line
         while len(part) > MAX_LINE_BYTES and not part.endswith(b"\n"):
-            part = source.readline(MAX_LINE_BYTES + 1)  # the rest is read past, not kept
+            part = source.readline(MAX_LINE_BYTES + 1)  # skip the rest of the line without keeping it
         if line.strip():
             yield number, line
 
@@ -128,7 +131,7 @@ def _chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, byte
 def _in_order(
     rule: partial[list[_Line]], chunks: Iterable[list[tuple[int, bytes]]], workers: int
 ) -> Iterator[list[_Line]]:
-    """Map over processes with a bounded number of chunks under way."""
+    """Map chunks over processes, with a bounded number of them in flight."""
     if workers == 1:
         yield from map(rule, chunks)
         return
@@ -155,12 +158,12 @@ def _rule_line(number: int, line: bytes, number_tolerance: float, limits: Length
         row = json.loads(line)
         checked = ScoreRow.model_validate(row)
         penalty = _penalty(checked.completion_tokens, limits)
-        cut = checked.finish_reason == "length"
-        stage = score_text(checked.example(), checked.completion, number_tolerance, penalty, cut)
+        truncated = checked.finish_reason == "length"
+        stage = score_text(checked.example(), checked.completion, number_tolerance, penalty, truncated)
         return _Line(id=checked.id, number=number, stage=stage)
     except ValidationError as error:
         return _Line(id=_id_of(row), number=number, error="; ".join(_problem(e) for e in error.errors()))
-    except (ValueError, RecursionError) as error:  # no JSON, bad UTF-8, unusable gold, no token count
+    except (ValueError, RecursionError) as error:  # invalid JSON or UTF-8, unusable gold, no token count
         return _Line(id=_id_of(row), number=number, error=str(error))
 
 

@@ -1,7 +1,7 @@
 """Text normalisation for comparing answers: unicode, LaTeX and markdown wrappers, SQuAD-style spans.
 
-In: any text. Out: text in which two spellings of the same thing are equal and two different things
-stay different. Every function is linear in its input and executes nothing.
+Two spellings of the same thing become equal, and two different things stay different. Every function runs in linear
+time and executes nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 _VARIATION_SELECTORS = "".join(chr(c) for c in [*range(0xFE00, 0xFE10), *range(0x180B, 0x180E)])
 _FORMAT_CHARACTERS = (chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) == "Cf")
 _INVISIBLE = dict.fromkeys(map(ord, [*_BLANK_LETTERS, *_VARIATION_SELECTORS, *_FORMAT_CHARACTERS]))
-"""Characters that draw nothing (zero-width, bidi marks, tags, fillers)."""
+"""Characters that are not displayed (zero-width characters, bidi marks, tags, fillers)."""
 
 _SCRIPTS = {
     # NFKC would turn 10² into 102 and 3½ into 31/2, so exponents and fractions are spelled out first.
@@ -33,35 +33,37 @@ _LATEX_SPACE = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|left\b|right\b|displayst
 _LATEX_DELIMITER = re.compile(r"\\[()\[\]]")
 _MATH_DOLLARS = re.compile(r"\$\$?(?!\$)([^$]*)\$\$?(?!\d)")
 _EMPHASIS = re.compile(r"(?<!\w)(?:\*\*|__|~~|`)|(?:\*\*|__|~~|`)(?!\w)")
-"""Not inside a word: ``9**9`` is no emphasis and must not become 99."""
+"""Markers inside a word are not emphasis: ``9**9`` must not become 99."""
 
 
 def strip_invisible(text: str) -> str:
-    """Text without characters that draw nothing; ``"Pa\\u200bris"`` becomes ``"Paris"``."""
+    """Remove characters that are not displayed; ``"Pa\\u200bris"`` becomes ``"Paris"``."""
     return text if text.isascii() else text.translate(_INVISIBLE)
 
 
 def canonical(text: str) -> str:
-    """One spelling for look-alike notations: NFKC, ASCII digits, dashes and quotes, ``10²`` as ``10^2``.
+    """Give equivalent notations one spelling: NFKC, ASCII digits, dashes and quotes, ``10²`` as ``10^2``.
 
     Letters of different scripts stay different: a Cyrillic ``а`` never equals a Latin ``a``.
     """
     if text.isascii():
         return text
+    # Translated again after NFKC, which itself produces some of these characters.
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
     return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
 
 
 def strip_wrappers(text: str) -> str:
-    """Text without markdown emphasis, LaTeX text commands and math delimiters.
+    """Remove markdown emphasis, LaTeX text commands and math delimiters.
 
-    A dollar sign is a delimiter only where it has a partner that no digit follows; ``\\$`` and
-    ``$5`` stay dollars.
+    A dollar sign counts as a delimiter only if it is closed by another one that no digit follows; ``\\$`` and ``$5``
+    stay dollars.
     """
     if "\\" in text:
+        # An escaped dollar is hidden behind a NUL while dollar delimiters are removed.
         text = text.replace("\\$", "\x00").replace("\\%", "%").replace("\\&", "&")
         text = _LATEX_SPACE.sub(" ", _LATEX_DELIMITER.sub(" ", text))
-        for _ in range(3):  # \text{\textbf{...}}: deeper nesting is no way to write an answer
+        for _ in range(3):  # \text{\textbf{...}}; nobody nests an answer deeper than this
             text = _LATEX_TEXT.sub(r"\1", text)
     text = _MATH_DOLLARS.sub(r"\1", text.replace("{,}", ",")).replace("\x00", "$")
     text = _EMPHASIS.sub("", text).strip()
@@ -87,16 +89,16 @@ _ARTICLE = re.compile(r"\b(?:a|an|the)\b(?=\s+\S)")
 def _drop_symbol(match: re.Match[str]) -> str:
     if match[1] is not None:
         return match[1].strip()
-    # Combining vowel signs are not \w, yet they are letters to the reader: only P* and S* go.
+    # Combining vowel signs do not match \w but are letters to a reader: drop only punctuation (P*) and symbols (S*).
     return "" if match[0] == "_" or unicodedata.category(match[0])[0] in "PS" else match[0]
 
 
 def normalize_span(text: str) -> str:
-    """SQuAD v1.1 normalisation (lower case, no punctuation, no articles, single spaces) made strict.
+    """SQuAD v1.1 normalisation (lower case, no punctuation, no articles, single spaces), made stricter.
 
-    Differences, each of which closes a hole: unicode is normalised first; punctuation that carries
-    meaning next to digits (decimal point, sign, percent, currency) stays; an article is dropped
-    only before another word; and text that would vanish or be left a bare article stays as it was.
+    Each difference closes a hole that a policy could exploit: unicode is normalised first; punctuation that carries
+    meaning next to digits (decimal point, sign, percent, currency) stays; an article is dropped only before another
+    word; and text that would become empty or a bare article stays as it was.
     """
     folded = canonical(text).casefold()
     plain = " ".join(_SYMBOL.sub(_drop_symbol, _THOUSANDS.sub("", folded)).split())

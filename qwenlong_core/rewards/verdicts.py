@@ -1,7 +1,7 @@
-"""Verdicts of the judge on disk, so that no question is paid for twice.
+"""The judge's verdicts on disk, so that no question is paid for twice.
 
-A SQLite file in a folder; safe for several processes. Only true verdicts are ever stored: a fault of
-the endpoint is not a fact about the answer.
+The cache is a SQLite file that several processes can use at once. It stores verdicts only, never failures: a failure
+of the endpoint says nothing about the answer.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pathlib import Path
 
 
 def cache_key(*parts: str | float | int | None) -> str:
-    """SHA-256 over the parts, each kept apart from the next."""
+    """SHA-256 over the parts; encoding them as JSON keeps neighbouring parts apart."""
     return hashlib.sha256(json.dumps(parts, ensure_ascii=True).encode()).hexdigest()
 
 
 class VerdictCache:
-    """``get`` and ``put`` of yes/no verdicts by key."""
+    """Yes/no verdicts by key."""
 
     def __init__(self, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        # Autocommit in WAL mode: a verdict is there for other processes at once, without waiting for the
-        # disk; after a power cut the last few are asked again.
+        # Autocommit in WAL mode: other processes see a verdict at once, and no write waits for the disk. After a power
+        # cut the last few verdicts are lost and asked again.
         self._connection = sqlite3.connect(
             Path(folder) / "verdicts.sqlite", timeout=30, isolation_level=None, check_same_thread=False
         )
@@ -36,6 +36,7 @@ class VerdictCache:
     def get(self, keys: list[str]) -> dict[str, bool]:
         """The stored verdicts among ``keys``."""
         found: dict[str, bool] = {}
+        # In parts of 500: older SQLite builds allow at most 999 variables in a statement.
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             marks = ",".join("?" * len(part))
@@ -44,5 +45,5 @@ class VerdictCache:
         return found
 
     def put(self, key: str, equal: bool, reply: str) -> None:
-        """Store one verdict with the judge's words."""
+        """Store one verdict together with the judge's reply."""
         self._connection.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?)", (key, int(equal), reply))

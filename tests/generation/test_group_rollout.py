@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenlong_core.generation.engine import Sampling
-from qwenlong_core.generation.prompt_tree import WORTH
+from qwenlong_core.generation.prompt_tree import MIN_SHARED_TOKENS
 from qwenlong_core.generation.transformers_engine import TransformersEngine
 
-DOCUMENT = [3 + (7 * i * i + i) % 29 for i in range(2 * WORTH)]
-SECTION = DOCUMENT + [4 + (5 * i) % 23 for i in range(WORTH)]
+DOCUMENT = [3 + (7 * i * i + i) % 29 for i in range(2 * MIN_SHARED_TOKENS)]
+SECTION = DOCUMENT + [4 + (5 * i) % 23 for i in range(MIN_SHARED_TOKENS)]
 PROMPTS = [
     [*DOCUMENT, 5, 6],
     [9, 8, 7],
@@ -55,7 +55,7 @@ def test_draws_and_logprobs_do_not_depend_on_what_is_shared() -> None:
     heads=st.sampled_from([(2, 1), (2, 2), (6, 2)]),
     samples=st.integers(1, 5),
     batch_size=st.integers(1, 4),
-    lengths=st.lists(st.tuples(st.integers(0, 2 * WORTH), st.integers(1, 9)), min_size=1, max_size=4),
+    lengths=st.lists(st.tuples(st.integers(0, 2 * MIN_SHARED_TOKENS), st.integers(1, 9)), min_size=1, max_size=4),
     limit=st.integers(1, 12),
     seed=st.integers(0, 1000),
 )

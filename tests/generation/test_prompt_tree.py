@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenlong_core.generation.prompt_tree import WORTH, paths
+from qwenlong_core.generation.prompt_tree import MIN_SHARED_TOKENS, paths
 
 
 @st.composite
 def families(draw: st.DrawFn) -> list[list[int]]:
     """Prompts grown from one another: beginnings of every length occur, equal prompts too."""
-    prompts = [draw(st.lists(st.integers(0, 3), min_size=1, max_size=3 * WORTH))]
+    prompts = [draw(st.lists(st.integers(0, 3), min_size=1, max_size=3 * MIN_SHARED_TOKENS))]
     for _ in range(draw(st.integers(0, 6))):
         parent = draw(st.sampled_from(prompts))
         cut = draw(st.integers(0, len(parent)))
@@ -36,7 +36,7 @@ def test_parts_make_up_the_prompts_and_neighbours_share_them(prompts: list[list[
     for part, below in rows.items():
         assert below == list(range(below[0], below[-1] + 1))
         if len(below) > 1:
-            assert len(part.token_ids) >= WORTH
+            assert len(part.token_ids) >= MIN_SHARED_TOKENS
         else:
             assert part is found[below[0]].parts[-1]
 
@@ -50,4 +50,4 @@ def test_no_two_prompts_run_a_long_common_beginning_twice(prompts: list[list[int
             alike = next((n for n, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
             alike = min(alike, len(a) - 1, len(b) - 1)
             together = sum(len(part.token_ids) for part in one.parts if part in other.parts)
-            assert alike - together < WORTH and together <= alike
+            assert alike - together < MIN_SHARED_TOKENS and together <= alike

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwenlong_core.generation.engine import Sampling
-from qwenlong_core.generation.streaming import Piece, folded, stream_local, stream_served
+from qwenlong_core.generation.streaming import Piece, split_thinking, stream_local, stream_served
 from qwenlong_core.settings.evaluation import ServerSettings
 
 TEXTS = st.lists(st.sampled_from(["<think>", "</think>", "a", "<", "think", ">", "</", "b\n"]), max_size=8).map("".join)
@@ -30,7 +30,7 @@ def told_apart(text, thinking):
 def test_folding_does_not_depend_on_where_the_pieces_are_cut(text, cuts, thinking):
     edges = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
     pieces = [Piece(text[a:b], 1) for a, b in pairwise(edges)]
-    parts = list(folded(pieces, thinking))
+    parts = list(split_thinking(pieces, thinking))
     expected = told_apart(text, thinking)
     for kind in (True, False):
         assert "".join(part.text for part in parts if part.thinking == kind) == expected[kind]
@@ -38,7 +38,7 @@ def test_folding_does_not_depend_on_where_the_pieces_are_cut(text, cuts, thinkin
 
 
 def test_what_may_not_be_a_tag_is_not_held_back():
-    parts = folded(iter([Piece("a < b", 1), Piece("x", 1)]))
+    parts = split_thinking(iter([Piece("a < b", 1), Piece("x", 1)]))
     assert next(parts).text == "a < b"
 
 

@@ -86,7 +86,7 @@ def test_every_completion_needs_its_example() -> None:
 @pytest.mark.parametrize(
     ("gold", "message"),
     [
-        ({"answer": "a lot"}, "gold 'a lot' is no number"),
+        ({"answer": "a lot"}, "gold 'a lot' is not a number"),
         ({"answer": "E", "answer_type": "choice", "choices": ("x", "y")}, r"one letter in A\.\.B"),
         ({"answer": "maybe", "answer_type": "yes_no"}, "must be yes or no"),
         ({"metadata": {"answer_scale": "dozen"}}, "answer_scale='dozen' is unknown"),

@@ -58,7 +58,7 @@ def test_reward_from_the_judge_alone_over_the_ceiling_stops() -> None:
     assert check_rewards([JUDGED] * 4 + [RIGHT] * 4, settings)["reward/judge_only_share"] == 0.5
     with pytest.raises(
         RewardAlarm,
-        match=r"62\.5% of 8 paid completions were paid by the judge alone > max_judge_only_share=50\.0%",
+        match=r"62\.5% of 8 rewarded completions were rewarded by the judge alone > max_judge_only_share=50\.0%",
     ):
         check_rewards([JUDGED] * 5 + [RIGHT] * 3 + [WRONG] * 8, settings)
 

@@ -14,7 +14,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from qwenlong_core.training.logprobs.flex import flex
-from qwenlong_core.training.logprobs.merged import MergedAttention, flash_serves
+from qwenlong_core.training.logprobs.merged import MergedAttention, has_flash_kernel
 from qwenlong_core.training.logprobs.packing import Layout, Packed
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def group_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, s
     """
     # Under autocast a norm of queries and keys (Qwen3) hands them on in float32.
     query, key = query.to(value.dtype), key.to(value.dtype)
-    by_flash = flash_serves(query, key, value)
+    by_flash = has_flash_kernel(query, key, value)
     _announce("flash calls merged" if by_flash else "flex attention", query.device.type, value.dtype)
     if by_flash:
         apply: Callable[..., Tensor] = MergedAttention.apply
@@ -74,7 +74,7 @@ AttentionInterface.register(NAME, _attend)
 AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
-def obstacle(model: Any) -> str | None:
+def unsupported_reason(model: Any) -> str | None:
     """Why a model cannot share prefixes, or ``None``."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])

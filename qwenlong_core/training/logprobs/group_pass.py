@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwenlong_core.training.logprobs.attention import NAME, forward_inputs, obstacle
+from qwenlong_core.training.logprobs.attention import NAME, forward_inputs, unsupported_reason
 from qwenlong_core.training.logprobs.check import LIMITS, disagreement
 from qwenlong_core.training.logprobs.packing import pack, unpack
 
@@ -36,7 +36,7 @@ class GroupScoring:
 
     def share_prefixes(self) -> None:
         """Run each group's prompt once per pass, where the model allows it, and say which it is."""
-        reason = "it adds a router loss" if self.aux_loss_enabled else obstacle(self.model)
+        reason = "it adds a router loss" if self.aux_loss_enabled else unsupported_reason(self.model)
         if reason is not None:
             logger.warning("%s runs a prompt once per completion: %s", type(self.model).__name__, reason)
             return

@@ -53,7 +53,7 @@ def flash_backward(
     )  # fmt: skip
 
 
-def flash_serves(query: Tensor, key: Tensor, value: Tensor) -> bool:
+def has_flash_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the device has a flash kernel for these: on CUDA 16-bit numbers on Ampere or later."""
     if query.device.type != "cuda":
         return query.device.type == "cpu"

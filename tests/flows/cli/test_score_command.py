@@ -68,7 +68,7 @@ BAD = {
     line(completion=None).strip(): "completion",
     line(choises=["a"]).strip(): "choises: Extra inputs",
     line(id=None).strip(): "id.",
-    line(answer_type="number").strip(): "gold 'Paris' is no number",
+    line(answer_type="number").strip(): "gold 'Paris' is not a number",
     line(answer_type="choice", choices=["a", "b"]).strip(): "one letter in A..B",
     line(answer_type="number", answers=["1"], answer_scale="dozen").strip(): "answer_scale='dozen' is unknown",
     line(completion="x" * (MAX_LINE_BYTES + 10)).strip(): "longer than 8,388,608 bytes",

@@ -26,9 +26,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from qwenlong_core.training.logprobs.attention import NAME, forward_inputs, group_attention, obstacle
+from qwenlong_core.training.logprobs.attention import NAME, forward_inputs, group_attention, unsupported_reason
 from qwenlong_core.training.logprobs.flex import flex
-from qwenlong_core.training.logprobs.merged import MergedAttention, flash, flash_backward, flash_serves
+from qwenlong_core.training.logprobs.merged import MergedAttention, flash, flash_backward, has_flash_kernel
 from qwenlong_core.training.logprobs.packing import Layout, pack, unpack
 
 SIZES = {
@@ -262,7 +262,7 @@ def test_the_merge_fits_the_layouts_of_the_cuda_kernel() -> None:
 def test_on_a_gpu_both_kernels_equal_plain_rows(dtype: torch.dtype, kernel: bool) -> None:
     layout = Layout(prefix=300, lengths=(50, 50, 13, 70))
     states = [x.detach().to("cuda", dtype).requires_grad_() for x in attention_inputs((6, 2), layout, 64)]
-    assert flash_serves(*states) == kernel
+    assert has_flash_kernel(*states) == kernel
     exact = [x.detach().double().cpu().requires_grad_() for x in states]
     merged, expected = group_attention(*states, layout, 0.125), by_mask(*exact, layout, 0.125)
     tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-4
@@ -293,10 +293,10 @@ def test_on_a_gpu_a_ragged_group_equals_separate_rows(name: str) -> None:
 
 
 def test_models_that_cannot_share_say_why() -> None:
-    assert obstacle(build("qwen3")) is None
+    assert unsupported_reason(build("qwen3")) is None
     flash_attn = build("llama")
     flash_attn.config._attn_implementation = "flash_attention_2"  # set as on a machine that has the package
-    assert obstacle(flash_attn) is None
+    assert unsupported_reason(flash_attn) is None
     sliding = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=1)
     refused = {
         "sliding_attention": Qwen2ForCausalLM(sliding),
@@ -307,4 +307,4 @@ def test_models_that_cannot_share_say_why() -> None:
         "cannot be replaced": BloomForCausalLM(BloomConfig(vocab_size=97, hidden_size=32, n_layer=1, n_head=2)),
     }
     for reason, model in refused.items():
-        assert reason in str(obstacle(model))
+        assert reason in str(unsupported_reason(model))
