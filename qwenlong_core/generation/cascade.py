@@ -1,10 +1,9 @@
 """Attention of many rows to keys and values that they share.
 
-A row attends to the shared parts of its prompt and to its own tokens. Each shared part lies in memory
-once, at batch 1: the queries of all rows below it are folded into one long query, whose keys and
-values are read once for all of them. The results are merged by their log-sum-exps (cascade attention,
-flashinfer.ai 2024/02/02; the split is exact). It works through transformers' ``AttentionInterface``;
-no model is patched.
+A row attends to the shared parts of its prompt and to its own tokens. Each shared part is in memory once, at batch
+size 1: the queries of all rows below it are folded into one long query, so its keys and values are read once for all
+rows. The results are merged by their log-sum-exps, which is exact (cascade attention, flashinfer.ai, 2024/02/02). It
+works through transformers' ``AttentionInterface``; no model is patched.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ from qwenlong_core.generation.kv_cache import growing_cache
 logger = logging.getLogger(__name__)
 
 NAME = "qwenlong_cascade"
-"""The attention's registered name, set while :func:`cascading`."""
+"""Registered name of the attention, set inside :func:`cascading`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Keys and values ``[1, heads, length, head_dim]`` of a part, one layer each, and who attends to them."""
+    """A part's keys and values, ``[1, heads, length, head_dim]`` in each layer, and the rows that attend to it."""
 
     cache: Cache
     first: int
     stop: int
-    """Rows ``first .. stop - 1``."""
+    """The rows ``first .. stop - 1`` attend to the part."""
 
 
 def keep_rows(shared: Sequence[Shared], rows: Sequence[int]) -> list[Shared]:
-    """The parts after all rows but these (ascending) have left; a part nobody attends to is dropped."""
+    """The parts once only these rows (ascending) are left; a part that no row attends to any more is dropped."""
     kept = []
     for part in shared:
         first = sum(row < part.first for row in rows)
@@ -63,10 +62,12 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, causal: boo
 
 
 def _own(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Every row's attention to its own tokens, as ``[R, K, H / K * S, D]`` with log-sum-exps."""
+    """Each row's attention to its own tokens, ``[R, K, H / K * S, D]``, with its log-sum-exps."""
     rows, heads, length, width = query.shape
     kv_heads = key.size(1)
     if length == 1:
+        # One new token sees all its own tokens, so the query heads of a key head can stand in as query positions and
+        # the keys need not be repeated.
         return _attend(query.reshape(rows, kv_heads, -1, width), key, value, scale, causal=False)
     key, value = (states.repeat_interleave(heads // kv_heads, dim=1) for states in (key, value))
     output, lse = _attend(query, key, value, scale, causal=True)
@@ -81,10 +82,10 @@ def cascade_attention(
     Args:
         query: ``[R, H, S, D]``: one new token in each of R rows, or S new tokens of one row.
         key: ``[R, K, T, D]``, the rows' own tokens up to the new ones; H is a multiple of K.
-        value: As ``key``.
-        shared: Keys and values ``[1, K, P, D]`` before them, with the first and the one-past-last row that
-            attends to them.
-        scale: Of the scores.
+        value: Same shape as ``key``.
+        shared: Keys and values ``[1, K, P, D]`` of the tokens before them, with the first and the one-past-last row
+            that attends to them.
+        scale: Factor of the attention scores.
 
     Returns:
         ``[R, H, S, D]``.
@@ -98,10 +99,11 @@ def cascade_attention(
         part, part_lse = _attend(queries, part_key, part_value, scale, causal=False)
         part = part.view(kv_heads, stop - first, -1, part.size(-1)).transpose(0, 1)
         part_lse = part_lse.view(kv_heads, stop - first, -1).transpose(0, 1)
+        # softmax over two blocks: exp(b) / (exp(a) + exp(b)) = sigmoid(b - a), with their log-sum-exps a and b
         share = torch.sigmoid(part_lse - lse[first:stop]).unsqueeze(-1).to(output.dtype)
         output[first:stop] = torch.lerp(output[first:stop], part, share)
         lse[first:stop] = torch.logaddexp(lse[first:stop], part_lse)
-    return output.reshape(rows, heads, length, -1)  # on CUDA the kernel lays heads out inside of tokens
+    return output.reshape(rows, heads, length, -1)  # not view: the CUDA kernel lays its output out by token, then head
 
 
 def _interface(
@@ -110,6 +112,7 @@ def _interface(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    *,
     shared_parts: Sequence[Shared] = (),
     scaling: float | None = None,
     **_: Any,
@@ -127,7 +130,7 @@ AttentionInterface.register(NAME, _interface)
 
 @contextmanager
 def cascading(model: Any) -> Iterator[None]:
-    """Let the model attend to shared parts inside, and as before afterwards."""
+    """The model attends to shared parts inside this context, and as before afterwards."""
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
@@ -140,17 +143,18 @@ def forward_inputs(tokens: Tensor, positions: Tensor, cache: Cache, shared: Sequ
     """Arguments of a forward inside :func:`cascading`.
 
     Args:
-        tokens: ``[R, S]``, new tokens.
-        positions: ``[R, S]``, theirs.
-        cache: The rows' own, extended by the new tokens.
-        shared: What else the rows attend to.
+        tokens: New tokens, ``[R, S]``.
+        positions: Positions of the new tokens, ``[R, S]``.
+        cache: The rows' own keys and values; the forward appends the new tokens.
+        shared: The parts that the rows attend to besides their own tokens.
     """
     return {
         "input_ids": tokens,
         "position_ids": positions,
         "past_key_values": cache,
         "use_cache": True,
-        # Attention knows who sees whom; a mask of four dimensions is handed through as it is.
+        # The attention itself decides which tokens see which. transformers would build a mask here, but it passes a
+        # mask of four dimensions on unchanged.
         "attention_mask": tokens.new_zeros(1, 1, 1, 1, dtype=torch.bool),
         "shared_parts": shared,
         "logits_to_keep": 1,
@@ -158,7 +162,7 @@ def forward_inputs(tokens: Tensor, positions: Tensor, cache: Cache, shared: Sequ
 
 
 _TOLERANCE = {torch.float32: 1e-4}
-"""Largest mean difference of log-probs; rounding gives about 1e-6 in float32, a wrong mask 0.01 and more."""
+"""Largest mean difference of log-probs. In float32 rounding gives about 1e-6 and a wrong mask 0.01 or more."""
 _HALF_TOLERANCE = 0.1
 
 
@@ -182,12 +186,12 @@ def disagreement(model: Any, layers: int) -> float:
 
 
 def shares_exactly(model: Any, layers: int) -> bool:
-    """Whether the model computes the same with shared parts; if not, the log says so."""
+    """Whether the model computes the same log-probs with shared parts; if not, a warning is logged."""
     apart = disagreement(model, layers)
     if apart <= _TOLERANCE.get(model.dtype, _HALF_TOLERANCE):
         return True
     logger.warning(
-        "%s computes differently when rows share their prompt's keys and values (log-probs %.2g apart): they are "
+        "%s computes other log-probs (mean difference %.2g) if rows share their prompt's keys and values: they are "
         "copied for every row, which takes more memory and time",
         type(model).__name__,
         apart,

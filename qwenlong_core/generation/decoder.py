@@ -1,4 +1,4 @@
-"""Decoding the rows of a batch together, one token a step."""
+"""Decode the rows of a batch together, one token per step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from qwenlong_core.generation.prefill import Prefill
 
 
 class Decoder:
-    """One forward step at a time over the living rows.
+    """One forward per step over the rows that are not finished.
 
     Args:
-        prefill: What the prompts were run by.
-        lengths: Tokens of each prompt.
-        samples: Rows of each prompt.
-        cache: Of the rows.
+        prefill: The prefill that ran the prompts.
+        lengths: Number of tokens of each prompt.
+        samples: Rows per prompt.
+        cache: Keys and values of the rows.
     """
 
     def __init__(self, prefill: Prefill, lengths: Sequence[int], samples: int, cache: Cache) -> None:
@@ -30,19 +30,19 @@ class Decoder:
         self.positions = torch.tensor(lengths, device=self.model.device).repeat_interleave(samples)
 
     def keep(self, rows: list[int]) -> None:
-        """All but these rows leave."""
+        """Keep only these rows."""
         index = torch.tensor(rows, device=self.positions.device)
         self.cache.batch_select_indices(index)
         self.positions = self.positions[index]
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append one token per row; logits ``[rows, V]`` for the next."""
+        """Append one token per row; returns the logits ``[rows, V]`` of the next."""
         logits: Tensor = self.forward(**self._inputs(tokens.unsqueeze(-1))).logits[:, -1]
         self.positions = self.positions + 1
         return logits
 
     def attention(self) -> AbstractContextManager[None]:
-        """To be held while decoding."""
+        """The context in which the model decodes."""
         raise NotImplementedError
 
     def _inputs(self, tokens: Tensor) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class Decoder:
 
 
 class CascadeDecoder(Decoder):
-    """Rows that attend to the parts of their prompts where they lie."""
+    """Rows that attend to the shared parts of their prompts without copying them."""
 
     def __init__(self, prefill: Prefill, lengths: Sequence[int], samples: int, shared: list[Shared]) -> None:
         super().__init__(prefill, lengths, samples, growing_cache(prefill.layers))
@@ -68,13 +68,13 @@ class CascadeDecoder(Decoder):
 
 
 class ExpandedDecoder(Decoder):
-    """Rows with a copy each of their prompt's keys and values, under the model's own attention."""
+    """Rows with their own copy of their prompt's keys and values, with the model's own attention."""
 
     def __init__(self, prefill: Prefill, lengths: Sequence[int], samples: int, caches: Sequence[Cache]) -> None:
         super().__init__(prefill, lengths, samples, expand(caches, samples))
         longest = max(lengths)
         columns = torch.arange(longest, device=self.model.device)
-        # Without padding no mask is given: attention then runs on grouped heads without copying them.
+        # No mask without padding: attention then uses grouped heads without copying them.
         self.mask = None
         if min(lengths) < longest:
             self.mask = (columns >= (longest - self.positions).unsqueeze(-1)).long()

@@ -1,4 +1,4 @@
-"""The one way to sample: prompts as token ids in, groups of completions out."""
+"""The interface of all engines: prompts as token ids in, groups of completions out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Sampling:
     temperature: float
     """0 is greedy."""
     top_p: float
-    """Nucleus: the smallest set of tokens that holds this much probability."""
+    """Sample from the smallest set of tokens (the nucleus) that holds this much probability."""
     max_tokens: int
-    """New tokens at most; a completion cut here has ``finish_reason == "length"``."""
+    """Most new tokens; a completion that reaches this limit has ``finish_reason == "length"``."""
     seed: int | None = None
-    """Same seed, same completions. A prompt's draws depend on the seed and on the prompt itself, not
-    on which other prompts stand in the call. ``None`` takes fresh randomness."""
+    """The same seed gives the same completions. What is drawn for a prompt depends on the seed and the prompt, not on
+    the other prompts of the call. ``None`` draws a fresh seed."""
     stop: tuple[str, ...] = ()
-    """A completion ends with the token that completes one of these strings, as at an end-of-sequence token;
-    text and tokens keep the string (an OpenAI-compatible server leaves it out)."""
+    """A completion ends at the token that completes one of these strings. Text and tokens keep the string, but an
+    OpenAI-compatible server leaves it out."""
 
 
 class Engine(Protocol):
@@ -34,9 +34,9 @@ class Engine(Protocol):
         """Draw ``samples`` completions of each prompt.
 
         Args:
-            prompts: Token ids, one sequence a prompt, each at least one token long.
-            samples: G, completions per prompt.
-            sampling: Temperature, nucleus, limit and seed.
+            prompts: Token ids of each prompt, at least one token long.
+            samples: Completions per prompt, G.
+            sampling: Temperature, nucleus, limit, seed and stop strings.
 
         Returns:
             One list per prompt, in order, of G completions.

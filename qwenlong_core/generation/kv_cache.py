@@ -1,9 +1,8 @@
 """Key/value caches for decoding.
 
-``DynamicCache`` copies every key and value at every new token. :class:`GrowingLayer` writes in place
-into a buffer that grows by blocks, and lets finished rows leave. :func:`expand` is for models whose
-attention :mod:`cascade` cannot replace: prompts of different lengths, padded on the left and repeated
-for every row.
+``DynamicCache`` copies all keys and values for every new token. :class:`GrowingLayer` instead writes into a buffer that
+grows by blocks, and can drop finished rows. :func:`expand` serves models whose attention :mod:`cascade` cannot replace:
+it pads prompts of different lengths on the left and repeats them for every row.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 _BLOCK = 128
-"""Tokens by which a full buffer grows."""
+"""Number of tokens by which a full buffer grows."""
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values ``[rows, heads, length, head_dim]``, appended in place."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Start empty, with the first tokens' shape."""
+        """Start with an empty buffer that has the shape of the first tokens."""
         super().lazy_initialization(key_states, value_states)
         self._buffers = [states[..., :0, :] for states in (key_states, value_states)]
         self._show(0)
@@ -33,7 +32,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append the new tokens and return everything so far."""
+        """Append the new tokens; returns all keys and values so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start, new = self.keys.size(-2), key_states.size(-2)
@@ -45,7 +44,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows."""
+        """Keep only these rows."""
         if not self.is_initialized:
             return
         length = self.keys.size(-2)
@@ -62,8 +61,8 @@ def require_full_attention(config: Any) -> int:
     """The number of layers.
 
     Raises:
-        ValueError: a layer is not plain attention (sliding window or recurrent state), whose cache can
-            neither be shared between rows nor padded and repeated.
+        ValueError: a layer is not full attention but has a sliding window or recurrent state. Such a cache can neither
+            be shared between rows nor padded and repeated.
     """
     layers = DynamicCache(config=config).layers
     for layer in layers:
@@ -81,13 +80,13 @@ def growing_cache(layers: int) -> Cache:
 
 
 def _left_padded(states: Tensor, length: int, rows: int) -> Tensor:
-    """Repeat ``[1, heads, p, d]`` for ``rows`` and pad it on the left to ``length``."""
+    """Pad ``[1, heads, p, d]`` on the left to ``length`` and repeat it for ``rows`` rows."""
     padded = torch.nn.functional.pad(states, (0, 0, length - states.size(-2), 0))
     return padded.expand(rows, -1, -1, -1)
 
 
 def expand(prefilled: Sequence[Cache], rows: int) -> Cache:
-    """One cache with ``rows`` rows for each prefilled prompt, in order, left-padded to the longest."""
+    """One cache with ``rows`` rows for each prefilled prompt, in order, padded on the left to the longest prompt."""
     length = max(cache.get_seq_length() for cache in prefilled)
     expanded = growing_cache(len(prefilled[0].layers))
     for layer, parts in zip(expanded.layers, zip(*(cache.layers for cache in prefilled))):

@@ -1,7 +1,7 @@
-"""Sampling from any OpenAI-compatible server: bounded concurrency, retries, one request a completion.
+"""Sample from any OpenAI-compatible server: bounded concurrency, retries, one request per completion.
 
-A request that fails for good gives a :class:`Reply` with the error and no completion: what a server
-did never reads as what a model said. There are no log-probabilities and no token ids.
+A request that fails for good gives a :class:`Reply` with the error and no completion, so that a server's failure is
+never mistaken for a model's answer. There are no log-probabilities and no token ids.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[K]):
-    """One completion to be sampled."""
+    """A request for one completion."""
 
     key: K
-    """Comes back with the reply."""
+    """Identifies the request; the reply carries it too."""
     prompt: Prompt
     sample: int = 0
-    """Number of the sample within its prompt; with the seed it decides the server's seed."""
+    """Number of the sample within its prompt; together with the seed it determines the server's seed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply(Generic[K]):
-    """What became of a request."""
+    """The outcome of a request."""
 
     key: K
     completion: Completion | None
-    """``None``: the server gave none, see ``error``."""
+    """``None`` if the server gave none; see ``error``."""
     num_tokens: int | None
-    """Tokens of the completion by the server's count, if it gave one."""
+    """Number of tokens of the completion as counted by the server, if it said."""
     seconds: float
     error: str = ""
 
 
 class BadReply(Exception):
-    """A reply that holds no completion, which another try would not mend."""
+    """A reply without a completion, where another try would not help."""
 
 
 class OpenAIEngine:
@@ -71,10 +71,10 @@ class OpenAIEngine:
         self._key = api_key(settings.api_key_variable, "evaluation.server.api_key_variable")
 
     def replies(self, requests: Iterable[Request[K]], sampling: Sampling) -> Iterator[Reply[K]]:
-        """A reply to each request, in the order in which they come.
+        """A reply to each request, in the order in which the replies arrive.
 
-        Requests are taken from the iterable as slots become free, in a thread of their own, so that
-        prompts can be rendered while answers are awaited.
+        A separate thread takes requests from the iterable as slots become free, so that prompts can be rendered while
+        answers are awaited.
         """
         done: queue.SimpleQueue[Reply[K] | BaseException | None] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
@@ -103,10 +103,10 @@ class OpenAIEngine:
             thread.join(10)
 
     def generate(self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling) -> list[list[Completion]]:
-        """See :class:`qwenlong_core.generation.engine.Engine`; completions hold text alone.
+        """See :class:`qwenlong_core.generation.engine.Engine`; completions hold only text.
 
         Raises:
-            ConnectionError: a completion could not be had.
+            ConnectionError: the server did not give a completion.
         """
         requests = [Request((i, n), ids, n) for i, ids in enumerate(prompts) for n in range(samples)]
         found: dict[tuple[int, int], Completion] = {}
@@ -142,14 +142,14 @@ class OpenAIEngine:
                 group.create_task(one(request))
 
     async def _ask(self, client: AsyncOpenAI, request: Request[K], sampling: Sampling) -> Reply[K]:
-        """The reply after as many tries as the settings allow."""
+        """The reply, after as many tries as the settings allow."""
         started = time.monotonic()
         settings, body = self.settings, self._body(request, sampling)
         path = "/chat/completions" if isinstance(request.prompt, str) else "/completions"
         error = ""
         for attempt in range(settings.max_retries + 1):
             try:
-                # The client's own timeout restarts with every byte; a trickling server must end too.
+                # The client's own timeout restarts with every byte, so a server that trickles would never time out.
                 async with asyncio.timeout(settings.timeout_seconds):
                     reply = await client.post(path, body=body, cast_to=object)
                 completion, tokens = _completion(reply)
@@ -178,27 +178,27 @@ class OpenAIEngine:
             asked["stop"] = list(sampling.stop)
         if sampling.seed is not None:
             ids = list(prompt.encode()) if isinstance(prompt, str) else prompt
-            # Servers differ in how wide a seed they take; 31 bits fit everywhere.
+            # Servers accept seeds of different widths; 31 bits fit everywhere.
             asked["seed"] = prompt_seed(sampling.seed, ids, request.sample) >> 32
         return asked
 
 
 def _completion(reply: Any) -> tuple[Completion, int | None]:
-    """The completion in a reply, and its tokens where the server counts them.
+    """The completion in a reply, and its number of tokens if the server gives it.
 
     Raises:
         BadReply: the server stopped the answer for a reason of its own, such as a content filter.
-        ValueError: the reply is no completion at all.
+        ValueError: the reply is not a completion at all.
     """
     try:
         choice = reply["choices"][0]
         message, reason = choice.get("message"), choice.get("finish_reason")
         text = choice.get("text") if message is None else message.get("content")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"no completion: {str(reply)[:80]!r}") from error
+        raise ValueError(f"not a completion: {str(reply)[:80]!r}") from error
     if reason not in _FINISH:
-        raise BadReply(f"finish_reason={reason!r}, neither of {', '.join(_FINISH)}")
-    # Servers with a reasoning parser hand the thinking over in a field of its own.
+        raise BadReply(f"finish_reason={reason!r} is none of {', '.join(_FINISH)}")
+    # Servers with a reasoning parser return the thinking in a separate field; the rewards expect it in its tags.
     thinking = (message or {}).get("reasoning_content") or (message or {}).get("reasoning")
     if not isinstance(text, str) and not thinking:
         raise ValueError(f"the reply holds no text: {str(text)[:80]!r}")

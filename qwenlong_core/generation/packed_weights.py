@@ -1,7 +1,7 @@
 """Linear layers in oneDNN's own weight layout, for sampling on a CPU.
 
-Decoding multiplies a few rows by every weight of the model at every token, which PyTorch's float32
-linear does slowly at 2 rows and more. With the weight laid out for it once, oneDNN's product is faster.
+For every token, decoding multiplies a few rows by every weight of the model. PyTorch's float32 ``linear`` is slow with
+two rows or more; oneDNN is faster once the weight is in its own layout.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 
 
 class PackedWeight(Tensor):
-    """A weight that :func:`torch.nn.functional.linear` multiplies by in its packed form."""
+    """A weight that :func:`torch.nn.functional.linear` uses in its packed form."""
 
     packed: Tensor
 
@@ -39,10 +39,10 @@ def _packed_linear(rows: Tensor, weight: PackedWeight, bias: Tensor | None = Non
 
 
 def pack_weights(model: nn.Module, rows: int) -> dict[str, Tensor]:
-    """The model's linear weights packed for products with about ``rows`` rows, by parameter name.
+    """The model's linear weights, packed for products with about ``rows`` rows, by parameter name.
 
-    They are used by ``torch.func.functional_call``, which leaves the model as it is, and are as large as
-    the weights themselves. Empty where there is nothing to gain: on other devices and in other types.
+    Pass them to ``torch.func.functional_call``, which leaves the model itself unchanged. They take as much memory as
+    the weights. The result is empty on other devices and for other dtypes, where packing gains nothing.
     """
     if not torch._C._has_mkldnn:
         return {}

@@ -1,4 +1,4 @@
-"""Running the parts of prompts, each once."""
+"""Prefill: run each part of the prompts once."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from qwenlong_core.generation.kv_cache import growing_cache
 from qwenlong_core.generation.prompt_tree import Part, Path
 
 Forward = Callable[..., Any]
-"""The model, or a call of it with its weights in another form."""
+"""The model's forward, or one that uses packed weights."""
 
 
 class Prefill:
-    """Runs parts and holds their caches while they are needed."""
+    """Runs parts and keeps their caches as long as they are needed."""
 
     def __init__(self, model: PreTrainedModel, forward: Forward, layers: int) -> None:
         self.model, self.forward, self.layers = model, forward, layers
         self.caches: dict[Part, Cache] = {}
 
     def __call__(self, path: Path) -> Tensor:
-        """Run what of the prompt has not been run; the logits ``[1, V]`` after its last token."""
+        """Run the parts of a prompt that have not been run yet; returns the logits ``[1, V]`` after its last token."""
         for i, part in enumerate(path.parts):
             if part not in self.caches:
                 logits = self._run(part, [self.caches[above] for above in path.parts[:i]])
@@ -41,14 +41,14 @@ class Prefill:
             with cascading(self.model):
                 output = self.forward(**inputs)
         else:
-            # The model's own attention: it has the fastest kernel for a long prompt.
+            # Nothing to share yet: the model's own attention has the fastest kernel for a long prompt.
             output = self.forward(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
         self.caches[part] = cache
         logits: Tensor = output.logits[:, -1]
         return logits
 
     def shared(self, batch: Sequence[Path], samples: int) -> list[Shared]:
-        """Every part with the rows below it, for ``samples`` rows of each path."""
+        """Every part of the batch with the rows that attend to it; each path has ``samples`` rows."""
         members: dict[Part, list[int]] = {}
         for number, path in enumerate(batch):
             for part in path.parts:
@@ -59,6 +59,6 @@ class Prefill:
         ]
 
     def keep_for(self, upcoming: Sequence[Path]) -> None:
-        """Drop all but the parts of these paths."""
+        """Drop the caches of all parts that these paths do not need."""
         needed = {part for path in upcoming for part in path.parts}
         self.caches = {part: cache for part, cache in self.caches.items() if part in needed}

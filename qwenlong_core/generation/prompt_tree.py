@@ -1,7 +1,7 @@
-"""Which prompts of a call begin alike: the parts of a prefix tree that are worth sharing.
+"""The prefix tree of a call's prompts: beginnings that are long enough to share.
 
-Questions on one document are prompts with a long common beginning. Each part of the tree is run
-once, and every prompt below it attends to its keys and values.
+Questions on one document are prompts with a long common beginning. Each part of the tree is run once, and every prompt
+below it attends to that part's keys and values.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
 MIN_SHARED_TOKENS = 64
-"""Tokens that a shared part must have: attending to one more part costs more than running a few tokens
-again, and every prompt begins with the same short instruction."""
+"""Fewest tokens of a shared part. Every prompt begins with the same short instruction, and attending to one more part
+costs more than running so few tokens again."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Part:
-    """Tokens that follow one another in every prompt below: ``token_ids`` after ``start`` earlier ones."""
+    """Consecutive tokens of every prompt below this part: ``token_ids``, preceded by ``start`` tokens."""
 
     start: int
     token_ids: Sequence[int]
@@ -25,24 +25,26 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """One prompt as the parts it is made of, the first at position 0."""
+    """One prompt as the sequence of its parts, the first at position 0."""
 
     index: int
-    """Of the prompt in the call."""
+    """Position of the prompt in the call."""
     parts: tuple[Part, ...]
 
     @property
     def length(self) -> int:
-        """Tokens of the prompt."""
+        """Number of tokens in the prompt."""
         return self.parts[-1].start + len(self.parts[-1].token_ids)
 
 
 def paths(prompts: Sequence[Sequence[int]]) -> list[Path]:
-    """The prompts' paths, ordered so that those below any part are neighbours.
+    """The prompts' paths, ordered so that the prompts below any part are neighbours.
 
-    The last part of a path is the prompt's own and never empty, even for equal prompts: its last token
-    is where the completion starts.
+    The last part of a path belongs to its prompt alone and is never empty, even if prompts are equal: the completion
+    starts at its last token.
     """
+    # In sorted order prompts with a common beginning are neighbours, and a run's shared length is the smallest one
+    # between neighbours.
     order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
     return list(_branches(prompts, order, 0, ()))
 
@@ -60,7 +62,7 @@ def _branches(
 
 
 def _alike(prompts: Sequence[Sequence[int]], members: list[int], enough: int) -> list[list[int]]:
-    """Cut sorted prompts into runs in which neighbours share at least ``enough`` tokens."""
+    """Split sorted prompts into runs in which neighbours share at least ``enough`` tokens."""
     groups = [members[:1]]
     for before, member in pairwise(members):
         if _shared(prompts[before], prompts[member]) < enough:
@@ -70,6 +72,6 @@ def _alike(prompts: Sequence[Sequence[int]], members: list[int], enough: int) ->
 
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens at the beginning of both, leaving each at least one of its own."""
+    """Number of tokens at the beginning of both, leaving each at least one token of its own."""
     alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b)))
     return min(alike, len(a) - 1, len(b) - 1)

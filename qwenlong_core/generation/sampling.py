@@ -1,4 +1,4 @@
-"""Drawing tokens from logits: temperature, nucleus, inverse-CDF sampling from given uniforms."""
+"""Draw tokens from logits: temperature, nucleus, and inverse-CDF sampling from given uniform numbers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 _HEAD = 256
-"""Most likely tokens looked at first: they nearly always hold the nucleus of a trained model."""
+"""Number of most likely tokens that are sorted first: they nearly always hold a trained model's nucleus."""
 
 
 def prompt_seed(seed: int, prompt: Sequence[int], occurrence: int = 0) -> int:
-    """A seed for one prompt that depends on nothing else in the call; fits 63 bits."""
+    """A seed for one prompt that depends on nothing else in the call; it fits into 63 bits."""
     text = f"{seed}/{occurrence}/" + ",".join(map(str, prompt))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def prompt_seeds(seed: int, prompts: Sequence[Sequence[int]]) -> list[int]:
-    """A seed for each prompt of a call; the same prompt again gets another one."""
+    """A seed for each prompt of a call; a repeated prompt gets another seed each time."""
     seen: Counter[tuple[int, ...]] = Counter()
     seeds = []
     for prompt in map(tuple, prompts):
@@ -37,6 +37,7 @@ def _nucleus(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
         if size >= probs.size(-1) or bool((head.sum(-1) >= top_p).all()):
             break
         size *= 8
+    # A token belongs to the nucleus if the tokens before it do not fill it yet; so the first always does.
     before = head.cumsum(-1) - head
     return head.masked_fill(before >= top_p, 0.0), ids
 
@@ -47,13 +48,14 @@ def draw(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) -> t
     Args:
         logits: ``[B, V]``.
         temperature: 0 takes the most likely token.
-        top_p: Nucleus mass.
-        uniform: ``[B]`` in [0, 1): a row's token is a function of its logits and this number.
+        top_p: Probability mass of the nucleus.
+        uniform: ``[B]`` in [0, 1). A row's token is a function of its logits and this number.
 
     Returns:
-        Token ids ``[B]`` and their log-probabilities ``[B]`` under the distribution drawn from
-        (tempered, cut to the nucleus, renormalised); for temperature 0 under the untempered softmax.
+        Token ids ``[B]`` and their log-probabilities ``[B]`` under the distribution they were drawn from (with
+        temperature, restricted to the nucleus, renormalised). At temperature 0, under the plain softmax.
     """
+    # In float32 the cumulative sum over a large vocabulary would be off by more than a rare token's probability.
     logits = logits.double()
     if temperature == 0:
         logprobs, tokens = logits.log_softmax(-1).max(-1)
@@ -64,7 +66,7 @@ def draw(logits: Tensor, temperature: float, top_p: float, uniform: Tensor) -> t
         probs, ids = _nucleus(probs, top_p)
     cdf = probs.cumsum(-1)
     cdf = cdf / cdf[:, -1:]
-    # right=True finds the first entry whose CDF exceeds u; such an entry never has probability zero.
+    # right=True finds the first entry whose CDF exceeds u, which never has probability zero.
     index = torch.searchsorted(cdf, uniform.to(cdf).unsqueeze(-1), right=True)
     logprobs = (probs.gather(-1, index) / probs.sum(-1, keepdim=True)).log().squeeze(-1)
     return (index if ids is None else ids.gather(-1, index)).squeeze(-1), logprobs

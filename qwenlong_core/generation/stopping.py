@@ -1,4 +1,4 @@
-"""Where a completion ends: at an end-of-sequence token, or at a stop string."""
+"""Stop strings: where a completion ends besides its end-of-sequence token."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 
 class StopStrings:
-    """Whether the text of token ids has just come to one of the strings, which may begin and end within tokens."""
+    """Tells whether the text of token ids has just reached a stop string, which may begin and end inside tokens."""
 
     def __init__(self, tokenizer: Any, strings: Sequence[str]) -> None:
         self.tokenizer, self.strings = tokenizer, tuple(strings)
-        # A token is a byte of text or more, so a string that ends in the last token lies in so many. The one more
-        # is for tokenizers (Llama 2's) that drop the space that the first token decoded begins with.
+        # A token holds at least one byte of text, so a string that ends in the last token lies within this many tokens.
+        # One more is needed for tokenizers (Llama 2's) that drop the leading space of the first token they decode.
         self.tokens = 1 + max((len(string.encode()) for string in strings), default=0)
 
     def __call__(self, token_ids: Sequence[int]) -> bool:
-        """Asked after every token."""
+        """Whether the last token completed a stop string; call it after every token."""
         if not self.strings:
             return False
         tail = self.tokenizer.decode(list(token_ids[-self.tokens :]), skip_special_tokens=True)

@@ -1,7 +1,7 @@
-"""One answer as it is being written, for a person at a terminal.
+"""Stream one answer while it is generated, for a person at a terminal.
 
 Pieces of text come from a transformers model in this process or from an OpenAI-compatible server;
-:func:`split_thinking` tells the thinking from the answer while they come.
+:func:`split_thinking` separates the thinking from the answer as they arrive.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _OPEN, _CLOSE = "<think>", "</think>"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that came at once."""
+    """A text fragment as the engine delivered it."""
 
     text: str
     tokens: int
-    """Tokens since the piece before; a server's piece counts as one."""
+    """Tokens since the previous piece; a piece from a server counts as one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A piece, or a part of one, that is all thinking or all answer."""
+    """Text that is all thinking or all answer."""
 
     text: str
     tokens: int
@@ -37,12 +37,12 @@ class Part:
 
 
 def stream_local(model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
-    """Pieces of a transformers model's answer to the prompt's token ids."""
+    """Stream a transformers model's answer to a prompt of token ids."""
     import torch
     from transformers import StoppingCriteriaList, TextIteratorStreamer, set_seed
 
     class Streamer(TextIteratorStreamer):  # type: ignore[misc]
-        """Hands over the number of tokens with each text."""
+        """Delivers the number of tokens along with each text."""
 
         tokens = 0
 
@@ -58,7 +58,7 @@ def stream_local(model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sa
 
     streamer = Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     failures: list[BaseException] = []
-    left = threading.Event()  # set when nobody reads any more
+    left = threading.Event()  # set once nobody reads any more
     drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     ids = torch.tensor([list(prompt)], device=model.device)
 
@@ -89,7 +89,7 @@ def stream_local(model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sa
     try:
         yield from streamer
     finally:
-        # A thread that is still inside torch when Python ends would abort the process.
+        # A thread that is still inside torch when Python exits would abort the process.
         left.set()
         thread.join()
     if failures:
@@ -97,11 +97,11 @@ def stream_local(model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sa
 
 
 def stream_served(settings: ServerSettings, message: str, sampling: Sampling) -> Iterator[Piece]:
-    """Pieces of a server's answer to a user's message.
+    """Stream a server's answer to a user's message.
 
     Raises:
-        ValueError: the variable of the key is not set.
-        ConnectionError: the server did not answer, or broke off.
+        ValueError: the environment variable of the key is not set.
+        ConnectionError: the server did not answer, or the answer broke off.
     """
     from openai import OpenAI, OpenAIError
 
@@ -140,17 +140,18 @@ def stream_served(settings: ServerSettings, message: str, sampling: Sampling) ->
 
 
 def split_thinking(pieces: Iterable[Piece], thinking: bool = False) -> Iterator[Part]:
-    """Parts in order, without the tags around the thinking; a tag may be cut anywhere.
+    """Split pieces into thinking and answer, without the tags; a tag may be spread over several pieces.
 
     Args:
-        thinking: the prompt has opened the thinking already.
+        pieces: Pieces in order.
+        thinking: Whether the prompt has already opened the thinking.
     """
     held, tokens = "", 0
     for piece in pieces:
         held, tokens = held + piece.text, tokens + piece.tokens
         while (tag := _CLOSE if thinking else _OPEN) in held:
             before, _, held = held.partition(tag)
-            if before:  # else its tokens belong to what the tag begins
+            if before:  # otherwise its tokens count for the text after the tag
                 yield Part(before, tokens, thinking)
                 tokens = 0
             thinking = not thinking
@@ -163,5 +164,5 @@ def split_thinking(pieces: Iterable[Piece], thinking: bool = False) -> Iterator[
 
 
 def _partial_tag(text: str, tag: str) -> int:
-    """Characters at the end of the text that may be the beginning of the tag."""
+    """Number of characters at the end of the text that may be the beginning of the tag."""
     return next((length for length in range(len(tag) - 1, 0, -1) if text.endswith(tag[:length])), 0)

@@ -1,9 +1,8 @@
-"""Sampling with a transformers model: what prompts and samples share is run once and kept once.
+"""Sample with a transformers model; what prompts and samples share is computed and stored once.
 
-``generate`` of transformers repeats the prompt for every sample before the prefill; for long prompts
-the prefill is nearly all of the work. Here the prompts of a call form a tree (:mod:`prompt_tree`): each
-part is run once, the samples of all prompts below it attend to its one copy (:mod:`cascade`), and rows
-that are finished leave the batch.
+transformers' ``generate`` repeats the prompt for every sample before the prefill, which is nearly all of the work if
+prompts are long. Here the prompts of a call form a tree (:mod:`prompt_tree`): each part is run once, the samples of all
+prompts below it attend to its single copy (:mod:`cascade`), and finished rows leave the batch.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from qwenlong_core.records import Completion
 
 
 class _Row:
-    """A completion in the making."""
+    """A completion that is being sampled."""
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []
@@ -43,13 +42,13 @@ class TransformersEngine:
     """Samples from a causal language model in this process.
 
     Args:
-        model: Any decoder with full attention; it is used in evaluation mode and given back as it was.
-        tokenizer: For decoding and its end-of-sequence token.
-        batch_size: Prompts decoded together. Memory grows with their tokens, each shared one counted once,
-            and with ``batch_size * samples`` completions.
+        model: Any decoder with full attention. It runs in evaluation mode and is returned to its earlier mode.
+        tokenizer: Decodes tokens and gives the end-of-sequence token.
+        batch_size: Prompts decoded together. Memory grows with their tokens (shared ones count once) and with
+            ``batch_size * samples`` completions.
 
     Raises:
-        ValueError: the model has layers of another kind.
+        ValueError: the model has layers other than full attention.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, batch_size: int = 1) -> None:
@@ -64,7 +63,11 @@ class TransformersEngine:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling) -> list[list[Completion]]:
-        """See :class:`qwenlong_core.generation.engine.Engine`."""
+        """See :class:`qwenlong_core.generation.engine.Engine`.
+
+        Raises:
+            ValueError: a prompt is empty.
+        """
         generators = self._generators(prompts, sampling.seed)
         groups: list[list[Completion]] = [[] for _ in prompts]
         with self._forward(self.batch_size * samples) as forward:
@@ -77,18 +80,20 @@ class TransformersEngine:
                 done = self._sample(decoder, logits, samples, sampling, chosen)
                 for i, path in enumerate(batch):
                     groups[path.index] = done[i * samples : (i + 1) * samples]
+                # Freed before the next prefill: only parts of the next prompt are kept.
                 del decoder
                 prefill.keep_for(order[start + self.batch_size :][:1])
         return groups
 
     @contextmanager
     def _forward(self, rows: int) -> Iterator[Forward]:
-        """The model's forward in evaluation mode, with its weights packed where that is faster."""
+        """The model's forward in evaluation mode, with packed weights where they are faster."""
         was_training = self.model.training
         self.model.eval()
         try:
             if self._shares is None:
                 self._shares = shares_exactly(self.model, self.layers)
+            # Packed anew for every call, because training changes the weights in between.
             weights = pack_weights(self.model, rows)
             yield partial(_call, self.model, weights) if weights else self.model
         finally:
@@ -102,7 +107,7 @@ class TransformersEngine:
         return [torch.Generator().manual_seed(own) for own in prompt_seeds(seed, prompts)]
 
     def _decoder(self, prefill: Prefill, batch: Sequence[Path], samples: int) -> tuple[Decoder, Tensor]:
-        """A decoder of ``samples`` rows for each path, and the logits ``[paths, V]`` of their first tokens."""
+        """A decoder with ``samples`` rows per path, and the logits ``[paths, V]`` of the first new token."""
         logits = torch.cat([prefill(path) for path in batch])
         lengths = [path.length for path in batch]
         if self._shares:
@@ -117,14 +122,14 @@ class TransformersEngine:
         sampling: Sampling,
         generators: Sequence[torch.Generator],
     ) -> list[Completion]:
-        """Completions of the decoder's rows, in order."""
+        """The completions of the decoder's rows, in order."""
         rows = [_Row() for _ in range(len(logits) * samples)]
         stops = StopStrings(self.tokenizer, sampling.stop)
         logits = logits.repeat_interleave(samples, dim=0)
         alive = list(range(len(rows)))
         with decoder.attention():
             for step in range(sampling.max_tokens):
-                # One number for every row, finished or not: a row's draws do not depend on its neighbours.
+                # One number for every row, finished or not, so that a row's draws do not depend on its neighbours.
                 uniform = torch.cat([torch.rand(samples, generator=g, dtype=torch.float64) for g in generators])
                 tokens, logprobs = draw(logits, sampling.temperature, sampling.top_p, uniform[alive])
                 drawn = tokens.tolist()

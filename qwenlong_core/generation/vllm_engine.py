@@ -1,6 +1,6 @@
-"""Sampling with vLLM in this process, for evaluation and the probe (the ``gpu`` extra).
+"""Sample with vLLM in this process, for evaluation and the probe (the ``gpu`` extra).
 
-GRPO's rollouts reach vLLM through TRL, which also keeps its weights in step with the trainer's.
+GRPO's rollouts use vLLM through TRL, which also keeps vLLM's weights in step with the trainer's.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from qwenlong_core.records import Completion
 
 
 class VLLMEngine:
-    """Samples with vLLM; prefix caching shares the prefill of samples and of questions on one document.
+    """Samples with vLLM. Prefix caching shares the prefill among samples and among questions on one document.
 
     Args:
-        folder: An imported policy.
+        folder: Policy folder.
         dtype: ``float32`` or ``bfloat16``.
-        max_model_len: Longest prompt plus completion, in tokens.
-        tensor_parallel_size: GPUs one copy of the model is spread over.
+        max_model_len: Most tokens of a prompt and its completion together.
+        tensor_parallel_size: Number of GPUs over which one copy of the model is spread.
     """
 
     def __init__(self, folder: Path, dtype: str, max_model_len: int, tensor_parallel_size: int = 1) -> None:
@@ -37,9 +37,9 @@ class VLLMEngine:
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel_size,
             enable_prefix_caching=True,
-            # On a CPU compiling takes minutes, and only tests sample there.
+            # On a CPU compilation takes minutes, and only tests sample there.
             enforce_eager=not torch.cuda.is_available(),
-            # log-probs of the distribution that was drawn from, not of the raw logits
+            # Log-probs of the distribution that tokens are drawn from, not of the raw logits.
             logprobs_mode="processed_logprobs",
         )
 
@@ -50,9 +50,9 @@ class VLLMEngine:
             ValueError: a prompt is empty, or does not fit ``max_model_len`` with its completion.
         """
         self._check(prompts, sampling)
-        # One request a prompt with n samples: vLLM runs the prompt once, and seeds each sample on its own.
+        # One request per prompt with n samples: vLLM runs the prompt once and seeds each sample separately.
         seeds = [None] * len(prompts) if sampling.seed is None else prompt_seeds(sampling.seed, prompts)
-        # Greedy samples are all the same, and vLLM refuses to draw them more than once.
+        # Greedy samples are all equal, and vLLM refuses n > 1 for them.
         distinct = samples if sampling.temperature else 1
         params = [
             self._vllm.SamplingParams(
@@ -78,7 +78,7 @@ class VLLMEngine:
             if len(prompt) + sampling.max_tokens > self._max_model_len:
                 raise ValueError(
                     f"a prompt of {len(prompt)} tokens with max_tokens={sampling.max_tokens} is over max_model_len="
-                    f"{self._max_model_len}: vLLM would cut the completion in silence; raise max_model_len"
+                    f"{self._max_model_len}: vLLM would silently cut the completion; raise max_model_len"
                 )
 
 

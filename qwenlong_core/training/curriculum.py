@@ -1,10 +1,10 @@
-"""Which rows a phase trains on: its own length bucket, and hard rows of earlier ones.
+"""Which rows a phase trains on: its own length bucket, and hard rows of earlier phases.
 
-Retrospective sampling (QwenLong-L1, section 2): an earlier row comes back with a weight of
-``1 / max(mean accuracy, 1 / G)``. The paper's ``1 / mean reward`` has no value at a mean of 0; the
-floor ``1 / G`` treats "never right" like "right less than once in a group". The length penalty is
-no part of difficulty. A row that was never right in a set number of visits is retired: it is drawn no
-more in its phase and does not come back in a later one.
+Retrospective sampling (QwenLong-L1, arXiv 2505.17667, section 2) draws an earlier row with the weight
+``1 / max(mean accuracy, 1 / G)``. The paper's ``1 / mean reward`` is undefined at a mean of 0; the floor ``1 / G``
+treats a row that was never solved like one that is solved once per group. The length penalty does not count towards
+difficulty. A row that was not solved in a given number of visits is retired: it is neither drawn again in its phase nor
+in a later one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ FILE = "difficulty.json"
 
 @dataclass(frozen=True, slots=True)
 class Difficulty:
-    """What has been seen of one example."""
+    """Statistics of one example over the groups drawn for it."""
 
     visits: int
-    """Groups drawn for it."""
+    """Number of groups drawn."""
     mean_accuracy: float
-    """Mean over those groups of the share of right completions."""
+    """Mean over those groups of the share of correct completions."""
 
     def after(self, accuracies: Sequence[float]) -> Difficulty:
-        """With one more group."""
+        """The difficulty after one more group with these accuracies."""
         visits = self.visits + 1
         mean = sum(accuracies) / len(accuracies)
         return Difficulty(visits, self.mean_accuracy + (mean - self.mean_accuracy) / visits)
@@ -54,13 +54,13 @@ def from_json(value: Mapping[str, Mapping[str, float]]) -> Difficulties:
 
 
 def read_difficulties(folder: Path) -> Difficulties:
-    """What earlier phases recorded in their policy folder; empty after SFT or for a base model."""
+    """The difficulties that earlier phases recorded in a policy folder; empty after SFT or for a base model."""
     path = folder / FILE
     return from_json(json.loads(path.read_text())) if path.exists() else {}
 
 
 def is_hopeless(difficulty: Difficulty | None, after_visits: int | None) -> bool:
-    """Whether a row was visited so often without one right completion; ``None`` visits: never."""
+    """Whether a row was visited ``after_visits`` times without a correct completion; ``None`` retires nothing."""
     if difficulty is None or after_visits is None:
         return False
     return difficulty.visits >= after_visits and difficulty.mean_accuracy == 0
@@ -73,7 +73,11 @@ def to_retire(
     retired: Set[int],
     keep: int,
 ) -> tuple[list[int], int]:
-    """Rows to retire besides those that are, so that ``keep`` stay; and how many hopeless ones must stay."""
+    """Which rows to retire now, leaving at least ``keep`` rows.
+
+    Returns:
+        The rows to retire besides ``retired``, and the number of hopeless rows that must stay.
+    """
     hopeless = [
         row
         for row, example in enumerate(examples)
@@ -84,13 +88,13 @@ def to_retire(
 
 
 def retrospective_weight(mean_accuracy: float, group_size: int) -> float:
-    """``1 / max(mean accuracy, 1 / G)``, between 1 (always right) and G (never right)."""
+    """``1 / max(mean accuracy, 1 / G)``, between 1 (always solved) and G (never solved)."""
     return 1 / max(mean_accuracy, 1 / group_size)
 
 
 def retrospective_limit(own_rows: int, share: float) -> int:
-    """Earlier rows allowed beside ``own_rows`` so that they make up at most ``share`` of all."""
-    # The slack keeps 0.1 / 0.9 * 9 = 0.9999999999999999 at the 1 that it is.
+    """Most earlier rows that may join ``own_rows`` so that they make up at most ``share`` of all rows."""
+    # 0.1 / 0.9 * 9 gives 0.9999999999999999 in floating point; the slack keeps int() from making it 0.
     return int(own_rows * share / (1 - share) + 1e-9) if share < 1 else 2**31
 
 
@@ -102,7 +106,7 @@ def choose_retrospective(
     seed: int,
     retire_after_visits: int | None = None,
 ) -> list[Example]:
-    """At most ``limit`` earlier rows that were visited and not retired, drawn by weight without replacement."""
+    """Draw at most ``limit`` earlier rows by weight, without replacement, from those visited and not retired."""
     visited = [example for example in earlier if example.id in difficulties]
     seen = [e for e in visited if not is_hopeless(difficulties[e.id], retire_after_visits)]
     if not seen or limit <= 0:
@@ -110,4 +114,5 @@ def choose_retrospective(
     weights = np.array([retrospective_weight(difficulties[e.id].mean_accuracy, group_size) for e in seen])
     generator = np.random.default_rng(seed)
     chosen = generator.choice(len(seen), min(limit, len(seen)), replace=False, p=weights / weights.sum())
+    # In the order of the file, so that the phase's own shuffle alone decides the order of training.
     return [seen[i] for i in sorted(chosen)]

@@ -1,4 +1,4 @@
-"""The alarm on entropy collapse: its state is two numbers, so a resumed run goes on with it exactly."""
+"""The alarm on entropy collapse. Its state is two numbers, so that a resumed run continues it exactly."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from qwenlong_core.settings.training import EntropyAlarmSettings
 
 
 class EntropyAlarm(Alarm):
-    """The policy's entropy has collapsed; the message says how far and for how long."""
+    """The policy's entropy has collapsed; the message says how low it is and for how long."""
 
 
 @dataclass
 class EntropyWatch:
-    """Counts low steps in a row.
+    """Counts consecutive steps of low entropy.
 
-    A step is low when its entropy (nats per token) is below ``floor`` or below ``share`` of the first
-    step's.
+    A step is low if its entropy (nats per token) is below ``floor``, or below ``share`` times that of the first step.
     """
 
     start: float | None = None
-    """The first step's entropy."""
+    """Entropy of the first step."""
     low_steps: int = 0
 
     def see(self, entropy: float | None, settings: EntropyAlarmSettings) -> str | None:
-        """Take in a step, ``None`` where nothing was measured; returns the alarm's words when it is due."""
+        """Add a step's entropy (``None`` if nothing was measured); returns the alarm's message when it is due."""
         if entropy is None:
             return None
         if self.start is None:
@@ -36,6 +35,6 @@ class EntropyWatch:
             return None
         return (
             f"ENTROPY COLLAPSE: {entropy:.4f} nats per token, below {limit:.4f} for {self.low_steps} steps (it started"
-            f" at {self.start:.4f}). Completions of a group hardly differ any more; lower learning_rate, raise"
+            f" at {self.start:.4f}). The completions of a group hardly differ any more; lower learning_rate, raise"
             " clip_high or temperature, or set a kl_coefficient"
         )

@@ -1,4 +1,4 @@
-"""What one GRPO step reports: its ``metrics.jsonl`` row, its log line and its sample completions."""
+"""What a GRPO step reports: its ``metrics.jsonl`` row, its log line and its sample completions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from qwenlong_core.records import Completion, Group, Score
 from qwenlong_core.rewards.monitor import reward_metrics
 from qwenlong_core.training.dynamic_sampling import RolloutBatch
 
+# Our names of the metrics that TRL logs.
 _TRAINER_FIELDS = {
     "loss": "loss",
     "grad_norm": "grad_norm",
@@ -31,7 +32,7 @@ def _percentile(values: Sequence[int], share: float) -> int:
 
 
 def _accuracy(groups: Sequence[Group]) -> float | None:
-    """Mean accuracy of all scored completions; ``None`` without any."""
+    """Mean accuracy of all scored completions; ``None`` if there are none."""
     known = [score.accuracy for group in groups for score in group.scores if score.accuracy is not None]
     return fmean(known) if known else None
 
@@ -54,12 +55,14 @@ def _by_domain(groups: Sequence[Group]) -> dict[str, float | None]:
 
 
 def batch_metrics(batch: RolloutBatch, prompt_tokens: int) -> dict[str, Any]:
-    """Metrics of everything drawn in a step, dropped groups included, and beside them those of the kept
-    groups alone, which end in ``kept``: the first tell how the policy does, the second what it learns from.
+    """Metrics of all groups drawn in a step, including dropped ones.
+
+    They show how the policy does. The same metrics of the kept groups alone, whose names end in ``kept``, show what it
+    learns from.
 
     Args:
         batch: The step's groups.
-        prompt_tokens: Tokens of the prompts drawn, each group's prompt counted once.
+        prompt_tokens: Tokens of the drawn prompts; each group's prompt counts once.
     """
     groups = batch.groups
     scores = [score for group in groups for score in group.scores]
@@ -89,7 +92,7 @@ def batch_metrics(batch: RolloutBatch, prompt_tokens: int) -> dict[str, Any]:
 
 
 def row(logs: dict[str, Any], step: int) -> dict[str, Any]:
-    """The row of a step from the trainer's log dictionary, which carries ``batch`` beside TRL's own."""
+    """The row of a step, from the trainer's log dictionary; ``batch`` in it is ours, the rest TRL's."""
     trained = {name: logs[key] for name, key in _TRAINER_FIELDS.items() if logs.get(key) is not None}
     drawn: dict[str, Any] = logs["batch"]
     return drawn | trained
@@ -100,7 +103,7 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 
 def sentence(row: dict[str, Any]) -> str:
-    """The middle of the log line."""
+    """The middle of the step's log line."""
     kept, drawn = row["groups_kept"], row["groups_drawn"]
     return (
         f"reward {_number(row['reward'])} | acc {_number(row['accuracy'])} | kept {kept}/{drawn} groups"
@@ -110,7 +113,7 @@ def sentence(row: dict[str, Any]) -> str:
 
 
 def shortfall(batch: RolloutBatch, wanted: int) -> str | None:
-    """What to say when a batch could not be filled, or ``None``."""
+    """A message if the batch could not be filled, else ``None``."""
     kept = len(batch.kept)
     if kept == wanted:
         return None
@@ -119,7 +122,7 @@ def shortfall(batch: RolloutBatch, wanted: int) -> str | None:
         for name, count in batch.counts().items()
         if name.startswith("groups_") and name not in ("groups_drawn", "groups_kept") and count
     )
-    effect = f"training on {kept}" if kept else "no group to learn from: the weights stay as they are"
+    effect = f"training on {kept}" if kept else "no group to learn from: the weights do not change"
     return f"{kept} of {wanted} informative groups after {batch.rounds} round(s) ({reasons}); {effect}"
 
 
@@ -128,7 +131,7 @@ def _value(score: Score) -> float:
 
 
 def samples(batch: RolloutBatch, step: int) -> Iterator[dict[str, Any]]:
-    """Best and worst completion of every kept group, or of the first dropped one if none was kept."""
+    """The best and the worst completion of every kept group, or of the first dropped group if none was kept."""
     shown = batch.kept or [group for group, _ in batch.dropped[:1]]
     for group in shown:
         order = sorted(range(len(group.scores)), key=lambda i: _value(group.scores[i]))

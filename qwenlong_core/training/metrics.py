@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one line per step, always written, cut back exactly on resume."""
+"""``metrics.jsonl``: one line per step; a resumed run first removes the lines after its checkpoint."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class JsonLines:
         self.path = path
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row and flush it to the disk."""
+        """Append one row and sync it to the disk."""
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def cut_back(self, step: int) -> None:
-        """Drop rows after ``step``, and a last line that a killed process left half-written."""
+        """Remove the rows after ``step``, and a last line that a killed process left incomplete."""
         if not self.path.exists():
             return
         kept = []
@@ -46,7 +46,7 @@ class JsonLines:
 
 
 def peak_memory_mb() -> float:
-    """Peak of this process: GPU memory if there is one, else resident memory, in MiB."""
+    """Peak memory of this process in MiB: of the GPU if there is one, else resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -63,20 +63,20 @@ def duration(seconds: float) -> str:
 
 
 def finite(value: Any) -> Any:
-    """``None`` for NaN and infinity, which JSON cannot hold."""
+    """``None`` for NaN and infinity, which JSON cannot represent."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes a row and one dense log line per step, on the main process.
+    """Writes a row and a log line per step, on the main process.
 
     Args:
-        lines: Where rows go.
-        name: The stage, such as ``grpo-2``.
+        lines: File that the rows go to.
+        name: Name of the stage, such as ``grpo-2``.
         updates: Optimizer steps per step.
-        row: Turns the trainer's log dictionary and the step into the row's own fields; its ``tokens``
-            become tokens per second.
-        sentence: The middle of the log line, from the row.
+        row: Makes the stage's own fields from the trainer's log dictionary and the step. The field ``tokens`` becomes
+            tokens per second.
+        sentence: Makes the middle of the log line from the row.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         self._first_step = state.global_step // self.updates
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
-        """One row for a step; the trainer's closing summary is not one."""
+        """Write the row of a step; the trainer's closing summary, which has no loss, gives none."""
         if not state.is_world_process_zero or "loss" not in logs:
             return
         now = time.perf_counter()

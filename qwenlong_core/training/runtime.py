@@ -1,4 +1,4 @@
-"""What SFT and GRPO share: the process's set-up, the trainer's arguments, saving the policy."""
+"""What SFT and GRPO share: setting up the process, the trainer's arguments, saving the policy."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from qwenlong_core.settings.running import LaunchSettings
 logger = logging.getLogger(__name__)
 
 STOPPED = 143
-"""Exit status after SIGTERM: 128 + 15, as a shell reports it."""
+"""Exit status after SIGTERM: 128 + 15, as shells report it."""
 
 
 def set_up_process(launch: LaunchSettings) -> PartialState:
-    """Threads, quiet libraries, and one process that speaks.
+    """Set the number of threads, silence the libraries, and let only the main process log.
 
     Raises:
-        ValueError: the number of processes is not the one the job was made for, sharding is asked for
-            where there is none, or DeepSpeed is.
+        ValueError: the number of processes is not the job's, FSDP is requested without a GPU, or DeepSpeed is
+            requested.
     """
     state = PartialState(cpu=not torch.cuda.is_available())
     if state.num_processes != launch.num_processes:
@@ -42,14 +42,14 @@ def set_up_process(launch: LaunchSettings) -> PartialState:
         )
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         raise ValueError(
-            f"launch.accelerate_config={launch.accelerate_config!r} asks for DeepSpeed, which keeps the optimizer's"
-            " state to itself, so that no checkpoint could be written: use FSDP2, as in"
+            f"launch.accelerate_config={launch.accelerate_config!r} asks for DeepSpeed, which does not expose the"
+            " optimizer's state, so no checkpoint could be written: use FSDP2, as in"
             " infra/accelerate/fsdp2-1node.yaml"
         )
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not torch.cuda.is_available():
         raise ValueError(
-            f"launch.accelerate_config={launch.accelerate_config!r} asks for FSDP, which accelerate leaves out without"
-            " a GPU, in silence: set launch.accelerate_config to none on a CPU"
+            f"launch.accelerate_config={launch.accelerate_config!r} asks for FSDP, which accelerate silently skips"
+            " without a GPU: set launch.accelerate_config to none on a CPU"
         )
     if launch.cpu_threads is not None:
         torch.set_num_threads(launch.cpu_threads)
@@ -64,9 +64,9 @@ def set_up_process(launch: LaunchSettings) -> PartialState:
 
 
 def trainer_arguments(model: ModelSettings, launch: LaunchSettings, seed: int, checkpoints: Path) -> dict[str, Any]:
-    """Arguments that both trainers take the same way.
+    """Arguments that are the same for both trainers.
 
-    When logs and checkpoints are due is decided by :class:`StepBoundary`, so both strategies are off.
+    :class:`StepBoundary` decides when to log and save, so both strategies are off.
     """
     on_cpu = not torch.cuda.is_available()
     return {
@@ -87,7 +87,7 @@ def trainer_arguments(model: ModelSettings, launch: LaunchSettings, seed: int, c
 
 
 def offloads(launch: LaunchSettings) -> bool:
-    """Whether activations move to the host; on a CPU they are there already, and it is said."""
+    """Whether activations are offloaded to the host; without a GPU they are there already, and the log says so."""
     if launch.activation_offload and not torch.cuda.is_available():
         logger.info("launch.activation_offload has nothing to move: without a GPU activations are in the host's memory")
     return launch.activation_offload and torch.cuda.is_available()
@@ -95,11 +95,11 @@ def offloads(launch: LaunchSettings) -> bool:
 
 @contextmanager
 def checkpointing_off(model: Any, options: Mapping[str, Any] | None) -> Iterator[None]:
-    """Switch checkpointing with offload off for TRL's passes without gradient, and on again as it was.
+    """Switch checkpointing with offload off for TRL's passes without gradient, and back on afterwards.
 
-    TRL does so itself, but switches it on with ``offload``, which is transformers' option, among the
-    options of ``torch.utils.checkpoint``: that refuses it, or with ``use_reentrant=False`` hands it to the
-    layer, which ignores it. Where TRL finds checkpointing off, it leaves it alone.
+    TRL does this itself, but when it switches checkpointing back on, it passes transformers' option ``offload`` on to
+    ``torch.utils.checkpoint``. That refuses the option or, with ``use_reentrant=False``, hands it to the layer, which
+    ignores it. If TRL finds checkpointing off, it leaves it alone.
     """
     if not (options or {}).get("offload"):
         yield
@@ -113,20 +113,21 @@ def checkpointing_off(model: Any, options: Mapping[str, Any] | None) -> Iterator
 
 
 def training_weights(model: ModelSettings) -> ModelSettings:
-    """How weights are held while they are trained: float32, with bfloat16 only in the arithmetic.
+    """Model settings for training: weights in float32, bfloat16 only in the arithmetic.
 
-    An update of size 1e-6 is lost when it is added to a bfloat16 weight.
+    An update of size 1e-6 would be lost when added to a bfloat16 weight.
     """
     return model.model_copy(update={"dtype": "float32"})
 
 
 def quiet(trainer: Any) -> None:
-    """Keep the trainer from printing its log dictionaries to stdout."""
+    """Stop the trainer from printing its log dictionaries to stdout."""
     trainer.remove_callback(PrinterCallback)
 
 
 def save_policy(trainer: Any, tokenizer: Any, dtype: str, folder: Path) -> None:
-    """Gather the weights and let the main process write them as an imported policy."""
+    """Gather the weights on all processes; the main process writes them as a policy folder in ``dtype``."""
+    # get_state_dict is collective under FSDP: every process must call it.
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.accelerator.is_main_process:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
@@ -139,11 +140,11 @@ def save_policy(trainer: Any, tokenizer: Any, dtype: str, folder: Path) -> None:
 
 
 class StepBoundary(TrainerCallback):  # type: ignore[misc]
-    """Logs, saves and stops at step boundaries only, where no rollouts are buffered.
+    """Logs, saves and stops only at the end of a step, where no rollouts are buffered.
 
     Args:
         updates: Optimizer steps per step.
-        steps: Steps in all.
+        steps: Total number of steps.
         save_steps: Steps between checkpoints; the last step is always saved.
     """
 
@@ -157,17 +158,18 @@ class StepBoundary(TrainerCallback):  # type: ignore[misc]
         self.stop_requested = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Decide, on all processes alike, what is due after this optimizer step."""
+        """Decide what to do after this optimizer step; all processes decide the same."""
         if state.global_step % self.updates:
             return
         step = state.global_step // self.updates
+        # SIGTERM may reach only some processes, or reach them at different steps.
         self.stopped = any(gather_object([self.stop_requested])) and step < self.steps
         control.should_log = True
         control.should_save = self.stopped or step == self.steps or step % self.save_steps == 0
         control.should_training_stop = control.should_training_stop or self.stopped
 
     def exit_if_stopped(self) -> None:
-        """Leave with 143 if training ended early on SIGTERM, its checkpoint written."""
+        """Exit with 143 if SIGTERM ended training early; its checkpoint is written."""
         if self.stopped:
-            logger.warning("stopped by SIGTERM at a step boundary; the same command goes on from the checkpoint")
+            logger.warning("stopped by SIGTERM at a step boundary; run the same command to resume from the checkpoint")
             raise SystemExit(STOPPED)

@@ -1,10 +1,10 @@
-"""Supervised fine-tuning on worked solutions: TRL's ``SFTTrainer``, loss on the solution only.
+"""Supervised fine-tuning on worked solutions with TRL's ``SFTTrainer``; only the solution has a loss.
 
 Stage command::
 
     accelerate launch -m qwenlong_core.training.sft --job job.json --input model=DIR --input data=DIR --work DIR
 
-Output: the policy folder with ``metrics.jsonl`` in it.
+The output is a policy folder that also holds ``metrics.jsonl``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from qwenlong_core.store.artifacts import METRICS
 from qwenlong_core.training.checkpoints import SealedCheckpoints, delete_partial, newest_complete
 from qwenlong_core.training.logprobs.cpu_head import use_compact_head
 from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
+from qwenlong_core.training.logprobs.packing import IGNORED
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.runtime import (
     StepBoundary,
@@ -45,14 +46,11 @@ from qwenlong_core.training.sft_packing import data_share, packed
 
 logger = logging.getLogger(__name__)
 
-IGNORED = -100
-"""Label of a position without loss."""
-
 _THINK = "<think>\n"
 
 
 def solution_row(tokenizer: Any, example: Example) -> dict[str, list[int]]:
-    """``input_ids`` and ``labels`` of prompt, solution and end of sequence; labels cover the solution.
+    """``input_ids`` and ``labels`` of prompt, solution and end of sequence; only the solution has labels.
 
     Raises:
         ValueError: the example has no solution.
@@ -60,22 +58,23 @@ def solution_row(tokenizer: Any, example: Example) -> dict[str, list[int]]:
     if not example.solution:
         raise ValueError(f"SFT row {example.id!r} has no solution to imitate: drop the row or add the solution")
     prompt = render_prompt(tokenizer, example)
-    # A template that opens the thinking block has written the first tag already.
+    # If the template opens the thinking block, the prompt already ends with the first tag.
     solution = example.solution.removeprefix(_THINK) if opens_thinking(prompt) else example.solution
+    # Encoded apart, as in GRPO, where the prompt's tokens are fixed before a completion is sampled.
     prompt_ids = encode(tokenizer, prompt)
     solution_ids = [*encode(tokenizer, solution), tokenizer.eos_token_id]
     return {"input_ids": prompt_ids + solution_ids, "labels": [IGNORED] * len(prompt_ids) + solution_ids}
 
 
 def tokenized(tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> list[dict[str, list[int]]]:
-    """Rows that fit; longer ones are dropped and counted.
+    """The rows of at most ``max_tokens`` tokens; the log says how many longer ones were dropped.
 
     Raises:
-        ValueError: nothing is left.
+        ValueError: no row is left.
     """
     rows = [solution_row(tokenizer, example) for example in examples]
     fitting = [row for row in rows if len(row["input_ids"]) <= max_tokens]
-    logger.info("sft rows: %d, over %d tokens and dropped: %d", len(fitting), max_tokens, len(rows) - len(fitting))
+    logger.info("sft rows: %d; dropped for over %d tokens: %d", len(fitting), max_tokens, len(rows) - len(fitting))
     if not fitting:
         raise ValueError(
             f"no SFT row fits sft.max_tokens={max_tokens} ({len(rows)} rows given): raise it or add shorter rows"
@@ -84,9 +83,9 @@ def tokenized(tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> l
 
 
 def training_order(rows: int, epochs: float, batch_size: int, seed: int) -> list[int]:
-    """Row numbers in the order they are trained on, in whole batches: one shuffle after another.
+    """Row numbers in training order, in whole batches: one shuffle of all rows after another.
 
-    Written out beforehand, so that a resumed run skips to its place and no sampler state is needed.
+    The order is fixed in advance, so that a resumed run can skip to its place without any sampler state.
     """
     wanted = max(1, round(epochs * rows / batch_size)) * batch_size
     generator = random.Random(seed)
@@ -97,23 +96,23 @@ def training_order(rows: int, epochs: float, batch_size: int, seed: int) -> list
 
 
 def accumulation(settings: SFTSettings, processes: int) -> int:
-    """Forwards per optimizer step on one process.
+    """Micro-batches per optimizer step on one process.
 
     Raises:
-        ValueError: the batch cannot be cut evenly.
+        ValueError: the batch cannot be divided evenly.
     """
     at_once = settings.micro_batch_size * processes
     if settings.batch_size % at_once:
         fit = max(at_once, settings.batch_size // at_once * at_once)
         raise ValueError(
-            f"sft.batch_size={settings.batch_size} cannot be cut evenly over {processes} process(es) with "
+            f"sft.batch_size={settings.batch_size} cannot be divided evenly over {processes} process(es) with "
             f"sft.micro_batch_size={settings.micro_batch_size}: use a multiple of {at_once}, such as {fit}"
         )
     return settings.batch_size // at_once
 
 
 class ResumableSFTTrainer(SealedCheckpoints, SFTTrainer):  # type: ignore[misc]
-    """``SFTTrainer`` whose checkpoints are sealed."""
+    """``SFTTrainer`` whose checkpoints are sealed, so that only complete ones are resumed from."""
 
 
 def _row(logs: dict[str, Any], step: int, step_tokens: Sequence[int]) -> dict[str, Any]:
@@ -122,7 +121,7 @@ def _row(logs: dict[str, Any], step: int, step_tokens: Sequence[int]) -> dict[st
 
 
 def tokens_by_step(rows: Sequence[Mapping[str, Sequence[int]]], batch_size: int) -> list[int]:
-    """Tokens, prompts included, of each optimizer step over rows in training order."""
+    """Tokens (prompts included) of each optimizer step; ``rows`` are in training order."""
     lengths = [len(row["input_ids"]) for row in rows]
     return [sum(lengths[i : i + batch_size]) for i in range(0, len(lengths), batch_size)]
 
@@ -134,7 +133,7 @@ def _sentence(row: dict[str, Any]) -> str:
 def build_trainer(
     job: SFTJob, model_dir: Path, tokenizer: Any, rows: list[dict[str, list[int]]], work: Path
 ) -> ResumableSFTTrainer:
-    """The trainer over rows in the order they are trained on; each optimizer step is one step."""
+    """The trainer; ``rows`` are in training order."""
     set_seed(job.seed)
     dataset = packed(rows, job.sft) if job.sft.packing else rows
     arguments = SFTConfig(
@@ -145,6 +144,7 @@ def build_trainer(
         max_steps=len(rows) // job.sft.batch_size,
         learning_rate=job.sft.learning_rate,
         lr_scheduler_type="linear",
+        # The rows are tokenised, filtered and ordered: TRL must not shuffle, cut or prepare them again.
         train_sampling_strategy="sequential",
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -155,6 +155,7 @@ def build_trainer(
         train_dataset=Dataset.from_list(dataset),
         processing_class=tokenizer,
     )
+    # After the trainer, whose constructor installs TRL's own head.
     use_compact_head(trainer.model)
     use_fast_linear(trainer.model)
     quiet(trainer)
@@ -162,11 +163,11 @@ def build_trainer(
 
 
 def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
-    """The SFT stage: inputs ``model`` and ``data``, output a policy folder.
+    """Run the SFT stage: inputs ``model`` and ``data``, output a policy folder.
 
     Raises:
-        ValueError: settings that cannot be laid out, or rows that cannot be trained on.
-        SystemExit: 143 after SIGTERM, with a checkpoint to go on from.
+        ValueError: the settings do not fit each other, or no row can be trained on.
+        SystemExit: 143 after SIGTERM; the run can resume from its checkpoint.
     """
     state = set_up_process(job.launch)
     tokenizer = load_tokenizer(inputs["model"])
@@ -180,6 +181,7 @@ def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
     trainer.add_callback(boundary)
     trainer.add_callback(MetricsCallback(lines, "sft", 1, partial(_row, step_tokens=step_tokens), _sentence))
     checkpoint = newest_complete(work / "checkpoints")
+    # Every process must have chosen its checkpoint before the main process deletes partial ones.
     state.wait_for_everyone()
     if state.is_main_process:
         delete_partial(work / "checkpoints")

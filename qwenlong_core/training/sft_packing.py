@@ -1,9 +1,8 @@
-"""SFT without padding: the rows of a forward stand one behind another, each seeing only itself.
+"""SFT without padding: the rows of a forward are concatenated, and each row sees only itself.
 
-The packs are made within an optimizer step, so a step takes the rows it takes without packing and has
-the same gradient. TRL's padding-free collator starts the positions of each row anew and gives no
-attention mask; from that flash-attention takes the rows' boundaries, and transformers builds the
-block-diagonal mask for SDPA.
+Rows are packed within an optimizer step, so a step trains on the same rows as without packing and has the same
+gradient. TRL's padding-free collator restarts the positions for each row and passes no attention mask. From these
+positions flash-attention finds the rows' boundaries, and transformers builds the block-diagonal mask for SDPA.
 """
 
 from __future__ import annotations
@@ -17,10 +16,13 @@ Row = Mapping[str, Sequence[int]]
 
 
 def balanced(lengths: Sequence[int], packs: int) -> list[list[int]]:
-    """Spread row numbers over packs of nearly equal length: the longest row first, each to the pack that
-    is shortest so far. Every pack gets a row if there are as many.
+    """Spread rows over packs of nearly equal length: longest row first, each to the pack that is shortest so far.
 
-    A pack is at most 4/3 of the best possible one (Graham's bound for this rule).
+    Every pack gets a row if there are enough rows. The longest pack is at most 4/3 of the best possible one (Graham's
+    bound for this rule, 1969).
+
+    Returns:
+        The row numbers of each pack.
     """
     members: list[list[int]] = [[] for _ in range(packs)]
     totals = [0] * packs
@@ -37,11 +39,10 @@ def _steps(rows: Sequence[Row], batch_size: int) -> Iterator[Sequence[Row]]:
 
 
 def packed(rows: Sequence[Row], settings: SFTSettings) -> list[dict[str, Any]]:
-    """Rows in training order as packs, ``batch_size / micro_batch_size`` to an optimizer step.
+    """Pack rows, given in training order, into ``batch_size / micro_batch_size`` packs per optimizer step.
 
     Returns:
-        Rows of TRL's packed form: ``input_ids`` and ``labels`` of all rows of a pack, and their
-        ``seq_lengths``.
+        TRL's packed rows: ``input_ids`` and ``labels`` of all rows of a pack, and their ``seq_lengths``.
     """
     packs = []
     for step in _steps(rows, settings.batch_size):
@@ -58,8 +59,7 @@ def packed(rows: Sequence[Row], settings: SFTSettings) -> list[dict[str, Any]]:
 
 
 def data_share(rows: Sequence[Row], settings: SFTSettings) -> float:
-    """Share of the tokens run through the model that are data: 1 packed, less where rows are padded to the
-    longest of their forward."""
+    """Share of the computed tokens that are data: 1 if packed, less if rows are padded to their forward's longest."""
     if settings.packing:
         return 1.0
     lengths = [len(row["input_ids"]) for row in rows]

@@ -212,9 +212,7 @@ def test_one_unreadable_row_fails_by_default_and_is_counted_where_allowed(tokeni
     path = tmp_path / "t.jsonl"
     write(path, [record(i) for i in range(9)])
     path.write_text(path.read_text() + '{"id": "cut')
-    with pytest.raises(
-        ValueError, match=r"1 of 26 rows.*t\.jsonl:10: not valid JSON.*data\.max_refused_share=0\.039"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 26 rows.*t\.jsonl:10: not valid JSON.*data\.max_refused_share=0\.039"):
         prepare(job((400,), train=str(path)), tokenizer, tmp_path / "out")
     prepare(job((400,), train=str(path), max_refused_share=0.039), tokenizer, tmp_path / "out")
     (refused,) = map(json.loads, (tmp_path / "out" / "refused.jsonl").read_text().splitlines())
@@ -306,7 +304,9 @@ def test_only_files_that_both_sides_name_are_split(tokenizer: Any, tmp_path: Pat
 def test_a_failed_preparation_leaves_the_refused_rows_alone(tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"id": "cut\n' * 20)
-    with pytest.raises(ValueError, match=r"20 of 36 rows are unreadable.*and 15 more.*all are listed in .*refused\.jsonl"):
+    with pytest.raises(
+        ValueError, match=r"20 of 36 rows are unreadable.*and 15 more.*all are listed in .*refused\.jsonl"
+    ):
         prepare(job((400,), train=str(path)), tokenizer, tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["refused.jsonl"]
     assert len((tmp_path / "out" / "refused.jsonl").read_text().splitlines()) == 20

@@ -113,7 +113,7 @@ def exact_distribution(model: Any, prompt: list[int], limit: int, vocab: int) ->
 
 
 def test_the_sampled_distribution_passes_a_chi_square_test() -> None:
-    """6,000 completions of up to 3 of 5 tokens each, on two prompts of one document, against the exact probabilities."""
+    """6,000 completions of up to 3 of 5 tokens, on two prompts of one document, against the exact probabilities."""
     model = tiny_model(vocab=5, sharp=0.5)
     document = [token % 5 for token in DOCUMENT]
     prompts, n = [[*document, 3, 1], [*document, 4]], 6_000

@@ -84,7 +84,7 @@ def test_a_shortfall_is_said_and_a_full_batch_is_silent() -> None:
     assert shortfall(batch(), 1) is None
     assert shortfall(batch(), 3) == "1 of 3 informative groups after 2 round(s) (1 all wrong); training on 1"
     nothing = RolloutBatch(dropped=batch().dropped, rounds=1)
-    assert "weights stay as they are" in str(shortfall(nothing, 3))
+    assert "the weights do not change" in str(shortfall(nothing, 3))
 
 
 def test_samples_are_the_best_and_the_worst() -> None:

@@ -1,4 +1,4 @@
-"""Attention over packed rows, through transformers' ``AttentionInterface``: no model is patched."""
+"""Attention over packed rows, through transformers' ``AttentionInterface``; no model is patched."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from qwenlong_core.training.logprobs.packing import Layout, Packed
 logger = logging.getLogger(__name__)
 
 NAME = "qwenlong_shared_prefix"
-"""The attention's registered name. It stays set for the whole run: with gradient checkpointing a
-layer runs again in the backward, after the forward call has returned."""
+"""Registered name of the attention. It stays set for the whole run: with gradient checkpointing a layer runs again in
+the backward, after the forward call has returned."""
 
 
 @cache
@@ -30,18 +30,19 @@ def _announce(kernel: str, device: str, dtype: torch.dtype) -> None:
 
 
 def group_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-    """Attention over a packed row, head by head: any share of the heads can be given.
+    """Attention over a packed row. Heads are independent, so any subset of them can be passed.
 
     Args:
         query: ``[1, H, N, D]``.
-        key: ``[1, K, N, D]`` with K key heads, as ``value``; H is a multiple of K.
-        layout: The row's.
-        scale: Of the scores.
+        key: ``[1, K, N, D]`` with K key heads; H is a multiple of K.
+        value: Same shape as ``key``.
+        layout: Layout of the row.
+        scale: Factor of the attention scores.
 
     Returns:
         ``[1, H, N, D]``.
     """
-    # Under autocast a norm of queries and keys (Qwen3) hands them on in float32.
+    # Under autocast, Qwen3's norm of queries and keys returns them in float32.
     query, key = query.to(value.dtype), key.to(value.dtype)
     by_flash = has_flash_kernel(query, key, value)
     _announce("flash calls merged" if by_flash else "flex attention", query.device.type, value.dtype)
@@ -60,7 +61,7 @@ def _attend(
     prefix_layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Packed where a layout is given, and transformers' SDPA everywhere else."""
+    """Packed attention if a layout is given, otherwise transformers' SDPA."""
     if prefix_layout is None:
         result: tuple[Tensor, Tensor | None] = ALL_ATTENTION_FUNCTIONS["sdpa"](
             module, query, key, value, attention_mask, **kwargs
@@ -75,7 +76,7 @@ AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
 def unsupported_reason(model: Any) -> str | None:
-    """Why a model cannot share prefixes, or ``None``."""
+    """The reason why a model cannot share prefixes, or ``None``."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
@@ -96,12 +97,12 @@ def unsupported_reason(model: Any) -> str | None:
 
 
 def forward_inputs(packed: Packed) -> dict[str, Any]:
-    """Arguments for a forward over a packed row, apart from its labels."""
+    """Arguments of a forward over a packed row, without its labels."""
     return {
         "input_ids": packed.input_ids,
         "position_ids": packed.position_ids,
-        # Restarting positions without a mask look like packed documents to transformers, which would cut
-        # the completions off their prompt; a mask of four dimensions is handed through as it is.
+        # transformers takes restarting positions without a mask for packed documents, and would hide the prompt from
+        # the completions. It passes a mask of four dimensions on unchanged.
         "attention_mask": packed.input_ids.new_zeros(1, 1, 1, 1, dtype=torch.bool),
         "prefix_layout": packed.layout,
     }

@@ -1,8 +1,8 @@
-"""Log-probabilities at labelled positions only, in tiles, on a CPU.
+"""The output head on a CPU: log-probs at labelled positions only, in tiles.
 
-TRL's fused head never builds the logits matrix. On a GPU it projects labelled positions only; on
-a CPU it projects every position, so a 1,024-token prompt before a 64-token completion costs 17
-times what it must, and it passes over each logit some ten times. This head takes its place there.
+TRL's fused head never builds the whole logits matrix. On a GPU it projects only labelled positions, but on a CPU it
+projects every position: with a prompt of 1,024 tokens and a completion of 64 that is 17 times the necessary work. It
+also passes over each logit about ten times. This head replaces it on a CPU.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from torch import Tensor
 from trl.trainer.utils import FusedCausalLMOutput
 
 from qwenlong_core.training.logprobs.fast_linear import product
+from qwenlong_core.training.logprobs.packing import IGNORED
 
 logger = logging.getLogger(__name__)
 
 _TILE = 2**24
-"""Logits that exist at a time, 64 MB in float32; one tensor of that size stands beside it."""
+"""Most logits that exist at a time: 64 MB in float32. One more tensor of that size is needed beside them."""
 _OTHER_HEADS = (
     "final_logit_softcapping",
     "logit_scale",
@@ -30,14 +31,14 @@ _OTHER_HEADS = (
     "logits_scaling",
     "router_aux_loss_coef",
 )
-"""Config fields of models whose head does more than project: logits scaled or capped (Gemma, Cohere,
-Granite), or a mixture-of-experts loss on top."""
+"""Config fields of models whose head does more than project: it scales or caps logits (Gemma, Cohere, Granite), or adds
+a mixture-of-experts loss."""
 
 
 class _LabelScores(torch.autograd.Function):
-    """Log-prob, entropy and whether it is the likeliest, ``[N]`` each, of labels ``[N]`` after states ``[N, H]``.
+    """Scores of labels ``[N]`` after states ``[N, H]``: log-prob, entropy, whether the label is the likeliest token.
 
-    The backward computes each tile of logits again; the entropy has no gradient.
+    Each is ``[N]``. The backward computes each tile of logits again; the entropy has no gradient.
     """
 
     @staticmethod
@@ -50,6 +51,8 @@ class _LabelScores(torch.autograd.Function):
         targets, entropies, sums, likeliest = (hidden.new_empty(len(labels), dtype=torch.float32) for _ in range(4))
         for rows in _tiles(len(labels), len(weight)):
             logits = _logits(hidden[rows], weight, bias, dtype, temperature)
+            # One pass for everything: with s = exp(l - top), log-sum-exp = top + log(sum s) and
+            # entropy = log(sum s) - sum(s * (l - top)) / sum s.
             target, top = logits.gather(1, labels[rows, None])[:, 0], logits.amax(1)
             shares = logits.sub_(top[:, None]).exp()
             total = shares.sum(1)
@@ -65,11 +68,12 @@ class _LabelScores(torch.autograd.Function):
         hidden, weight, bias, labels, sums = ctx.saved_tensors
         to_hidden, to_weight, to_bias, *_rest = ctx.needs_input_grad
         d_hidden = torch.empty_like(hidden) if to_hidden else None
-        # Sums over tiles are kept in float32: rounding each to bfloat16 would bias them.
+        # Sums over tiles are kept in float32: rounding every partial sum to bfloat16 would bias them.
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if to_weight else None
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if to_bias else None
         for rows in _tiles(len(labels), len(weight)):
             states = hidden[rows]
+            # d(log-prob) / d(logits) = (one-hot - softmax) / temperature; the tile holds softmax - one-hot.
             tile = _logits(states, weight, bias, ctx.dtype, ctx.temperature).sub_(sums[rows, None]).exp_()
             tile.scatter_add_(1, labels[rows, None], tile.new_full((len(tile), 1), -1.0))
             tile.mul_(gradient[rows, None] / -ctx.temperature)
@@ -95,7 +99,7 @@ def _tiles(rows: int, vocabulary: int) -> list[slice]:
 
 
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, temperature: float) -> Tensor:
-    """Tempered logits in float32, computed in ``dtype``."""
+    """Logits divided by the temperature, in float32; the product is computed in ``dtype``."""
     cast = None if bias is None else bias.to(dtype)
     with torch.autocast(states.device.type, enabled=False):
         logits = product(states.to(dtype), weight.to(dtype), cast).float()
@@ -108,16 +112,17 @@ def label_log_probs(
     """Score the labels that are not -100.
 
     Args:
-        hidden: ``[B, T, H]``.
-        weight: ``[V, H]`` of the output head, and ``bias`` ``[V]``.
-        labels: ``[B, T]``, the token each position should predict, or -100.
+        hidden: Last hidden states, ``[B, T, H]``.
+        weight: Weight of the output head, ``[V, H]``.
+        bias: Bias of the output head, ``[V]``, or ``None``.
+        labels: The token each position should predict, or -100, ``[B, T]``.
         temperature: Divides the logits.
 
     Returns:
         ``log_probs``, ``entropy`` and ``is_top1``, each ``[B, T]`` and zero where the label is -100.
         ``log_probs`` stays connected to ``hidden`` even when no position is labelled. ``entropy`` has no gradient.
     """
-    mask = labels != -100
+    mask = labels != IGNORED
     apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _LabelScores.apply
     scores = apply(hidden[mask], weight, bias, labels[mask], temperature)
     log_probs, entropy, is_top1 = (x.new_zeros(mask.shape).masked_scatter(mask, x) for x in scores)
@@ -131,11 +136,11 @@ def label_log_probs(
 
 
 def use_compact_head(model: Any, temperature: float = 1.0) -> bool:
-    """Replace TRL's fused head of a model on CPU; call it after the trainer has been built.
+    """Replace a model's fused head from TRL on a CPU. Call it after the trainer is built, which installs TRL's.
 
     Returns:
-        Whether it was replaced. It is not on a GPU, where TRL's own is as good, and for models
-        whose head does more than project, which keep TRL's.
+        Whether the head was replaced. TRL's head stays on a GPU, where it is as good, and for models whose head does
+        more than project.
     """
     config = model.config.get_text_config()
     other = [name for name in _OTHER_HEADS if getattr(config, name, None) is not None]
@@ -159,12 +164,13 @@ def use_compact_head(model: Any, temperature: float = 1.0) -> bool:
         kwargs.pop("num_items_in_batch", None)
         hidden = self.base_model(*args, **kwargs | {"use_cache": False}).last_hidden_state
         head = self.get_output_embeddings()
+        # Under FSDP2 the weight is a DTensor whose parts must be gathered for every call.
         weight = head.weight.full_tensor() if hasattr(head.weight, "full_tensor") else head.weight
         if shift_labels is None:
             hidden, shift_labels = hidden[:, :-1], labels[:, 1:]
         return label_log_probs(hidden, weight, head.bias, shift_labels, temperature)
 
-    # generate() reads the signature of forward to check its arguments
+    # generate() checks its arguments against the signature of forward.
     forward.__wrapped__ = type(model).forward  # type: ignore[attr-defined]
     model.forward = types.MethodType(forward, model)
     return True

@@ -1,8 +1,8 @@
-"""Linear layers by oneDNN, for training on a CPU.
+"""Linear layers computed by oneDNN, for training on a CPU.
 
-PyTorch multiplies float32 matrices by MKL, which on a processor that is not Intel's keeps to AVX2.
-oneDNN takes AVX-512 where it is, and its products, forward and backward, take half the time there
-(``benchmarks/update.py``). The weights are those of the model, in their own layout: training changes them.
+PyTorch multiplies float32 matrices with MKL, which uses only AVX2 on processors that are not Intel's. oneDNN uses
+AVX-512 where it exists and takes half the time there, forward and backward (``benchmarks/update.py``). Weights keep
+their usual layout, since training changes them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``rows [..., I] @ weight [O, I].T + bias [O]``, by oneDNN where both are float32 on a CPU; without gradient."""
+    """``rows [..., I] @ weight [O, I].T + bias [O]`` without a gradient, by oneDNN if both are float32 on a CPU."""
     floats = rows.dtype == weight.dtype == torch.float32
     if not (floats and rows.device.type == "cpu" and rows.numel() and torch._C._has_mkldnn):
         return torch.nn.functional.linear(rows, weight, bias)
@@ -25,7 +25,7 @@ def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """Rows ``[..., I]`` by a weight ``[O, I]`` and a bias ``[O]``."""
+    """Multiply rows ``[..., I]`` by a weight ``[O, I]`` and add a bias ``[O]``."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -45,10 +45,11 @@ class _Linear(torch.autograd.Function):
 
 
 class FastLinear(nn.Linear):
-    """``nn.Linear`` whose float32 products are oneDNN's; anything else is left to PyTorch."""
+    """``nn.Linear`` that computes float32 products with oneDNN and leaves everything else to PyTorch."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """As ``nn.Linear``."""
+        """See ``nn.Linear``."""
+        # A DTensor (FSDP2) or another subclass of Tensor must go through PyTorch's dispatch.
         plain = type(self.weight) is Parameter and self.weight.device.type == "cpu"
         floats = input.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         if not (plain and floats and input.numel() and input.dim() > 1):
@@ -58,7 +59,10 @@ class FastLinear(nn.Linear):
 
 
 def use_fast_linear(model: nn.Module) -> None:
-    """Let a model's linear layers be :class:`FastLinear` where PyTorch was built with oneDNN; names and weights stay."""
+    """Turn a model's linear layers into :class:`FastLinear`, if PyTorch was built with oneDNN.
+
+    Only the class of each module changes, so parameter names, weights and checkpoints stay the same.
+    """
     if not torch._C._has_mkldnn:
         return
     for module in model.modules():

@@ -1,6 +1,6 @@
-"""Attention over a packed row by torch's flex attention, where the device has no flash kernel for it.
+"""Attention over a packed row by torch's flex attention, for devices without a flash kernel.
 
-On CUDA this serves float32 and cards before Ampere. On a CPU flex attention has no backward.
+On CUDA it is used for float32 and for cards before Ampere. On a CPU flex attention has no backward.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from qwenlong_core.training.logprobs.packing import Layout
 
 @lru_cache(maxsize=1)
 def _compiled() -> Any:
-    """One graph for all lengths: without ``dynamic`` every length of prompt would compile again."""
+    """One graph for all lengths: without ``dynamic`` it would be compiled again for every prompt length."""
     return torch.compile(flex_attention, dynamic=True)
 
 
 def branch_of(layout: Layout, device: torch.device) -> Tensor:
-    """``[N]``: 0 in the prefix, then the number of each token's branch."""
+    """The number of each token's branch, ``[N]``; 0 in the prefix."""
     lengths = torch.tensor([layout.prefix, *layout.lengths], device=device)
     return torch.arange(len(lengths), device=device).repeat_interleave(lengths)
 
 
 @lru_cache(maxsize=4)
 def block_mask(layout: Layout, device: torch.device) -> BlockMask:
-    """What each token of the row sees: the prefix and its own branch, up to itself."""
+    """Which tokens each token of the row sees: the prefix and its own branch, up to itself."""
     branch = branch_of(layout, device)
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & ((branch[key] == 0) | (branch[key] == branch[query]))
 
-    # Compiled, it never builds the N x N mask that the blocks are found from.
+    # Compiled, it does not build the N x N mask from which the blocks are computed.
     return create_block_mask(sees, None, None, len(branch), len(branch), device, _compile=device.type != "cpu")
 
 

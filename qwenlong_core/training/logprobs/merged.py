@@ -1,10 +1,9 @@
 """Attention over a packed row as three kinds of flash call, merged.
 
-The prefix attends to itself causally, all branches attend to the prefix in one call without a mask,
-each branch attends to itself causally, and a branch's two results are merged by their log-sum-exps.
-The backward replays the calls with the merged output and log-sum-exp, as ring attention does
-(arXiv 2310.01889). The prefix's keys and values are copied for no branch, nor key heads for their
-query heads; what is kept for the backward is what one plain call over the row would keep.
+The prefix attends to itself causally, all branches attend to the prefix in one call without a mask, each branch attends
+to itself causally, and the two results of a branch are merged by their log-sum-exps. The backward repeats the calls
+with the merged output and log-sum-exp, as ring attention does (arXiv 2310.01889). Neither the prefix's keys and values
+nor the key heads are copied, and the backward needs no more saved tensors than one plain call over the row.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _aten = torch.ops.aten
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """Torch's flash attention of the device: output ``[B, H, Q, D]`` and log-sum-exp ``[B, H, Q]``."""
+    """torch's flash attention for the device: output ``[B, H, Q, D]`` and log-sum-exp ``[B, H, Q]``."""
     if query.device.type == "cpu":
         output, lse = _aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, is_causal=causal, scale=scale
@@ -37,10 +36,15 @@ def flash_backward(
     value: Tensor,
     output: Tensor,
     lse: Tensor,
+    *,
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, given the output and log-sum-exp over all keys, these or more."""
+    """Gradients of query, key and value of one call.
+
+    ``output`` and ``lse`` are those over all keys that the queries attend to, which may be more than ``key``: with them
+    the kernel recomputes this call's share of the merged softmax.
+    """
     lse = lse.contiguous()
     if query.device.type == "cpu":
         return _aten._scaled_dot_product_flash_attention_for_cpu_backward(  # type: ignore[no-any-return]
@@ -54,7 +58,7 @@ def flash_backward(
 
 
 def has_flash_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the device has a flash kernel for these: on CUDA 16-bit numbers on Ampere or later."""
+    """Whether the device has a flash kernel for these tensors; CUDA needs 16-bit numbers and Ampere or later."""
     if query.device.type != "cuda":
         return query.device.type == "cpu"
     cuda = torch.backends.cuda
@@ -63,7 +67,7 @@ def has_flash_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 
 def _branches(states: Tensor, rows: slice, branches: int) -> Tensor:
-    """``[branches, H, C, D]`` of the row's ``[1, H, N, D]``, a view."""
+    """A view ``[branches, H, C, D]`` of the row's ``[1, H, N, D]``."""
     part = states[0, :, rows]
     return part.view(part.size(0), branches, -1, part.size(2)).transpose(0, 1)
 
@@ -90,6 +94,7 @@ class MergedAttention(torch.autograd.Function):
             own, own_lse = flash(own_query, own_key, own_value, True, scale)
             own, own_lse = _row(own), _row(own_lse[..., None])[..., 0]
             part = slice(rows.start - p, rows.stop - p)
+            # The weight of the prefix in the joint softmax: exp(a) / (exp(a) + exp(b)) = sigmoid(a - b).
             weight = (shared_lse[:, :, part] - own_lse).sigmoid()[..., None]
             output[:, :, rows] = own + (shared[:, :, part] - own.to(weight.dtype)) * weight
             lse[:, :, rows] = torch.logaddexp(shared_lse[:, :, part], own_lse)
@@ -112,8 +117,8 @@ class MergedAttention(torch.autograd.Function):
                 value[:, :, prefix],
                 output[:, :, rows],
                 lse[:, :, rows],
-                causal,
-                scale,
+                causal=causal,
+                scale=scale,
             )
 
         d_query[:, :, prefix], from_prefix, value_from_prefix = over_prefix(prefix, True)
@@ -123,7 +128,7 @@ class MergedAttention(torch.autograd.Function):
         for rows, count in ctx.layout.runs():
             d_own, q, k, v, out = (_branches(x, rows, count) for x in (gradient, query, key, value, output))
             own_lse = _branches(lse[..., None], rows, count)[..., 0]
-            own, d_key_own, d_value_own = flash_backward(d_own, q, k, v, out, own_lse, True, scale)
+            own, d_key_own, d_value_own = flash_backward(d_own, q, k, v, out, own_lse, causal=True, scale=scale)
             d_query[:, :, rows] += _row(own)
             d_key[:, :, rows], d_value[:, :, rows] = _row(d_key_own), _row(d_value_own)
         return d_query, d_key, d_value, None, None

@@ -1,14 +1,14 @@
-"""A group as one row.
+"""Pack a group into one row, so that the model runs the prompt once.
 
 A group of completions a, b, ... on a prompt of P tokens is packed as::
 
     p_0 .. p_{P-2} | p_{P-1} a_1 .. a_{m-1} | p_{P-1} b_1 .. b_{n-1} | ...
        prefix             branch a                branch b
 
-Positions of every branch continue at the prompt's end, and a branch sees the prefix and itself. The
-last prompt token stands in every branch, so that each position predicts exactly one label. What the
-model computes is what it computes for separate rows, but the prompt is run once and nothing is
-padded: P - 1 tokens and the completions' in place of G * P and the completions'.
+The positions of every branch continue at the end of the prompt, and a branch sees the prefix and itself. The last
+prompt token is repeated in every branch, so that each position predicts exactly one label. The model computes the same
+as for separate rows, but the prompt is run once and nothing is padded: with G completions, the row has P - 1 prompt
+tokens besides the completions instead of G * P.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 IGNORED = -100
+"""Label of a position without loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a packed row's parts lie: ``prefix`` tokens, then a branch of each of ``lengths``."""
+    """Where the parts of a packed row lie: ``prefix`` tokens, then one branch for each of ``lengths``."""
 
     prefix: int
     lengths: tuple[int, ...]
 
     def runs(self) -> Iterator[tuple[slice, int]]:
-        """Neighbouring branches of one length, as the row's tokens they take and how many they are."""
+        """Runs of neighbouring branches of equal length: the run's slice of the row, and its number of branches."""
         start = self.prefix
         for length, run in groupby(self.lengths):
             branches = len(list(run))
@@ -43,12 +44,12 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A packed row of N tokens, each tensor ``[1, N]``."""
+    """A packed row of N tokens; each tensor is ``[1, N]``."""
 
     input_ids: Tensor
     position_ids: Tensor
     labels: Tensor
-    """The token each position predicts; -100 in the prefix."""
+    """The token that each position predicts; -100 in the prefix."""
     layout: Layout
 
 
@@ -56,9 +57,9 @@ def pack(prompt: Tensor, completions: Tensor, mask: Tensor) -> Packed:
     """Pack a group.
 
     Args:
-        prompt: ``[P]``, at least two tokens.
-        completions: ``[G, C]``, padded on the right.
-        mask: ``[G, C]``, 1 on tokens.
+        prompt: Token ids, ``[P]``; at least two.
+        completions: Token ids, ``[G, C]``, padded on the right.
+        mask: 1 on tokens and 0 on padding, ``[G, C]``.
     """
     kept = mask.bool()
     prefix = len(prompt) - 1
@@ -74,5 +75,5 @@ def pack(prompt: Tensor, completions: Tensor, mask: Tensor) -> Packed:
 
 
 def unpack(values: Tensor, layout: Layout) -> Tensor:
-    """The branches' part of values ``[1, N]`` as ``[G, longest]``, zero after a branch's end."""
+    """The branches of values ``[1, N]`` as ``[G, longest]``, with zeros after the end of a branch."""
     return pad_sequence(list(torch.split(values[0, layout.prefix :], list(layout.lengths))), batch_first=True)

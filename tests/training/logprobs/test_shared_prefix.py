@@ -243,7 +243,7 @@ def test_calls_of_the_cuda_kernel_fit_its_signature() -> None:
     query, key = torch.empty(1, 4, 24, 64, device="meta"), torch.empty(1, 2, 40, 64, device="meta")
     output, lse = flash(query, key, key, False, 0.1)
     assert (output.shape, lse.shape) == (query.shape, query.shape[:3])
-    gradients = flash_backward(output, query, key, key, output, lse, False, 0.1)
+    gradients = flash_backward(output, query, key, key, output, lse, causal=False, scale=0.1)
     assert [x.shape for x in gradients] == [query.shape, key.shape, key.shape]
 
 
