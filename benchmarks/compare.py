@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: alternating runs, ratios, and a table that is kept."""
+"""Shared by the speed benchmarks: clocks, alternating runs, ratios, and the table that is saved."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from typing import Any
 Row = dict[str, Any]
 
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-"""``cpu`` counts this process's processor seconds: on a busy machine, with ``OMP_NUM_THREADS=1`` (threads
-that wait for each other count too)."""
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+"""``processor`` counts the processor seconds of this process. Use it on a busy machine, with ``OMP_NUM_THREADS=1``:
+threads that wait for each other count too."""
 
 
 def seconds(call: Callable[[], Any], clock: str = "wall") -> float:
-    """Time of one call."""
+    """Seconds that one call takes."""
     start = CLOCKS[clock]()
     call()
     return CLOCKS[clock]() - start
 
 
 def alternate(calls: Mapping[str, Callable[[], Any]], repeats: int, clock: str) -> dict[str, list[float]]:
-    """Seconds of every call, ``repeats`` times in alternating order, so that what else the machine does
-    hits all alike."""
+    """Seconds of every call, ``repeats`` times in alternating order, so that other load affects all calls alike."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats):
         for name in list(calls)[:: -1 if repeat % 2 else 1]:
@@ -36,7 +35,7 @@ def alternate(calls: Mapping[str, Callable[[], Any]], repeats: int, clock: str) 
 
 
 def row(times: Mapping[str, list[float]], ours: str, **size: Any) -> Row:
-    """A line of the table: the size, median seconds, and each peer's median ratio to ours within a repeat."""
+    """A row of the table: the size, median seconds, and each peer's median ratio to ours within a repeat."""
     ratios = {
         f"{name} / {ours}": round(median(peer / own for peer, own in zip(values, times[ours])), 2)
         for name, values in times.items()
@@ -46,14 +45,14 @@ def row(times: Mapping[str, list[float]], ours: str, **size: Any) -> Row:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table."""
+    """The rows as a markdown table."""
     names = list(rows[0])
     lines = [names, ["---"] * len(names), *([str(line.get(name, "")) for name in names] for line in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def save(rows: Sequence[Row], folder: Path, name: str, x: str) -> None:
-    """Print the table and write it with a plot of the ratios over ``x``: JSON, Markdown, PNG."""
+    """Print the table; save it as JSON and markdown, and a plot of the ratios over ``x`` as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,12 +1,12 @@
-"""Generated documents: how fast they are written, and what guessing without reading them earns.
+"""Generated documents: how fast they are written, and the reward of guessing without reading them.
 
     python benchmarks/data.py            both parts
     python benchmarks/data.py speed      tokens a minute on one core, and memory, by length
     python benchmarks/data.py guess      blind guessers by domain, against chance
 
-Guessers see question and options, never the document, and are given the most frequent gold answer of
-a disjoint training set. Chance is what the form of the question alone gives: one in four for options,
-one in two for yes/no questions, nothing for numbers and names.
+Guessers see the question and its options but never the document. They know the most frequent gold answers of a disjoint
+training set. Chance is what the form of the question alone gives: one in four for options, one in two for yes/no
+questions, nothing for numbers and names.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def peak_megabytes() -> float:
 
 
 def speed(tokenizer: Any) -> list[dict[str, Any]]:
-    """Tokens a minute over all domains, in ascending order of length, so that peak memory tells."""
+    """Tokens per minute over all domains; lengths ascend, so that peak memory shows how it grows."""
     rows = []
     for tokens, count in LENGTHS.items():
         start, cpu, written = time.perf_counter(), time.process_time(), 0
@@ -73,7 +73,7 @@ def gold_text(example: Example) -> str:
 
 
 def guessers(train: list[Example]) -> dict[str, Guesser]:
-    """Blind strategies; each gives the text of its answer (a letter for options)."""
+    """Blind strategies; each returns the text of its answer (a letter for options)."""
     golds = Counter(gold_text(row) for row in train)
     letters = Counter(row.answers[0] for row in train if row.choices)
     by_form: dict[str, Counter[str]] = defaultdict(Counter)
@@ -89,7 +89,7 @@ def guessers(train: list[Example]) -> dict[str, Guesser]:
         return found[0] if found else constant
 
     def best_of_form(row: Example) -> str:
-        """The most frequent answer to questions of these words, names and numbers left out."""
+        """The most frequent answer to questions with the same words, ignoring names and numbers."""
         seen = by_form.get(_form(row.question), golds)
         if row.choices:
             return "ABCD"[max(range(4), key=lambda i: seen[row.choices[i]])]

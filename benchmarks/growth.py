@@ -1,8 +1,8 @@
-"""How an update's time and memory grow: with P at fixed C and G, and with G at fixed P and C.
+"""How time and memory of an update grow: with P at fixed C and G, and with G at fixed P and C.
 
     python benchmarks/growth.py --model FOLDER --output DIR [--prompts 512 1024 2048 4096] [--groups 2 4 8 16]
 
-Each point is a process of its own. Prints fitted exponents (the slope of the logarithms: 1 is linear, 2
+Each point is measured in a separate process. Prints fitted exponents (the slope of the logarithms: 1 is linear, 2
 quadratic) of seconds and of memory above the loaded model, and writes ``growth.json``, ``growth.md`` and
 ``growth.png``.
 """
@@ -32,7 +32,7 @@ def exponent(points: list[dict[str, Any]], along: str, field: str) -> float:
 
 
 def sweep(args: argparse.Namespace, along: str, values: list[int]) -> list[dict[str, Any]]:
-    """The measured points of every variant, one shape after the other."""
+    """Measure every variant at each value of ``along``."""
     fixed = {"prompt": args.prompt, "completion": args.completion, "group": args.group}
     rest = {"checkpointing": args.checkpointing, "ragged": False}
     rows = [row for n in values for row in measure(args, fixed | rest | {along: n}, args.variants)]
@@ -44,7 +44,7 @@ def sweep(args: argparse.Namespace, along: str, values: list[int]) -> list[dict[
 
 
 def fits(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """An exponent for every sweep, variant and field."""
+    """The exponents of every sweep and variant."""
     found = []
     for along, variant in dict.fromkeys((row["along"], row["variant"]) for row in rows):
         points = [row for row in rows if (row["along"], row["variant"]) == (along, variant)]

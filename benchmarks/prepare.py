@@ -1,12 +1,12 @@
-"""Preparation against the bare tokenizer, the near-duplicate search's own cost, and memory.
+"""Data preparation beside the bare tokenizer, the cost of the near-duplicate search, and memory.
 
     python benchmarks/prepare.py                          64 MB of rows of about 40,000 characters
-    python benchmarks/prepare.py --megabytes 2000 --memory     memory: the rows do not fit into it
-    taskset -c 0 python benchmarks/prepare.py             on one core; the tokenizer takes those it is given
+    python benchmarks/prepare.py --megabytes 2000 --memory     peak memory with rows that do not fit into it
+    taskset -c 0 python benchmarks/prepare.py             on one core
 
-The bare tokenizer counts the same rendered prompts, which lie in memory, with its own fastest batch call and
-all threads it takes. Preparation starts from the file and ends with the written folder. Each is run
-twice in turn, and the better time counts.
+The bare tokenizer counts the tokens of the same rendered prompts, which are already in memory, with its fastest batch
+call and all its threads. Preparation starts with the file and ends with the written folder. Each runs twice in turn,
+and the better time counts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def peak_megabytes() -> float:
 
 
 def write_rows(path: Path, megabytes: int, characters: int, tokenizer: Any) -> None:
-    """Rows whose documents are drawn from the paragraphs of generated reports, contracts and manuals."""
+    """Write rows whose documents are drawn from paragraphs of generated reports, contracts and manuals."""
     rng, size = Random(7), 0
     seeds = [
         generate(tokenizer, domain=domain, tokens=60_000, seed=3).example for domain in ("math", "logical", "reading")
@@ -84,11 +84,11 @@ def run_prepare(path: Path, tokenizer: Any, near_duplicates: float | None, out: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=64)
-    parser.add_argument("--characters", type=int, default=40_000, help="of a document, on average")
-    parser.add_argument("--memory", action="store_true", help="only prepare, once, with near-duplicate search")
+    parser.add_argument("--characters", type=int, default=40_000, help="average characters of a document")
     parser.add_argument(
-        "--folder", type=Path, default=None, help="for the rows and the output; a temporary one by default"
+        "--memory", action="store_true", help="prepare once, with the near-duplicate search, and report memory"
     )
+    parser.add_argument("--folder", type=Path, default=None, help="folder for rows and output (default: temporary)")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     tokenizer = bundled_tokenizer()

@@ -1,12 +1,11 @@
-"""How often does the promotion gate open by mistake, and how often for a model that really gained?
+"""False and true promotions: how often the gate promotes a model without a gain, and one with a gain.
 
-Every comparison draws two models' answers from a known truth and puts them through the real
-``decide``. The truth: an answer is right with probability sigmoid(level + document + item + model x
-document); the document's difficulty is shared by its questions and by both models, and the last term
-makes a model's gain itself vary from document to document (that is what clustering is for). The
-champion is right on 50% of items.
+Every comparison draws two models' answers from a known truth and passes them to the real ``decide``. In that truth an
+answer is right with probability sigmoid(level + document + item + model x document). A document's difficulty is shared
+by its questions and by both models; the last term makes a model's gain vary between documents, which is why intervals
+are clustered. The champion is right on 50% of the items.
 
-    python benchmarks/promotion_rates.py        # both tables of docs/evaluation.md, a quarter of an hour
+    python benchmarks/promotion_rates.py        # both tables of docs/evaluation.md, about 15 minutes
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from qwenlong_core.records import Score
 from qwenlong_core.settings.evaluation import PromotionSettings
 
 DOCUMENT, ITEM, INTERACTION = 1.0, 1.0, 0.5
-"""Standard deviations, in logits, of a document's and an item's difficulty and of how much a model's
-gain differs between documents."""
+"""Standard deviations, in logits: of a document's difficulty, of an item's difficulty, and of a model's gain between
+documents."""
 
 GATE = PromotionSettings()
 RIGHT, WRONG = Score(value=1.0, rule=1.0), Score(value=0.0, rule=0.0)
@@ -39,19 +38,19 @@ RIGHT, WRONG = Score(value=1.0, rule=1.0), Score(value=0.0, rule=0.0)
 
 @dataclass(frozen=True)
 class Setting:
-    """A size of evaluation, with the true gain in accuracy."""
+    """The size of an evaluation and the true gain in accuracy."""
 
     documents: int
     questions: int
-    """On each document."""
+    """Questions per document."""
     gains: tuple[float, ...]
-    """True gain in accuracy on each benchmark; documents go to the benchmarks in turn."""
+    """True gain in accuracy on each benchmark; documents are dealt to the benchmarks in turn."""
 
 
 SIZES = ((16, 1), (50, 1), (40, 5), (200, 1), (150, 4), (600, 1))
 GAINS = (0.0, 0.05, 0.1)
 BENCHMARKS = 3
-"""In the first table, all with the same gain."""
+"""Number of benchmarks in the first table, all with the same gain."""
 SEVEN = {
     "none": (0.0,) * 7,
     "+0.05 on all": (0.05,) * 7,
@@ -60,7 +59,7 @@ SEVEN = {
     "+0.10 on six, -0.30 on one": (0.1,) * 6 + (-0.3,),
 }
 PER_BENCHMARK = (25, 50, 200)
-"""Documents of each of the seven benchmarks in the second table, one question each."""
+"""Documents per benchmark in the second table, with one question each."""
 
 
 def first(documents: int, questions: int, gain: float) -> Setting:
@@ -77,7 +76,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def level_for(accuracy: float) -> float:
-    """The level in logits at which a model is right this often, by bisection over fixed draws."""
+    """The level, in logits, at which a model has this accuracy; found by bisection over fixed draws."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0, (DOCUMENT**2 + ITEM**2 + INTERACTION**2) ** 0.5, 400_000)
     low, high = -5.0, 5.0
@@ -88,7 +87,7 @@ def level_for(accuracy: float) -> float:
 
 
 def draw_answers(setting: Setting, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Right or wrong of challenger and champion, ``[documents, questions]`` each."""
+    """Whether challenger and champion are right, ``[documents, questions]`` each."""
     shape = (setting.documents, setting.questions)
     difficulty = rng.normal(0, DOCUMENT, (setting.documents, 1)) + rng.normal(0, ITEM, shape)
     challenger = [[level_for(0.5 + setting.gains[d % len(setting.gains)])] for d in range(setting.documents)]
@@ -110,7 +109,7 @@ def sample_of(document: int, question: int, benchmarks: int, score: Score) -> Sa
 
 @functools.cache
 def both_samples(documents: int, questions: int, benchmarks: int) -> list[tuple[Sample, Sample]]:
-    """The wrong and the right sample of every item; documents go to the benchmarks in turn."""
+    """The wrong and the right sample of every item; documents are dealt to the benchmarks in turn."""
     return [
         (sample_of(document, question, benchmarks, WRONG), sample_of(document, question, benchmarks, RIGHT))
         for document in range(documents)
@@ -144,23 +143,23 @@ def compare(
 
 
 def gain_proven(decision: Decision) -> bool:
-    """Whether the gain alone was proven, whatever the benchmarks say."""
+    """Whether the gain was significant, regardless of single benchmarks."""
     return next(condition.passed for condition in decision.conditions if condition.name == "gain")
 
 
 def loss_found(decision: Decision) -> bool:
-    """Whether a benchmark's loss refused the challenger."""
+    """Whether the challenger was refused for a loss on a benchmark."""
     return any(not condition.passed for condition in decision.conditions if condition.name.startswith("no loss"))
 
 
 def loss_seen(decision: Decision) -> bool:
-    """What a rule without a test would refuse: a benchmark whose mean fell by more than its margin."""
+    """What a rule without a test would refuse: the mean of a benchmark fell by more than its margin."""
     return any(gain.mean < -GATE.max_loss for gain in decision.benchmarks.values())
 
 
 def loss_possible(decision: Decision) -> bool:
-    """What a rule that asks for proof would refuse: a benchmark that may have lost its margin or more, by a
-    one-sided test at 95%."""
+    """What a rule that demands proof would refuse: a one-sided test at 95% does not rule out that a benchmark lost its
+    margin or more."""
     return any(
         gain.standard_error is None
         or gain.mean - stdtrit(gain.documents - 1, 0.95) * gain.standard_error <= -GATE.max_loss

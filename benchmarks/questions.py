@@ -1,10 +1,10 @@
-"""k questions on one document in one call beside one call each, in one run.
+"""k questions on one document: all in one call beside one call per question.
 
     python benchmarks/questions.py MODEL_DIR        a document of 1,024 tokens, k = 1, 2, 4, 8, 16
 
-A question is 32 tokens and its answer 16, at temperature 0. Both ways give the same tokens, which is
-checked. ``together`` decodes all k at once; ``in turn`` also runs the document once, but decodes one
-question at a time, as ``evaluation.batch_size = 1`` does.
+A question has 32 tokens and its answer 16, at temperature 0. The benchmark checks that all ways give the same tokens.
+``together`` decodes all k questions at once. ``in turn`` also runs the document once, but decodes one question at a
+time, as ``evaluation.batch_size = 1`` does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def measure(model: Any, tokenizer: Any, document: int, questions: int, repeats: 
         "one by one": lambda: ask("one by one", [one.generate([p], 1, sampling)[0] for p in prompts]),
     }
     for engine in (one, many):
-        engine.generate([[5]], 1, sampling)  # the first call checks the model
+        engine.generate([[5]], 1, sampling)  # the first call checks shared parts on this model
     print(f"k={questions}", flush=True)
     times = alternate(calls, repeats, clock)
     assert answers["together"] == answers["in turn"] == answers["one by one"]

@@ -1,12 +1,11 @@
-"""Rewards beside their peers, in one run: rules per second on one core, and judge throughput.
+"""Rewards beside their peers: rules per second on one core, and throughput of the judge.
 
     python benchmarks/rewards.py             both parts
-    python benchmarks/rewards.py rules       ours, math-verify alone, the published reference's loop
+    python benchmarks/rewards.py rules       ours, math-verify alone, the loop of the published reference
     python benchmarks/rewards.py judge       3,072 completions, 200 ms latency, concurrency 64
 
-The rule part scores the golden table with reasoning of a realistic length in front of each answer.
-The peers see the same completions. ``agreement`` is the share of the table's verdicts that a scorer
-meets; a fast scorer that pays wrong answers is no bargain.
+The first part scores the golden table, with reasoning of a realistic length in front of each answer. The peers see the
+same completions. ``wrong paid`` and ``right refused`` count the verdicts on which a scorer differs from the table.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Scorer = Callable[[dict[str, Any]], float]
 
 
 def table() -> list[dict[str, Any]]:
-    """Golden cases with reasoning in front; those that test <think> itself are left out."""
+    """Golden cases with reasoning in front, without those that test <think> itself."""
     rows = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
     rows = [row for row in rows if "think" not in row["completion"].lower() and "finish_reason" not in row]
     return [{**row, "completion": f"<think>{REASONING}</think>\n\n{row['completion']}"} for row in rows]
@@ -64,7 +63,7 @@ def ours(row: dict[str, Any]) -> float:
 
 
 def math_verify_alone(row: dict[str, Any]) -> float:
-    """math-verify with its defaults on the text after the thinking (TRL's ``accuracy_reward`` does the same)."""
+    """math-verify with its defaults on the text after the thinking, as in TRL's ``accuracy_reward``."""
     from math_verify import parse, verify
 
     said = row["completion"].split("</think>")[-1]
@@ -72,7 +71,7 @@ def math_verify_alone(row: dict[str, Any]) -> float:
 
 
 def reference(row: dict[str, Any]) -> float:
-    """The published rule of QwenLong-L1 in short: containment both ways for text, any power of ten for numbers."""
+    """QwenLong-L1's published rule, abridged: containment in both directions for text, any power of ten for numbers."""
     said, gold = row["completion"].split("</think>")[-1], row["answers"][0]
     if row["answer_type"] == "choice":
         letter = re.search(r"The correct answer is \(?([A-D])\)?", said.replace("*", ""))
@@ -123,7 +122,7 @@ def rules() -> None:
 
 
 def judge() -> None:
-    """Throughput against a server that answers every request after the latency, and no sooner."""
+    """Throughput against a server that answers every request exactly after the latency."""
     with slow_server(LATENCY_SECONDS) as url:
         client = Judge(JudgeSettings(base_url=url, model="m", concurrency=CONCURRENCY))
         example = Example(
@@ -150,10 +149,8 @@ def judge() -> None:
             None,
             client,
         )
-        start, cpu = (
-            time.perf_counter(),
-            time.process_time(),
-        )  # warm, as after the health check that opens a run
+        # The call above opened the connections, as the health check before a run does.
+        start, cpu = time.perf_counter(), time.process_time()
         scores = score_completions_sync([example] * COMPLETIONS, completions, RewardSettings(), None, client)
         took, busy = time.perf_counter() - start, time.process_time() - cpu
     ideal = COMPLETIONS / CONCURRENCY * LATENCY_SECONDS
@@ -167,7 +164,7 @@ def judge() -> None:
 
 @contextmanager
 def slow_server(latency: float) -> Iterator[str]:
-    """A keep-alive server in a process of its own, so that it takes nothing from the client's loop."""
+    """A keep-alive server in a separate process, so that it does not slow down the client's event loop."""
     context = get_context("spawn")
     ports: Queue[int] = context.Queue()
     process: Process = context.Process(target=_serve, args=(latency, ports), daemon=True)  # type: ignore[assignment]

@@ -1,11 +1,11 @@
-"""Rollout of a group beside its peers, in one run: G completions of C tokens on a prompt of P tokens.
+"""Rollout of a group beside its peers: G completions of C tokens on a prompt of P tokens.
 
     python benchmarks/rollout.py MODEL_DIR                       P=2048, C=64 and 128, G=8
     python benchmarks/rollout.py MODEL_DIR --profile             where our time goes, by operator
     python benchmarks/rollout.py MODEL_DIR --vllm-python PYTHON  also vLLM, in the environment of that Python
 
-``generate`` is transformers' as TRL calls it, with the prompt repeated G times. ``expanded`` is
-``generate`` after one prefill whose cache is repeated. All draw at temperature 1 and end at C tokens.
+``generate`` is transformers' function as TRL calls it, with the prompt repeated G times. ``expanded`` is ``generate``
+after one prefill whose cache is repeated. All sample at temperature 1 and stop at C tokens.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ VLLM = """
 import json, sys, time
 from vllm import LLM, SamplingParams
 folder, prompt, lengths, group, repeats, clock = json.load(sys.stdin)
-now = time.process_time if clock == "cpu" else time.perf_counter
-llm = LLM(model=folder, dtype="float32", max_model_len=len(prompt) + max(lengths), enforce_eager=True, gpu_memory_utilization=0.5)
+now = time.process_time if clock == "processor" else time.perf_counter
+longest = len(prompt) + max(lengths)
+llm = LLM(model=folder, dtype="float32", max_model_len=longest, enforce_eager=True, gpu_memory_utilization=0.5)
 times = {}
 for length in lengths:
     params = SamplingParams(n=group, temperature=1.0, max_tokens=length, min_tokens=length, ignore_eos=True)
@@ -51,7 +52,7 @@ def random_prompt(vocabulary: int, length: int) -> list[int]:
 
 
 def endless_engine(model: Any, tokenizer: Any, batch_size: int = 1) -> TransformersEngine:
-    """An engine whose completions all reach the limit, as the peers' are made to."""
+    """An engine whose completions all reach the limit, as the peers' do."""
     engine = TransformersEngine(model, tokenizer, batch_size)
     engine.stop_ids = frozenset()
     return engine
@@ -59,7 +60,7 @@ def endless_engine(model: Any, tokenizer: Any, batch_size: int = 1) -> Transform
 
 @torch.no_grad()
 def by_generate(model: Any, prompt: list[int], group: int, length: int, expanded: bool = False) -> None:
-    """transformers' generate on G repeated prompts; with ``expanded``, after one prefill."""
+    """transformers' ``generate`` on G repeated prompts; with ``expanded``, after one prefill."""
     ids = torch.tensor([prompt]).expand(group, -1)
     cache = None
     if expanded:
@@ -80,7 +81,7 @@ def by_generate(model: Any, prompt: list[int], group: int, length: int, expanded
     assert output.shape == (group, len(prompt) + length)
 
 
-def measure(model: Any, tokenizer: Any, prompt: list[int], length: int, group: int, repeats: int, clock: str) -> Row:
+def measure(model: Any, tokenizer: Any, prompt: list[int], length: int, *, group: int, repeats: int, clock: str) -> Row:
     engine = endless_engine(model, tokenizer)
     sampling = Sampling(1.0, 1.0, length, seed=0)
     calls = {
@@ -88,16 +89,18 @@ def measure(model: Any, tokenizer: Any, prompt: list[int], length: int, group: i
         "generate": lambda: by_generate(model, prompt, group, length),
         "expanded": lambda: by_generate(model, prompt, group, length, expanded=True),
     }
-    engine.generate([prompt[:8]], group, Sampling(1.0, 1.0, 2, seed=0))  # the first call checks the model
+    engine.generate(
+        [prompt[:8]], group, Sampling(1.0, 1.0, 2, seed=0)
+    )  # the first call checks shared parts on this model
     print(f"P={len(prompt)} C={length} G={group}", flush=True)
     return row(alternate(calls, repeats, clock), "ours", P=len(prompt), C=length, G=group)
 
 
 def add_vllm(rows: list[Row], python: str, folder: Path, prompt: list[int], repeats: int, clock: str) -> None:
-    """vLLM's median time for each row's size, by the same clock; it runs in one process of its own."""
+    """Add vLLM's median time for the size of each row, by the same clock; vLLM runs in one separate process."""
     lengths = [line["C"] for line in rows]
     arguments = json.dumps([str(folder), prompt, lengths, rows[0]["G"], repeats, clock])
-    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # else the clock would miss its engine
+    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # otherwise the clock would not see its engine
     command = [python, "-c", VLLM]
     done = subprocess.run(command, input=arguments, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     times = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("TIMES"))[6:])
@@ -107,7 +110,7 @@ def add_vllm(rows: list[Row], python: str, folder: Path, prompt: list[int], repe
 
 
 def profile(model: Any, tokenizer: Any, prompt: list[int], length: int, group: int) -> None:
-    """Time by operator: of the prefill with one token, then of all of C tokens."""
+    """Time by operator: first of the prefill with one token, then with all C tokens."""
     engine = endless_engine(model, tokenizer)
     engine.generate([prompt[:8]], group, Sampling(1.0, 1.0, 2, seed=0))
     for limit in (1, length):
@@ -136,7 +139,8 @@ def main() -> None:
         profile(model, tokenizer, prompt, args.completions[0], args.group)
         sys.exit()
     rows = [
-        measure(model, tokenizer, prompt, length, args.group, args.repeats, args.clock) for length in args.completions
+        measure(model, tokenizer, prompt, length, group=args.group, repeats=args.repeats, clock=args.clock)
+        for length in args.completions
     ]
     if args.vllm_python:
         add_vllm(rows, args.vllm_python, args.model, prompt, args.repeats, args.clock)

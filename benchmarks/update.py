@@ -3,14 +3,14 @@
     python benchmarks/update.py --model FOLDER --output DIR                                  P=2048, C=128, G=8
     python benchmarks/update.py --model FOLDER --output DIR --prompt 512 1024 --group 4 16 --checkpointing on off
 
-Every method runs in a process of its own (``update_variants.py`` says which there are), in turn. Prints a
-line for each shape and writes ``update.json``, ``update.md`` and ``update.png``.
+The methods (listed in ``update_variants.py``) run in turn, each in a separate process. Prints a table for each shape
+and writes ``update.json``, ``update.md`` and ``update.png``.
 
-Times are wall seconds; where the machine has other work, take ``--threads 1 --clock processor``. *share* is the
-share of the FLOP bound reached: time of the loop (with the same matrix products) over time of the method, divided by
-FLOPs of the loop over FLOPs of the shared row. FLOPs count matrix products: linear layers, the output head,
-attention's pairs. *peak_mb* is the process's, *grown_mb* what of it came on top of the loaded model. Stock TRL
-without checkpointing keeps G * (P + C) tokens' activations: leave it out where memory is short.
+Times are wall seconds; use ``--threads 1 --clock processor`` on a busy machine. *share* is the share of the FLOP bound
+that a method reaches: time of the loop (with the same matrix products) over time of the method, divided by FLOPs of the
+loop over FLOPs of the shared row. FLOPs count matrix products: linear layers, the output head and attention. *peak_mb*
+is the peak memory of the process, *grown_mb* the part of it above the loaded model. Stock TRL without checkpointing
+keeps the activations of G * (P + C) tokens: leave it out if memory is short.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from compare import CLOCKS
 from transformers import AutoConfig
 from update_variants import VARIANTS, lengths
 
@@ -39,10 +40,10 @@ COLUMNS = ("variant", "seconds", "times_ours", "share", "grown_mb", "grown_of_lo
 
 
 def flops(config: Any, tokens: int, pairs: int, labelled: int, checkpointing: bool) -> float:
-    """Of a forward and backward: ``tokens`` through the layers, ``pairs`` attended, ``labelled`` scored.
+    """FLOPs of a forward and backward: ``tokens`` in the layers, ``pairs`` in attention, ``labelled`` in the head.
 
-    A product's backward is two products; flash attention's backward is five where its forward is two,
-    and the output head computes its logits once more in the backward.
+    The backward of a matrix product is two products; flash attention has two products forward and five backward, and
+    the output head computes its logits again in the backward.
     """
     width, heads = config.hidden_size, config.num_attention_heads
     head = getattr(config, "head_dim", None) or width // heads
@@ -54,7 +55,7 @@ def flops(config: Any, tokens: int, pairs: int, labelled: int, checkpointing: bo
 
 
 def bound(config: Any, prompt: int, sizes: Sequence[int], checkpointing: bool) -> float:
-    """FLOPs of one row after the other over FLOPs of the shared row."""
+    """FLOPs of the group's rows run separately, over FLOPs of the shared row."""
 
     def causal(n: int) -> int:
         return n * (n + 1) // 2
@@ -72,7 +73,7 @@ def bound(config: Any, prompt: int, sizes: Sequence[int], checkpointing: bool) -
 
 
 def run(model: Path, variant: str, shape: dict[str, Any], threads: int | None) -> dict[str, Any]:
-    """One method once, in a process of its own; ``{"failed": reason}`` if it could not."""
+    """Run one method once, in a separate process; ``{"failed": reason}`` if it fails."""
     command = [
         sys.executable,
         str(Path(__file__).with_name("update_variants.py")),
@@ -82,11 +83,11 @@ def run(model: Path, variant: str, shape: dict[str, Any], threads: int | None) -
     command += [f"--{name}={shape[name]}" for name in ("prompt", "completion", "group")]
     command += [f"--{name}" for name in ("checkpointing", "ragged") if shape[name]]
     command += [f"--threads={threads}"] if threads else []
-    heap = HEAP if variant in ("ours", "loop") else {}  # as a stage's process has it
+    heap = HEAP if variant in ("ours", "loop") else {}  # as for the process of a stage
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | heap)
     if done.returncode < 0:
         return {
-            "failed": f"killed by signal {-done.returncode}" + (", by want of memory?" if done.returncode == -9 else "")
+            "failed": f"killed by signal {-done.returncode}" + (" (out of memory?)" if done.returncode == -9 else "")
         }
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]}
@@ -95,7 +96,7 @@ def run(model: Path, variant: str, shape: dict[str, Any], threads: int | None) -
 
 
 def measure(args: argparse.Namespace, shape: dict[str, Any], variants: Sequence[str]) -> list[dict[str, Any]]:
-    """The table's rows of one shape: medians of the repeats, which alternate between methods."""
+    """The rows of one shape: medians over the repeats, which alternate between methods."""
     runs: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
     for _ in range(args.repeats):
         for variant in variants:
@@ -119,7 +120,7 @@ def measure(args: argparse.Namespace, shape: dict[str, Any], variants: Sequence[
 
 
 def compare(rows: list[dict[str, Any]], config: Any) -> None:
-    """Add each method's ratios to ours and to the loop."""
+    """Add the ratios of each method to ours and to the loop."""
     done = {row["variant"]: row for row in rows if "failed" not in row}
     for row in done.values():
         sizes = lengths(row["group"], row["completion"], row["ragged"])
@@ -149,7 +150,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Time and peak memory of each method, a group of bars a shape."""
+    """Time and peak memory of each method, one group of bars per shape."""
     rows = [row for row in rows if "failed" not in row]
     shapes, variants = list(dict.fromkeys(map(title, rows))), list(dict.fromkeys(r["variant"] for r in rows))
     figure, axes = plt.subplots(1, 2, figsize=(6 + 2 * len(shapes), 4))
@@ -171,13 +172,13 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def measuring(description: str | None) -> argparse.ArgumentParser:
-    """The options of every measurement."""
+    """The options that all measurements share."""
     result = argparse.ArgumentParser(description=description.splitlines()[0] if description else None)
-    result.add_argument("--model", type=Path, required=True, help="an imported policy (python -m qwenlong_core.models)")
+    result.add_argument("--model", type=Path, required=True, help="policy folder, from python -m qwenlong_core.models")
     result.add_argument("--output", type=Path, required=True)
     result.add_argument("--repeats", type=int, default=1)
-    result.add_argument("--threads", type=int, default=None, help="of the processor; default all cores")
-    result.add_argument("--clock", choices=("wall", "processor"), default="wall")
+    result.add_argument("--threads", type=int, default=None, help="processor threads (default: all cores)")
+    result.add_argument("--clock", choices=CLOCKS, default="wall")
     return result
 
 

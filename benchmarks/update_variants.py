@@ -1,9 +1,9 @@
-"""One training forward and backward over one group, by one method, in a process of its own.
+"""One training forward and backward over one group, by one method.
 
     python benchmarks/update_variants.py --model FOLDER --variant ours --prompt 2048 --completion 128 --group 8
 
-Prints a line of JSON: seconds, processor seconds, peak memory, loss, gradient norm. Started by
-``update.py`` and ``growth.py``, so that each method's peak memory is its own. Variants:
+Prints one line of JSON: seconds, processor seconds, peak memory, loss, gradient norm. ``update.py`` and ``growth.py``
+start it as a separate process, so that each method's peak memory is its own. Variants:
 
 ``ours``            the trainer of this project: the group in one packed row
 ``loop``            the same trainer with the same products and heap, one completion after the other
@@ -11,7 +11,7 @@ Prints a line of JSON: seconds, processor seconds, peak memory, loss, gradient n
 ``trl``             stock TRL: the group's padded rows in one forward, its own output head
 ``prefix-grouper``  PrefixGrouper's split and joined attention over SDPA, if it is installed
 
-All compute TRL's own loss on the same tokens; the loss and the gradient's norm show that they agree.
+All compute TRL's own loss on the same tokens; loss and gradient norm show that they agree.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ VARIANTS = ("ours", "loop", "torch-loop", "trl", "prefix-grouper")
 
 
 def lengths(group: int, completion: int, ragged: bool) -> list[int]:
-    """Completion lengths: all full, or spread over the upper three quarters."""
+    """Completion lengths: all equal, or spread from a quarter of the limit to the limit."""
     return [completion - (3 * completion // 4 * i // group if ragged else 0) for i in range(group)]
 
 
 def group_inputs(prompt: int, sizes: list[int], vocabulary: int, device: torch.device) -> dict[str, Tensor]:
-    """A group as TRL's loss takes it: prompts ``[G, P]``, completions ``[G, C]`` padded on the right."""
+    """A group as TRL's loss expects it: prompts ``[G, P]``, completions ``[G, C]`` padded on the right."""
     generator, count = torch.Generator().manual_seed(0), len(sizes)
     ids = torch.randint(5, vocabulary, (prompt,), generator=generator)
     mask = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).long()
@@ -99,13 +99,13 @@ def build(args: argparse.Namespace, folder: str) -> GRPOTrainer:
     quiet(trainer)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.to(trainer.accelerator.device).train()
-    if args.checkpointing:  # what train() would begin with
+    if args.checkpointing:  # as train() does first
         trainer.model.activation_checkpointing_enable({"use_reentrant": False})
     return trainer
 
 
 class PrefixGrouperTrainer(LongContextGRPOTrainer):
-    """PrefixGrouper as its README shows it, before this project's output head, so that attention is compared."""
+    """PrefixGrouper as in its README, with this project's output head, so that attention is what differs."""
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *_: Any, **__: Any
@@ -136,14 +136,14 @@ PREFIX_GROUPER = "prefix_grouper_over_sdpa"
 
 
 def _grouped(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, prefix_grouper: Any, scaling: float, **_: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *, prefix_grouper: Any, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
-    """PrefixGrouper hands the prefix to one call and all suffixes with the prefix before them to another."""
+    """PrefixGrouper makes one call for the prefix, and one for all suffixes with the prefix in front."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor, padding: Tensor) -> Tensor:
         ahead = k.size(2) - q.size(2)
         visible = torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril(ahead) if ahead else None
-        causal = ahead == 0  # padding stands on the right of queries that no loss is taken of
+        causal = ahead == 0  # padding is on the right, where queries have no loss
         out = scaled_dot_product_attention(q, k, v, visible, is_causal=causal, scale=scaling, enable_gqa=True)
         return out.transpose(1, 2)
 
@@ -154,12 +154,12 @@ AttentionInterface.register(PREFIX_GROUPER, _grouped)
 
 
 def update(trainer: GRPOTrainer, inputs: dict[str, Tensor], one_by_one: bool) -> float:
-    """Forward and backward; returns the loss. Gradients are left in the parameters."""
+    """Forward and backward; returns the loss and leaves the gradients in the parameters."""
     trainer.model.zero_grad(set_to_none=True)
     total, rows = 0.0, len(inputs["prompt_ids"])
     for row in [slice(i, i + 1) for i in range(rows)] if one_by_one else [slice(None)]:
         part = {name: tensor if tensor.dim() == 0 else tensor[row] for name, tensor in inputs.items()}
-        # The class's own method: what the project adds to it belongs to a running phase.
+        # TRL's own method: what this project adds to it needs a running phase.
         loss = GRPOTrainer._compute_loss(trainer, trainer.model, part)
         loss.backward()
         total += float(loss.detach())
@@ -167,7 +167,7 @@ def update(trainer: GRPOTrainer, inputs: dict[str, Tensor], one_by_one: bool) ->
 
 
 class Peak:
-    """Peak memory in MB since it was made: resident, or allocated on the GPU."""
+    """Peak memory in MB since this object was created: resident, or allocated on the GPU."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -193,7 +193,7 @@ def synchronise() -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The line that is printed."""
+    """Measure one variant; returns the line that is printed."""
     torch.set_num_threads(args.threads or torch.get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(args, folder)
@@ -224,14 +224,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    result.add_argument("--model", type=Path, required=True, help="an imported policy (python -m qwenlong_core.models)")
+    result.add_argument("--model", type=Path, required=True, help="policy folder, from python -m qwenlong_core.models")
     result.add_argument("--variant", choices=VARIANTS, required=True)
     result.add_argument("--prompt", type=int, required=True)
     result.add_argument("--completion", type=int, required=True)
     result.add_argument("--group", type=int, required=True)
     result.add_argument("--checkpointing", action="store_true")
     result.add_argument("--ragged", action="store_true", help="completions of different lengths")
-    result.add_argument("--threads", type=int, default=None, help="of the processor; default all cores")
+    result.add_argument("--threads", type=int, default=None, help="processor threads (default: all cores)")
     return result
 
 

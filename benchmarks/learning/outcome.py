@@ -1,4 +1,4 @@
-"""What the learning benchmark shows: accuracy before and after by seed, the mean gain, the curves."""
+"""Results of the learning benchmark: accuracy before and after by seed, the mean gain, and the curves."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from scipy.stats import t
 matplotlib.use("Agg")
 
 WINDOW = 5
-"""Steps over which the training curve is averaged."""
+"""Number of steps over which the training curve is averaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Held-out accuracy of the start and of the trained policy, question by question in one order."""
+    """Held-out accuracy of the start and the trained policy by question."""
 
     by_question: list[tuple[float, float]]
-    """Start and trained: means over the answers to a question."""
+    """For each question the mean over its answers, of the start and of the trained policy."""
 
     @property
     def start(self) -> float:
@@ -34,21 +34,21 @@ class Pair:
 
     @property
     def gain(self) -> float:
-        """Trained less start."""
+        """Trained minus start."""
         return self.trained - self.start
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One seed."""
+    """The result of one seed."""
 
     seed: int
     sampled: Pair
-    """Answers drawn as in training, the same random numbers for both policies: what GRPO raises."""
+    """Answers sampled as in training, with the same random numbers for both policies: what GRPO optimises."""
     greedy: Pair
-    """The likeliest answer; without randomness, so the start is the same for all seeds."""
+    """Greedy answers; the start is the same for all seeds."""
     curve: list[float]
-    """Accuracy of all completions drawn in training, by step."""
+    """Accuracy of all completions sampled in training, by step."""
 
 
 def interval(gains: Sequence[float]) -> tuple[float, float, float]:
@@ -59,8 +59,11 @@ def interval(gains: Sequence[float]) -> tuple[float, float, float]:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Markdown: a line a seed, then the means: gains with their interval over the seeds, which says what another
-    seed would give on these questions, and over the questions, which says what other questions would."""
+    """A markdown table: one row per seed, then the mean gains with their intervals.
+
+    The interval over the seeds tells what another seed would give on these questions; the interval over the questions
+    tells what other questions would give.
+    """
     lines = [
         "| seed | sampled: start | after GRPO | gain | greedy: start | after GRPO | gain |",
         "|---|---|---|---|---|---|---|",
@@ -81,7 +84,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def question_gains(pairs: Sequence[Pair]) -> list[float]:
-    """The gain on each question, its mean over the seeds."""
+    """The gain on each question, averaged over the seeds."""
     gains = ([trained - start for start, trained in pair.by_question] for pair in pairs)
     return [fmean(of_question) for of_question in zip(*gains, strict=True)]
 
@@ -93,7 +96,7 @@ def gain_cell(gains: Sequence[float]) -> str:
 
 
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Training accuracy by step, averaged over a few steps, one line a seed."""
+    """Plot training accuracy by step, averaged over :data:`WINDOW` steps, one line per seed."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
@@ -101,6 +104,6 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
         curve = outcome.curve
         means = [fmean(curve[max(0, end - WINDOW) : end]) for end in range(1, len(curve) + 1)]
         axes.plot(range(1, len(curve) + 1), means, label=f"seed {outcome.seed}")
-    axes.set(xlabel="GRPO step", ylabel=f"accuracy of drawn completions, mean of {WINDOW} steps")
+    axes.set(xlabel="GRPO step", ylabel=f"accuracy of sampled completions, mean of {WINDOW} steps")
     axes.legend()
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})

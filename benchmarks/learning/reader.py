@@ -1,6 +1,6 @@
 """A Llama of 3.5 million parameters that has learned to read the generated documents.
 
-It has a vocabulary of its own, so that a CPU spends its time on the text and not on 49,000 logits.
+It has its own small vocabulary, so that a CPU spends its time on the text instead of 49,000 logits.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 BATCH = 16
-"""Rows of a reading step."""
+"""Rows per reading step."""
 COPIED = 110
-"""Tokens of a document that stands twice in a row."""
+"""Tokens of a document that is repeated within a row."""
 PROMPT, ANSWER, COPY = 1, 2, 3
-"""What a token of a reading row is; 0 is padding."""
+"""Kinds of tokens in a reading row; 0 is padding."""
 WEIGHTS = {PROMPT: 0.25, ANSWER: 1.0, COPY: 1.0}
-"""Of the mean loss of each kind. Most of a prompt cannot be known beforehand: its loss is mainly noise."""
+"""Weight of the mean loss of each kind. Most of a prompt cannot be predicted, so its loss is mainly noise."""
 
 ReadingRow = tuple[list[int], list[int]]
-"""Token ids, and what each token is."""
+"""Token ids, and the kind of each token."""
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of at most 2,048 tokens, digits one by one, with a plain chat template."""
+    """Byte-level BPE of at most 2,048 tokens, with single digits and a plain chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -59,7 +59,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def small_llama(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A random Llama: 3 million parameters, and half a million for a vocabulary of 2,048."""
+    """A random Llama: 3 million parameters, plus half a million for a vocabulary of 2,048."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -77,7 +77,7 @@ def small_llama(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def document_twice(tokenizer: PreTrainedTokenizerFast, example: Example) -> ReadingRow:
-    """The start of a document and the same again, which teaches copying from the context soonest."""
+    """The start of a document, twice: the fastest way to learn copying from the context."""
     document: list[int] = tokenizer.encode(example.context)[:COPIED]
     return [*document, *document], [PROMPT] * len(document) + [COPY] * len(document)
 
@@ -92,8 +92,11 @@ def question_answered(tokenizer: PreTrainedTokenizerFast, example: Example) -> R
 def reading_batches(
     tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], steps: int
 ) -> Iterator[list[ReadingRow]]:
-    """Prompts with their solutions, and documents twice over: every other row in the first third of the
-    steps, every eighth in the second, none in the last."""
+    """Prompts with their solutions, mixed with repeated documents.
+
+    Repeated documents are every other row in the first third of the steps, every eighth in the second, none in the
+    last.
+    """
     generator = random.Random(0)
     for step in range(steps):
         every = (2, 8, BATCH + 1)[3 * step // steps]
@@ -104,7 +107,7 @@ def reading_batches(
 
 
 def reading_losses(model: LlamaForCausalLM, batch: Sequence[ReadingRow]) -> dict[int, torch.Tensor]:
-    """Mean loss of each kind of token that the batch has."""
+    """Mean loss of each kind of token that occurs in the batch."""
     rows = [torch.tensor(ids) for ids, _ in batch]
     ids = pad_sequence(rows, batch_first=True, padding_value=model.config.pad_token_id)
     kinds = pad_sequence([torch.tensor(kind) for _, kind in batch], batch_first=True)[:, 1:]
@@ -116,8 +119,10 @@ def reading_losses(model: LlamaForCausalLM, batch: Sequence[ReadingRow]) -> dict
 def learn_to_read(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], steps: int
 ) -> None:
-    """Language modelling over all tokens, with Muon for the layers' matrices (torch.optim.Muon): Adam took
-    several times as long to the first copied name."""
+    """Train on all tokens as a language model, with ``torch.optim.Muon`` for the layers' matrices.
+
+    With Adam it took several times as long until the model copied its first name.
+    """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [

@@ -1,17 +1,16 @@
-"""Does GRPO make a policy better on questions it has not seen? One warm-up, five seeds, paired.
+"""Whether GRPO improves a policy on unseen questions: one warm-up, five seeds, paired comparison.
 
     OMP_NUM_THREADS=1 python benchmarks/learning/run.py --work DIR
 
-A Llama of 3.5 million parameters first learns to read generated articles as a language model, until it can
-copy from its context, and is then warmed up by the pipeline's SFT on worked solutions. Then, for each seed,
-GRPO trains it further on other articles, and the start and the trained policy answer the same held-out
-questions: drawn as GRPO draws, with the same random numbers, and greedily. All but the reading runs by the
-pipeline's own stage commands (prepare, SFT, GRPO, evaluation). Rows of SFT, training and evaluation share no
-document.
+A Llama of 3.5 million parameters first learns to read generated articles as a language model, until it can copy from
+its context. The pipeline's SFT on worked solutions then warms it up. For each seed, GRPO trains it further on other
+articles, and the start and the trained policy answer the same held-out questions: sampled as in GRPO, with the same
+random numbers, and greedily. Except for the reading, everything runs through the pipeline's own stage commands
+(prepare, SFT, GRPO, evaluation). Rows of SFT, training and evaluation share no document.
 
-Prints and saves ``table.md``, ``result.json`` and ``curve.svg`` in DIR: accuracy of both by seed, the mean
-gain with its 95% intervals (Student's t over the seeds, and over the questions), and the curve of each
-training. A stage that is done is not run again, so an interrupted benchmark goes on.
+Prints the table and saves ``table.md``, ``result.json`` and ``curve.svg`` in DIR: accuracies by seed, the mean gain
+with its 95% intervals (Student's t over the seeds, and over the questions), and the training curves. Finished stages
+are not run again, so an interrupted benchmark can be continued.
 """
 
 from __future__ import annotations
@@ -42,18 +41,18 @@ DOMAIN: Domain = "multihop"
 KIND = "bridge_2"
 """In which town was the director of a film born? Two facts among others of the same form."""
 SHORTEST, LONGEST = 160, 176
-"""Prompt tokens of the bundled tokenizer: a small model reads little, and all has to fit in an hour."""
+"""Prompt lengths in tokens of the bundled tokenizer: short, so that everything fits into an hour."""
 ROWS = {"sft": 8_000, "train": 1_600, "eval": 400}
-"""Generated rows of each file. All of ``sft`` is read, SFT proper takes a part."""
+"""Generated rows of each file. The reading uses all rows of ``sft``, SFT itself a part of them."""
 READING_STEPS = 700
 SAMPLED = {"temperature": 1.0, "top_p": 1.0}
-"""How GRPO draws, and one of the two ways of evaluation."""
+"""Sampling in GRPO and in one of the two evaluations."""
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "samples": 1}
 LAUNCH = ("--num_processes=1", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
 
 
 def settings_for(work: Path, args: argparse.Namespace) -> Settings:
-    """The pipeline's settings of this experiment."""
+    """The pipeline's settings for this experiment."""
     rows = {name: str(work / f"{name}.jsonl") for name in ROWS}
     phase = {"max_prompt_tokens": 400, "max_completion_tokens": 48, "cache_tokens": 8, "steps": args.steps}
     return Settings.model_validate(
@@ -74,7 +73,7 @@ def settings_for(work: Path, args: argparse.Namespace) -> Settings:
 
 
 def make_rows(path: Path, rows: int) -> list[Example]:
-    """Generated rows, also written to ``path``, whose name seeds them."""
+    """Generate rows and write them to ``path``, whose name is part of their seed."""
     tokenizer = bundled_tokenizer()
     examples = []
     for index in range(rows):
@@ -86,7 +85,7 @@ def make_rows(path: Path, rows: int) -> list[Example]:
 
 
 def write_base(work: Path, threads: int) -> None:
-    """All rows, and the model that has read those of SFT."""
+    """Write all rows, and the model after it has read those of SFT."""
     rows = {name: make_rows(work / f"{name}.jsonl", count) for name, count in ROWS.items()}
     tokenizer = train_tokenizer(f"{user_message(example)}\n{example.solution}" for example in rows["sft"])
     model = small_llama(tokenizer)
@@ -97,10 +96,10 @@ def write_base(work: Path, threads: int) -> None:
 
 
 def run_stage(spec: StageSpec, work: Path, **inputs: Path) -> Path:
-    """Run a stage's own command unless it is done; returns its output folder.
+    """Run a stage's command unless it is already done; returns its output folder.
 
     Raises:
-        SystemExit: the stage failed; its log is named.
+        SystemExit: the stage failed; the message names its log.
     """
     done, output = work / "done", work / "output"
     if done.exists():
@@ -127,12 +126,12 @@ def accuracies(settings: Settings, work: Path, model: Path, data: Path) -> dict[
 
 
 def pair(start: dict[str, float], trained: dict[str, float]) -> Pair:
-    """Both policies on the same questions."""
+    """Pair both policies by question."""
     return Pair([(value, trained[question]) for question, value in sorted(start.items())])
 
 
 def one_seed(settings: Settings, seed: int, work: Path, start: Path, data: Path) -> Outcome:
-    """Train with a seed and evaluate both policies."""
+    """Train with one seed and evaluate both policies."""
     seeded = settings.model_copy(update={"seed": seed})
     greedy = settings.model_copy(update={"evaluation": settings.evaluation.model_copy(update=GREEDY)})
     folder = work / f"seed-{seed}"
@@ -154,11 +153,11 @@ def one_seed(settings: Settings, seed: int, work: Path, start: Path, data: Path)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--work", type=Path, required=True, help="folder for everything; taken up where it stands")
+    parser.add_argument("--work", type=Path, required=True, help="folder for all files; reused to continue")
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15])
     parser.add_argument("--steps", type=int, default=80, help="GRPO steps")
-    parser.add_argument("--learning-rate", type=float, default=3e-4, help="of GRPO")
-    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="learning rate of GRPO")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     args = parser.parse_args()
     if len(args.seeds) < 2:
         parser.error("an interval needs at least two seeds")

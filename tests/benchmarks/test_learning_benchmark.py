@@ -18,8 +18,8 @@ def test_the_interval_by_hand() -> None:
 
 
 def test_the_table_has_gains_within_seeds_and_within_questions() -> None:
-    """Two questions each. Seeds gain 0.1 and 0.2, standard deviation 0.0707, t(0.975, 1) = 12.706: 0.15 +- 12.706 x 0.05.
-    Questions gain (0 + 0.2) / 2 and (0.2 + 0.2) / 2: the same two numbers."""
+    """Two questions each. Seeds gain 0.1 and 0.2, standard deviation 0.0707, t(0.975, 1) = 12.706:
+    0.15 +- 12.706 x 0.05. Questions gain (0 + 0.2) / 2 and (0.2 + 0.2) / 2: the same two numbers."""
     same = Pair([(0.5, 0.5), (0.5, 0.5)])
     outcomes = [
         Outcome(1, Pair([(0.4, 0.4), (0.4, 0.6)]), same, [0.4]),

@@ -31,11 +31,11 @@ def test_rollout_and_questions_compare_equal_work(folder: Path) -> None:
     """Each checks its peers' lengths or tokens itself."""
     model, tokenizer = load_policy(folder, ModelSettings(name="tiny")).eval(), load_tokenizer(folder)
     prompt = rollout.random_prompt(model.config.vocab_size, 40)
-    line = rollout.measure(model, tokenizer, prompt, 6, 3, 1, "cpu")
+    line = rollout.measure(model, tokenizer, prompt, 6, group=3, repeats=1, clock="processor")
     assert line.items() >= {"P": 40, "C": 6, "G": 3}.items()
     assert line["generate / ours"] > 0
     assert line["expanded / ours"] > 0
-    assert questions.measure(model, tokenizer, 80, 3, 1, "cpu")["one by one / together"] > 0
+    assert questions.measure(model, tokenizer, 80, 3, 1, "processor")["one by one / together"] > 0
 
 
 @pytest.mark.slow
