@@ -1,4 +1,4 @@
-"""The golden table and the lazy scorers that its negatives are made to fool."""
+"""The golden table, and the lazy scorers that its negative cases are designed to fool."""
 
 import json
 import re
@@ -12,7 +12,7 @@ PATH = Path(__file__).parent / "golden" / "rewards.jsonl"
 
 
 def cases() -> list[dict[str, Any]]:
-    """Every row of the table: what was committed, and what the rule must pay."""
+    """Every row of the table: the completion, and the reward that the rule must give."""
     return [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
 
 
@@ -47,12 +47,12 @@ def _containment(text: str, gold: str) -> bool:
 
 
 def _mentioned(text: str, gold: str) -> bool:
-    """The gold stands anywhere, thinking included."""
+    """The gold occurs anywhere in the text, including the thinking."""
     return gold.lower() in text.lower()
 
 
 def _any_number(text: str, gold: str) -> bool:
-    """Any number of the text meets the gold up to sign, a power of ten and its scale word."""
+    """Any number in the text equals the gold up to its sign, a power of ten and its scale word."""
     wanted = [abs(float(n.replace(",", ""))) for n in re.findall(r"\d[\d,]{0,20}(?:\.\d+)?", gold)]
     found = [abs(float(n.replace(",", "")[:30])) for n in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
     powers = [10.0**k for k in range(-9, 10)]
@@ -64,12 +64,12 @@ def _any_letter(text: str, gold: str) -> bool:
 
 
 def _persuaded_judge(text: str, gold: str) -> bool:
-    """A judge that is shown the whole completion and whose "YES" is looked for anywhere."""
+    """A judge that sees the whole completion, and whose "YES" may be anywhere in the reply."""
     return re.search(r"\byes\b|\bcorrect\b|\bequivalent\b|\bgold\b|reference answer", text, re.IGNORECASE) is not None
 
 
 def lazy_scorer_pays(case: dict[str, Any]) -> bool:
-    """Whether one of the scorers that people do write would pay this completion."""
+    """Whether one of these commonly written scorers would reward this completion."""
     text, kind = case["completion"], case["answer_type"]
     scorers = [_containment, _mentioned]
     if kind == "number":

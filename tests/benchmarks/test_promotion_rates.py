@@ -1,4 +1,4 @@
-"""The gate's real error rate and power are the ones that docs/evaluation.md states."""
+"""The gate's error rate and power are those stated in docs/evaluation.md."""
 
 import importlib.util
 import re
@@ -43,7 +43,7 @@ def stated_seven():
 
 
 def agree(count, trials, stated_rate):
-    """Whether a rate measured now and the stated one, itself measured, can be the same."""
+    """Whether a rate measured now is consistent with the stated one, which was measured too."""
     hits = round(stated_rate * STATED_COMPARISONS)
     table = [[count, trials - count], [hits, STATED_COMPARISONS - hits]]
     return stats.fisher_exact(table).pvalue > 0.001
@@ -66,7 +66,7 @@ def test_the_simulation_is_calibrated(rates):
 
 
 def events(rates, decisions):
-    """How often what the second table counts happened."""
+    """How often each event of the second table happened."""
     return [sum(map(event, decisions)) for event in rates.EVENTS.values()]
 
 
@@ -74,7 +74,7 @@ def test_seven_benchmarks_are_stated_whole_and_chance_refuses_no_more_than_its_l
     assert set(stated_seven) == set(product(rates.PER_BENCHMARK, rates.SEVEN))
     for (items, truth), (proven, lost, fell, possible, promoted) in stated_seven.items():
         assert promoted <= proven and lost <= fell <= possible
-        if truth == "none" and items >= 50:  # with 25 the t-test itself is a little off
+        if truth == "none" and items >= 50:  # with 25 items the t-test itself is slightly off
             hits = round(lost * STATED_COMPARISONS)
             assert (
                 stats.binomtest(hits, STATED_COMPARISONS, 1 - rates.GATE.loss_confidence, alternative="greater").pvalue

@@ -1,4 +1,4 @@
-"""The speed benchmarks still run, on a tiny model, and what they compare is the same work."""
+"""The speed benchmarks run on a tiny model, and the methods that they compare do the same work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rollout_and_questions_compare_equal_work(folder: Path) -> None:
-    """Each checks its peers' lengths or tokens itself."""
+    """Each benchmark itself checks the lengths or tokens of its peers."""
     model, tokenizer = load_policy(folder, ModelSettings(name="tiny")).eval(), load_tokenizer(folder)
     prompt = rollout.random_prompt(model.config.vocab_size, 40)
     line = rollout.measure(model, tokenizer, prompt, 6, group=3, repeats=1, clock="processor")

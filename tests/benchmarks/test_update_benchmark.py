@@ -1,5 +1,4 @@
-"""The methods that ``benchmarks/update.py`` times compute the same update; its figures and those of ``growth.py`` are
-worked out right."""
+"""The methods in ``benchmarks/update.py`` compute the same update; its figures and those of ``growth.py`` are right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cascade attention against one masked attention over everything, and packed weights against plain ones."""
+"""Cascade attention against one masked attention over all tokens, and packed weights against plain ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def by_one_mask(
     shared: list[tuple[torch.Tensor, torch.Tensor, int, int]],
     scale: float,
 ) -> torch.Tensor:
-    """The definition: every row's keys side by side, with the row's own causal mask."""
+    """The definition: the keys of every row in full, with the row's own causal mask."""
     results = []
     for row in range(len(query)):
         mine = [(k[0], v[0]) for k, v, first, stop in shared if first <= row < stop]
@@ -67,7 +67,7 @@ def test_equals_one_masked_attention(
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator) * 2
 
-    # One new token in every row, or a whole part of one row.
+    # One new token in every row, or several new tokens of one row.
     rows, length, own = (rows, 1, own) if new == 1 or rows > 1 else (1, new, new)
     query = random(rows, kv_heads * repeats, length, 16)
     key, value = random(rows, kv_heads, own, 16), random(rows, kv_heads, own, 16)
@@ -103,7 +103,7 @@ def test_equals_one_masked_attention_on_a_gpu(length: int) -> None:
 
 @pytest.mark.parametrize(("rows", "length"), [(3, 1), (1, 7)])
 def test_calls_of_the_cuda_kernel_fit_its_signature_and_layout(rows: int, length: int) -> None:
-    """On the meta device, whose attention lays its output out as CUDA's does: heads inside of tokens."""
+    """On the meta device, whose attention lays out its output like CUDA's: by token, then head."""
     query = torch.empty(rows, 4, length, 64, device="meta")
     own = torch.empty(rows, 2, 7, 64, device="meta")
     part = torch.empty(1, 2, 70, 64, device="meta")
@@ -179,7 +179,7 @@ def test_packed_weights_compute_the_same_and_leave_the_model_as_it_is(kind: str,
 
 
 def test_weights_follow_the_model() -> None:
-    """Between two calls a trainer changes the weights; the second call must use the new ones."""
+    """A trainer changes the weights between two calls; the second call must use the new ones."""
     model = tiny_model()
     engine = TransformersEngine(model, LetterTokenizer())
     engine.generate([[5, 6, 7]], 1, Sampling(0.0, 1.0, 8))

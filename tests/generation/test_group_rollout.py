@@ -1,4 +1,4 @@
-"""Prompts and samples that share: tokens, distribution, log-probs, and what is run how often."""
+"""Prompts and samples that share parts: tokens, distribution, log-probs, and how often each part is run."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_logprobs_equal_a_fresh_forward_on_a_gpu() -> None:
 
 
 def exact_distribution(model: Any, prompt: list[int], limit: int, vocab: int) -> dict[tuple[int, ...], float]:
-    """The probability of every completion, each token's by a plain forward."""
+    """The probability of every completion, token by token from a plain forward."""
     done: dict[tuple[int, ...], float] = {}
     open_: dict[tuple[int, ...], float] = {(): 1.0}
     for step in range(limit):
@@ -123,7 +123,7 @@ def test_the_sampled_distribution_passes_a_chi_square_test() -> None:
         assert sum(exact.values()) == pytest.approx(1.0)
         counts = Counter(c.token_ids for c in group)
         assert set(counts) <= set(exact)
-        # Rare outcomes go into one cell, so that each cell expects five draws or more.
+        # Rare outcomes share one cell, so that every cell expects at least five draws.
         common = {tokens: p for tokens, p in exact.items() if n * p >= 5}
         rare = n * (1 - sum(common.values()))
         cells = [(counts[tokens], n * p) for tokens, p in common.items()]
@@ -137,7 +137,7 @@ def test_the_sampled_distribution_passes_a_chi_square_test() -> None:
 
 
 class Watched:
-    """Counts the tokens that go through a model, and its rows step by step."""
+    """Counts the tokens that a model runs, and its rows at each step."""
 
     def __init__(self, model: Any) -> None:
         self.shapes: list[tuple[int, int]] = []
@@ -151,7 +151,7 @@ class Watched:
 def test_a_document_is_run_once_for_all_its_questions_and_samples(batch_size: int) -> None:
     model = tiny_model()
     engine = TransformersEngine(model, LetterTokenizer(), batch_size)
-    engine.generate([[5]], 1, Sampling(1.0, 1.0, 1))  # the first call checks the model
+    engine.generate([[5]], 1, Sampling(1.0, 1.0, 1))  # the first call checks shared parts on this model
     watched = Watched(model)
     questions = [[*DOCUMENT, 5, i, i + 1] for i in range(10, 13)]
     engine.generate(questions, 4, Sampling(0.7, 1.0, 1, seed=0))

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible engine against a real server on loopback, faults included."""
+"""The OpenAI-compatible engine against a real server on loopback, with failures."""
 
 import json
 

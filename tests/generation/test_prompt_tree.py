@@ -10,7 +10,7 @@ from qwenlong_core.generation.prompt_tree import MIN_SHARED_TOKENS, paths
 
 @st.composite
 def families(draw: st.DrawFn) -> list[list[int]]:
-    """Prompts grown from one another: beginnings of every length occur, equal prompts too."""
+    """Prompts derived from one another, so that common beginnings of every length occur, and equal prompts too."""
     prompts = [draw(st.lists(st.integers(0, 3), min_size=1, max_size=3 * MIN_SHARED_TOKENS))]
     for _ in range(draw(st.integers(0, 6))):
         parent = draw(st.sampled_from(prompts))

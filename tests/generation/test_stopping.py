@@ -1,4 +1,4 @@
-"""Stop strings: at temperature 0 as transformers' own, whole groups, and what each engine is told."""
+"""Stop strings: as transformers' own at temperature 0, in whole groups, and as each engine gets them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_greedy_ends_where_transformers_ends(first: int, length: int) -> None:
     engine = TransformersEngine(model, TOKENIZER)
     prompt = TOKENIZER.encode("The river rose")
     [[whole]] = engine.generate([prompt], 1, Sampling(0.0, 1.0, 40))
-    stop = whole.text[first : first + length]  # wherever it lies in the tokens
+    stop = whole.text[first : first + length]  # wherever it is within the tokens
     [[ours]] = engine.generate([prompt], 1, Sampling(0.0, 1.0, 40, stop=("nowhere in it", stop)))
     ids = torch.tensor([prompt])
     theirs = model.generate(
@@ -69,7 +69,7 @@ def test_a_string_is_found_at_the_token_that_completes_it(text: str, first: int,
 
 
 def test_a_space_is_found_where_the_tokenizer_drops_a_first_one() -> None:
-    """As Llama 2's does, whose words begin with a mark for the space before them."""
+    """Like Llama 2's tokenizer, whose words begin with a mark for the space before them."""
     words = ["▁the", "▁", "a"]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="a"))
     backend.decoder = decoders.Metaspace()

@@ -1,4 +1,4 @@
-"""Streaming: the pieces are the answer, and the thinking is told apart wherever a tag is cut."""
+"""Streaming: the pieces make up the answer, and thinking is separated wherever a tag is split."""
 
 from itertools import pairwise
 

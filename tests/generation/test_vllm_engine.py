@@ -1,4 +1,4 @@
-"""vLLM behind the engine interface, on a CPU: ``make test-vllm``. Without vLLM it says which extra is missing."""
+"""vLLM behind the engine interface on a CPU (``make test-vllm``), and the error if vLLM is not installed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_stop_strings_end_where_the_transformers_engine_ends(
 ) -> None:
     ours = TransformersEngine(load_policy(folder, MODEL), load_tokenizer(folder))
     [[whole]] = ours.generate(prompts[:1], 1, Sampling(0.0, 1.0, 24))
-    sampling = Sampling(0.0, 1.0, 24, stop=(whole.text[9:13],))  # wherever it lies in the tokens
+    sampling = Sampling(0.0, 1.0, 24, stop=(whole.text[9:13],))  # wherever it is within the tokens
     expected, found = ours.generate(prompts, 2, sampling), engine.generate(prompts, 2, sampling)
     assert ids(found) == ids(expected)
     assert [c.finish_reason for c in chain(*found)] == [c.finish_reason for c in chain(*expected)]
@@ -100,7 +100,7 @@ def test_a_seed_fixes_a_prompts_draws_and_every_draw_is_its_own(engine: VLLMEngi
 
 @pytest.mark.vllm
 def test_log_probs_are_of_the_distribution_drawn_from(engine: VLLMEngine, prompts: list[list[int]]) -> None:
-    """With a tiny nucleus only the likeliest token is left, and it is certain."""
+    """With a tiny nucleus only the likeliest token is left, with probability 1."""
     for group in engine.generate(prompts, 1, Sampling(1.0, 0.01, 6, seed=1)):
         assert group[0].logprobs == pytest.approx([0.0] * len(group[0].token_ids), abs=1e-4)
 

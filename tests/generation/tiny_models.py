@@ -1,4 +1,4 @@
-"""Small random models of the architectures that are trained, and a tokenizer for them."""
+"""Small random models of the architectures that the project trains, and a tokenizer for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
 
 class LetterTokenizer:
-    """Enough of a tokenizer for the engine: ids to letters, 2 ends a sequence."""
+    """A minimal tokenizer for the engine: ids become letters, and 2 ends a sequence."""
 
     eos_token_id = 2
 
@@ -20,7 +20,7 @@ class LetterTokenizer:
 
 
 def tiny_model(kind: str = "llama", vocab: int = 32, heads: int = 4, kv_heads: int = 2, sharp: float = 1.0) -> Any:
-    """A model whose attention matters: its weights are fifteen times as large as transformers draws them."""
+    """A model whose attention matters: its weights are fifteen times larger than transformers' initialisation."""
     torch.manual_seed(0)
     config = CONFIGS[kind](
         vocab_size=vocab,
@@ -42,7 +42,7 @@ def tiny_model(kind: str = "llama", vocab: int = 32, heads: int = 4, kv_heads: i
 
 
 def greedy_by_generate(model: Any, prompt: list[int], limit: int) -> list[int]:
-    """What transformers' own ``generate`` says at temperature 0."""
+    """The output of transformers' own ``generate`` at temperature 0."""
     ids = torch.tensor([prompt])
     output = model.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=limit, eos_token_id=2

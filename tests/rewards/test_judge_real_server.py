@@ -1,7 +1,7 @@
-"""The judge against a server that really generates: SmolLM2-135M behind ``transformers serve``.
+"""The judge against a server with a real model: SmolLM2-135M behind ``transformers serve``.
 
-A model this small seldom keeps to the verdict form, so what is shown is the protocol: real replies,
-real token counts, a verdict where the form is kept, ``unscored`` where it is not, never a wrong 0.
+A model this small seldom follows the form of the verdict, so the tests check the protocol: real replies, real token
+counts, a verdict if the form is followed, ``unscored`` if it is not, and never a wrong 0.
 """
 
 import asyncio
@@ -114,4 +114,4 @@ def test_scores_from_a_generating_server_are_verdicts_or_unscored(settings: Judg
     assert (silent.value, silent.status) == (0.0, "no_answer")
     assert paraphrased.rule == 0.0
     assert (paraphrased.status == "unscored") == (paraphrased.judge is None) == (paraphrased.value is None)
-    assert judge.counts.requests == 1 + judge.counts.asked_again  # only the paraphrase was put to the judge
+    assert judge.counts.requests == 1 + judge.counts.asked_again  # the judge was asked only about the paraphrase

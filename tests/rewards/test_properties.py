@@ -38,7 +38,7 @@ FRAGMENTS = [
 
 @st.composite
 def hostile_texts(draw: st.DrawFn) -> str:
-    """A few fragments, each perhaps repeated until the text is as long as is allowed."""
+    """A few fragments, some repeated until the text has the longest length allowed."""
     pieces = draw(st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=20)), min_size=1, max_size=6))
     unit = "".join(pieces)
     copies = draw(st.sampled_from([1, 3, MAX_CHARS // (len(unit) + 1) + 1]))
@@ -73,7 +73,7 @@ def test_any_text_is_scored_within_a_second_without_an_exception(answer_type: An
     case = gold_example(answer_type)
     start = time.process_time()
     paid(text, case)
-    rule_score(text, case)  # the rule alone must stand the whole text, too
+    rule_score(text, case)  # the rule alone must cope with the whole text, too
     extract_answer(text, answer_type, len(case.choices), truncated=True)
     assert time.process_time() - start < 1.0
 

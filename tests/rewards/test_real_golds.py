@@ -1,4 +1,4 @@
-"""Every gold of the real documents, written in the required form, is paid by the rule."""
+"""The rule rewards every gold of the real documents if it is written in the required form."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from qwenlong_core.settings.rewards import RewardSettings
 
 FOLDER = os.environ.get("QWENLONG_REAL_DATA")
 EXCEPTIONS = {"leval_qasper.jsonl": 2}
-"""Free-form golds of several sentences: the committed answer is one sentence, the rest is left to the judge."""
+"""Free-form golds of several sentences: a committed answer is one sentence, so they are left to the judge."""
 
 
 def example_of(row: dict[str, Any]) -> Example:

@@ -1,4 +1,4 @@
-"""Metrics of a step by hand, and the two ceilings."""
+"""Metrics of a step worked out by hand, and the two ceilings."""
 
 import pytest
 

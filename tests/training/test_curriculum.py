@@ -1,4 +1,4 @@
-"""Weights, shares and difficulty by hand."""
+"""Weights, shares and difficulties worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step lines: cut back exactly, readable, and right about what was drawn."""
+"""The lines of ``metrics.jsonl``: removed exactly on resume, readable, and right about what was drawn."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_nan_becomes_null() -> None:
 
 
 def batch() -> RolloutBatch:
-    """One kept group (2 of 2 lengths, one penalised and cut) and one dropped as all wrong."""
+    """One kept group (two lengths, one completion penalised and truncated) and one dropped because all are wrong."""
 
     def completion(length: int, cut: bool = False) -> Completion:
         return Completion(text=f"{length} tokens", token_ids=(1,) * length, finish_reason="length" if cut else "stop")

@@ -1,4 +1,4 @@
-"""SFT: loss on the solution alone, nothing lost in silence, an order that can be resumed."""
+"""SFT: loss only on the solution, no silently dropped rows, and an order that can be resumed."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_run_learns_and_its_first_loss_is_the_reference(policy: Path, data: Pa
 
 
 def test_saved_weights_have_the_dtype_of_the_settings(policy: Path, tmp_path: Path) -> None:
-    """Trained in float32 with bfloat16 arithmetic, handed on in bfloat16."""
+    """Trained in float32 with bfloat16 arithmetic, saved in bfloat16."""
     data = tmp_path / "data"
     data.mkdir()
     write_examples(data / "sft.parquet", [example(i) for i in range(2)])

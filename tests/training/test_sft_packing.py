@@ -1,4 +1,4 @@
-"""Packing: no document sees another, the same step with the same gradient, nothing padded."""
+"""Packing: no row sees another, each step has the same gradient, and nothing is padded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_packs_hold_every_row_once_and_are_balanced(lengths: list[int], packs: i
 
 
 def test_packs_by_hand() -> None:
-    """9, 7, 6, 5, 3 over two packs: 9, then 7 to the other, 6 to the 7, 5 to the 9, 3 to the 13 or 14: the 13."""
+    """9, 7, 6, 5, 3 over two packs: 9 | 7, then 6 joins the 7, 5 joins the 9, and 3 joins the 13 rather than the 14."""
     assert balanced([5, 9, 3, 7, 6], 2) == [[1, 0], [3, 4, 2]]
 
 
@@ -50,7 +50,7 @@ def pack_inputs(trainer: Any) -> dict[str, torch.Tensor]:
 
 
 def reference_logps(model: Any, row: dict[str, list[int]]) -> torch.Tensor:
-    """A document's log-probs alone, through a plain forward."""
+    """Log-probs of one row on its own, by a plain forward."""
     labels = torch.tensor(row["labels"])[1:]
     with torch.no_grad():
         logp = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1].log_softmax(-1)
@@ -75,7 +75,7 @@ def test_a_documents_log_probs_are_those_it_has_alone(attention: str, policy: Pa
 
 
 def test_a_changed_document_changes_no_other(policy: Path, tmp_path: Path) -> None:
-    """The first document of a pack is replaced token by token: the others' log-probs stay to the bit."""
+    """Replacing the tokens of a pack's first row leaves the log-probs of the others the same to the bit."""
     job = sft_job(batch_size=8, micro_batch_size=8, packing=True)
     trainer = build_trainer(job, policy, load_tokenizer(policy), uneven_rows(policy), tmp_path)
     trainer.model.eval()
@@ -133,7 +133,7 @@ def test_a_packed_run_ends_near_a_padded_one(policy: Path, tmp_path: Path) -> No
 
 
 def test_the_share_of_data_among_computed_tokens_by_hand() -> None:
-    """Padded, forwards of two: 2 x 8 and 2 x 4 computed for 10 and 5 data tokens."""
+    """Padded, with two rows per forward: 2 x 8 and 2 x 4 tokens computed for 10 and 5 tokens of data."""
     rows = [{"input_ids": [1] * n, "labels": [1] * n} for n in (2, 8, 4, 1)]
     assert data_share(rows, SFTSettings(batch_size=4, micro_batch_size=2)) == 15 / 24
     packing = SFTSettings(batch_size=4, micro_batch_size=2, packing=True)

@@ -1,4 +1,4 @@
-"""The compact head against log_softmax, forward and backward, and inside both of TRL's calls."""
+"""The compact head against log_softmax, forward and backward, and in both of TRL's calls."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_values_and_gradients_equal_log_softmax(
 def test_memory_grows_with_neither_completions_nor_vocabulary(
     tokens: int, vocabulary: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forward and backward make nothing larger than a tile, though there are up to 100 times its logits."""
+    """Forward and backward create no tensor larger than a tile, with up to 100 times as many logits."""
     monkeypatch.setattr(cpu_head, "_TILE", 2**18)
     hidden, weight = (
         torch.randn(1, tokens, 2, requires_grad=True),

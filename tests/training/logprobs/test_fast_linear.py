@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN against PyTorch's own: values, gradients, and what they leave alone."""
+"""Linear layers by oneDNN against PyTorch's own: values, gradients, and the cases left to PyTorch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not torch._C._has_mkldnn, reason="PyTorch withou
 
 
 def gradients(model: nn.Module, rows: Tensor, checkpointed: bool = False) -> list[Tensor]:
-    """Output, and gradients of the rows and of every parameter."""
+    """The output, and the gradients of the rows and of every parameter."""
     rows = rows.clone().requires_grad_()
     output = checkpoint(model, rows, use_reentrant=False) if checkpointed else model(rows)
     upstream = torch.linspace(-1, 1, output.numel()).view_as(output)

@@ -88,7 +88,7 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 
 
 def assert_same_gradients(ours: Any, plain: Any, tolerance: float, least: float) -> None:
-    """Relative to each gradient's norm, and to ``least`` of the whole's where it is smaller."""
+    """Relative to the norm of each gradient, or to ``least`` times the norm of all if that is larger."""
     total = float(torch.nn.utils.get_total_norm(list(gradients(plain).values())))
     for (name, expected), actual in zip(gradients(plain).items(), gradients(ours).values()):
         apart, scale = float((actual - expected).norm()), max(float(expected.norm()), least * total)
@@ -162,7 +162,7 @@ def test_without_a_layout_the_model_is_as_before() -> None:
 
 
 def test_a_branch_does_not_see_another() -> None:
-    """Changing branch b leaves branch a to the bit."""
+    """Changing branch b leaves branch a the same to the bit."""
     model = build("llama")
     model.set_attn_implementation(NAME)
     prompt, completions, mask = group(10, [6, 6])
@@ -185,7 +185,7 @@ def grads(output: torch.Tensor, inputs: list[torch.Tensor]) -> tuple[torch.Tenso
 
 
 def by_mask(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float) -> torch.Tensor:
-    """The reference: every pair of tokens, with a mask written down token by token."""
+    """The reference: attention over every pair of tokens, with a mask set token by token."""
     branch = [0] * layout.prefix + [i + 1 for i, n in enumerate(layout.lengths) for _ in range(n)]
     tokens = range(len(branch))
     sees = [[k <= q and branch[k] in (0, branch[q]) for k in tokens] for q in tokens]
@@ -200,7 +200,7 @@ def by_mask(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout:
 )
 @example(heads=(6, 2), prefix=1100, lengths=[70, 70, 0, 3])  # several of the kernel's blocks of queries and keys
 def test_merged_flash_calls_equal_one_masked_call(heads: tuple[int, int], prefix: int, lengths: list[int]) -> None:
-    """In double precision, where nothing but a mistake can differ; the gradients too."""
+    """In double precision, where only a mistake makes a difference; also the gradients."""
     layout = Layout(prefix, tuple(lengths))
     states = [x.detach().double().requires_grad_() for x in attention_inputs(heads, layout)]
     merged, masked = (attend(*states, layout, 0.3) for attend in (group_attention, by_mask))
@@ -211,14 +211,14 @@ def test_merged_flash_calls_equal_one_masked_call(heads: tuple[int, int], prefix
 
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
 def test_flex_attention_equals_one_masked_call(heads: tuple[int, int]) -> None:
-    """Its forward; flex attention has no backward on a CPU."""
+    """Only the forward: flex attention has no backward on a CPU."""
     layout = Layout(prefix=140, lengths=(5, 130, 2, 7))
     states = [x.detach() for x in attention_inputs(heads, layout, width=16)]
     torch.testing.assert_close(flex(*states, layout, 0.3), by_mask(*states, layout, 0.3), atol=1e-5, rtol=1e-5)
 
 
 def test_any_share_of_the_heads_can_be_given() -> None:
-    """What Ulysses sequence parallelism needs: every rank attends for its heads over the whole row."""
+    """As in Ulysses sequence parallelism, where every rank computes its heads over the whole row."""
     layout = Layout(prefix=11, lengths=(4, 6))
     query, key, value = attention_inputs((6, 2), layout)
     whole = group_attention(query, key, value, layout, 0.3)
@@ -230,7 +230,7 @@ def test_any_share_of_the_heads_can_be_given() -> None:
 
 
 def test_the_prefix_is_copied_for_no_branch() -> None:
-    """Nothing as large as the keys of every branch with the prefix before them is ever made."""
+    """No tensor is as large as the keys of all branches, each with its own copy of the prefix."""
     layout = Layout(prefix=200, lengths=(10,) * 8)
     states = attention_inputs((6, 2), layout)
     with Largest() as largest:
@@ -239,7 +239,7 @@ def test_the_prefix_is_copied_for_no_branch() -> None:
 
 
 def test_calls_of_the_cuda_kernel_fit_its_signature() -> None:
-    """On the meta device, which has CUDA's flash attention without its arithmetic."""
+    """On the meta device, which has CUDA's flash attention without the arithmetic."""
     query, key = torch.empty(1, 4, 24, 64, device="meta"), torch.empty(1, 2, 40, 64, device="meta")
     output, lse = flash(query, key, key, False, 0.1)
     assert (output.shape, lse.shape) == (query.shape, query.shape[:3])
@@ -248,7 +248,7 @@ def test_calls_of_the_cuda_kernel_fit_its_signature() -> None:
 
 
 def test_the_merge_fits_the_layouts_of_the_cuda_kernel() -> None:
-    """Forward and backward on the meta device, with heads inside of tokens, as a model's projections hand them on."""
+    """Forward and backward on the meta device, laid out by token, then head, as a model's projections return them."""
     layout = Layout(prefix=30, lengths=(5, 5, 0, 3, 7))
     states = [torch.empty(1, 50, n, 64, device="meta").transpose(1, 2).requires_grad_() for n in (4, 2, 2)]
     merged = MergedAttention.apply(*states, layout, 0.1)
@@ -295,7 +295,7 @@ def test_on_a_gpu_a_ragged_group_equals_separate_rows(name: str) -> None:
 def test_models_that_cannot_share_say_why() -> None:
     assert unsupported_reason(build("qwen3")) is None
     flash_attn = build("llama")
-    flash_attn.config._attn_implementation = "flash_attention_2"  # set as on a machine that has the package
+    flash_attn.config._attn_implementation = "flash_attention_2"  # as on a machine that has the package
     assert unsupported_reason(flash_attn) is None
     sliding = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=1)
     refused = {

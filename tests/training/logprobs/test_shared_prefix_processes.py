@@ -1,4 +1,4 @@
-"""Shared prompts under DDP and FSDP2 over two processes: the gradients of separate rows in one."""
+"""Shared prompts under DDP and FSDP2 on two processes give the gradients of separate rows on one."""
 
 from __future__ import annotations
 
