@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qwenlong.tasks.results import JOB
 from qwenlong_core.report.model_card import Step, stage_name
 from qwenlong_core.store.artifacts import JOB, ArtifactError, ArtifactRef, Manifest
 from qwenlong_core.store.contents import Contents

@@ -15,8 +15,6 @@ from qwenlong_core.store.files import digest_json
 from qwenlong_core.store.fingerprint import code_digest
 from qwenlong_core.store.protocol import StageRecord, Store
 
-"""In a stage's output: the job it was given."""
-
 
 def write_job(spec: StageSpec, output: Path) -> Path:
     """Write the stage's job into its output folder, which is made if needed; returns the file."""
