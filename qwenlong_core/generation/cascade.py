@@ -41,6 +41,7 @@ def keep_rows(shared: Sequence[Shared], rows: Sequence[int]) -> list[Shared]:
     """The parts once only these rows (ascending) are left; a part that no row attends to any more is dropped."""
     kept = []
     for part in shared:
+        # Rows behind those that left move up: a border's new place is the number of remaining rows before it.
         first = sum(row < part.first for row in rows)
         stop = sum(row < part.stop for row in rows)
         if stop > first:
@@ -172,6 +173,7 @@ def disagreement(model: Any, layers: int) -> float:
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (3, 48), generator=generator).to(model.device)
+    # Three rows that share 40 tokens and have 8 of their own, which are decoded one by one below.
     ids[:, :40] = ids[0, :40]
     positions = torch.arange(48, device=model.device).expand(3, -1)
     plain = model(input_ids=ids, use_cache=False).logits[:, -1]

@@ -77,6 +77,7 @@ class ExpandedDecoder(Decoder):
         # No mask without padding: attention then uses grouped heads without copying them.
         self.mask = None
         if min(lengths) < longest:
+            # The prompt of a row fills the last ``positions`` of the ``longest`` columns.
             self.mask = (columns >= (longest - self.positions).unsqueeze(-1)).long()
 
     def attention(self) -> AbstractContextManager[None]:
@@ -89,6 +90,7 @@ class ExpandedDecoder(Decoder):
 
     def _inputs(self, tokens: Tensor) -> dict[str, Any]:
         if self.mask is not None:
+            # The new token of each row is one more column that all of its later tokens see.
             self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         return {
             "input_ids": tokens,

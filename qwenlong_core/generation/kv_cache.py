@@ -36,6 +36,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start, new = self.keys.size(-2), key_states.size(-2)
+        # Copies everything, but only once in _BLOCK tokens.
         if start + new > self._buffers[0].size(-2):
             self._buffers = [_with_room(buffer, new) for buffer in self._buffers]
         for buffer, states in zip(self._buffers, (key_states, value_states)):

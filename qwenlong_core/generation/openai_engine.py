@@ -84,6 +84,7 @@ class OpenAIEngine:
             try:
                 loop.run_until_complete(task)
                 done.put(None)
+            # Everything goes to the reader, which would otherwise wait forever.
             except BaseException as error:
                 done.put(error)
             finally:
@@ -98,6 +99,7 @@ class OpenAIEngine:
                     raise reply
                 yield reply
         finally:
+            # Also reached if the caller stops reading: cancel the requests in flight.
             if not loop.is_closed():
                 loop.call_soon_threadsafe(task.cancel)
             thread.join(10)
@@ -123,7 +125,11 @@ class OpenAIEngine:
         waiting = iter(requests)
         async with (
             AsyncOpenAI(
-                base_url=self.settings.base_url, api_key=self._key, max_retries=0, timeout=self.settings.timeout_seconds
+                # no retries in the client: _ask retries
+                base_url=self.settings.base_url,
+                api_key=self._key,
+                max_retries=0,
+                timeout=self.settings.timeout_seconds,
             ) as client,
             asyncio.TaskGroup() as group,
         ):
@@ -135,6 +141,7 @@ class OpenAIEngine:
                     slots.release()
 
             while True:
+                # A slot first: a prompt is rendered only when it can be sent, and in a thread, since that takes time.
                 await slots.acquire()
                 request = await asyncio.to_thread(next, waiting, None)
                 if request is None:

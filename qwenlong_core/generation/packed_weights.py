@@ -27,6 +27,7 @@ class PackedWeight(Tensor):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        # Without this the calls below would come back here. All functions but linear see the plain weight.
         with torch._C.DisableTorchFunctionSubclass():
             if func is linear and isinstance(args[1], PackedWeight):
                 return _packed_linear(*args, **(kwargs or {}))
@@ -44,6 +45,7 @@ def pack_weights(model: nn.Module, rows: int) -> dict[str, Tensor]:
     Pass them to ``torch.func.functional_call``, which leaves the model itself unchanged. They take as much memory as
     the weights. The result is empty on other devices and for other dtypes, where packing gains nothing.
     """
+    # Builds without oneDNN lack the operators below.
     if not torch._C._has_mkldnn:
         return {}
     packed: dict[str, Tensor] = {}

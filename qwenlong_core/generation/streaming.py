@@ -59,6 +59,7 @@ def stream_local(model: Any, tokenizer: Any, prompt: Sequence[int], sampling: Sa
     streamer = Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     failures: list[BaseException] = []
     left = threading.Event()  # set once nobody reads any more
+    # top_k=0: transformers' default of 50 would cut the nucleus.
     drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     ids = torch.tensor([list(prompt)], device=model.device)
 
@@ -126,6 +127,7 @@ def stream_served(settings: ServerSettings, message: str, sampling: Sampling) ->
             for chunk in chunks:
                 for delta in (choice.delta for choice in chunk.choices):
                     thought = getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None)
+                    # Servers with a reasoning parser send the thinking in a separate field: put its tags back.
                     if thought and not thinking:
                         yield Piece(_OPEN, 0)
                     if thinking and delta.content:

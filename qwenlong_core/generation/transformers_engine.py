@@ -57,6 +57,7 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.layers = require_full_attention(model.config)
         self._shares: bool | None = None
+        # Chat models often end at another token (<|im_end|>) than their tokenizer declares.
         declared = model.generation_config.eos_token_id
         ids = declared if isinstance(declared, list) else [declared]
         self.stop_ids = frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
@@ -101,6 +102,7 @@ class TransformersEngine:
 
     def _generators(self, prompts: Sequence[Sequence[int]], seed: int | None) -> list[torch.Generator]:
         if seed is None:
+            # From torch's global generator, so that a seeded run stays reproducible.
             seed = int(torch.randint(2**62, ()))
         if not all(prompts):
             raise ValueError("an empty prompt cannot be continued: give it at least one token")
@@ -139,6 +141,7 @@ class TransformersEngine:
                 for index, token in zip(alive, drawn):
                     rows[index].stopped = token in self.stop_ids or stops(rows[index].token_ids)
                 staying = [i for i, index in enumerate(alive) if not rows[index].stopped]
+                # The last token of a completion needs no forward of its own.
                 if not staying or step + 1 == sampling.max_tokens:
                     break
                 if len(staying) < len(alive):

@@ -142,6 +142,7 @@ def _one_answer(text: str, answer_type: AnswerType, num_choices: int) -> Extract
         choice = read_choice(text, num_choices)
         if choice.problem:
             return Extraction(answer=None, reason=choice.problem)
+        # With the letter an option's text is kept, so that the rule can see whether both name the same option.
         return Extraction(answer=choice.letter if choice.letter and not choice.rest else text)
     if answer_type == "yes_no":
         verdict = read_yes_no(text)
@@ -166,6 +167,7 @@ def _last_commitment(visible: str, truncated: bool) -> _Commitment | str | None:
             continue
         if _SECOND_THOUGHT.match(visible[commitment.end : commitment.end + 200]):
             return "an alternative follows the committed answer"
+        # Only the end of the same line is searched, which keeps the work linear in the number of commitments.
         before = visible[max(0, commitment.start - 200) : commitment.start].rpartition("\n")[2]
         if _JOINED.search(before) and ("boxed" in before or _PHRASE.search(before)):
             return "several answers are committed together"
@@ -198,6 +200,7 @@ def _phrase_commitment(visible: str, start: int, end: int) -> _Commitment:
     """The rest of the phrase's sentence or, if its line ends there, the next line that is not empty."""
     line_end = _line_end(visible, end)
     bullet = None
+    # "The answer is:" may be followed by empty lines or an opening delimiter before the answer itself.
     for _ in range(6):
         if not _EMPTY_LINE_REST.fullmatch(visible, end, line_end) or line_end >= len(visible):
             break
@@ -273,6 +276,7 @@ def _clean(text: str) -> str:
     if len(text) > MAX_ANSWER_CHARS:
         return text
     text = strip_invisible(text)
+    # From the last box to the first, so that the earlier positions stay valid.
     for box in reversed(_boxes(text)):
         text = text[: box.start] + text[box.inner : box.end].strip() + text[box.end + 1 :]
         text = re.sub(r"^\s*\\f?boxed\s*\{(.*)\}\s*$", r"\1", text, flags=re.DOTALL)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qwenlong_core.rewards.judge import Judge, JudgeQuestion
 
+# Six pairs of equal meaning in other words, and six near misses of the same form.
 _PAIRS: tuple[tuple[str, str, str, bool], ...] = (
     ("Who discovered radium?", "Marie Curie", "Madame Marie Skłodowska Curie", True),
     ("Which city hosts the Louvre?", "Paris", "The French capital, Paris", True),
@@ -75,6 +76,7 @@ async def require_judge(judge: Judge, min_agreement: float = 0.75) -> JudgeHealt
             f"judge {judge.settings.model!r} at {judge.settings.base_url} gave no verdict: {health.last_error}. "
             "Start it or correct rewards.judge before the run"
         )
+    # A judge that gives the same verdict to everything agrees on half of the pairs.
     if health.agreement < min_agreement:
         raise RuntimeError(
             f"judge {judge.settings.model!r} agrees on {health.agreement:.0%} of {health.pairs} fixed pairs < "

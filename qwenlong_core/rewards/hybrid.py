@@ -59,8 +59,10 @@ def score_text(
         extracted=extraction.answer,
         reason=rule.reason,
     )
+    # What the rule has settled is never asked: a verdict could only add reward, so every question is a risk.
     if rule.value >= 1.0 or rule.decided:
         return RuleStage(score=score)
+    # A refused answer keeps its 0. Were it unscored, a policy could escape a 0 by addressing the judge.
     if refusal := refusal_reason(extraction.answer, example.answers):
         return RuleStage(score=replace(score, reason=f"{rule.reason}; {refusal}"))
     question = JudgeQuestion(question=example.question, golds=example.answers, answer=extraction.answer)
@@ -69,6 +71,7 @@ def score_text(
 
 async def judged(stages: Sequence[RuleStage], judge: Judge | None) -> list[Score]:
     """The final scores, after the judge was asked all open questions concurrently."""
+    # Without a judge an open question counts as a difference.
     if judge is None:
         return [stage.score for stage in stages]
     verdicts = iter(await judge.verdicts([stage.question for stage in stages if stage.question]))
@@ -78,6 +81,8 @@ async def judged(stages: Sequence[RuleStage], judge: Judge | None) -> list[Score
 def with_verdict(score: Score, verdict: Verdict) -> Score:
     """Complete a score of 0 by rule with the judge's verdict."""
     if verdict.equal is None:
+        # In training this drops the whole group: only answers that failed the rule reach the judge, so dropping just
+        # this completion would bias the baseline of its group.
         return replace(score, value=None, status="unscored", reason=f"the judge gave no verdict: {verdict.error}")
     value = 1.0 if verdict.equal else 0.0
     said = "the judge finds it equal" if verdict.equal else "the judge finds it different"
@@ -126,6 +131,7 @@ def score_completions_sync(
         try:
             return await score_completions(examples, completions, settings, limits, judge)
         finally:
+            # asyncio.run closes the event loop, to which the judge's connections belong.
             if judge is not None:
                 await judge.close()
 

@@ -100,6 +100,7 @@ class Judge:
     async def verdicts(self, questions: Sequence[JudgeQuestion]) -> list[Verdict]:
         """One verdict per question, in order. Equal questions are asked only once."""
         keys = [self._key_of(question) for question in questions]
+        # The completions of a group often give the same answer.
         unique = dict(zip(keys, questions))
         known = {key: Verdict(equal=equal) for key, equal in self._cached(list(unique)).items()}
         asked = [key for key in unique if key not in known]
@@ -120,6 +121,7 @@ class Judge:
 
     def _key_of(self, question: JudgeQuestion) -> str:
         settings = self.settings
+        # The marker keeps golds and answer apart. Address and concurrency are left out: they do not change a verdict.
         return cache_key(
             settings.model,
             settings.temperature,
@@ -141,6 +143,7 @@ class Judge:
                 equal = read_verdict(reply)
                 if equal is None:
                     self.counts.asked_again += 1
+                    # The reply is shortened, since a judge that rambles could fill its own context.
                     again = [
                         *messages,
                         {"role": "assistant", "content": reply[:2_000]},
@@ -222,6 +225,7 @@ class Judge:
                     max_retries=0,
                     timeout=self.settings.timeout_seconds,
                 )
+                # enough clients for the concurrency, rounded up
                 for _ in range(-(-self.settings.concurrency // _CONNECTIONS_PER_CLIENT))
             ]
 

@@ -81,6 +81,8 @@ def refusal_reason(answer: str, golds: tuple[str, ...]) -> str:
 
 
 def _bounded(text: str, limit: int) -> str:
+    # One character more than is shown tells whether the text was shortened. Double brackets are broken up, so that
+    # quoted text cannot hold a verdict.
     text = (
         "".join(c if c.isprintable() else " " for c in canonical(text[: limit + 1]))
         .replace("[[", "[ [")

@@ -21,7 +21,7 @@ class LengthLimits:
 
 
 def length_penalty(num_tokens: int, max_tokens: int, cache_tokens: int) -> float:
-    """Penalty in [-1, 0] for a completion of ``num_tokens`` tokens (DAPO, soft overlong punishment).
+    """Penalty in [-1, 0] for a completion of ``num_tokens`` tokens: DAPO's soft overlong punishment (its equation 13).
 
     ``0`` up to ``L_max - L_cache``, then ``(L_max - L_cache - num_tokens) / L_cache`` up to
     ``L_max``, then ``-1``.
@@ -30,4 +30,5 @@ def length_penalty(num_tokens: int, max_tokens: int, cache_tokens: int) -> float
         return 0.0
     if num_tokens <= max_tokens:
         return (max_tokens - cache_tokens - num_tokens) / cache_tokens
+    # Engines stop at L_max, so only completions from elsewhere (``qwenlong score``) come here.
     return -1.0

@@ -103,6 +103,7 @@ def _f1(prediction: str, gold: str) -> float:
 
 def _hotpot_f1(prediction: str, gold: str) -> float:
     said, wanted = squad_normalize(prediction), squad_normalize(gold)
+    # As in HotpotQA's scorer: "no" against "no answer was given" earns nothing for the common word.
     closed = {"yes", "no", "noanswer"}
     if said != wanted and (said in closed or wanted in closed):
         return 0.0
@@ -127,6 +128,7 @@ def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
     where: dict[str, int] = {}
     for i, token in enumerate(a):
         where[token] = where.get(token, 0) | 1 << i
+    # Each zero bit of ``row`` stands for one token of the longest common subsequence.
     mask = (1 << len(a)) - 1
     row = mask
     for token in b:

@@ -20,12 +20,14 @@ def reward_metrics(scores: Sequence[Score]) -> dict[str, float]:
     count = len(scores)
     values = [score.value for score in scores if score.value is not None]
     accuracies = [score.accuracy for score in scores if score.accuracy is not None]
+    # Accuracy is the reward without the length penalty.
     paid = [score for score in scores if score.accuracy]
     metrics = {
         "reward/unscored_share": sum(score.status == "unscored" for score in scores) / count,
         "reward/no_answer_share": sum(score.status == "no_answer" for score in scores) / count,
         "reward/truncated_share": sum(score.status == "truncated" for score in scores) / count,
         "reward/judged_share": sum(score.judge is not None for score in scores) / count,
+        # A share of all completions would hide such rewards as long as rewards are rare.
         "reward/judge_only_share": sum(not score.rule for score in paid) / len(paid) if paid else 0.0,
         "reward/penalized_share": sum(score.length_penalty < 0 for score in scores) / count,
         "reward/length_penalty_mean": sum(score.length_penalty for score in scores) / count,

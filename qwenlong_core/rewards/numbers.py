@@ -110,6 +110,7 @@ def read_quantity(text: str) -> Reading:
     left, text = _last_side(_without_context(text))
     read = [(match, _quantity(match)) for match in _QUANTITY.finditer(text)]
     found = [(match, quantity) for match, quantity in read if quantity is not None]
+    # Digits whose separators or size do not make a number spoil the whole answer.
     if not found or len(found) < len(read):
         return Reading(quantity=None, reason="the digits do not form one number")
     around = _QUANTITY.sub(" ", text)
@@ -119,6 +120,7 @@ def read_quantity(text: str) -> Reading:
         return Reading(quantity=None, reason=f"{word[0]!r} names an alternative", several=True)
     if not _restatements(text, found) or not _equation_agrees(left, found[0][1]):
         return Reading(quantity=None, reason="several different numbers", several=True)
+    # Whatever stands beside the number may change it ("at least 32", "f(32)").
     if word := BOUND.search(around):
         return Reading(quantity=None, reason=f"{word[0]!r} makes it a bound, a negation or a formula")
     first, quantity = found[0]
@@ -213,6 +215,7 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
     closed = bool(match["close1"] or match["close2"] or match["close3"])
     if number is None or (bool(match["sign1"]) and bool(match["sign2"])):
         return None
+    # "3 1/2": a whole number with a fraction.
     if match["part"]:
         number = (
             None
@@ -243,6 +246,7 @@ def _with_unit(quantity: Quantity, after: str) -> Quantity:
     """The quantity with the first word of ``after`` that is not a filler as its unit."""
     words = FILLER.sub(" ", after).split()
     unit = words[0].casefold() if words else None
+    # "months" equals "month", but a short unit such as "ms" keeps its last letter.
     if unit and len(unit) > 2:
         unit = unit.removesuffix("s")
     return replace(quantity, unit=unit, year_like=quantity.year_like and unit is None)
@@ -258,4 +262,5 @@ def _compatible(answer: Quantity, gold: Quantity) -> bool:
 def _close(a: Decimal, b: Decimal, tolerance: float) -> bool:
     if a == b:
         return True
+    # repr() gives the tolerance as it was written; Decimal(0.0015) would be slightly larger.
     return MATH.abs(MATH.subtract(a, b)) <= MATH.multiply(Decimal(repr(tolerance)), MATH.abs(b))

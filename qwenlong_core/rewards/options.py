@@ -85,6 +85,7 @@ class YesNo:
 def read_choice(text: str, num_choices: int = 0) -> Choice:
     """The one letter that ``text`` names. ``num_choices=0`` means that the number of options is not known."""
     text = strip_wrappers(canonical(text)).strip()
+    # Negations and lists first: "not B" and "A, B" would otherwise be read as one letter.
     if _NEGATION.match(text):
         return Choice(problem="the commitment negates an option instead of naming one")
     if _lists_options(text, num_choices):
@@ -104,6 +105,7 @@ def read_choice(text: str, num_choices: int = 0) -> Choice:
 def read_yes_no(text: str) -> YesNo:
     """``yes`` or ``no`` if the text begins with that word and does not take it back."""
     match = _YES_NO.match(strip_wrappers(canonical(text)))
+    # "no company" is another answer that begins with the same letters; "yes, unless" does name yes, with doubt.
     if match is None or not (_REASON_FOLLOWS.match(match["rest"]) or _TAKEN_BACK.search(match["rest"])):
         return YesNo()
     if _TAKEN_BACK.search(match["rest"]) or _OTHER_WORD.match(match["rest"]):
@@ -116,6 +118,7 @@ def _lists_options(text: str, num_choices: int) -> bool:
     listed = _LISTED.match(text)
     if listed and listed[1] != listed[2]:
         return all(letter.isupper() and _is_option(letter, num_choices) for letter in listed.groups())
+    # If the number of options is not known, any word in capitals (USA) would look like a list.
     glued = _GLUED.fullmatch(text)
     letters = set(glued[1]) if glued and num_choices else set()
     return len(letters) > 1 and all(_is_option(letter, num_choices) for letter in letters)

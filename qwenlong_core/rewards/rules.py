@@ -87,6 +87,7 @@ def _choice(answer: str, example: Example, _tolerance: float) -> RuleResult:
     choice = read_choice(answer, count)
     if choice.problem:
         return RuleResult(value=0.0, reason=f"{_shown(answer)}: {choice.problem}")
+    # Two options may have the same text; then the text does not name exactly one.
     if choice.letter is None:
         named = _letters_of_text(answer, example.choices)
         if len(named) != 1:
@@ -143,6 +144,7 @@ def _span(answer: str, example: Example, _tolerance: float) -> RuleResult:
     for gold in example.answers:
         if wanted and wanted == _normalized_gold(gold):
             return _equal(answer, gold)
+    # Hedging with alternatives is final: a lenient judge would accept "Paris or London".
     if _ALTERNATIVES.search(answer):
         return RuleResult(value=0.0, reason=f"{_shown(answer)} names alternatives and equals no gold")
     return _differs(answer, example, decided=False)

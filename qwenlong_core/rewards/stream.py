@@ -28,6 +28,7 @@ MAX_LINE_BYTES = 8 * 2**20
 """A longer line is an error, so that a single line cannot fill the memory."""
 _CHUNK_LINES = 512
 _CHUNK_BYTES = 4 * 2**20
+# Enough to keep the processes busy, few enough to keep memory bounded.
 _CHUNKS_AHEAD_PER_WORKER = 2
 
 _DOMAIN: dict[str, Domain] = {"number": "math", "choice": "logical"}
@@ -36,6 +37,7 @@ _DOMAIN: dict[str, Domain] = {"number": "math", "choice": "logical"}
 class ScoreRow(BaseModel):
     """One input line; unknown keys are refused, since a misspelt one would change the score."""
 
+    # strict: "32" and 32, or 1 and true, are different answers.
     model_config = ConfigDict(extra="forbid", strict=True)
 
     id: str | int
@@ -95,6 +97,7 @@ def score_stream(
     chunks = _chunks(numbered_lines(source))
     with asyncio.Runner() as runner:
         for lines in _in_order(rule, chunks, workers or len(os.sched_getaffinity(0))):
+            # While the judge is asked about one chunk, the processes score the next ones.
             stages = [line.stage for line in lines if line.stage]
             scores = iter(runner.run(judged(stages, judge)))
             for line in lines:

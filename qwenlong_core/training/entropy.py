@@ -31,6 +31,7 @@ class EntropyWatch:
             self.start = entropy
         limit = max(settings.floor, settings.share * self.start)
         self.low_steps = self.low_steps + 1 if entropy < limit else 0
+        # Due after ``steps`` low steps, and again after as many more, but not at every step.
         if not self.low_steps or self.low_steps % settings.steps:
             return None
         return (

@@ -30,6 +30,7 @@ class JsonLines:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
+            # A checkpoint must never survive a crash that its metrics did not.
             os.fsync(file.fileno())
 
     def cut_back(self, step: int) -> None:
@@ -42,6 +43,7 @@ class JsonLines:
                 kept.append(line)
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_text("".join(kept))
+        # Renaming is atomic: a kill leaves the old or the new file, never a part.
         os.replace(temporary, self.path)
 
 
@@ -49,6 +51,7 @@ def peak_memory_mb() -> float:
     """Peak memory of this process in MiB: of the GPU if there is one, else resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    # Linux counts ru_maxrss in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 

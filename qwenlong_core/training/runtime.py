@@ -34,6 +34,7 @@ def set_up_process(launch: LaunchSettings) -> PartialState:
         ValueError: the number of processes is not the job's, FSDP is requested without a GPU, or DeepSpeed is
             requested.
     """
+    # accelerate keeps this state for the process; the trainers find it later.
     state = PartialState(cpu=not torch.cuda.is_available())
     if state.num_processes != launch.num_processes:
         raise ValueError(
@@ -132,6 +133,7 @@ def save_policy(trainer: Any, tokenizer: Any, dtype: str, folder: Path) -> None:
     if trainer.accelerator.is_main_process:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         target = getattr(torch, dtype)
+        # transformers loads weights in the dtype that the config names.
         model.config.dtype = target
         weights = {name: tensor.to("cpu", target) for name, tensor in weights.items()}
         model.save_pretrained(folder, state_dict=weights)
@@ -159,6 +161,7 @@ class StepBoundary(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Decide what to do after this optimizer step; all processes decide the same."""
+        # Within a step TRL still holds rollouts in its buffer, which a checkpoint would lose.
         if state.global_step % self.updates:
             return
         step = state.global_step // self.updates

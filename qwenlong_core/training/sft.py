@@ -87,6 +87,7 @@ def training_order(rows: int, epochs: float, batch_size: int, seed: int) -> list
 
     The order is fixed in advance, so that a resumed run can skip to its place without any sampler state.
     """
+    # Whole batches only: the last steps begin another epoch rather than train on a smaller batch.
     wanted = max(1, round(epochs * rows / batch_size)) * batch_size
     generator = random.Random(seed)
     order: list[int] = []

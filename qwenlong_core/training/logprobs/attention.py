@@ -72,6 +72,7 @@ def _attend(
 
 
 AttentionInterface.register(NAME, _attend)
+# transformers looks up a mask function under the attention's name; without one, rows that are not packed get no mask.
 AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
@@ -83,6 +84,7 @@ def unsupported_reason(model: Any) -> str | None:
         return f"it has layers of {', '.join(sorted(kinds - {'full_attention'}))}"
     if not model._supports_attention_backend:
         return "its attention cannot be replaced"
+    # Older configs have no layer_types, and one window for all layers.
     if not hasattr(config, "layer_types") and getattr(config, "sliding_window", None):
         return "its attention has a window"
     if getattr(config, "attn_logit_softcapping", None) is not None:

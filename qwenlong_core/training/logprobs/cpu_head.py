@@ -122,6 +122,7 @@ def label_log_probs(
         ``log_probs``, ``entropy`` and ``is_top1``, each ``[B, T]`` and zero where the label is -100.
         ``log_probs`` stays connected to ``hidden`` even when no position is labelled. ``entropy`` has no gradient.
     """
+    # Only labelled positions are projected. Autograd scatters the gradient of ``hidden[mask]`` back to all positions.
     mask = labels != IGNORED
     apply: Callable[..., tuple[Tensor, Tensor, Tensor]] = _LabelScores.apply
     scores = apply(hidden[mask], weight, bias, labels[mask], temperature)
@@ -161,6 +162,7 @@ def use_compact_head(model: Any, temperature: float = 1.0) -> bool:
     ) -> Any:
         if not fused_lm_head:
             return fused_forward(*args, labels=labels, shift_labels=shift_labels, **kwargs)
+        # The loss is TRL's; the base model does not know its normaliser.
         kwargs.pop("num_items_in_batch", None)
         hidden = self.base_model(*args, **kwargs | {"use_cache": False}).last_hidden_state
         head = self.get_output_embeddings()

@@ -27,6 +27,7 @@ def branch_of(layout: Layout, device: torch.device) -> Tensor:
     return torch.arange(len(lengths), device=device).repeat_interleave(lengths)
 
 
+# All layers of a forward, and its backward, use the same layout.
 @lru_cache(maxsize=4)
 def block_mask(layout: Layout, device: torch.device) -> BlockMask:
     """Which tokens each token of the row sees: the prefix and its own branch, up to itself."""

@@ -45,6 +45,7 @@ def flash_backward(
     ``output`` and ``lse`` are those over all keys that the queries attend to, which may be more than ``key``: with them
     the kernel recomputes this call's share of the merged softmax.
     """
+    # The kernels read it as one block; slices of the row are strided.
     lse = lse.contiguous()
     if query.device.type == "cpu":
         return _aten._scaled_dot_product_flash_attention_for_cpu_backward(  # type: ignore[no-any-return]
@@ -89,6 +90,7 @@ class MergedAttention(torch.autograd.Function):
         output = torch.empty_like(query)
         output[:, :, :p] = prefix
         lse = torch.cat([prefix_lse, shared_lse], dim=2)
+        # Branches of equal length share one call.
         for rows, count in layout.runs():
             own_query, own_key, own_value = (_branches(x, rows, count) for x in (query, key, value))
             own, own_lse = flash(own_query, own_key, own_value, True, scale)
