@@ -81,8 +81,8 @@ async def score(examples: Sequence[Example], completions: Sequence[Completion]) 
 
 
 def our_steps(policy: Path, data: Path, job: GRPOJob, work: Path, clock: str) -> list[float]:
-    trainer = build_trainer(job, {"model": policy, "data": data}, work, score, 1, 0)
-    engine = trainer.rollouts.engine
+    trainer = build_trainer(job, inputs={"model": policy, "data": data}, work=work, scorer=score, processes=1, rank=0)
+    engine = trainer.batches.rollouts.engine
     assert isinstance(engine, TransformersEngine)
     engine.stop_ids = frozenset()  # every completion reaches C tokens
     return timed(trainer, clock)

@@ -34,11 +34,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.settings.model import ModelSettings
-from qwenlong_core.settings.training import DynamicSamplingSettings
 from qwenlong_core.training.logprobs.cpu_head import label_log_probs, use_compact_head
 from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
+from qwenlong_core.training.logprobs.group_pass import GroupPass, share_prompts
 from qwenlong_core.training.runtime import quiet
-from qwenlong_core.training.trainer import LongContextGRPOTrainer
 
 VARIANTS = ("ours", "loop", "torch-loop", "trl", "prefix-grouper")
 
@@ -83,19 +82,20 @@ def grpo_config(args: argparse.Namespace, folder: str) -> GRPOConfig:
 def build(args: argparse.Namespace, folder: str) -> GRPOTrainer:
     model = load_policy(args.model, ModelSettings(attention="sdpa"))
     tokenizer, config = load_tokenizer(args.model), grpo_config(args, folder)
-    if args.variant == "trl":
-        rows = Dataset.from_dict({"prompt": [""] * args.group})
-        trainer = GRPOTrainer(
-            model, reward_funcs=lambda **_: None, args=config, processing_class=tokenizer, train_dataset=rows
-        )
-    else:
-        kind = PrefixGrouperTrainer if args.variant == "prefix-grouper" else LongContextGRPOTrainer
-        trainer = kind(model, config, tokenizer, DynamicSamplingSettings(), "keep", {})
+    kinds = {"trl": GRPOTrainer, "prefix-grouper": PrefixGrouperTrainer}
+    trainer = kinds.get(args.variant, GroupPassTrainer)(
+        model,
+        reward_funcs=lambda **_: None,
+        args=config,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict({"prompt": [""] * args.group}),
+    )
+    if args.variant != "trl":
         use_compact_head(trainer.model)
-        if args.variant in ("ours", "loop"):
-            use_fast_linear(trainer.model)
-        if args.variant == "ours":
-            trainer.share_prefixes()
+    if args.variant in ("ours", "loop"):
+        use_fast_linear(trainer.model)
+    if args.variant == "ours":
+        trainer.logprobs.shares_prompts = share_prompts(trainer.model, None, router_loss=False)
     quiet(trainer)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.to(trainer.accelerator.device).train()
@@ -104,7 +104,19 @@ def build(args: argparse.Namespace, folder: str) -> GRPOTrainer:
     return trainer
 
 
-class PrefixGrouperTrainer(LongContextGRPOTrainer):
+class GroupPassTrainer(GRPOTrainer):  # type: ignore[misc]
+    """TRL's loss on this project's log-probs, as in the project's own trainer."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        separate_rows = super()._get_per_token_logps_and_entropies
+        self.logprobs = GroupPass(self.accelerator, self.num_generations, separate_rows, shares_prompts=False)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        return self.logprobs(*args, **kwargs)
+
+
+class PrefixGrouperTrainer(GRPOTrainer):  # type: ignore[misc]
     """PrefixGrouper as in its README, with this project's output head, so that attention is what differs."""
 
     def _get_per_token_logps_and_entropies(
@@ -159,8 +171,7 @@ def update(trainer: GRPOTrainer, inputs: dict[str, Tensor], one_by_one: bool) ->
     total, rows = 0.0, len(inputs["prompt_ids"])
     for row in [slice(i, i + 1) for i in range(rows)] if one_by_one else [slice(None)]:
         part = {name: tensor if tensor.dim() == 0 else tensor[row] for name, tensor in inputs.items()}
-        # TRL's own method: what this project adds to it needs a running phase.
-        loss = GRPOTrainer._compute_loss(trainer, trainer.model, part)
+        loss = trainer.compute_loss(trainer.model, part)
         loss.backward()
         total += float(loss.detach())
     return total

@@ -1,4 +1,4 @@
-"""A GRPO job as TRL's arguments: how a batch is cut over processes and forwards, and the rest by name."""
+"""A GRPO job as TRL's arguments: how a batch is divided among processes and forwards, and the rest by name."""
 
 from __future__ import annotations
 
@@ -14,45 +14,52 @@ from qwenlong_core.training.runtime import trainer_arguments
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How a rollout batch is cut. A group lives on one process, so all counts are in groups."""
+class BatchLayout:
+    """How a process runs its share of a rollout batch. An update is one optimizer step."""
 
     forwards_per_update: int
     forwards_per_batch: int
     updates_per_batch: int
 
 
-def layout(job: GRPOJob, processes: int) -> Layout:
-    """Cut the batch over processes and forwards.
+def batch_layout(job: GRPOJob, processes: int) -> BatchLayout:
+    """Divide the batch among processes and forwards; a group stays whole on one process.
 
     Raises:
-        ValueError: the settings would split a group or a batch; the message has numbers that fit.
+        ValueError: the settings would split a group; the message has numbers that fit.
     """
     grpo = job.grpo
-    at_once = grpo.micro_batch_size * processes
-    if grpo.mini_batch_size % at_once:
-        fit = max(at_once, grpo.mini_batch_size // at_once * at_once)
+    per_forward = grpo.micro_batch_size * processes
+    if grpo.mini_batch_size % per_forward:
+        fit = max(per_forward, grpo.mini_batch_size // per_forward * per_forward)
         raise ValueError(
             f"grpo.mini_batch_size={grpo.mini_batch_size} prompts cannot be spread over {processes} process(es) with "
             f"grpo.micro_batch_size={grpo.micro_batch_size}: a group lives on one process, so it must be a multiple of "
-            f"{at_once}, such as {fit}; or set micro_batch_size=1 and a number of processes that divides it"
+            f"{per_forward}, such as {fit}; or set micro_batch_size=1 and a number of processes that divides it"
         )
-    return Layout(
-        forwards_per_update=grpo.mini_batch_size // at_once,
-        forwards_per_batch=grpo.batch_size // at_once,
+    return BatchLayout(
+        forwards_per_update=grpo.mini_batch_size // per_forward,
+        forwards_per_batch=grpo.batch_size // per_forward,
         updates_per_batch=grpo.batch_size // grpo.mini_batch_size,
     )
 
 
-def grpo_config(job: GRPOJob, cut: Layout, longest_prompt: int, work: Path) -> GRPOConfig:
-    """The job as TRL's arguments."""
+def grpo_config(job: GRPOJob, layout: BatchLayout, longest_prompt: int, work: Path) -> GRPOConfig:
+    """The job as TRL's arguments.
+
+    Args:
+        job: The phase's job.
+        layout: Of its batches.
+        longest_prompt: Tokens of the phase's longest prompt, for vLLM's limit.
+        work: The stage's work folder.
+    """
     grpo = job.grpo
     return GRPOConfig(
         **trainer_arguments(job.model, job.launch, job.seed, work / "checkpoints"),
         per_device_train_batch_size=grpo.micro_batch_size * grpo.group_size,
-        gradient_accumulation_steps=cut.forwards_per_update,
-        steps_per_generation=cut.forwards_per_batch,
-        max_steps=job.phase.steps * cut.updates_per_batch,
+        gradient_accumulation_steps=layout.forwards_per_update,
+        steps_per_generation=layout.forwards_per_batch,
+        max_steps=job.phase.steps * layout.updates_per_batch,
         num_generations=grpo.group_size,
         max_completion_length=job.phase.max_completion_tokens,
         temperature=grpo.temperature,
@@ -70,22 +77,23 @@ def grpo_config(job: GRPOJob, cut: Layout, longest_prompt: int, work: Path) -> G
         use_vllm=grpo.engine.startswith("vllm"),
         vllm_mode=grpo.engine.removeprefix("vllm-") if grpo.engine.startswith("vllm") else "colocate",
         vllm_max_model_length=longest_prompt + job.phase.max_completion_tokens,
-        # A ratio over a whole sequence is the product of thousands of token ratios and masks most long rows.
+        # A sequence's ratio is the product of thousands of token ratios and would mask most long rows.
         vllm_importance_sampling_mode="token_truncate",
         **vllm_arguments(grpo.vllm or VLLMSettings()),
     )
 
 
 def vllm_sampling(job: GRPOJob) -> dict[str, Any]:
-    """What TRL does not tell vLLM by itself: stop strings and, where it is colocated, that a prompt is sent once for
-    its G completions (to a server TRL does so). Over several GPUs TRL shares results out by prompts, so G are sent."""
+    """Sampling parameters that TRL would not pass to vLLM by itself."""
     grpo = job.grpo
-    told: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     if grpo.stop and grpo.engine.startswith("vllm"):
-        told["stop"] = list(grpo.stop)
+        parameters["stop"] = list(grpo.stop)
+    # n=G sends a prompt once for its G completions. TRL does that for a server only; and with tensor
+    # parallelism it hands results back to the processes by requests, so there G requests are sent.
     if grpo.engine == "vllm-colocate" and (grpo.vllm or VLLMSettings()).tensor_parallel == 1:
-        told["n"] = grpo.group_size
-    return told
+        parameters["n"] = grpo.group_size
+    return parameters
 
 
 def vllm_arguments(settings: VLLMSettings) -> dict[str, Any]:

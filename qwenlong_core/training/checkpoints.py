@@ -1,8 +1,10 @@
-"""Checkpoints that are whole or do not count, and the state that makes a resumed run exact.
+"""Checkpoints that are either whole or ignored, and the optimizer's state from one phase to the next.
 
-A checkpoint folder counts once it has a ``manifest.json`` that lists every file with its size and SHA-256
-(:class:`qwenlong_core.store.files.Seal`). The manifest is written last, under a temporary name, and renamed. No file is
-a pickle: weights and optimizer are safetensors, everything else is JSON (:mod:`state_files`).
+A checkpoint counts only once its ``manifest.json`` lists every file with size and SHA-256. The manifest
+is written last, under a temporary name, and renamed. No file is a pickle: weights and optimizer are
+safetensors, everything else is JSON (:mod:`state_files`).
+
+The functions that take a trainer are called by the hooks of the GRPO and the SFT trainer.
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from transformers import TrainerCallback
 
 from qwenlong_core.store.files import (
     MANIFEST,
@@ -30,7 +35,10 @@ logger = logging.getLogger(__name__)
 
 STATE = "qwenlong_state.json"
 KEEP = 2
-"""Complete checkpoints that are kept. The older one is there in case the newest is damaged."""
+"""Complete checkpoints kept; a run falls back to the older one if the newest is damaged."""
+CARRIED = "optimizer"
+"""Folder of the optimizer's state within a policy folder. The state cannot lie beside the weights:
+loaders take every ``.safetensors`` file there for weights."""
 
 
 def seal(checkpoint: Path) -> None:
@@ -59,7 +67,7 @@ def _by_step(folder: Path) -> list[Path]:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or ``None``. It changes nothing, so every process may call it."""
+    """The newest whole checkpoint, or ``None``. Changes nothing, so every process may call it."""
     return next((p for p in reversed(_by_step(folder)) if damage(p) is None), None)
 
 
@@ -79,63 +87,73 @@ def prune(folder: Path) -> None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The project's own state saved beside the trainer's."""
+    """The state that :func:`finish` saved beside the trainer's."""
     state: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
     return state
 
 
-class SealedCheckpoints:
-    """Mixin for a transformers ``Trainer``: its checkpoints hold no pickle, have own state, and are sealed."""
+def finish(trainer: Any, own_state: Callable[[], dict[str, Any]]) -> None:
+    """Complete the checkpoint that transformers has just written; every process calls it.
 
-    args: Any
-    state: Any
-    accelerator: Any
-    model_wrapped: Any
-    optimizer: Any
-    lr_scheduler: Any
-    is_fsdp_enabled: bool
+    Args:
+        trainer: The trainer that wrote it.
+        own_state: State to save beside the trainer's, as JSON. Called on the main process only.
+    """
+    trainer.accelerator.wait_for_everyone()
+    if trainer.accelerator.is_main_process:
+        folder = Path(trainer.args.output_dir)
+        checkpoint = folder / f"checkpoint-{trainer.state.global_step}"
+        (checkpoint / "training_args.bin").unlink()  # a pickle; the stage's job file has the same settings
+        write_json(checkpoint / STATE, own_state())
+        seal(checkpoint)
+        prune(folder)
+    # No process may go on, and perhaps be killed, while the seal is missing.
+    trainer.accelerator.wait_for_everyone()
 
-    def own_state(self) -> dict[str, Any]:
-        """JSON state to save; the same on every process."""
-        return {}
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: checkpoints are not published, and TRL's card would be written outside the seal."""
+def save_optimizer_and_scheduler(trainer: Any, checkpoint: Path) -> None:
+    """Write both; every process calls it, the main process writes."""
+    state_files.save_optimizer(trainer.model_wrapped, trainer.optimizer, checkpoint)
+    if trainer.accelerator.is_main_process:
+        state_files.save_scheduler(trainer.lr_scheduler, checkpoint)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            folder = Path(self.args.output_dir)
-            checkpoint = folder / f"checkpoint-{self.state.global_step}"
-            (checkpoint / "training_args.bin").unlink()  # a pickle; the stage's job says the same
-            write_json(checkpoint / STATE, self.own_state())
-            seal(checkpoint)
-            prune(folder)
-        self.accelerator.wait_for_everyone()
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        state_files.save_optimizer(self.model_wrapped, self.optimizer, Path(output_dir))
-        if self.accelerator.is_main_process:
-            state_files.save_scheduler(self.lr_scheduler, Path(output_dir))
+def load_optimizer_and_scheduler(trainer: Any, checkpoint: Path) -> None:
+    """The inverse of :func:`save_optimizer_and_scheduler`; every process calls it."""
+    state_files.load_optimizer(trainer.model_wrapped, trainer.optimizer, checkpoint)
+    state_files.load_scheduler(trainer.lr_scheduler, checkpoint)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            state_files.load_optimizer(self.model_wrapped, self.optimizer, Path(checkpoint))
-            state_files.load_scheduler(self.lr_scheduler, Path(checkpoint))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.is_fsdp_enabled:
-            state_files.load_weights(model or self.model_wrapped, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+def random_state_file(trainer: Any, checkpoint: str) -> Path:
+    """The file of this process's random state."""
+    return Path(checkpoint) / f"random-state-{trainer.args.process_index}.json"
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        state_files.save_random_state(self._random_state_file(output_dir))
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            state_files.load_random_state(self._random_state_file(checkpoint))
+class CarriedOptimizer(TrainerCallback):  # type: ignore[misc]
+    """Starts a phase with the optimizer's state that the phase before left in its policy folder.
 
-    def _random_state_file(self, checkpoint: str) -> Path:
-        return Path(checkpoint) / f"random-state-{self.args.process_index}.json"
+    Args:
+        trainer: The phase's trainer.
+        policy: The policy folder that the phase starts from.
+
+    Raises:
+        ValueError: the folder holds no optimizer state.
+    """
+
+    def __init__(self, trainer: Any, policy: Path) -> None:
+        self.trainer, self.folder = trainer, policy / CARRIED
+        if not self.folder.exists():
+            raise ValueError(
+                f"{self.folder} is missing, but grpo.optimizer_across_phases='carried': train the phase before with the"
+                " same setting, or set it to 'fresh'"
+            )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Load the state before the first update. A resumed phase has it from its own checkpoint."""
+        if state.global_step == 0:
+            groups = self.trainer.optimizer.param_groups
+            options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+            state_files.load_optimizer(self.trainer.model_wrapped, self.trainer.optimizer, self.folder)
+            # Loading also sets the learning rate and the like, which are those of this phase's settings.
+            for group, own in zip(self.trainer.optimizer.param_groups, options, strict=True):
+                group.update(own)

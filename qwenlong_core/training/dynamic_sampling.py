@@ -1,14 +1,15 @@
 """Dynamic sampling (DAPO, section 3.2): groups without contrast are replaced by fresh draws.
 
-A group whose completions are all right, or all wrong, has zero advantages everywhere. Such groups
-are dropped and further prompts drawn, round by round, until the batch is full of informative ones
-or the rounds are used up; then training goes on with those there are. Informative groups over the batch
-are used first in the next step, and dropped if that one has no place for them either. What decides is the accuracy
-alone: with the length penalty in it, a group that is right throughout would look informative as
-soon as one answer is long.
+If all completions of a group are right, or all are wrong, every advantage in it is zero. Such groups
+are dropped and more prompts are drawn, round by round, until the batch is full of informative groups
+or the rounds are used up. Training then continues with the groups it has. Informative groups beyond
+the batch are the surplus: the next step uses them first, and drops those that it has no place for.
 
-Everything here is a pure function or explicit state. Run on the same scores it gives the same
-answer, which is how several processes agree without talking.
+Only the accuracy decides whether a group is informative. With the length penalty included, a group
+that is right throughout would look informative as soon as one answer is long.
+
+Everything here is a pure function or explicit state. The same scores give the same result, so
+several processes agree without exchanging messages.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from qwenlong_core.records import Group, Score
 from qwenlong_core.settings.training import DynamicSamplingSettings, Truncated
 
 Reason = Literal["all_right", "all_wrong", "unscored", "truncated"]
-"""Why a group teaches nothing."""
+"""Why a group is not informative."""
 
 T = TypeVar("T")
 
@@ -36,19 +37,20 @@ class Draw:
 
     row: int
     epoch: int
-    """How many times the rows had all been drawn before: within an epoch no row comes twice."""
+    """How often all rows have been drawn before this draw. Within an epoch no row is drawn twice."""
 
 
 class PromptStream:
-    """An endless sequence of rows, shuffled anew each epoch, given by a seed and a position.
+    """An endless sequence of row numbers, shuffled anew each epoch.
 
-    First draws and refills come from this one stream, so no prompt is favoured by being refilled.
+    A seed and a position determine what comes next, so the stream resumes exactly. First draws and
+    refills both come from it, so refilling favours no prompt.
     """
 
     def __init__(self, rows: int, seed: int, position: int = 0) -> None:
         self.rows, self.seed, self.position = rows, seed, position
         self.retired: set[int] = set()
-        """Rows passed over from here on."""
+        """Rows that are skipped from now on."""
         self._generator = torch.Generator().manual_seed(seed)
         self._orders: list[list[int]] = []
 
@@ -70,7 +72,7 @@ class PromptStream:
 
 
 def in_loss(group: Group, truncated: Truncated) -> list[bool]:
-    """Which completions count, in the loss as in the group's baseline."""
+    """Which completions of a group count, both in the loss and in the group's baseline."""
     return [truncated == "keep" or completion.finish_reason != "length" for completion in group.completions]
 
 
@@ -79,18 +81,20 @@ def counted_scores(group: Group, truncated: Truncated) -> list[Score]:
     return [score for score, counts in zip(group.scores, in_loss(group, truncated)) if counts]
 
 
-def why_not(scores: Sequence[Score], tolerance: float) -> Reason | None:
-    """Why a group with these scores teaches nothing, by its accuracies alone; ``None``: it does teach.
+def uninformative_reason(scores: Sequence[Score], tolerance: float) -> Reason | None:
+    """Why a group with these scores is not informative, or ``None`` if it is.
 
-    One unscored completion drops the group: only rule failures reach the judge, so leaving out just
-    that completion would raise the group's baseline. No score at all means that every completion was
-    truncated.
+    Args:
+        scores: Scores of the completions that count; none if every completion was truncated.
+        tolerance: Accuracies that differ by no more than this count as equal.
     """
     if not scores:
         return "truncated"
     accuracies = [score.accuracy for score in scores]
     known = [accuracy for accuracy in accuracies if accuracy is not None]
     if len(known) < len(accuracies):
+        # The whole group goes: only completions that the rules call wrong reach the judge, so leaving
+        # out just the unscored ones would raise the group's baseline.
         return "unscored"
     if max(known) - min(known) > tolerance:
         return None
@@ -99,19 +103,20 @@ def why_not(scores: Sequence[Score], tolerance: float) -> Reason | None:
 
 @dataclass
 class RolloutBatch:
-    """What one step drew."""
+    """The groups of one step."""
 
     kept: list[Group] = field(default_factory=list)
-    """Groups to train on, at most the batch: first those of the step before, then as they were drawn."""
+    """Groups to train on, at most ``batch_size``: first the previous step's surplus, then in the order drawn."""
     from_last: int = 0
-    """How many of ``kept`` the step before drew."""
+    """How many of ``kept`` come from the previous step's surplus."""
     stale: int = 0
-    """Groups of the step before that found no place in this one either."""
+    """Groups of the previous step's surplus that found no place in this step either."""
     surplus: list[Group] = field(default_factory=list)
-    """Informative groups over the batch, for the next step."""
+    """Informative groups beyond the batch, for the next step."""
     dropped: list[tuple[Group, Reason]] = field(default_factory=list)
-    """The groups that teach nothing."""
+    """The groups that are not informative."""
     rounds: int = 0
+    """Rounds of drawing that it took."""
 
     @property
     def groups(self) -> list[Group]:
@@ -119,7 +124,7 @@ class RolloutBatch:
         return [*self.kept[self.from_last :], *self.surplus, *(group for group, _ in self.dropped)]
 
     def counts(self) -> dict[str, int]:
-        """Metrics: drawn, kept and dropped groups by reason, and rounds."""
+        """Metrics: groups drawn, kept, dropped by reason, and the rounds."""
         reasons = Counter(reason for _, reason in self.dropped)
         return {
             "groups_drawn": len(self.groups),
@@ -133,7 +138,7 @@ class RolloutBatch:
 
 
 def round_size(missing: int, oversampling: float, processes: int) -> int:
-    """Draws of a round: what is missing, oversampled, rounded up so that every process has as many."""
+    """Draws of a round: the missing groups times ``oversampling``, rounded up to a multiple of the processes."""
     return -(-math.ceil(missing * oversampling) // processes) * processes
 
 
@@ -142,28 +147,28 @@ def fill_batch(
     roll_out: Callable[[list[Draw]], list[Group]],
     batch_size: int,
     settings: DynamicSamplingSettings,
+    *,
     truncated: Truncated = "keep",
     processes: int = 1,
-    left: Sequence[Group] = (),
+    surplus: Sequence[Group] = (),
 ) -> RolloutBatch:
     """Draw and score groups until ``batch_size`` are informative or the rounds are used up.
 
     Args:
         stream: Where prompts come from; it is advanced.
-        roll_out: Samples and scores one group per draw; on several processes it must return the
-            same groups everywhere.
+        roll_out: Samples and scores one group per draw. It must return the same groups on every process.
         batch_size: Groups wanted.
         settings: Rounds, oversampling and tolerance.
         truncated: Whether truncated completions count.
-        processes: A round's draws are a multiple of it.
-        left: The surplus of the step before, which is used first.
+        processes: The draws of a round are a multiple of this number.
+        surplus: The previous step's surplus, which is used first.
     """
-    kept = list(left[:batch_size])
-    batch = RolloutBatch(kept, from_last=len(kept), stale=len(left) - len(kept))
+    kept = list(surplus[:batch_size])
+    batch = RolloutBatch(kept, from_last=len(kept), stale=len(surplus) - len(kept))
     while len(batch.kept) < batch_size and batch.rounds < settings.max_rounds:
         draws = stream.take(round_size(batch_size - len(batch.kept), settings.oversampling, processes))
         for group in roll_out(draws):
-            reason = why_not(counted_scores(group, truncated), settings.tolerance)
+            reason = uninformative_reason(counted_scores(group, truncated), settings.tolerance)
             if reason is not None:
                 batch.dropped.append((group, reason))
             elif len(batch.kept) < batch_size:
@@ -174,24 +179,23 @@ def fill_batch(
     return batch
 
 
-def arrange(groups: Sequence[T], batch_size: int, minis: int, processes: int) -> list[list[T | None]]:
-    """Place groups on processes, spread evenly over the mini-batches and within each over processes.
+def arrange(groups: Sequence[T], *, batch_size: int, mini_batches: int, processes: int) -> list[list[T | None]]:
+    """Spread groups evenly over the mini-batches, and within each mini-batch over the processes.
 
     Args:
-        groups: At most ``batch_size``.
-        batch_size: Slots in all.
-        minis: Mini-batches (optimizer steps) the batch is cut into.
-        processes: Processes; a group lives on one of them.
+        groups: At most ``batch_size`` groups.
+        batch_size: Slots in total, a multiple of ``mini_batches * processes``.
+        mini_batches: Optimizer steps per batch.
+        processes: Number of processes. A whole group goes to one of them.
 
     Returns:
-        For each process its slots, mini-batch by mini-batch; ``None`` is an empty slot. Every process
-        has as many slots, since sharded training needs as many forwards on each.
+        The slots of each process, mini-batch by mini-batch; ``None`` is an empty slot. Every process
+        has the same number of slots, since sharded training needs the same number of forwards on each.
     """
-    per_mini = batch_size // minis
     slots: list[list[T | None]] = [[] for _ in range(processes)]
-    for mini in range(minis):
-        members: list[T | None] = list(groups[mini::minis])
-        members += [None] * (per_mini - len(members))
+    for mini_batch in range(mini_batches):
+        members: list[T | None] = list(groups[mini_batch::mini_batches])
+        members += [None] * (batch_size // mini_batches - len(members))
         for process in range(processes):
             slots[process] += members[process::processes]
     return slots

@@ -1,11 +1,12 @@
-"""One GRPO phase: the rows of one length bucket and hard rows of earlier ones, batch after batch.
+"""The GRPO stage: trains a policy on the rows of one length bucket and on hard rows of earlier buckets.
 
 Stage command::
 
     accelerate launch -m qwenlong_core.training.grpo --job job.json --input model=DIR --input data=DIR --work DIR
 
-Output: the policy folder with ``metrics.jsonl`` (a line a step), ``samples.jsonl`` (best and worst
-completion of each group) and ``difficulty.json`` (what later phases choose by) in it.
+The output is the policy folder. It also holds ``metrics.jsonl`` (one line per step), ``samples.jsonl``
+(the best and the worst completion of each group) and ``difficulty.json`` (for later phases to choose
+rows by). This module puts the parts together; :mod:`trainer` shows what a step does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from accelerate import PartialState
 
 from qwenlong_core.data.prepared import TRAIN_ROWS
 from qwenlong_core.data.rows import read_phase
@@ -32,27 +34,25 @@ from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.artifacts import METRICS
 from qwenlong_core.store.files import write_json
 from qwenlong_core.training import curriculum, grpo_metrics
-from qwenlong_core.training.arguments import grpo_config, layout
-from qwenlong_core.training.carried_optimizer import FOLDER, CarriedOptimizer
-from qwenlong_core.training.checkpoints import delete_partial, newest_complete, read_state
+from qwenlong_core.training.arguments import batch_layout, grpo_config
+from qwenlong_core.training.batches import Batches
+from qwenlong_core.training.checkpoints import CARRIED, CarriedOptimizer, delete_partial, newest_complete, read_state
 from qwenlong_core.training.dynamic_sampling import PromptStream
-from qwenlong_core.training.logprobs.cpu_head import use_compact_head
-from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
-from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
 from qwenlong_core.training.runtime import StepBoundary, quiet, save_policy, set_up_process, training_weights
 from qwenlong_core.training.state_files import save_optimizer
+from qwenlong_core.training.trainer import LongContextGRPOTrainer
 from qwenlong_core.training.trainer_engine import TrainerEngine
 
 logger = logging.getLogger(__name__)
 
 
 def phase_examples(job: GRPOJob, data: Path, difficulties: curriculum.Difficulties) -> list[Example]:
-    """The phase's own rows, then its retrospective ones.
+    """The phase's own rows, then the hard rows of earlier phases.
 
     Raises:
-        ValueError: the phase has fewer rows than a batch takes.
+        ValueError: the phase has fewer rows than ``batch_size``.
     """
     path = data / TRAIN_ROWS
     own = read_phase(path, job.index)
@@ -60,20 +60,24 @@ def phase_examples(job: GRPOJob, data: Path, difficulties: curriculum.Difficulti
     if difficulties and job.index > 1:
         earlier = [example for i in range(1, job.index) for example in read_phase(path, i)]
     limit = curriculum.retrospective_limit(len(own), job.grpo.curriculum.retrospective_share)
-    back = curriculum.choose_retrospective(
+    hard = curriculum.choose_retrospective(
         earlier, difficulties, limit, job.grpo.group_size, job.seed, job.grpo.curriculum.retire_after_visits
     )
-    logger.info("grpo-%d: %d rows of its own length, %d hard ones of earlier phases", job.index, len(own), len(back))
-    if len(own) + len(back) < job.grpo.batch_size:
+    logger.info("grpo-%d: %d rows of its own length, %d hard ones of earlier phases", job.index, len(own), len(hard))
+    if len(own) + len(hard) < job.grpo.batch_size:
         raise ValueError(
-            f"phase {job.index} has {len(own) + len(back)} rows, fewer than grpo.batch_size={job.grpo.batch_size}: "
+            f"phase {job.index} has {len(own) + len(hard)} rows, fewer than grpo.batch_size={job.grpo.batch_size}: "
             "add rows of its length or lower batch_size"
         )
-    return own + back
+    return own + hard
 
 
 def reward_scorer(job: GRPOJob) -> Scorer:
-    """``max(rule, judge)`` plus the phase's length penalty."""
+    """The phase's reward: ``max(rule, judge)`` plus its length penalty.
+
+    Raises:
+        what :func:`qwenlong_core.rewards.require_judge` raises if the judge cannot be used.
+    """
     limits = LengthLimits(max_tokens=job.phase.max_completion_tokens, cache_tokens=job.phase.cache_tokens)
     judge = Judge(job.rewards.judge) if job.rewards.judge else None
     if judge is not None:
@@ -86,65 +90,75 @@ def reward_scorer(job: GRPOJob) -> Scorer:
 
 
 def build_trainer(
-    job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Scorer, processes: int, rank: int
-) -> GRPOPhaseTrainer:
+    job: GRPOJob, *, inputs: Mapping[str, Path], work: Path, scorer: Scorer, processes: int, rank: int
+) -> LongContextGRPOTrainer:
     """The phase's trainer with its rows, engine and prompt stream.
+
+    Args:
+        job: The phase.
+        inputs: Folders by name: ``model``, ``data`` and perhaps ``probe``.
+        work: The stage's work folder.
+        scorer: Scores completions.
+        processes: How many processes train.
+        rank: Number of this process.
 
     Raises:
         ValueError: settings or rows that cannot be trained on.
     """
+    # Cheap checks first: a phase that cannot run is refused before any weights are loaded.
     require_vllm("grpo.engine", job.grpo.engine)
-    cut = layout(job, processes)
+    layout = batch_layout(job, processes)
     difficulties = curriculum.read_difficulties(inputs.get("probe", inputs["model"]))
     examples = phase_examples(job, inputs["data"], difficulties)
     tokenizer = load_tokenizer(inputs["model"])
     model = load_policy(inputs["model"], training_weights(job.model))
-    context = model.config.max_position_embeddings
-    prompts = Prompts(tokenizer, examples, job.phase, context)
-    arguments = grpo_config(job, cut, max(map(len, prompts.token_ids)), work)
-    samples = JsonLines(work / OUTPUT / "samples.jsonl")
-    trainer = GRPOPhaseTrainer(
+    prompts = Prompts(tokenizer, examples, job.phase, model.config.max_position_embeddings)
+
+    def batches_of(trainer: LongContextGRPOTrainer) -> Batches:
+        rollouts = Rollouts(
+            prompts,
+            rollout_engine(job, trainer),
+            scorer,
+            group_size=job.grpo.group_size,
+            sampling=rollout_sampling(job),
+            rank=rank,
+            processes=processes,
+            one_call=job.grpo.engine.startswith("vllm"),
+            # While a judge answers, the processor is free: the next prompts are sampled in the meantime.
+            prompts_a_call=job.grpo.micro_batch_size if job.rewards.judge else None,
+        )
+        stream = PromptStream(len(examples), job.seed)
+        return Batches(job.grpo, rollouts, stream, difficulties, filler=tokenizer.eos_token_id)
+
+    trainer = LongContextGRPOTrainer(
         job,
-        samples,
         model,
-        arguments,
+        grpo_config(job, layout, max(map(len, prompts.token_ids)), work),
         tokenizer,
-        job.grpo.dynamic_sampling,
-        job.grpo.truncated,
-        difficulties,
-        job.grpo.curriculum.retire_after_visits,
+        # A second copy, since the policy's own weights are about to change.
+        start=load_policy(inputs["model"], job.model) if job.grpo.kl_to_start_every else None,
+        # A function, since the engine samples from the model as the trainer has prepared it.
+        batches_of=batches_of,
+        samples=JsonLines(work / OUTPUT / "samples.jsonl"),
     )
-    if job.grpo.kl_to_start_every:
-        trainer.keep_start(load_policy(inputs["model"], job.model))
-    for scored in filter(None, (trainer.model, trainer.ref_model)):
-        use_compact_head(scored, job.grpo.temperature)
-        use_fast_linear(scored)
-    trainer.share_prefixes()
     quiet(trainer)
-    sampling = Sampling(
-        job.grpo.temperature,
-        job.grpo.top_p,
-        job.phase.max_completion_tokens,
-        job.seed * 1000 + job.index,
-        job.grpo.stop,
-    )
-    engine = rollout_engine(job, trainer, tokenizer)
     if job.grpo.optimizer_across_phases == "carried" and job.index > 1:
-        trainer.add_callback(CarriedOptimizer(trainer, inputs["model"] / FOLDER))
-    together = job.grpo.engine.startswith("vllm")
-    # A judge's answers take time that is not the processor's: it gets each part while the next is sampled.
-    part = job.grpo.micro_batch_size if job.rewards.judge else None
-    rollouts = Rollouts(prompts, engine, scorer, job.grpo.group_size, sampling, rank, processes, together, part)
-    trainer.draw_from(rollouts, PromptStream(len(examples), job.seed))
+        trainer.add_callback(CarriedOptimizer(trainer, inputs["model"]))
     return trainer
 
 
-def rollout_engine(job: GRPOJob, trainer: GRPOPhaseTrainer, tokenizer: Any) -> Engine:
-    """The engine of the settings.
+def rollout_sampling(job: GRPOJob) -> Sampling:
+    """How completions are sampled in this phase; every phase has its own seed."""
+    grpo, limit = job.grpo, job.phase.max_completion_tokens
+    return Sampling(grpo.temperature, grpo.top_p, limit, seed=job.seed * 1000 + job.index, stop=grpo.stop)
+
+
+def rollout_engine(job: GRPOJob, trainer: LongContextGRPOTrainer) -> Engine:
+    """The engine of ``grpo.engine``, sampling from the trainer's weights.
 
     Raises:
-        ValueError: the transformers engine with sharded weights, whose processes would wait for each
-            other at every token.
+        ValueError: ``transformers`` with sharded weights. Each process samples at its own pace, but a
+            forward over sharded weights needs all of them.
     """
     if job.grpo.engine.startswith("vllm"):
         return TrainerEngine(trainer)
@@ -153,39 +167,33 @@ def rollout_engine(job: GRPOJob, trainer: GRPOPhaseTrainer, tokenizer: Any) -> E
             f"grpo.engine='transformers' samples on each process alone, but {job.launch.accelerate_config} shards the "
             "weights: set grpo.engine='vllm-colocate', or launch.accelerate_config to none"
         )
-    return TransformersEngine(trainer.model, tokenizer, batch_size=job.grpo.micro_batch_size)
+    return TransformersEngine(trainer.model, trainer.processing_class, batch_size=job.grpo.micro_batch_size)
 
 
 def run(job: GRPOJob, inputs: Mapping[str, Path], work: Path) -> None:
-    """The GRPO stage: inputs ``model`` and ``data``, output a policy folder.
+    """The GRPO stage: inputs ``model``, ``data`` and perhaps ``probe``; output a policy folder.
 
     Raises:
-        ValueError: settings that cannot be laid out, or rows that cannot be trained on.
+        ValueError: settings or rows that cannot be trained on.
         RewardAlarm: rewards over the ceilings of ``rewards``.
-        SystemExit: 143 after SIGTERM, with a checkpoint to go on from.
+        EntropyAlarm: the entropy has collapsed and ``grpo.entropy_alarm.stop`` is set.
+        SystemExit: 143 after SIGTERM, with a checkpoint to resume from.
     """
     train_phase(job, inputs, work, reward_scorer(job))
 
 
 def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Scorer) -> None:
-    """:func:`run` with a scorer of one's own."""
+    """:func:`run` with a scorer of your own."""
     state = set_up_process(job.launch)
-    trainer = build_trainer(job, inputs, work, scorer, state.num_processes, state.process_index)
-    updates = layout(job, state.num_processes).updates_per_batch
-    output = work / OUTPUT
-    lines = JsonLines(output / METRICS)
+    trainer = build_trainer(
+        job, inputs=inputs, work=work, scorer=scorer, processes=state.num_processes, rank=state.process_index
+    )
+    updates = batch_layout(job, state.num_processes).updates_per_batch
+    lines = JsonLines(work / OUTPUT / METRICS)
     boundary = StepBoundary(updates, job.phase.steps, job.grpo.save_steps)
     trainer.add_callback(boundary)
     trainer.add_callback(MetricsCallback(lines, f"grpo-{job.index}", updates, grpo_metrics.row, grpo_metrics.sentence))
-    checkpoint = newest_complete(work / "checkpoints")
-    state.wait_for_everyone()
-    if checkpoint is not None:
-        trainer.restore(read_state(checkpoint))
-    if state.is_main_process:
-        delete_partial(work / "checkpoints")
-        done = trainer._step // trainer.args.steps_per_generation
-        lines.cut_back(done)
-        trainer.sample_lines.cut_back(done)
+    checkpoint = _restore(trainer, work / "checkpoints", lines, state)
     logger.info(
         "grpo-%d: %d steps of %d prompts x %d, engine %s, attention %s, prompts %s%s",
         job.index,
@@ -194,17 +202,34 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
         job.grpo.group_size,
         job.grpo.engine,
         attention_implementation(job.model),
-        "shared" if trainer.shares_prefix else "repeated",
+        "shared" if trainer.logprobs.shares_prompts else "repeated",
         f", from {checkpoint.name}" if checkpoint else "",
     )
-    state.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     boundary.exit_if_stopped()
-    save_policy(trainer, trainer._tokenizer, job.model.dtype, output)
-    if job.grpo.optimizer_across_phases == "carried":
-        save_optimizer(trainer.model_wrapped, trainer.optimizer, output / FOLDER)
+    _save_output(job, trainer, work / OUTPUT)
+
+
+def _restore(trainer: LongContextGRPOTrainer, checkpoints: Path, lines: JsonLines, state: PartialState) -> Path | None:
+    """Restore the state of the newest whole checkpoint, if any, and cut the written files back to its step."""
+    checkpoint = newest_complete(checkpoints)
+    state.wait_for_everyone()  # all processes have looked before the main process deletes anything
+    if checkpoint is not None:
+        trainer.restore(read_state(checkpoint))
     if state.is_main_process:
-        write_json(output / curriculum.FILE, curriculum.to_json(trainer.difficulties))
+        delete_partial(checkpoints)
+        for file in (lines, trainer.samples):
+            file.cut_back(trainer.batches.drawn)
+    state.wait_for_everyone()
+    return checkpoint
+
+
+def _save_output(job: GRPOJob, trainer: LongContextGRPOTrainer, output: Path) -> None:
+    save_policy(trainer, trainer.processing_class, job.model.dtype, output)
+    if job.grpo.optimizer_across_phases == "carried":
+        save_optimizer(trainer.model_wrapped, trainer.optimizer, output / CARRIED)
+    if trainer.accelerator.is_main_process:
+        write_json(output / curriculum.FILE, curriculum.to_json(trainer.batches.difficulties))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,9 @@ class _Prober:
         job = self.job
         prompts = Prompts(self.tokenizer, rows, phase, self.context)
         sampling = Sampling(job.temperature, job.top_p, phase.max_completion_tokens, job.seed, job.stop)
-        rollouts = Rollouts(prompts, self.engine, self.scorer, job.samples, sampling, rank=0, processes=1)
+        rollouts = Rollouts(
+            prompts, self.engine, self.scorer, group_size=job.samples, sampling=sampling, rank=0, processes=1
+        )
         unscored, began = 0, time.perf_counter()
         for start in range(0, len(rows), job.rows_at_once):
             started = time.perf_counter()

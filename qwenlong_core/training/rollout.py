@@ -20,12 +20,12 @@ from qwenlong_core.settings.training import Phase
 from qwenlong_core.training.dynamic_sampling import Draw
 
 Scorer = Callable[[Sequence[Example], Sequence[Completion]], Coroutine[Any, Any, list[Score]]]
-"""Scores ``completions[i]`` against ``examples[i]``. All calls share one event loop, so that a judge's
-bound on requests holds over all of them."""
+"""Scores ``completions[i]`` against ``examples[i]``. All calls run on one event loop, so that a judge's
+limit on concurrent requests holds over all of them."""
 
 
 class BackgroundScoring:
-    """A scorer on an event loop in a thread of its own: a judge answers while the engine samples on."""
+    """Runs a scorer on an event loop in its own thread, so that a judge answers while the engine samples."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
@@ -33,25 +33,28 @@ class BackgroundScoring:
         threading.Thread(target=self._loop.run_forever, name="scoring", daemon=True).start()
 
     def submit(self, examples: Sequence[Example], completions: Sequence[Completion]) -> Future[list[Score]]:
-        """Start scoring; the result, or what went wrong, is in the future."""
+        """Start scoring; the future holds the scores or the error."""
         return asyncio.run_coroutine_threadsafe(self.scorer(examples, completions), self._loop)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of an epoch's draws. Within an epoch no prompt comes twice, and the engine mixes the prompt
-    in, so every group has randomness of its own on however many processes it is drawn."""
+    """Seed of an epoch's draws.
+
+    The engine mixes each prompt into its seed, and within an epoch no prompt is drawn twice. So every
+    group has its own randomness, and it does not depend on the number of processes.
+    """
     digest = hashlib.sha256(f"rollout/{seed}/{epoch}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
 class Prompts:
-    """The rows of a phase as prompts; each is rendered and tokenized once.
+    """The rows of a phase as prompts, each rendered and tokenized once.
 
     Args:
         tokenizer: The policy's.
         examples: The rows.
-        phase: Its limits.
-        context: Tokens the model can hold.
+        phase: Its limits on tokens.
+        context: Tokens that the model can hold.
 
     Raises:
         ValueError: a prompt is over the phase's limit, or does not fit the context with its completion.
@@ -78,18 +81,19 @@ class Prompts:
 class Rollouts:
     """Samples and scores draws.
 
-    Each process takes a contiguous share and all receive every group: completions travel as token
-    ids, prompts as row numbers.
+    Each process samples a contiguous share of the draws, and all processes receive every group.
+    Completions are exchanged as token ids, prompts as row numbers.
 
     Args:
         prompts: The phase's rows.
-        engine: Samples completions; on a process of its own or in step with the others.
-        scorer: Called for each part of a round as soon as it is sampled.
-        group_size: G.
-        sampling: How to draw; its seed is the run's.
-        rank: Of this process, of ``processes``.
-        one_call: The engine is one that all processes must call equally often, and takes no seed.
-        prompts_a_call: Prompts sampled before their completions are given to the scorer; ``None``: all.
+        engine: Samples completions, either on each process by itself or on all processes together.
+        scorer: Called with the completions of each engine call as soon as they are sampled.
+        group_size: G, completions per prompt.
+        sampling: How to sample; its seed is the run's.
+        rank: Number of this process.
+        processes: How many processes there are.
+        one_call: Whether all processes must call the engine equally often. Such an engine takes no seed.
+        prompts_a_call: Prompts per engine call; ``None`` samples all of a round in one call.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Rollouts:
         prompts: Prompts,
         engine: Engine,
         scorer: Scorer,
+        *,
         group_size: int,
         sampling: Sampling,
         rank: int,
@@ -110,20 +115,25 @@ class Rollouts:
         self.rank, self.processes = rank, processes
 
     def __call__(self, draws: list[Draw]) -> list[Group]:
-        """One group per draw, in order. The number of draws is a multiple of the processes."""
+        """One group per draw, in order; every process passes the same draws.
+
+        Args:
+            draws: Their number is a multiple of the processes.
+        """
         share = len(draws) // self.processes
-        local = self._local(draws[self.rank * share : (self.rank + 1) * share])
+        local = self._sampled_and_scored(draws[self.rank * share : (self.rank + 1) * share])
         return [
             Group(example=self.prompts.examples[row], completions=completions, scores=scores)
             for row, completions, scores in gather_object(local)
         ]
 
-    def _local(self, draws: list[Draw]) -> list[tuple[int, tuple[Completion, ...], tuple[Score, ...]]]:
+    def _sampled_and_scored(self, draws: list[Draw]) -> list[tuple[int, tuple[Completion, ...], tuple[Score, ...]]]:
+        """This process's share: row, completions and scores of each draw."""
         groups: list[list[Completion]] = []
         scoring: list[Future[list[Score]]] = []
-        for epoch, part in self._calls(draws):
-            sampled = self._sample(epoch, part)
-            scoring.append(self._score(part, sampled))
+        for epoch, call in self._calls(draws):
+            sampled = self._sample(epoch, call)
+            scoring.append(self._score(call, sampled))
             groups += sampled
         scores = [score for future in scoring for score in future.result()]
         g = self.group_size
@@ -133,15 +143,16 @@ class Rollouts:
         ]
 
     def _calls(self, draws: list[Draw]) -> Iterator[tuple[int, list[Draw]]]:
-        """Engine calls, each within an epoch, whose seed it is; one in all for an engine that the
-        processes call together, since their shares may cross an epoch's end at different draws."""
+        """The draws of each engine call with their epoch, which decides the call's seed."""
         if self.one_call:
+            # The shares of two processes may cross the end of an epoch at different draws, and the
+            # processes would then call the engine a different number of times.
             yield draws[0].epoch, draws
             return
         for epoch, members in groupby(draws, key=lambda d: d.epoch):
-            part = list(members)
-            size = self.prompts_a_call or len(part)
-            yield from ((epoch, part[i : i + size]) for i in range(0, len(part), size))
+            of_epoch = list(members)
+            size = self.prompts_a_call or len(of_epoch)
+            yield from ((epoch, of_epoch[i : i + size]) for i in range(0, len(of_epoch), size))
 
     def _score(self, draws: list[Draw], groups: list[list[Completion]]) -> Future[list[Score]]:
         examples = [self.prompts.examples[draw.row] for draw in draws for _ in range(self.group_size)]
@@ -149,13 +160,13 @@ class Rollouts:
         visible = [self._with_opened_thought(draw.row, c) for draw, group in pairs for c in group]
         return self.scoring.submit(examples, visible)
 
-    def _sample(self, epoch: int, draws: Any) -> list[list[Completion]]:
+    def _sample(self, epoch: int, draws: list[Draw]) -> list[list[Completion]]:
         assert self.sampling.seed is not None
         sampling = replace(self.sampling, seed=epoch_seed(self.sampling.seed, epoch))
         return self.engine.generate([self.prompts.token_ids[d.row] for d in draws], self.group_size, sampling)
 
     def _with_opened_thought(self, row: int, completion: Completion) -> Completion:
-        """What the scorer reads: a thinking block that the template opened belongs to the answer."""
+        """The completion as the scorer reads it, with the thinking tag that the chat template has opened."""
         if not self.prompts.opens_thinking[row]:
             return completion
         return replace(completion, text="<think>\n" + completion.text)

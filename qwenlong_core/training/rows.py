@@ -1,4 +1,4 @@
-"""Groups as the trainer's rows: one a completion, with what the loss needs to know of it."""
+"""What one step trains on: groups as rows, one row a completion, in the order of the forwards."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from qwenlong_core.records import Group, Score
 from qwenlong_core.settings.training import Truncated
-from qwenlong_core.training.dynamic_sampling import in_loss
+from qwenlong_core.training.dynamic_sampling import RolloutBatch, in_loss
 from qwenlong_core.training.surplus import OldLogprobs
 
 Placed = tuple[Group, OldLogprobs | None]
-"""A group to train on; its old log-probs where a policy before this one sampled it."""
+"""A group to train on; with old log-probs if an earlier policy sampled it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,36 @@ class Row:
     prompt_ids: Sequence[int]
     completion_ids: Sequence[int]
     reward: float
-    """NaN outside the loss, which TRL leaves out of means and standard deviations."""
+    """NaN outside the loss: TRL leaves NaN out of a group's mean and standard deviation."""
     in_loss: bool
     logprobs: Sequence[float] | None = None
-    """The engine's."""
+    """Log-probs of the completion's tokens as the engine reported them."""
     old_logprobs: Sequence[float] | None = None
-    """The sampling policy's, where that is not the policy as it stands."""
+    """Log-probs under the policy that sampled the completion, if that is not the current policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """The batch of one step, as one process sees it."""
+
+    number: int
+    """Number of the step in its phase, counted from 1."""
+    drawn: RolloutBatch
+    """All groups of the step, the same on every process."""
+    rows: list[Row]
+    """The rows of this process, forward by forward."""
+    informative_forwards: list[bool]
+    """For each forward, whether any process has an informative group in it."""
+
+    def update_learns(self, update: int, updates: int) -> bool:
+        """Whether any process has an informative group in an optimizer step of this batch.
+
+        Args:
+            update: Number of the optimizer step within the batch, from 0.
+            updates: Optimizer steps per batch.
+        """
+        forwards = len(self.informative_forwards) // updates
+        return any(self.informative_forwards[update * forwards : (update + 1) * forwards])
 
 
 def empty_rows(group_size: int, filler: int) -> list[Row]:
@@ -36,7 +60,7 @@ def empty_rows(group_size: int, filler: int) -> list[Row]:
 
 
 def rows_of(group: Group, prompt_ids: Sequence[int], truncated: Truncated, old: OldLogprobs | None = None) -> list[Row]:
-    """A group's rows. Those outside the loss have no part in the group's baseline either."""
+    """A group's rows. A completion outside the loss has no part in the group's baseline either."""
     members = zip(group.completions, group.scores, in_loss(group, truncated), old or [None] * len(group.scores))
     return [
         Row(prompt_ids, c.token_ids, _value(score) if counts else math.nan, counts, c.logprobs, old_logprobs)

@@ -29,7 +29,7 @@ from qwenlong_core.records import Example
 from qwenlong_core.settings.training import SFTSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.artifacts import METRICS
-from qwenlong_core.training.checkpoints import SealedCheckpoints, delete_partial, newest_complete
+from qwenlong_core.training import checkpoints, state_files
 from qwenlong_core.training.logprobs.cpu_head import use_compact_head
 from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
 from qwenlong_core.training.logprobs.packing import IGNORED
@@ -112,8 +112,41 @@ def accumulation(settings: SFTSettings, processes: int) -> int:
     return settings.batch_size // at_once
 
 
-class ResumableSFTTrainer(SealedCheckpoints, SFTTrainer):  # type: ignore[misc]
-    """``SFTTrainer`` whose checkpoints are sealed, so that only complete ones are resumed from."""
+class ResumableSFTTrainer(SFTTrainer):  # type: ignore[misc]
+    """``SFTTrainer`` whose checkpoints are sealed and hold no pickle; the same hooks as in :mod:`trainer`."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Called with every checkpoint. TRL would write a card for a hub beside the checkpoints."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Called when a checkpoint is due. Seals the folder; there is no state of our own."""
+        super()._save_checkpoint(model, trial)
+        checkpoints.finish(self, own_state=dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Called within ``_save_checkpoint``. transformers' own would write pickles."""
+        checkpoints.save_optimizer_and_scheduler(self, Path(output_dir))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Called within ``_save_checkpoint``. transformers' own would write a pickle."""
+        state_files.save_random_state(checkpoints.random_state_file(self, output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Called on resume. transformers' own expects sharded weights in a format of its own."""
+        if self.is_fsdp_enabled:
+            state_files.load_weights(model or self.model_wrapped, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Called when training begins; ``None`` without a checkpoint."""
+        if checkpoint is not None:
+            checkpoints.load_optimizer_and_scheduler(self, Path(checkpoint))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Called before the first resumed forward; ``None`` without a checkpoint."""
+        if checkpoint is not None:
+            state_files.load_random_state(checkpoints.random_state_file(self, checkpoint))
 
 
 def _row(logs: dict[str, Any], step: int, step_tokens: Sequence[int]) -> dict[str, Any]:
@@ -181,11 +214,11 @@ def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
     boundary = StepBoundary(updates=1, steps=steps, save_steps=job.sft.save_steps)
     trainer.add_callback(boundary)
     trainer.add_callback(MetricsCallback(lines, "sft", 1, partial(_row, step_tokens=step_tokens), _sentence))
-    checkpoint = newest_complete(work / "checkpoints")
+    checkpoint = checkpoints.newest_complete(work / "checkpoints")
     # Every process must have chosen its checkpoint before the main process deletes partial ones.
     state.wait_for_everyone()
     if state.is_main_process:
-        delete_partial(work / "checkpoints")
+        checkpoints.delete_partial(work / "checkpoints")
         lines.cut_back(int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0)
     logger.info(
         "sft: %d steps of %d rows, attention %s, %s: %.0f%% of the computed tokens are data%s",

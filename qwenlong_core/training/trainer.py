@@ -1,275 +1,381 @@
-"""TRL's ``GRPOTrainer`` with this project's rollouts: dynamic sampling, whole groups, exact resume.
+"""The trainer of a GRPO phase: TRL's ``GRPOTrainer`` with this project's batches, log-probs and checkpoints.
 
-What TRL does stays TRL's: padding, old and reference log-probs, group advantages, the clipped
-token-level loss, the optimizer loop. What is replaced is where its batch comes from::
+TRL keeps what is GRPO: padding, group advantages, the clipped token-level loss, the optimizer loop. This
+project replaces where a batch comes from, how log-probs are computed, what is reported and what is saved.
+One step is one rollout batch, followed by one or more optimizer steps (updates) on it. All processes run
+the same sequence; ``||`` marks where they wait for each other::
 
-    PromptStream -> Rollouts -> fill_batch -> arrange -> rows -> GRPOTrainer
+    train()                                    transformers' loop; every epoch is one batch of placeholders
+    |
+    +- each forward: _prepare_inputs           a slice of the batch; the step's first forward draws it:
+    |    +- next_batch
+    |         +- Batches.next_batch            || draw, sample, score, refill (batches.py)
+    |         |    +- GroupPass.of_group       || log-probs of surplus groups, before the policy changes
+    |         +- TRL: _generate_and_score_completions
+    |         |    +- _generate                   the rows, which are sampled already
+    |         |    +- _get_per_token_logps...  || old log-probs, if TRL needs them; surplus rows keep theirs
+    |         |    +- _get_per_token_logps...  || reference log-probs, if there is a KL term
+    |         |    +- _calculate_rewards       || the rows' rewards; TRL makes them advantages
+    |         +- _old_logprobs                 || if TRL computed none and the batch holds surplus groups
+    |         +- _report_batch                 || alarms on rewards, KL to the start, sample completions
+    |
+    +- each forward: _compute_loss             TRL's loss; _get_per_token_logps... runs the training pass
+    |    +- backward                           || gradients are reduced at an update's last forward
+    |
+    +- each update: SkipEmptyUpdates           drops the gradient if no process has an informative group
+    |    +- optimizer step
+    |
+    +- each step's last update: StepBoundary (runtime.py) asks for
+         +- log                                || the step's metrics, entropy alarm, MetricsCallback
+         +- _save_checkpoint                   || every save_steps steps: weights, optimizer, random states,
+                                                  own_state, then the seal (checkpoints.py)
 
-One of the trainer's epochs is one rollout batch: the dataset it iterates is a row of placeholders,
-so that nothing of the data order lives in samplers, which TRL cannot resume.
+A run that resumes calls ``restore`` before ``train``; transformers then loads the rest through the
+``_load_*`` hooks. Written for TRL 1.16 and transformers 5.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
+from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import split_tensor_dict
+from trl.models import prepare_fsdp
+from trl.trainer.utils import add_fused_lm_head, split_tensor_dict
 
-from qwenlong_core.records import Group
-from qwenlong_core.settings.training import DynamicSamplingSettings, Truncated
-from qwenlong_core.training.checkpoints import SealedCheckpoints
-from qwenlong_core.training.curriculum import UNSEEN, Difficulties, from_json, to_json, to_retire
-from qwenlong_core.training.dynamic_sampling import PromptStream, RolloutBatch, arrange, fill_batch
-from qwenlong_core.training.logprobs.group_pass import GroupScoring
-from qwenlong_core.training.rollout import Rollouts
-from qwenlong_core.training.rows import Placed, Row, empty_rows, rows_of
-from qwenlong_core.training.surplus import OldLogprobs, SurplusGroup, surplus_from_json
+from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.rewards.monitor import check_rewards
+from qwenlong_core.training import checkpoints, grpo_metrics, state_files
+from qwenlong_core.training.batches import Batches
+from qwenlong_core.training.entropy import EntropyAlarm, EntropyWatch
+from qwenlong_core.training.logprobs.cpu_head import use_compact_head
+from qwenlong_core.training.logprobs.distances import EngineDistance, mean_kl
+from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
+from qwenlong_core.training.logprobs.group_pass import GroupPass, Pass, share_prompts
+from qwenlong_core.training.metrics import JsonLines
+from qwenlong_core.training.rows import Row, StepBatch
+from qwenlong_core.training.runtime import checkpointing_off
 
 logger = logging.getLogger(__name__)
 
+INFORMATIVE = "informative"
+"""Key in TRL's batch, bool ``[rows]``: whether any process has an informative group in the row's forward."""
 
-def carried_by_rows(**_: Any) -> None:
-    """Stands where TRL wants a reward function: rewards come with the rows."""
+
+class Generated(NamedTuple):
+    """What ``GRPOTrainer._generate`` of TRL 1.16 returns, under the names of the variables that take it."""
+
+    prompt_ids: list[list[int]]
+    completion_ids: list[list[int]]
+    tool_mask: list[list[int]]
+    """1 on tokens in the loss. TRL means tokens that a tool wrote; it is its one mask that leaves a token
+    out of the loss and of the loss's denominator but in the model's attention."""
+    completions: list[str]
+    """Texts for TRL's own log, which is off."""
+    logprobs: list[list[float]] | None
+    """The engine's, if it reported any."""
+    extra_fields: dict[str, Any]
+    images: None
+    tool_images: list[Any]
 
 
-class _SkipEmptyUpdates(TrainerCallback):  # type: ignore[misc]
-    """A mini-batch without informative groups leaves the weights as they are.
+def generated(rows: Sequence[Row]) -> Generated:
+    """Rows as the result of TRL's own generation."""
+    known = all(row.logprobs is not None for row in rows)
+    return Generated(
+        prompt_ids=[list(row.prompt_ids) for row in rows],
+        completion_ids=[list(row.completion_ids) for row in rows],
+        tool_mask=[[int(row.in_loss)] * len(row.completion_ids) for row in rows],
+        completions=[""] * len(rows),
+        logprobs=[list(row.logprobs or ()) for row in rows] if known else None,
+        extra_fields={},
+        images=None,
+        tool_images=[],
+    )
 
-    A gradient of zero would not: Adam would go on along its momentum.
+
+def rewards_come_with_rows(**_: Any) -> None:
+    """Stands where TRL requires a reward function; see ``_calculate_rewards``."""
+
+
+class SkipEmptyUpdates(TrainerCallback):  # type: ignore[misc]
+    """Leaves the weights as they are in an update without informative groups.
+
+    Zero gradients would not do: Adam would still move the weights by its momentum. It skips a weight
+    whose gradient is ``None``.
     """
 
     def __init__(self, trainer: LongContextGRPOTrainer) -> None:
         self.trainer = trainer
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self.trainer.update_has_loss():
+        """Drop the gradient if nothing was learned from."""
+        updates = args.steps_per_generation // args.gradient_accumulation_steps
+        if not self.trainer.batch.update_learns(state.global_step % updates, updates):
             self.trainer.model_wrapped.zero_grad(set_to_none=True)
 
 
-class LongContextGRPOTrainer(SealedCheckpoints, GroupScoring, GRPOTrainer):  # type: ignore[misc]
-    """GRPO whose batches are filled by dynamic sampling.
+class LongContextGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+    """GRPO on batches that dynamic sampling fills, with shared prompts and exact resume.
 
     Args:
+        job: The phase's settings.
         model: The policy.
-        args: With ``steps_per_generation`` forwards per rollout batch.
+        arguments: The job as TRL's arguments.
         tokenizer: The policy's.
-        sampling: Dynamic sampling settings.
-        truncated: Whether truncated completions count.
-        difficulties: What earlier phases recorded; extended by every group drawn.
-        retire_after_visits: When to give up on a prompt that was never solved.
-
-    Call :meth:`draw_from` before training.
+        start: The phase's starting weights, if the KL to them is to be measured without a KL term.
+        batches_of: Makes the batches of the trainer that is given; an engine may need the trainer's model.
+        samples: Where sample completions go.
     """
+
+    batch: StepBatch
+    """The batch of the current step."""
+    _trained_logps: Tensor
+    """Log-probs of the newest training pass, without gradient."""
 
     def __init__(
         self,
+        job: GRPOJob,
         model: Any,
-        args: GRPOConfig,
+        arguments: GRPOConfig,
         tokenizer: Any,
-        sampling: DynamicSamplingSettings,
-        truncated: Truncated,
-        difficulties: Difficulties,
-        retire_after_visits: int | None = None,
-        callbacks: list[Any] | None = None,
+        *,
+        start: Any = None,
+        batches_of: Callable[[LongContextGRPOTrainer], Batches],
+        samples: JsonLines,
     ) -> None:
-        self.prompts_per_batch = args.generation_batch_size // args.num_generations
+        # The placeholders make one epoch one batch, so that no part of the data's order lives in TRL's
+        # samplers, whose state no checkpoint holds.
+        placeholders = Dataset.from_dict({"prompt": [""] * job.grpo.batch_size})
         super().__init__(
             model=model,
-            reward_funcs=[carried_by_rows],
-            args=args,
-            train_dataset=Dataset.from_dict({"prompt": [""] * self.prompts_per_batch}),
+            reward_funcs=[rewards_come_with_rows],
+            args=arguments,
+            train_dataset=placeholders,
             processing_class=tokenizer,
-            callbacks=callbacks,
         )
-        self.dynamic_sampling, self.truncated = sampling, truncated
-        self.difficulties, self.retire_after_visits = difficulties, retire_after_visits
-        self.batch = RolloutBatch()
-        self._left: list[SurplusGroup] = []
-        self._rows: list[Row] = []
-        self._in_old_pass = False
-        self._hopeless_kept = 0
-        self._slices_in_loss: list[bool] = []
-        self.add_callback(_SkipEmptyUpdates(self))
+        self.job, self.samples = job, samples
+        if start is not None:
+            self.ref_model = self._as_reference(start)
+        for scored in filter(None, (self.model, self.ref_model)):
+            # Only now: it replaces the output head that TRL's constructor has put on the model.
+            use_compact_head(scored, self.temperature)
+            use_fast_linear(scored)
+        self.logprobs = GroupPass(
+            self.accelerator,
+            self.num_generations,
+            super()._get_per_token_logps_and_entropies,
+            shares_prompts=share_prompts(self.model, self.ref_model, self.aux_loss_enabled),
+        )
+        self.engine_distance = EngineDistance(self.accelerator, self.top_p)
+        self.entropy_watch = EntropyWatch()
+        self.add_callback(SkipEmptyUpdates(self))
+        self.batches = batches_of(self)
 
-    def draw_from(self, rollouts: Rollouts, stream: PromptStream) -> None:
-        """Set where batches come from."""
-        self.rollouts, self.stream = rollouts, stream
-        examples = rollouts.prompts.examples
-        self._prompt_ids = {e.id: ids for e, ids in zip(examples, rollouts.prompts.token_ids)}
-        self._retire()
+    def _as_reference(self, start: Any) -> Any:
+        """A model prepared as TRL prepares its reference, which it makes only for a KL term in the loss."""
+        add_fused_lm_head(start, temperature=self.temperature)
+        if self.is_fsdp_enabled:
+            return prepare_fsdp(start, self.accelerator)
+        return self.accelerator.prepare_model(start, evaluation_mode=True)
 
-    # -- resume ----------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------
 
     def own_state(self) -> dict[str, Any]:
-        """Position in the prompt stream, retired rows, forwards done, difficulty, and groups left over."""
-        return {
-            "stream_position": self.stream.position,
-            "retired": sorted(self.stream.retired),
-            "forwards": self._step,
-            "difficulty": to_json(self.difficulties),
-            "left": [group.to_json() for group in self._left],
-        }
+        """What a checkpoint holds beside transformers' state, as JSON; the same on every process."""
+        return {"batches": self.batches.state_dict(), "entropy": asdict(self.entropy_watch)}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`own_state`."""
-        self.stream.position, self.stream.retired = state["stream_position"], set(state["retired"])
-        self._step = state["forwards"]
-        self.difficulties = from_json(state["difficulty"])
-        examples = {example.id: example for example in self.rollouts.prompts.examples}
-        self._left = [surplus_from_json(group, examples) for group in state["left"]]
+        self.batches.load_state_dict(state["batches"])
+        self.entropy_watch = EntropyWatch(**state["entropy"])
 
-    # -- a rollout batch ---------------------------------------------------------------------------
+    # -- a step's batch --------------------------------------------------------------------------------
 
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        forwards = self.args.steps_per_generation
-        if self._step % forwards == 0:
-            self._buffered_inputs = split_tensor_dict(self._next_batch(), forwards)
-        return self._buffered_inputs[self._step % forwards]
+    def next_batch(self) -> dict[str, Any]:
+        """Draw the next batch and return it as TRL's loss takes it.
 
-    def _next_batch(self) -> dict[str, Any]:
-        processes = self.accelerator.num_processes
-        self.batch = fill_batch(
-            self.stream,
-            self.rollouts,
-            self.prompts_per_batch,
-            self.dynamic_sampling,
-            self.truncated,
-            processes,
-            [left.group for left in self._left],
-        )
-        for group in self.batch.groups:
-            self._remember(group)
-        self._retire()
-        used, fresh = self._left[: self.batch.from_last], self.batch.kept[self.batch.from_last :]
-        placed: list[Placed] = [(left.group, left.old_logprobs) for left in used]
-        placed += [(group, None) for group in fresh]
-        minis = self.args.steps_per_generation // self.args.gradient_accumulation_steps
-        slots = arrange(placed, self.prompts_per_batch, minis, processes)
-        self._slices_in_loss = self._in_loss(slots)
-        self._rows = [row for slot in slots[self.accelerator.process_index] for row in self._to_rows(slot)]
-        self._left = self._with_old_logprobs(self.batch.surplus)
-        return self._prepared_rows()
+        Returns:
+            Tensors of this process's rows: ``prompt_ids`` and ``prompt_mask`` ``[rows, P]``,
+            ``completion_ids``, ``completion_mask``, ``tool_mask`` and log-probs ``[rows, C]``,
+            ``advantages`` and ``informative`` ``[rows]``, ``num_items_in_batch`` ``[]``.
 
-    def _prepared_rows(self) -> dict[str, Any]:
-        """The rows as TRL's batch, with old log-probs wherever a policy before this one sampled."""
-        self._in_old_pass = True
-        # The prompt TRL carries about is the row's number: its text would be gathered on every process.
-        inputs = [{"prompt": str(number)} for number in range(len(self._rows))]
-        output: dict[str, Any] = self._generate_and_score_completions(inputs)
-        if self.batch.from_last and "old_per_token_logps" not in output:
-            output["old_per_token_logps"] = self._old_pass(output)
-        self._in_old_pass = False
-        return output
+        Raises:
+            RewardAlarm: rewards over the ceilings of ``rewards``.
+        """
+        self.batch = self.batches.next_batch(partial(self.logprobs.of_group, self.model))
+        # TRL gathers the prompts' text on every process for a log that is off. An empty text costs nothing.
+        prompts = [{"prompt": ""} for _ in self.batch.rows]
+        with checkpointing_off(self.model, self.args.gradient_checkpointing_kwargs):
+            batch: dict[str, Any] = self._generate_and_score_completions(prompts)
+        if self.batch.drawn.from_last and "old_per_token_logps" not in batch:
+            batch["old_per_token_logps"] = self._old_logprobs(batch)
+        rows_per_forward = self.args.per_device_train_batch_size
+        informative = torch.tensor(self.batch.informative_forwards, device=self.accelerator.device)
+        batch[INFORMATIVE] = informative.repeat_interleave(rows_per_forward)
+        self._report_batch(batch)
+        return batch
 
     @torch.no_grad()
-    def _old_pass(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Old log-probs ``[rows, tokens]``, for a batch on which TRL takes them for the current ones."""
-        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-        size, columns = self.args.per_device_train_batch_size, batch["completion_ids"].size(1)
-        logps: torch.Tensor = self._get_per_token_logps_and_entropies(self.model, ids, mask, columns, batch_size=size)[
-            0
-        ]
+    def _old_logprobs(self, batch: dict[str, Any]) -> Tensor:
+        """Old log-probs ``[rows, C]`` of a batch for which TRL takes the current ones: one update, no vLLM."""
+        logps: Tensor = self._get_per_token_logps_and_entropies(self.model, *self._pass_inputs(batch))[0]
         return logps
 
-    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """The pass; the old one then takes in what the policy of the last step gave its own groups."""
-        logps, entropies, aux = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-        if self._in_old_pass and model is self.model:
-            for values, row in zip(logps, self._rows):
-                if row.old_logprobs is not None:
-                    values[: len(row.old_logprobs)] = values.new_tensor(row.old_logprobs)
-        return logps, entropies, aux
+    def _pass_inputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, int, int]:
+        """Ids ``[rows, P + C]``, mask of the same shape, C, and the rows of a forward."""
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+        return ids, mask, batch["completion_ids"].size(1), self.args.per_device_train_batch_size
 
-    def _with_old_logprobs(self, groups: Sequence[Group]) -> list[SurplusGroup]:
-        """The groups with the log-probs of the policy as it stands, which sampled them. Each process
-        scores as many, since sharded training needs as many forwards on each."""
-        share = -(-len(groups) // self.accelerator.num_processes)
-        first = share * self.accelerator.process_index
-        own = [groups[number % len(groups)] for number in range(first, first + share)]
-        scored: list[OldLogprobs] = gather_object([self._logprobs_of(group) for group in own]) if own else []
-        return [SurplusGroup(group, logprobs) for group, logprobs in zip(groups, scored)]
+    def _report_batch(self, batch: dict[str, Any]) -> None:
+        drawn = self.batch.drawn
+        check_rewards([score for group in drawn.groups for score in group.scores], self.job.rewards)
+        missing = grpo_metrics.shortfall(drawn, self.job.grpo.batch_size)
+        if missing:
+            logger.info("grpo-%d: %s", self.job.index, missing)
+        if self.job.grpo.kl_to_start_every and self.batch.number % self.job.grpo.kl_to_start_every == 0:
+            self._measure_kl(batch)
+        if self.accelerator.is_main_process:
+            for sample in grpo_metrics.samples(drawn, self.batch.number):
+                self.samples.append(sample)
 
-    def _logprobs_of(self, group: Group) -> OldLogprobs:
-        completions = [completion.token_ids for completion in group.completions]
-        return self.completion_logprobs(self._prompt_ids[group.example.id], completions)
+    @torch.no_grad()
+    def _measure_kl(self, batch: dict[str, Any]) -> None:
+        """Add ``kl`` to the step's metrics: from the policy that sampled to the phase's start."""
+        inputs = self._pass_inputs(batch)
+        policy = batch.get("old_per_token_logps")
+        if policy is None:
+            policy = self.logprobs(self.model, *inputs)[0]
+        start = self.logprobs(self.ref_model, *inputs)[0]
+        self._metrics["train"]["kl"].append(mean_kl(batch, start, policy, self.accelerator))
 
-    def _remember(self, group: Group) -> None:
-        accuracies = [score.accuracy for score in group.scores if score.accuracy is not None]
-        if len(accuracies) == len(group.scores):
-            self.difficulties[group.example.id] = self.difficulties.get(group.example.id, UNSEEN).after(accuracies)
+    def _step_metrics(self) -> dict[str, Any]:
+        """What the step reports beside TRL's own metrics."""
+        drawn = self.batch.drawn
+        metrics = grpo_metrics.batch_metrics(drawn, self.batches.prompt_tokens(drawn.groups))
+        return metrics | self.engine_distance.report() | {"prompts_retired": len(self.batches.stream.retired)}
 
-    def _retire(self) -> None:
-        """Take prompts that were visited in vain too often out of the stream, and say where that must stop."""
-        examples, retired = self.rollouts.prompts.examples, self.stream.retired
-        rows, hopeless_kept = to_retire(
-            examples, self.difficulties, self.retire_after_visits, retired, keep=self.prompts_per_batch
-        )
-        retired.update(rows)
-        if hopeless_kept > self._hopeless_kept:
-            logger.warning(
-                "%d prompt(s) without a right completion in %s visits are drawn on: with %d of %d retired, no more than"
-                " batch_size=%d are left; add rows or raise curriculum.retire_after_visits",
-                hopeless_kept,
-                self.retire_after_visits,
-                len(retired),
-                len(examples),
-                self.prompts_per_batch,
-            )
-        self._hopeless_kept = hopeless_kept
+    # -- TRL's and transformers' hooks, in the order of the diagram, each overridden here and nowhere else ----
 
-    def _in_loss(self, slots: list[list[Placed | None]]) -> list[bool]:
-        """For each forward of the batch, whether any process has a group in it."""
-        per_forward = self.args.per_device_train_batch_size // self.num_generations
-        return [
-            any(slot is not None for own in slots for slot in own[i * per_forward : (i + 1) * per_forward])
-            for i in range(self.args.steps_per_generation)
-        ]
-
-    def _to_rows(self, slot: Placed | None) -> list[Row]:
-        if slot is None:
-            return empty_rows(self.num_generations, self._tokenizer.eos_token_id)
-        group, old = slot
-        return rows_of(group, self._prompt_ids[group.example.id], self.truncated, old)
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """Called for every forward, with placeholders. TRL's own would shuffle the rows of a batch, and with
+        them the groups' places in mini-batches and forwards."""
+        forwards = self.args.steps_per_generation
+        if self._step % forwards == 0:
+            self._buffered_inputs = split_tensor_dict(self.next_batch(), forwards)
+        return self._buffered_inputs[self._step % forwards]
 
     def _generate(self, prompts: list[str]) -> tuple[Any, ...]:
-        """The rows drawn already, in the form TRL expects of its own generation."""
-        rows = [self._rows[int(number)] for number in prompts]
-        in_loss = [[int(row.in_loss)] * len(row.completion_ids) for row in rows]
-        known = all(row.logprobs is not None for row in rows)
-        logprobs = [list(row.logprobs or ()) for row in rows] if known else None
-        prompt_ids = [list(row.prompt_ids) for row in rows]
-        completion_ids = [list(row.completion_ids) for row in rows]
-        return prompt_ids, completion_ids, in_loss, [""] * len(rows), logprobs, {}, None, []
+        """Called while TRL prepares a batch. The rows are drawn already."""
+        return generated(self.batch.rows)
 
-    def _calculate_rewards(self, *_: Any) -> torch.Tensor:
-        """The rows' rewards ``[rows of all processes, 1]``."""
-        values = [[row.reward] for row in self._rows]
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Pass:
+        """Called for the old and the reference pass of a batch and for the training pass of each forward, so
+        that a prompt is run once for its group. TRL's own is left to rows that cannot be packed."""
+        logps, entropies, router_loss = self.logprobs(
+            model, input_ids, attention_mask, logits_to_keep, batch_size, **options
+        )
+        if torch.is_grad_enabled():
+            self._trained_logps = logps.detach()
+        elif model is self.model:
+            # The policy without gradient is the old pass and no other: passes of our own call self.logprobs.
+            # TRL goes on to compute vLLM's importance ratios from the result, so surplus rows must have
+            # their own policy's log-probs here and not only in the finished batch.
+            self._put_old_logprobs(logps)
+        return logps, entropies, router_loss
+
+    def _put_old_logprobs(self, logps: Tensor) -> None:
+        """Overwrite, in ``[rows, C]``, the log-probs of rows that an earlier policy sampled."""
+        for values, row in zip(logps, self.batch.rows):
+            if row.old_logprobs is not None:
+                values[: len(row.old_logprobs)] = values.new_tensor(row.old_logprobs)
+
+    def _calculate_rewards(self, *_: Any) -> Tensor:
+        """Called after the passes; returns ``[rows of all processes, 1]``. TRL's own warns in each batch of
+        rows without a reward, as those of empty slots are."""
+        values = [[row.reward] for row in self.batch.rows]
         rewards = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
-        gathered: torch.Tensor = self.accelerator.gather(rewards)
+        gathered: Tensor = self.accelerator.gather(rewards)
         return gathered
 
-    def update_has_loss(self) -> bool:
-        """Whether the optimizer step being finished has an informative group on any process."""
-        accumulated = self.args.gradient_accumulation_steps
-        end = (self._step - 1) % self.args.steps_per_generation + 1
-        return any(self._slices_in_loss[end - accumulated : end])
-
-    # -- the loss ------------------------------------------------------------------------------------
-
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        """Called for every forward. Adds the engine's distance and keeps empty forwards out of the means."""
         metrics = self._metrics["train"]
         before = {key: len(values) for key, values in metrics.items()}
         loss = super()._compute_loss(model, inputs)
-        if not self._slices_in_loss[self._step % self.args.steps_per_generation]:
-            # An empty forward reports zeros; they are no measurement, and TRL leaves NaN out of its means.
+        if not inputs[INFORMATIVE].any():
+            # TRL has appended zeros, which are no measurement. It leaves NaN out of its means.
             for key, values in metrics.items():
-                values[before.get(key, 0) :] = [float("nan")] * (len(values) - before.get(key, 0))
+                values[before.get(key, 0) :] = [math.nan] * (len(values) - before.get(key, 0))
+        self.engine_distance.add(inputs, self._trained_logps)
         return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Called after a step's last update and once at the end of training. Adds the step's metrics.
+
+        Raises:
+            EntropyAlarm: the entropy has collapsed and ``entropy_alarm.stop`` is set.
+        """
+        if "loss" not in logs:  # the summary at the end of training
+            super().log(logs, start_time)
+            return
+        measured = [entropy for entropy in self._metrics["train"]["entropy"] if not math.isnan(entropy)]
+        alarm = self.entropy_watch.see(fmean(measured) if measured else None, self.job.grpo.entropy_alarm)
+        batch = self._step_metrics() | {"entropy_low_steps": self.entropy_watch.low_steps}
+        super().log(logs | {"batch": batch}, start_time)
+        if alarm and self.job.grpo.entropy_alarm.stop:
+            raise EntropyAlarm(f"grpo-{self.job.index}: {alarm}; or set grpo.entropy_alarm.stop=false and run again")
+        if alarm:
+            logger.warning("grpo-%d: %s", self.job.index, alarm)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Called with every checkpoint. TRL would write a card for a hub beside the checkpoints."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Called when a checkpoint is due. Adds this project's state and seals the folder."""
+        super()._save_checkpoint(model, trial)
+        checkpoints.finish(self, self.own_state)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Called within ``_save_checkpoint``. transformers' own would write pickles."""
+        checkpoints.save_optimizer_and_scheduler(self, Path(output_dir))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Called within ``_save_checkpoint``. transformers' own would write a pickle."""
+        state_files.save_random_state(checkpoints.random_state_file(self, output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Called on resume. transformers' own expects sharded weights in a format of its own."""
+        if self.is_fsdp_enabled:
+            state_files.load_weights(model or self.model_wrapped, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Called when training begins; ``None`` without a checkpoint."""
+        if checkpoint is not None:
+            checkpoints.load_optimizer_and_scheduler(self, Path(checkpoint))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Called before the first resumed forward; ``None`` without a checkpoint."""
+        if checkpoint is not None:
+            state_files.load_random_state(checkpoints.random_state_file(self, checkpoint))

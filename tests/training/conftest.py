@@ -12,8 +12,8 @@ from training_jobs import example, grpo_job
 
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.training.grpo import build_trainer
-from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Scorer
+from qwenlong_core.training.trainer import LongContextGRPOTrainer
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +35,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make(policy: Path, data: Path, tmp_path: Path) -> Callable[..., GRPOPhaseTrainer]:
+def make(policy: Path, data: Path, tmp_path: Path) -> Callable[..., LongContextGRPOTrainer]:
     """``make(scorer, **changes)``: a trainer of the test job."""
 
-    def build(scorer: Scorer, **changes: Any) -> GRPOPhaseTrainer:
-        return build_trainer(grpo_job(**changes), {"model": policy, "data": data}, tmp_path, scorer, 1, 0)
+    def build(scorer: Scorer, **changes: Any) -> LongContextGRPOTrainer:
+        return build_trainer(
+            grpo_job(**changes),
+            inputs={"model": policy, "data": data},
+            work=tmp_path,
+            scorer=scorer,
+            processes=1,
+            rank=0,
+        )
 
     return build

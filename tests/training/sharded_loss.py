@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from spread_batch import spread_over
 from torch import Tensor
 from training_jobs import grpo_job
-from trl import GRPOTrainer
 
 from qwenlong_core.training.grpo import build_trainer
+from qwenlong_core.training.trainer import INFORMATIVE
 
 GROUPS = ((11, 23, [5, 9, 1, 7]), (12, 40, [3, 3, 8, 2]))
 """Seed, prompt tokens and completion tokens of each process's group."""
@@ -34,20 +34,23 @@ def group(process: int) -> dict[str, Tensor]:
         "completion_ids": torch.randint(5, 1000, mask.shape, generator=generator) * mask,
         "completion_mask": mask,
         "advantages": torch.tensor([1.5, -0.5, -0.5, -0.5]),
+        INFORMATIVE: torch.ones(4, dtype=torch.bool),
         "num_items_in_batch": torch.tensor(sum(sum(lengths) for _, _, lengths in GROUPS)),
     }
 
 
 def main(mode: str, policy: Path, data: Path, work: Path) -> None:
     job = grpo_job(launch={"num_processes": 2, "cpu_threads": 1})
-    trainer = build_trainer(job, {"model": policy, "data": data}, work, score_parity, 2, 0)
-    assert trainer.shares_prefix
+    trainer = build_trainer(
+        job, inputs={"model": policy, "data": data}, work=work, scorer=score_parity, processes=2, rank=0
+    )
+    assert trainer.logprobs.shares_prompts
     trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation
     trainer.model.activation_checkpointing_enable({"use_reentrant": False})
     trainer.model.train()
     model = spread_over(trainer.model, mode, 2)
-    loss = GRPOTrainer._compute_loss(trainer, model, group(trainer.accelerator.process_index))
-    assert trainer.prefix_checked
+    loss = trainer.compute_loss(model, group(trainer.accelerator.process_index))
+    assert trainer.logprobs.checked
     loss.backward()
     gradients = {}
     for name, parameter in trainer.model.named_parameters():

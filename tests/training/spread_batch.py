@@ -58,24 +58,25 @@ def loss_and_gradient(how: str, policy: Path, data: Path, work: Path) -> dict[st
         seed=1,
     )
     inputs = {"model": policy, "data": data}
-    trainer = build_trainer(job, inputs, work, score, state.num_processes, state.process_index)
+    trainer = build_trainer(
+        job, inputs=inputs, work=work, scorer=score, processes=state.num_processes, rank=state.process_index
+    )
     trainer.model.train()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
-    batch = trainer._next_batch()
+    batch = trainer.next_batch()
     forwards = trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation
     model, total = spread_over(trainer.model, how, state.num_processes), torch.zeros(())
     for part in split_tensor_dict(batch, forwards):
-        loss = trainer._compute_loss(model, part)
+        loss = trainer.compute_loss(model, part)
         loss.backward()
         total += loss.detach()
-        trainer._step += 1
     gradients = {name: p.grad for name, p in trainer.model.named_parameters()}
     whole = {name: g.full_tensor() if hasattr(g, "full_tensor") else g for name, g in gradients.items()}
     mean = trainer.accelerator.reduce(total, reduction="mean")
-    return whole | {"loss": mean, "kept": torch.tensor(len(trainer.batch.kept))}
+    return whole | {"loss": mean, "kept": torch.tensor(len(trainer.batch.drawn.kept))}
 
 
 if __name__ == "__main__":

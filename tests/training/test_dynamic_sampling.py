@@ -20,7 +20,7 @@ from qwenlong_core.training.dynamic_sampling import (
     fill_batch,
     in_loss,
     round_size,
-    why_not,
+    uninformative_reason,
 )
 
 
@@ -59,18 +59,18 @@ def rounds(count: int, oversampling: float = 1.0) -> DynamicSamplingSettings:
     ],
 )
 def test_reasons(accuracies: list[float | None], expected: str | None) -> None:
-    assert why_not([score(a) for a in accuracies], 1e-6) == expected
+    assert uninformative_reason([score(a) for a in accuracies], 1e-6) == expected
 
 
 def test_a_length_penalty_does_not_make_a_group_informative() -> None:
     scores = [score(1.0), score(1.0, -0.5), score(1.0, -1.0)]
     assert len({s.value for s in scores}) == 3
-    assert why_not(scores, 1e-6) == "all_right"
+    assert uninformative_reason(scores, 1e-6) == "all_right"
 
 
 def test_the_judges_verdict_counts_as_accuracy() -> None:
     scores = [Score(value=1.0, rule=0.0, judge=1.0), Score(value=0.0, rule=0.0, judge=0.0)]
-    assert why_not(scores, 1e-6) is None
+    assert uninformative_reason(scores, 1e-6) is None
 
 
 @pytest.mark.parametrize(
@@ -88,19 +88,19 @@ def test_truncated_completions_count_or_not(
     drawn = group(0, accuracies, cut)
     assert in_loss(drawn, "keep") == [True] * 3
     assert in_loss(drawn, "mask") == [not c for c in cut]
-    assert why_not(counted_scores(drawn, "keep"), 1e-6) == kept
-    assert why_not(counted_scores(drawn, "mask"), 1e-6) == masked
+    assert uninformative_reason(counted_scores(drawn, "keep"), 1e-6) == kept
+    assert uninformative_reason(counted_scores(drawn, "mask"), 1e-6) == masked
 
 
 class Scripted:
     """Rolls out groups whose accuracies are written down beforehand, and notes the rounds."""
 
     def __init__(self, accuracies: Sequence[Sequence[float | None]]) -> None:
-        self.left, self.rounds = list(accuracies), []
+        self.accuracies, self.rounds = list(accuracies), []
 
     def __call__(self, draws: list[Draw]) -> list[Group]:
         self.rounds.append(len(draws))
-        return [group(draw.row, self.left.pop(0)) for draw in draws]
+        return [group(draw.row, self.accuracies.pop(0)) for draw in draws]
 
 
 YES, RIGHT, WRONG, UNKNOWN = [1, 0], [1, 1], [0, 0], [None, 1]
@@ -156,11 +156,11 @@ def test_oversampling_draws_more_than_is_missing() -> None:
     assert (len(batch.kept), len(batch.surplus), len(batch.dropped)) == (4, 1, 4)
 
 
-def test_what_was_left_is_used_first() -> None:
-    """Two left, wanted 3: one draw. Drawn in this step are that one and no other."""
-    left = [group(100, YES), group(101, YES)]
+def test_surplus_is_used_first() -> None:
+    """A surplus of two, wanted 3: one draw. This step's groups are that one and no other."""
+    surplus = [group(100, YES), group(101, YES)]
     roll_out = Scripted([YES])
-    batch = fill_batch(PromptStream(10, 0), roll_out, 3, rounds(5), left=left)
+    batch = fill_batch(PromptStream(10, 0), roll_out, 3, rounds(5), surplus=surplus)
     assert roll_out.rounds == [1]
     assert [g.example.id for g in batch.kept[:2]] == ["p1-100", "p1-101"]
     counts = batch.counts()
@@ -169,8 +169,8 @@ def test_what_was_left_is_used_first() -> None:
 
 
 def test_what_has_no_place_a_second_time_is_dropped_as_stale() -> None:
-    left = [group(100 + i, YES) for i in range(5)]
-    batch = fill_batch(PromptStream(10, 0), Scripted([]), 3, rounds(5), left=left)
+    surplus = [group(100 + i, YES) for i in range(5)]
+    batch = fill_batch(PromptStream(10, 0), Scripted([]), 3, rounds(5), surplus=surplus)
     counts = batch.counts()
     assert (counts["groups_drawn"], counts["kept_from_last_step"], counts["stale"], counts["rounds"]) == (0, 3, 2, 0)
     assert batch.surplus == []
@@ -193,17 +193,17 @@ def test_every_group_drawn_is_trained_on_at_most_once_and_within_a_step(
     accuracies: list[list[float | None]], wanted: int, over: float, processes: int
 ) -> None:
     """Three steps: what was drawn is kept now, kept by the next step, stale there, or dropped for a reason."""
-    roll_out, stream, left = Scripted(accuracies), PromptStream(50, 0), []
+    roll_out, stream, surplus = Scripted(accuracies), PromptStream(50, 0), []
     for _ in range(3):
-        batch = fill_batch(stream, roll_out, wanted, rounds(2, over), "keep", processes, left)
+        batch = fill_batch(stream, roll_out, wanted, rounds(2, over), processes=processes, surplus=surplus)
         counts = batch.counts()
-        assert counts["kept_from_last_step"] + counts["stale"] == len(left)
-        assert batch.kept[: batch.from_last] == left[: batch.from_last]
-        assert not {id(g) for g in batch.groups} & {id(g) for g in left}
+        assert counts["kept_from_last_step"] + counts["stale"] == len(surplus)
+        assert batch.kept[: batch.from_last] == surplus[: batch.from_last]
+        assert not {id(g) for g in batch.groups} & {id(g) for g in surplus}
         assert len(batch.kept) <= wanted
         assert not batch.surplus or len(batch.kept) == wanted
         assert counts["groups_drawn"] == len(batch.kept) - batch.from_last + len(batch.surplus) + len(batch.dropped)
-        left = batch.surplus
+        surplus = batch.surplus
 
 
 @given(rows=st.integers(2, 20), gone=st.sets(st.integers(0, 19), max_size=8), seed=st.integers(0, 5))
@@ -242,20 +242,21 @@ def test_the_stream_has_the_order_of_torchs_own_shuffle() -> None:
 
 def test_a_full_batch_is_spread_evenly_and_wholly() -> None:
     groups = [group(i, YES) for i in range(8)]
-    slots = arrange(groups, 8, minis=2, processes=2)
+    slots = arrange(groups, batch_size=8, mini_batches=2, processes=2)
     placed = [[g.example.id for g in own if g is not None] for own in slots]
     # mini-batch 0 has groups 0 2 4 6, of which process 0 takes 0 4; mini-batch 1 has 1 3 5 7
     assert placed == [["p1-0", "p1-4", "p1-1", "p1-5"], ["p1-2", "p1-6", "p1-3", "p1-7"]]
 
 
-@given(kept=st.integers(0, 16), minis=st.sampled_from([1, 2, 4]), processes=st.sampled_from([1, 2, 4]))
-def test_every_process_has_as_many_slots_and_no_group_is_lost(kept: int, minis: int, processes: int) -> None:
+@given(kept=st.integers(0, 16), mini_batches=st.sampled_from([1, 2, 4]), processes=st.sampled_from([1, 2, 4]))
+def test_every_process_has_as_many_slots_and_no_group_is_lost(kept: int, mini_batches: int, processes: int) -> None:
     groups = [group(i, YES) for i in range(kept)]
-    slots = arrange(groups, 16, minis, processes)
+    slots = arrange(groups, batch_size=16, mini_batches=mini_batches, processes=processes)
     assert [len(own) for own in slots] == [16 // processes] * processes
     assert sorted(g.example.id for own in slots for g in own if g) == sorted(g.example.id for g in groups)
-    per_mini = 16 // minis // processes
-    in_mini = [
-        sum(g is not None for own in slots for g in own[m * per_mini : (m + 1) * per_mini]) for m in range(minis)
+    per_mini_batch = 16 // mini_batches // processes
+    in_mini_batch = [
+        sum(g is not None for own in slots for g in own[m * per_mini_batch : (m + 1) * per_mini_batch])
+        for m in range(mini_batches)
     ]
-    assert max(in_mini) - min(in_mini) <= 1
+    assert max(in_mini_batch) - min(in_mini_batch) <= 1

@@ -23,9 +23,9 @@ from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.models import load_policy
 from qwenlong_core.records import Completion
 from qwenlong_core.training.grpo import build_trainer
-from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
+from qwenlong_core.training.trainer import LongContextGRPOTrainer
 
-Make = Callable[..., GRPOPhaseTrainer]
+Make = Callable[..., LongContextGRPOTrainer]
 INFORMATIVE, WRONG = [1, 0, 0, 0], [0, 0, 0, 0]
 
 
@@ -36,13 +36,15 @@ def token_logprobs(model: Any, row: Any, temperature: float) -> Tensor:
     return (logits / temperature).log_softmax(-1).gather(-1, completion[:, None])[:, 0]
 
 
-def reference_loss(trainer: GRPOPhaseTrainer, policies: Sequence[Any], start: Any = None, kl: float = 0.0) -> Tensor:
+def reference_loss(
+    trainer: LongContextGRPOTrainer, policies: Sequence[Any], start: Any = None, kl: float = 0.0
+) -> Tensor:
     """DAPO's loss, completion by completion; ``policies`` sampled the groups, the trainer's own where ``None``."""
     total, tokens, size = torch.zeros(()), 0, trainer.num_generations
-    for number, row in enumerate(trainer._rows):
+    for number, row in enumerate(trainer.batch.rows):
         if not row.in_loss:
             continue
-        rewards = [r.reward for r in trainer._rows[number // size * size :][:size] if r.in_loss]
+        rewards = [r.reward for r in trainer.batch.rows[number // size * size :][:size] if r.in_loss]
         advantage = (row.reward - fmean(rewards)) / (stdev(rewards) + 1e-4)
         logprobs = token_logprobs(trainer.model, row, trainer.temperature)
         old = token_logprobs(policies[number // size] or trainer.model, row, trainer.temperature).detach()
@@ -55,27 +57,26 @@ def reference_loss(trainer: GRPOPhaseTrainer, policies: Sequence[Any], start: An
     return total / tokens
 
 
-def gradient(trainer: GRPOPhaseTrainer) -> dict[str, Tensor]:
+def gradient(trainer: LongContextGRPOTrainer) -> dict[str, Tensor]:
     found = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
     trainer.model.zero_grad()
     return found
 
 
-def trained_gradient(trainer: GRPOPhaseTrainer, batch: dict[str, Any]) -> tuple[dict[str, Tensor], float]:
+def trained_gradient(trainer: LongContextGRPOTrainer, batch: dict[str, Any]) -> tuple[dict[str, Tensor], float]:
     """Of the trainer's loss over a batch that is one optimizer step."""
     trainer.model.train()
     forwards = trainer.args.steps_per_generation
     trainer.current_gradient_accumulation_steps = forwards
-    trainer._step, total = 0, 0.0
+    total = 0.0
     for part in split_tensor_dict(batch, forwards):
-        loss = trainer._compute_loss(trainer.model, part)
+        loss = trainer.compute_loss(trainer.model, part)
         loss.backward()
         total += float(loss.detach())
-        trainer._step += 1
     return gradient(trainer), total
 
 
-def assert_gradients(trainer: GRPOPhaseTrainer, batch: dict[str, Any], reference: Callable[[], Tensor]) -> None:
+def assert_gradients(trainer: LongContextGRPOTrainer, batch: dict[str, Any], reference: Callable[[], Tensor]) -> None:
     ours, loss = trained_gradient(trainer, batch)
     expected = reference()
     expected.backward()
@@ -99,15 +100,15 @@ def test_the_update_is_the_gradient_of_the_token_level_loss(make: Make) -> None:
     """Two informative groups and two empty slots, each in a forward of its own."""
     accuracies = [INFORMATIVE, WRONG, [0, 1, 1, 0], [1, 1, 1, 1]]
     trainer = make(scripted(accuracies), mini_batch_size=4, dynamic_sampling={"max_rounds": 1}, temperature=0.8)
-    assert_gradients(trainer, trainer._next_batch(), lambda: reference_loss(trainer, [None] * 4))
+    assert_gradients(trainer, trainer.next_batch(), lambda: reference_loss(trainer, [None] * 4))
 
 
 @pytest.mark.parametrize("mini_batch_size", [2, 1])
 def test_a_group_of_the_last_step_is_weighed_against_the_policy_that_sampled_it(
     mini_batch_size: int, make: Make, policy: Path
 ) -> None:
-    """Three informative of four drawn: one is left. Its ratio is to the policy of its own step, also after
-    a checkpoint, and whether TRL computes old log-probs (two optimizer steps) or not (one)."""
+    """Three of four groups drawn are informative, so one is surplus. Its ratio is to the policy of its own step,
+    also after a checkpoint, and whether TRL computes old log-probs (two optimizer steps) or not (one)."""
     trainer = make(
         scripted([INFORMATIVE, WRONG, INFORMATIVE, INFORMATIVE, WRONG, INFORMATIVE]),
         batch_size=2,
@@ -116,16 +117,16 @@ def test_a_group_of_the_last_step_is_weighed_against_the_policy_that_sampled_it(
         top_p=0.9,
         dynamic_sampling={"max_rounds": 1, "oversampling": 2.0},
     )
-    trainer._next_batch()
-    assert trainer.batch.counts()["groups_surplus"] == 1
+    trainer.next_batch()
+    assert trainer.batch.drawn.counts()["groups_surplus"] == 1
     before = load_policy(policy, grpo_job().model)
     move(trainer.model)
     trainer.restore(json.loads(json.dumps(trainer.own_state())))
-    batch = trainer._next_batch()
-    counts = trainer.batch.counts()
+    batch = trainer.next_batch()
+    counts = trainer.batch.drawn.counts()
     assert (counts["kept_from_last_step"], counts["groups_kept"], counts["groups_drawn"]) == (1, 2, 2)
 
-    row = trainer._rows[0]
+    row = trainer.batch.rows[0]
     sampled = token_logprobs(before, row, 0.8)
     torch.testing.assert_close(torch.tensor(row.old_logprobs), sampled.detach(), atol=1e-5, rtol=1e-5)
     ratio = (token_logprobs(trainer.model, row, 0.8) - sampled).exp()
@@ -136,7 +137,7 @@ def test_a_group_of_the_last_step_is_weighed_against_the_policy_that_sampled_it(
     assert abs(float(ignored - reference_loss(trainer, [before, None]))) > 1e-4, "the policies must tell apart"
 
 
-def test_what_is_left_survives_a_checkpoint_to_the_bit(make: Make) -> None:
+def test_surplus_survives_a_checkpoint_to_the_bit(make: Make) -> None:
     trainer = make(
         scripted([INFORMATIVE] * 4),
         batch_size=2,
@@ -144,16 +145,16 @@ def test_what_is_left_survives_a_checkpoint_to_the_bit(make: Make) -> None:
         top_p=0.9,
         dynamic_sampling={"max_rounds": 1, "oversampling": 2.0},
     )
-    trainer._next_batch()
-    left = list(trainer._left)
-    assert len(left) == 2
+    trainer.next_batch()
+    surplus = list(trainer.batches.surplus)
+    assert len(surplus) == 2
     trainer.restore(json.loads(json.dumps(trainer.own_state())))
-    assert trainer._left == left
+    assert trainer.batches.surplus == surplus
 
 
 def test_the_engines_correction_is_against_the_sampling_policy_too(make: Make) -> None:
-    """TRL's ratio for vLLM, trainer over engine when the group was sampled, is 1 here on a group that is
-    left, although the weights have moved since: the engine's log-probs are exact without top-p."""
+    """TRL's ratio for vLLM, trainer over engine when the group was sampled, is 1 here on a surplus group,
+    although the weights have moved since: the engine's log-probs are exact without top-p."""
     trainer = make(
         scripted([INFORMATIVE] * 4),
         batch_size=2,
@@ -161,11 +162,11 @@ def test_the_engines_correction_is_against_the_sampling_policy_too(make: Make) -
         temperature=0.8,
         dynamic_sampling={"max_rounds": 1, "oversampling": 2.0},
     )
-    trainer._next_batch()
+    trainer.next_batch()
     move(trainer.model)
     trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
-    batch = trainer._next_batch()
-    assert trainer.batch.from_last == 2
+    batch = trainer.next_batch()
+    assert trainer.batch.drawn.from_last == 2
     ratio = batch["importance_sampling_ratio"]
     torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-4, rtol=0)
 
@@ -175,7 +176,7 @@ def test_the_engine_is_corrected_token_by_token(make: Make) -> None:
     low by 2 at the first token would be ``e^2``, which is cut at 3."""
     trainer = make(scripted([INFORMATIVE]), batch_size=1, mini_batch_size=1, temperature=0.8)
     trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
-    exact = trainer.rollouts.engine
+    exact = trainer.batches.rollouts.engine
 
     def askew(completion: Completion) -> Completion:
         assert completion.logprobs is not None
@@ -186,8 +187,8 @@ def test_the_engine_is_corrected_token_by_token(make: Make) -> None:
         def generate(self, prompts: Any, samples: int, sampling: Sampling) -> list[list[Completion]]:
             return [list(map(askew, group)) for group in exact.generate(prompts, samples, sampling)]
 
-    trainer.rollouts.engine = Askew()
-    batch = trainer._next_batch()
+    trainer.batches.rollouts.engine = Askew()
+    batch = trainer.next_batch()
     tokens = batch["completion_mask"].size(1)
     by_token = torch.tensor([3.0, *(math.exp(-0.1 * i) for i in range(1, tokens))])
     expected = torch.where(batch["completion_mask"].bool(), by_token, 1.0)
@@ -206,7 +207,7 @@ def test_the_kl_term_by_hand(make: Make, policy: Path) -> None:
     )
     start = load_policy(policy, grpo_job().model)
     move(trainer.model)
-    batch = trainer._next_batch()
+    batch = trainer.next_batch()
     assert_gradients(trainer, batch, lambda: reference_loss(trainer, [None] * 2, start, 0.5))
 
 
@@ -226,8 +227,8 @@ class Written:
         return Completion(text="", token_ids=ids, finish_reason="length" if cut else "stop")
 
 
-def write(trainer: GRPOPhaseTrainer, cuts: Sequence[bool]) -> None:
-    trainer.rollouts.engine = Written(cuts)
+def write(trainer: LongContextGRPOTrainer, cuts: Sequence[bool]) -> None:
+    trainer.batches.rollouts.engine = Written(cuts)
 
 
 @pytest.mark.parametrize(
@@ -244,9 +245,9 @@ def test_a_truncated_completion_counts_everywhere_or_nowhere(
 ) -> None:
     trainer = make(scripted([[1, 0, 0, 1]]), batch_size=1, mini_batch_size=1, truncated=truncated)
     write(trainer, [False, False, False, True])
-    batch = trainer._next_batch()
+    batch = trainer.next_batch()
     torch.testing.assert_close(batch["advantages"], torch.tensor(expected), atol=1e-3, rtol=0)
-    tokens = sum(len(row.completion_ids) for row in trainer._rows[:counted])
+    tokens = sum(len(row.completion_ids) for row in trainer.batch.rows[:counted])
     assert int(batch["num_items_in_batch"]) == tokens
     assert_gradients(trainer, batch, lambda: reference_loss(trainer, [None]))
 
@@ -260,8 +261,8 @@ def test_a_group_that_only_its_truncated_completion_makes_informative_is_dropped
         dynamic_sampling={"max_rounds": 1},
     )
     write(trainer, [False, False, False, True] + [True] * 4)
-    trainer._next_batch()
-    counts = trainer.batch.counts()
+    trainer.next_batch()
+    counts = trainer.batch.drawn.counts()
     assert (counts["groups_kept"], counts["groups_all_right"], counts["groups_truncated"]) == (0, 1, 1)
 
 
@@ -277,7 +278,7 @@ def test_a_group_that_only_its_truncated_completion_makes_informative_is_dropped
 def test_scales_by_hand(scale: str, expected: list[float], make: Make) -> None:
     accuracies = [INFORMATIVE, [1, 1, 0, 0], WRONG, [1, 1, 1, 1]]
     trainer = make(scripted(accuracies), mini_batch_size=4, dynamic_sampling={"max_rounds": 1}, scale_rewards=scale)
-    batch = trainer._next_batch()
+    batch = trainer.next_batch()
     torch.testing.assert_close(batch["advantages"], torch.tensor(expected + [0.0] * 8), atol=1e-3, rtol=0)
 
 
@@ -289,11 +290,13 @@ GROUPS = st.lists(
 
 
 @pytest.fixture(scope="module")
-def bench(policy: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> GRPOPhaseTrainer:
+def bench(policy: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> LongContextGRPOTrainer:
     """One trainer for many batches; what each needs is set on it."""
     job = grpo_job(mini_batch_size=4, dynamic_sampling={"max_rounds": 1})
     work = tmp_path_factory.mktemp("bench")
-    return build_trainer(job, {"model": policy, "data": data}, work, scripted([]), 1, 0)
+    return build_trainer(
+        job, inputs={"model": policy, "data": data}, work=work, scorer=scripted([]), processes=1, rank=0
+    )
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -302,23 +305,24 @@ def bench(policy: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     scale=st.sampled_from(["group", "batch", "none"]),
     truncated=st.sampled_from(["keep", "mask"]),
 )
-def test_advantages_of_any_batch(bench: GRPOPhaseTrainer, groups: Any, scale: str, truncated: str) -> None:
+def test_advantages_of_any_batch(bench: LongContextGRPOTrainer, groups: Any, scale: str, truncated: str) -> None:
     """Whatever is right and whatever is cut: the ten lines below give the same advantages and denominator."""
-    bench.scale_rewards, bench.truncated = scale, truncated
-    bench.rollouts.scoring.scorer = scripted([[accuracy for accuracy, _ in group] for group in groups])
+    bench.scale_rewards = scale
+    bench.batches.settings = bench.batches.settings.model_copy(update={"truncated": truncated})
+    bench.batches.rollouts.scoring.scorer = scripted([[accuracy for accuracy, _ in group] for group in groups])
     write(bench, [cut for group in groups for _, cut in group])
-    batch = bench._next_batch()
+    batch = bench.next_batch()
 
     counted = [[a for a, cut in group if truncated == "keep" or not cut] for group in groups]
     informative = [i for i, rewards in enumerate(counted) if len(set(rewards)) == 2]
-    together = [reward for i in informative for reward in counted[i]]
+    all_counted = [reward for i in informative for reward in counted[i]]
     expected: list[float] = []
     for i in informative:
-        divisor = {"group": stdev(counted[i]), "batch": stdev(together), "none": 1 - 1e-4}[scale] + 1e-4
+        divisor = {"group": stdev(counted[i]), "batch": stdev(all_counted), "none": 1 - 1e-4}[scale] + 1e-4
         for accuracy, cut in groups[i]:
             counts = truncated == "keep" or not cut
             expected.append((accuracy - fmean(counted[i])) / divisor if counts else 0.0)
     expected += [0.0] * (16 - len(expected))
     torch.testing.assert_close(batch["advantages"], torch.tensor(expected), atol=1e-4, rtol=1e-4)
-    assert int(batch["num_items_in_batch"]) == sum(len(r.completion_ids) for r in bench._rows if r.in_loss)
-    assert sum(row.in_loss for row in bench._rows) == len(together)
+    assert int(batch["num_items_in_batch"]) == sum(len(r.completion_ids) for r in bench.batch.rows if r.in_loss)
+    assert sum(row.in_loss for row in bench.batch.rows) == len(all_counted)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from training_jobs import grpo_job, lines, sft_job
 
 from qwenlong_core.settings.running import LaunchSettings
-from qwenlong_core.training import grpo, phase_trainer, runtime, sft
+from qwenlong_core.training import grpo, runtime, sft, trainer
 
 OFFLOADED = {"cpu_threads": 1, "gradient_checkpointing": True, "activation_offload": True}
 
@@ -58,7 +58,7 @@ def test_trl_alone_still_loses_the_offload(
     policy: Path, data: Path, tmp_path: Path, offload_on_a_cpu: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When this fails TRL has learned the option, and ``checkpointing_off`` can go."""
-    monkeypatch.setattr(phase_trainer, "checkpointing_off", lambda model, options: nullcontext())
+    monkeypatch.setattr(trainer, "checkpointing_off", lambda model, options: nullcontext())
     trained(policy, data, tmp_path, launch=OFFLOADED)
     assert offload_on_a_cpu == []
 

@@ -20,7 +20,8 @@ from qwenlong_core.generation.transformers_engine import TransformersEngine
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.training.arguments import grpo_config, layout
+from qwenlong_core.training import batches
+from qwenlong_core.training.arguments import batch_layout, grpo_config
 from qwenlong_core.training.grpo import build_trainer
 from qwenlong_core.training.rollout import Prompts, epoch_seed
 from qwenlong_core.training.runtime import quiet
@@ -60,7 +61,7 @@ def stock_trainer(job: GRPOJob, policy: Path, data: Path, work: Path) -> GRPOTra
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=reward,
-        args=grpo_config(job, layout(job, 1), 100, work),
+        args=grpo_config(job, batch_layout(job, 1), 100, work),
         train_dataset=Dataset.from_dict({"prompt": [str(i) for i in range(8)]}),
         processing_class=tokenizer,
         rollout_func=roll_out,
@@ -101,7 +102,9 @@ def test_ten_steps_give_the_weights_of_stock_trl(
     )
     stock = stock_trainer(job, policy, data, tmp_path / "stock")
     # Ours spreads a batch's groups over its mini-batches in turn; give TRL's its prompts in that order.
-    ours = build_trainer(job, {"model": policy, "data": data}, tmp_path / "ours", score, 1, 0)
+    ours = build_trainer(
+        job, inputs={"model": policy, "data": data}, work=tmp_path / "ours", scorer=score, processes=1, rank=0
+    )
     if mini_batch_size < 4:
         place_in_order(monkeypatch)
     start = {name: tensor.clone() for name, tensor in ours.model.state_dict().items()}
@@ -111,18 +114,18 @@ def test_ten_steps_give_the_weights_of_stock_trl(
     theirs = stock.model.state_dict()
     moved = max(float((tensor - start[name]).abs().max()) for name, tensor in ours.model.state_dict().items())
     apart = max(float((tensor - theirs[name]).abs().max()) for name, tensor in ours.model.state_dict().items())
-    assert ours.batch.counts()["groups_kept"] == 4, "every group must be informative for this comparison"
+    assert ours.batch.drawn.counts()["groups_kept"] == 4, "every group must be informative for this comparison"
     assert moved > 1e-4
     assert apart < tolerance * moved, (apart, moved)
 
 
 def place_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    import qwenlong_core.training.trainer as module
-
-    monkeypatch.setattr(module, "arrange", lambda groups, batch_size, minis, processes: [list(groups)])
+    monkeypatch.setattr(batches, "arrange", lambda groups, **_: [list(groups)])
 
 
 def test_the_model_is_untouched_by_building_a_trainer(policy: Path, data: Path, tmp_path: Path) -> None:
-    trainer = build_trainer(grpo_job(), {"model": policy, "data": data}, tmp_path, score, 1, 0)
+    trainer = build_trainer(
+        grpo_job(), inputs={"model": policy, "data": data}, work=tmp_path, scorer=score, processes=1, rank=0
+    )
     fresh = load_policy(policy, grpo_job().model).state_dict()
     assert all(torch.equal(tensor, fresh[name]) for name, tensor in trainer.model.state_dict().items())

@@ -26,10 +26,10 @@ from qwenlong_core.training import grpo
 from qwenlong_core.training.checkpoints import newest_complete
 from qwenlong_core.training.curriculum import Difficulty, choose_retrospective, is_hopeless, to_retire
 from qwenlong_core.training.grpo import build_trainer, reward_scorer, train_phase
-from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Scorer
+from qwenlong_core.training.trainer import LongContextGRPOTrainer
 
-Make = Callable[..., GRPOPhaseTrainer]
+Make = Callable[..., LongContextGRPOTrainer]
 PHASE = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2}
 
 
@@ -44,7 +44,9 @@ def run(job: GRPOJob, model: Path, data: Path, work: Path, scorer: Scorer) -> li
 def test_a_phase_without_what_it_should_carry_is_refused(policy: Path, data: Path, tmp_path: Path) -> None:
     job = grpo_job(index=2, optimizer_across_phases="carried")
     with pytest.raises(ValueError, match=r"optimizer is missing.*'carried': train the phase before.*'fresh'"):
-        build_trainer(job, {"model": policy, "data": data}, tmp_path, score_parity, 1, 0)
+        build_trainer(
+            job, inputs={"model": policy, "data": data}, work=tmp_path, scorer=score_parity, processes=1, rank=0
+        )
 
 
 def test_the_optimizer_is_carried_or_fresh(policy: Path, data: Path, tmp_path: Path) -> None:
@@ -65,7 +67,7 @@ def test_the_optimizer_is_carried_or_fresh(policy: Path, data: Path, tmp_path: P
     inputs = {"model": one / "output", "data": data}
     job = grpo_job(**carried, index=2, phase=PHASE | {"steps": 1})
     slower = grpo_job(**carried, index=2, phase=PHASE | {"steps": 1}, learning_rate=2e-4)
-    trainer = build_trainer(slower, inputs, tmp_path / "look", score_parity, 1, 0)
+    trainer = build_trainer(slower, inputs=inputs, work=tmp_path / "look", scorer=score_parity, processes=1, rank=0)
     trainer.create_optimizer_and_scheduler(1)
     trainer.callback_handler.optimizer = trainer.optimizer
     trainer.callback_handler.on_train_begin(trainer.args, trainer.state, trainer.control)
@@ -150,26 +152,6 @@ def test_a_phase_retires_counts_and_stops_at_a_batch(
     assert "2 prompt(s) without a right completion in 1 visits are drawn on: with 6 of 8 retired" in caplog.text
     visits = {key: row["visits"] for key, row in json.loads((tmp_path / "output/difficulty.json").read_text()).items()}
     assert sorted(visits.values()) == [1] * 6 + [2] * 2
-
-
-def test_what_is_retired_is_restored(make: Make) -> None:
-    trainer = make(
-        scripted([[0] * 4, [1, 0, 0, 0]]),
-        batch_size=2,
-        mini_batch_size=2,
-        dynamic_sampling={"max_rounds": 1},
-        curriculum={"retire_after_visits": 1},
-    )
-    trainer._next_batch()
-    state = json.loads(json.dumps(trainer.own_state()))
-    retired = set(trainer.stream.retired)
-    assert len(retired) == 1
-    following = trainer.stream.take(12)
-    trainer.stream.retired = set()
-    trainer.restore(state)
-    assert trainer.stream.retired == retired
-    assert trainer.stream.take(12) == following
-    assert not retired & {draw.row for draw in following}
 
 
 # -- a judge that dies ------------------------------------------------------------------------------

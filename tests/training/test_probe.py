@@ -191,6 +191,6 @@ def test_the_real_rewards_score_a_random_model_wrong(policy: Path, data: Path, t
 def test_the_first_phase_starts_with_what_the_probe_found(policy: Path, data: Path, tmp_path: Path) -> None:
     measure(probe_job(rows=3), policy, data, tmp_path / "probe")
     inputs = {"model": policy, "data": data, "probe": tmp_path / "probe"}
-    trainer = build_trainer(grpo_job(), inputs, tmp_path / "work", score_parity, 1, 0)
-    assert trainer.difficulties == curriculum.read_difficulties(tmp_path / "probe")
-    assert len(trainer.difficulties) == 6
+    trainer = build_trainer(grpo_job(), inputs=inputs, work=tmp_path / "work", scorer=score_parity, processes=1, rank=0)
+    assert trainer.batches.difficulties == curriculum.read_difficulties(tmp_path / "probe")
+    assert len(trainer.batches.difficulties) == 6

@@ -49,7 +49,16 @@ def prompts(policy: Path) -> Prompts:
 
 def rollouts(prompts: Prompts, engine: Any, scorer: Scorer, prompts_a_call: int | None = 1) -> Rollouts:
     sampling = Sampling(1.0, 1.0, 8, seed=1)
-    return Rollouts(prompts, engine, scorer, 2, sampling, 0, 1, prompts_a_call=prompts_a_call)
+    return Rollouts(
+        prompts,
+        engine,
+        scorer,
+        group_size=2,
+        sampling=sampling,
+        rank=0,
+        processes=1,
+        prompts_a_call=prompts_a_call,
+    )
 
 
 def by_text(completions: Sequence[Completion]) -> list[Score]:

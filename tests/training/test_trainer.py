@@ -23,24 +23,24 @@ from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards.monitor import RewardAlarm
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.training import Phase
-from qwenlong_core.training.arguments import grpo_config, layout
+from qwenlong_core.training.arguments import batch_layout, grpo_config
 from qwenlong_core.training.curriculum import Difficulty, read_difficulties
 from qwenlong_core.training.grpo import build_trainer, rollout_engine, train_phase
 from qwenlong_core.training.logprobs.group_pass import used_columns
-from qwenlong_core.training.phase_trainer import GRPOPhaseTrainer
 from qwenlong_core.training.rollout import Prompts, Scorer, epoch_seed
+from qwenlong_core.training.trainer import LongContextGRPOTrainer
 
 
-def test_advantages_by_hand(make: Callable[..., GRPOPhaseTrainer]) -> None:
+def test_advantages_by_hand(make: Callable[..., LongContextGRPOTrainer]) -> None:
     """(1,0,0,0): mean 1/4, sample std 1/2: 1.5 and -0.5. (1,1,0,0): mean 1/2, std sqrt(1/3): +-0.866."""
     trainer = make(scripted([[1, 0, 0, 0], [1, 1, 0, 0]]), batch_size=2, mini_batch_size=2)
-    batch = trainer._next_batch()
+    batch = trainer.next_batch()
     expected = [1.5, -0.5, -0.5, -0.5, 0.8660, 0.8660, -0.8660, -0.8660]
     torch.testing.assert_close(batch["advantages"], torch.tensor(expected), atol=1e-3, rtol=0)
 
 
 def test_groups_out_of_the_loss_do_not_count_in_its_denominator(
-    make: Callable[..., GRPOPhaseTrainer],
+    make: Callable[..., LongContextGRPOTrainer],
 ) -> None:
     """One informative group of four rows, one all wrong: only the first one's tokens are counted."""
     trainer = make(
@@ -49,8 +49,8 @@ def test_groups_out_of_the_loss_do_not_count_in_its_denominator(
         mini_batch_size=2,
         dynamic_sampling={"max_rounds": 1},
     )
-    batch = trainer._next_batch()
-    tokens = sum(len(c.token_ids) for c in trainer.batch.kept[0].completions)
+    batch = trainer.next_batch()
+    tokens = sum(len(c.token_ids) for c in trainer.batch.drawn.kept[0].completions)
     assert int(batch["num_items_in_batch"]) == tokens
     assert batch["tool_mask"][4:, 0].tolist() == [0] * 4
     assert batch["advantages"][4:].tolist() == [0] * 4
@@ -110,15 +110,15 @@ def test_a_run_whose_completions_are_all_unscored_stops(policy: Path, data: Path
         run(job, policy, data, tmp_path, scripted([[None] * 4] * 40))
 
 
-def test_difficulty_leaves_the_length_penalty_out(make: Callable[..., GRPOPhaseTrainer]) -> None:
+def test_difficulty_leaves_the_length_penalty_out(make: Callable[..., LongContextGRPOTrainer]) -> None:
     """(1, 1, 1, 0) with a penalty on each: mean accuracy 3/4."""
 
     async def penalised(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
         return [Score(value=rule - 0.5, rule=rule, length_penalty=-0.5) for rule in (1.0, 1.0, 1.0, 0.0)]
 
     trainer = make(penalised, batch_size=1, mini_batch_size=1)
-    trainer._next_batch()
-    assert list(trainer.difficulties.values()) == [Difficulty(1, 0.75)]
+    trainer.next_batch()
+    assert list(trainer.batches.difficulties.values()) == [Difficulty(1, 0.75)]
 
 
 def test_a_phase_trains_and_leaves_a_policy(policy: Path, data: Path, tmp_path: Path) -> None:
@@ -162,22 +162,22 @@ def test_gradient_checkpointing_and_kl_act(policy: Path, data: Path, tmp_path: P
 )
 def test_settings_that_would_split_a_group_are_refused(changes: dict[str, Any], processes: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        layout(grpo_job(**changes), processes)
+        batch_layout(grpo_job(**changes), processes)
 
 
-def test_any_group_size_fits_since_a_batch_is_counted_in_prompts(make: Callable[..., GRPOPhaseTrainer]) -> None:
+def test_any_group_size_fits_since_a_batch_is_counted_in_prompts(make: Callable[..., LongContextGRPOTrainer]) -> None:
     """Groups of 3 in a batch of 4: (1,0,0) has mean 1/3 and sample std sqrt(1/3), so 1.1547 and -0.5774."""
     trainer = make(scripted([[1, 0, 0]] * 4), group_size=3, batch_size=4, mini_batch_size=2)
-    batch = trainer._next_batch()
-    assert trainer.batch.counts()["groups_kept"] == 4
+    batch = trainer.next_batch()
+    assert trainer.batch.drawn.counts()["groups_kept"] == 4
     expected = torch.tensor([1.1547, -0.5774, -0.5774] * 4)
     torch.testing.assert_close(batch["advantages"], expected, atol=1e-3, rtol=0)
 
 
 def test_a_layout_by_hand() -> None:
     """128 prompts, 32 an update, 2 a forward on each of 8 processes: 2 forwards an update, 8 a batch."""
-    cut = layout(grpo_job(batch_size=128, mini_batch_size=32, micro_batch_size=2), 8)
-    assert (cut.forwards_per_update, cut.forwards_per_batch, cut.updates_per_batch) == (2, 8, 4)
+    layout = batch_layout(grpo_job(batch_size=128, mini_batch_size=32, micro_batch_size=2), 8)
+    assert (layout.forwards_per_update, layout.forwards_per_batch, layout.updates_per_batch) == (2, 8, 4)
 
 
 def test_settings_reach_trl(tmp_path: Path) -> None:
@@ -205,10 +205,10 @@ def test_settings_reach_trl(tmp_path: Path) -> None:
         # 3 steps of 2 updates; each takes 2 forwards of 1 group
         "max_steps": 6, "gradient_accumulation_steps": 2, "steps_per_generation": 4, "per_device_train_batch_size": 6,
     }  # fmt: skip
-    arguments = grpo_config(job, layout(job, 1), 100, tmp_path)
+    arguments = grpo_config(job, batch_layout(job, 1), 100, tmp_path)
     assert {name: getattr(arguments, name) for name in expected} == expected
     served = grpo_job(engine="vllm-server", vllm={"server_url": "http://10.0.0.7:8000"})
-    arguments = grpo_config(served, layout(served, 1), 100, tmp_path)
+    arguments = grpo_config(served, batch_layout(served, 1), 100, tmp_path)
     assert (arguments.vllm_mode, arguments.vllm_server_base_url) == ("server", "http://10.0.0.7:8000")
 
 
@@ -237,7 +237,14 @@ def test_a_prompt_over_a_limit_is_refused(limit: int, context: int, words: str, 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_a_missing_vllm_is_said_before_anything_is_loaded(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"grpo.engine='vllm-colocate' needs vLLM.*\.\[gpu\]"):
-        build_trainer(grpo_job(engine="vllm-colocate"), {"model": tmp_path, "data": data}, tmp_path, score_parity, 1, 0)
+        build_trainer(
+            grpo_job(engine="vllm-colocate"),
+            inputs={"model": tmp_path, "data": data},
+            work=tmp_path,
+            scorer=score_parity,
+            processes=1,
+            rank=0,
+        )
 
 
 def test_more_processes_than_run_are_refused(policy: Path, data: Path, tmp_path: Path) -> None:
@@ -255,12 +262,12 @@ def test_sharding_on_a_cpu_is_refused(
 
 
 def test_sampling_on_each_process_alone_is_refused_where_weights_are_sharded(
-    make: Callable[..., GRPOPhaseTrainer],
+    make: Callable[..., LongContextGRPOTrainer],
 ) -> None:
     trainer = make(scripted([]), launch={"accelerate_config": "fsdp.yaml", "cpu_threads": 1})
     trainer.is_fsdp_enabled = True
     with pytest.raises(ValueError, match=r"samples on each process alone, but fsdp.yaml shards.*'vllm-colocate'"):
-        rollout_engine(trainer.job, trainer, trainer._tokenizer)
+        rollout_engine(trainer.job, trainer)
 
 
 def test_deepspeed_is_refused_before_a_step_is_paid_for(
@@ -310,7 +317,7 @@ def test_a_phase_goes_on_from_the_one_before(
 
 
 def test_a_batch_tokenises_no_prompt_again_and_gathers_no_text(
-    make: Callable[..., GRPOPhaseTrainer], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., LongContextGRPOTrainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TRL would tokenise every prompt G times and gather its text on every process."""
     trainer = make(scripted([[1, 0, 0, 0]] * 4), dynamic_sampling={"max_rounds": 1})
@@ -322,9 +329,9 @@ def test_a_batch_tokenises_no_prompt_again_and_gathers_no_text(
         return gather_object(objects)
 
     monkeypatch.setattr(trl.trainer.grpo_trainer, "gather_object", gather)
-    monkeypatch.setattr(type(trainer._tokenizer), "_encode_plus", lambda *args, **_: tokenised.append(args))
-    trainer._next_batch()
+    monkeypatch.setattr(type(trainer.processing_class), "_encode_plus", lambda *args, **_: tokenised.append(args))
+    trainer.next_batch()
     assert not tokenised
     texts = [leaf for leaf in tree_leaves(gathered) if isinstance(leaf, str)]
     assert texts
-    assert max(map(len, texts)) <= 2, "row numbers in place of prompts"
+    assert max(map(len, texts)) == 0, "an empty text in place of each prompt"

@@ -1,9 +1,9 @@
-"""Log-probs of a batch's completions: a group in one packed row where the model allows it."""
+"""Log-probs of a batch's completions, with each group in one packed row where the model allows it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,139 +15,163 @@ from qwenlong_core.training.logprobs.packing import pack, unpack
 
 logger = logging.getLogger(__name__)
 
+Pass = tuple[Tensor, Tensor | None, Tensor | None]
+"""Log-probs ``[rows, tokens]``, entropies of the same shape and the router's loss; ``None`` where not asked for."""
+
 
 def used_columns(attention_mask: Tensor) -> tuple[int, int]:
-    """First and past-the-last column that any row uses; ``[B, T]`` rows are padded at the ends only."""
+    """First and past-the-last column that any row uses, of rows ``[B, T]`` that are padded at their ends."""
     used = attention_mask.any(dim=0).nonzero()
     return int(used[0]), int(used[-1]) + 1
 
 
-class GroupScoring:
-    """Mixin for TRL's ``GRPOTrainer``: the old, the reference and the training pass all come through here."""
+def share_prompts(policy: Any, reference: Any, router_loss: bool) -> bool:
+    """Set the attention that runs a group's prompt once, on both models, and return whether it could be set.
 
-    model: Any
-    ref_model: Any
-    accelerator: Any
-    num_generations: int
-    aux_loss_enabled: bool
-    shares_prefix = False
-    prefix_checked = False
-    """Whether packed rows have been compared with separate rows on a group of this run."""
+    Args:
+        policy: The model that is trained.
+        reference: The model it is compared with, of the same kind; ``None`` without one.
+        router_loss: Whether a router's loss is trained on, which packed rows do not compute.
+    """
+    reason = "it adds a router loss" if router_loss else unsupported_reason(policy)
+    if reason is not None:
+        logger.warning("%s runs a prompt once per completion: %s", type(policy).__name__, reason)
+        return False
+    for model in filter(None, (policy, reference)):
+        model.set_attn_implementation(NAME)
+    return True
 
-    def share_prefixes(self) -> None:
-        """Run each group's prompt once per pass, where the model allows it, and say which it is."""
-        reason = "it adds a router loss" if self.aux_loss_enabled else unsupported_reason(self.model)
-        if reason is not None:
-            logger.warning("%s runs a prompt once per completion: %s", type(self.model).__name__, reason)
-            return
-        for model in filter(None, (self.model, self.ref_model)):
-            model.set_attn_implementation(NAME)
-        self.shares_prefix = True
+
+class GroupPass:
+    """Computes log-probs of completions; a run's old, reference and training passes all go through it.
+
+    Args:
+        accelerator: Autocast, device and processes.
+        group_size: G; the rows of a group lie together.
+        separate_rows: Log-probs with one row per completion: called with model, ids ``[B, T]``, mask
+            ``[B, T]`` and the number of completion columns, then options by name.
+        shares_prompts: Whether :func:`share_prompts` succeeded; otherwise all rows are separate.
+    """
+
+    def __init__(
+        self, accelerator: Any, group_size: int, separate_rows: Callable[..., Pass], *, shares_prompts: bool
+    ) -> None:
+        self.accelerator, self.group_size = accelerator, group_size
+        self.shares_prompts = shares_prompts
+        self.checked = False
+        """Whether packed rows have been compared with separate rows in this run."""
+        self._separate_rows = separate_rows
+
+    def __call__(
+        self, model: Any, ids: Tensor, mask: Tensor, columns: int, batch_size: int | None = None, **options: Any
+    ) -> Pass:
+        """Log-probs of the last ``columns`` tokens of each row.
+
+        Args:
+            model: The policy or the reference.
+            ids: Token ids ``[B, T]``: prompts padded on the left, completions padded on the right.
+            mask: 1 on tokens, ``[B, T]``.
+            columns: Completion columns.
+            batch_size: Rows per forward, a multiple of the group's size; ``None`` takes all at once.
+            options: ``compute_entropy`` and TRL's other options.
+
+        Raises:
+            RuntimeError: packed rows differ from separate rows, on the first group that is trained on.
+        """
+        size = batch_size or len(ids)
+        forwards = [
+            self._forward(model, some_ids, some_mask, columns, **options)
+            for some_ids, some_mask in zip(torch.split(ids, size), torch.split(mask, size))
+        ]
+        logps, entropies, router_losses = zip(*forwards)
+        return (
+            torch.cat(logps),
+            torch.cat(entropies) if entropies[0] is not None else None,
+            torch.stack(router_losses).mean() if router_losses[0] is not None else None,
+        )
 
     @torch.no_grad()
-    def completion_logprobs(
-        self, prompt: Sequence[int], completions: Sequence[Sequence[int]]
+    def of_group(
+        self, model: Any, prompt: Sequence[int], completions: Sequence[Sequence[int]]
     ) -> tuple[tuple[float, ...], ...]:
-        """Log-probs of one prompt's completions under the policy as it stands, as the training pass has them."""
+        """Log-probs of one prompt's completions, given as token ids: the values that a training pass computes."""
         longest = max(map(len, completions))
         rows = [[*prompt, *tokens, *[0] * (longest - len(tokens))] for tokens in completions]
         mask = [[1] * (len(prompt) + len(c)) + [0] * (longest - len(c)) for c in completions]
         ids, kept = (torch.tensor(value, device=self.accelerator.device) for value in (rows, mask))
-        logps, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, kept, longest)
+        logps, _, _ = self(model, ids, kept, longest)
         return tuple(tuple(row[: len(c)]) for row, c in zip(logps.tolist(), completions))
 
-    @torch.no_grad()
-    def _check_prefix(self, model: Any, ids: Tensor, mask: Tensor, logits_to_keep: int) -> None:
-        """Compare one group of every process with its rows run one by one: G forwards more, once a run.
-
-        Raises:
-            RuntimeError: on every process, if log-probs differ on any.
-        """
-        real = mask[:, :-logits_to_keep].sum() > len(ids)  # an empty slot's prompt is one token
-        if not self.accelerator.gather(real[None]).any():
-            return
-        packed, _ = self._score_group(model, ids, mask, logits_to_keep)
-        rows = zip(torch.split(ids, 1), torch.split(mask, 1))
-        separate = torch.cat([self._score_rows(model, *row, logits_to_keep)[0] for row in rows])
-        apart = disagreement(packed, separate, mask[:, -logits_to_keep:])
-        worst = float(self.accelerator.gather(ids.new_tensor([apart], dtype=torch.float32)).max())
-        with self.accelerator.autocast():
-            autocast = torch.is_autocast_enabled(ids.device.type)
-            dtype = torch.get_autocast_dtype(ids.device.type) if autocast else self.model.dtype
-        if not worst <= LIMITS[dtype]:
-            raise RuntimeError(
-                f"log-probs of a group packed behind one prompt differ from those of its separate rows by {worst:.2g} "
-                f"in the mean, over {LIMITS[dtype]} for {dtype}: set model.attention='eager' to train without sharing "
-                "prompts, and report the model"
-            )
-        logger.info("shared prompts checked on the first group: log-probs within %.1e of separate rows", worst)
-        self.prefix_checked = True
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """TRL's, on each part cut to the columns it uses: rows are padded to the whole batch's longest."""
-        size = batch_size or len(input_ids)
-        pairs = zip(torch.split(input_ids, size), torch.split(attention_mask, size))
-        parts = [self._score_part(model, ids, mask, logits_to_keep, **kwargs) for ids, mask in pairs]
-        logps, entropies, aux = zip(*parts)
-        return (
-            torch.cat(logps),
-            torch.cat(entropies) if entropies[0] is not None else None,
-            torch.stack(aux).mean() if aux[0] is not None else None,
-        )
-
-    def _score_part(
-        self, model: Any, ids: Tensor, mask: Tensor, logits_to_keep: int, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if not self.shares_prefix:
-            return self._score_rows(model, ids, mask, logits_to_keep, **kwargs)
-        size = self.num_generations
-        if torch.is_grad_enabled() and not self.prefix_checked:
-            self._check_prefix(model, ids[:size], mask[:size], logits_to_keep)
+    def _forward(self, model: Any, ids: Tensor, mask: Tensor, columns: int, **options: Any) -> Pass:
+        if not self.shares_prompts:
+            return self._separate(model, ids, mask, columns, **options)
+        size = self.group_size
+        if torch.is_grad_enabled() and not self.checked:
+            self._check(model, ids[:size], mask[:size], columns)
         groups = zip(torch.split(ids, size), torch.split(mask, size))
-        scored = [self._score_group(model, *group, logits_to_keep, **kwargs) for group in groups]
-        logps, entropies = zip(*scored)
+        passes = [self._packed(model, *group, columns, **options) for group in groups]
+        logps, entropies = zip(*passes)
         return torch.cat(logps), torch.cat(entropies) if entropies[0] is not None else None, None
 
-    def _score_rows(
-        self, model: Any, ids: Tensor, mask: Tensor, logits_to_keep: int, **kwargs: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _separate(self, model: Any, ids: Tensor, mask: Tensor, columns: int, **options: Any) -> Pass:
+        """One row per completion, without the columns that no row uses."""
+        # The rows are padded to the longest prompt and completion of the whole batch, so a forward over
+        # some of them often has empty columns at both ends.
         start, end = used_columns(mask)
-        cut = ids.size(1) - end
-        logps, entropies, aux = super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
-            model, ids[:, start:end], mask[:, start:end], logits_to_keep - cut, **kwargs
+        unused = ids.size(1) - end
+        logps, entropies, router_loss = self._separate_rows(
+            model, ids[:, start:end], mask[:, start:end], columns - unused, **options
         )
         pad = torch.nn.functional.pad
-        return pad(logps, (0, cut)), None if entropies is None else pad(entropies, (0, cut)), aux
+        return pad(logps, (0, unused)), None if entropies is None else pad(entropies, (0, unused)), router_loss
 
-    def _score_group(
-        self,
-        model: Any,
-        ids: Tensor,
-        mask: Tensor,
-        logits_to_keep: int,
-        compute_entropy: bool = False,
-        **_: Any,
+    def _packed(
+        self, model: Any, ids: Tensor, mask: Tensor, columns: int, compute_entropy: bool = False, **_: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """A group in one row: its prompt is run once. An empty slot has no prompt to share."""
-        prompt = ids[0, :-logits_to_keep][mask[0, :-logits_to_keep].bool()]
-        if len(prompt) < 2:
-            logps, entropies, _aux = self._score_rows(model, ids, mask, logits_to_keep, compute_entropy=compute_entropy)
+        """A group in one row, so that its prompt is run once."""
+        prompt = ids[0, :-columns][mask[0, :-columns].bool()]
+        if len(prompt) < 2:  # an empty slot: a prompt of one token leaves nothing to share
+            logps, entropies, _router_loss = self._separate(model, ids, mask, columns, compute_entropy=compute_entropy)
             return logps, entropies
-        completions, kept = ids[:, -logits_to_keep:], mask[:, -logits_to_keep:]
+        completions, kept = ids[:, -columns:], mask[:, -columns:]
         longest = int(kept.sum(1).max())
         packed = pack(prompt, completions[:, :longest], kept[:, :longest])
         with self.accelerator.autocast():
             output = model(**forward_inputs(packed), shift_labels=packed.labels, fused_lm_head=True)
 
         def spread(values: Tensor) -> Tensor:
-            return torch.nn.functional.pad(unpack(values, packed.layout), (0, logits_to_keep - longest))
+            return torch.nn.functional.pad(unpack(values, packed.layout), (0, columns - longest))
 
         return spread(output.log_probs), spread(output.entropy) if compute_entropy else None
+
+    @torch.no_grad()
+    def _check(self, model: Any, ids: Tensor, mask: Tensor, columns: int) -> None:
+        """Compare one group of every process with its separate rows: G more forwards, once in a run.
+
+        Raises:
+            RuntimeError: on every process, if the log-probs of any process differ by too much.
+        """
+        real = mask[:, :-columns].sum() > len(ids)  # in an empty slot each prompt is one token
+        if not self.accelerator.gather(real[None]).any():
+            return  # nothing to compare yet; the next forward tries again
+        packed, _ = self._packed(model, ids, mask, columns)
+        rows = zip(torch.split(ids, 1), torch.split(mask, 1))
+        separate = torch.cat([self._separate(model, *row, columns)[0] for row in rows])
+        difference = disagreement(packed, separate, mask[:, -columns:])
+        worst = float(self.accelerator.gather(ids.new_tensor([difference], dtype=torch.float32)).max())
+        limit, dtype = self._limit(model, ids.device.type)
+        if not worst <= limit:  # also for NaN
+            raise RuntimeError(
+                f"log-probs of a group packed behind one prompt differ from those of its separate rows by {worst:.2g} "
+                f"on average, over the limit of {limit} for {dtype}: set model.attention='eager' to train without "
+                "sharing prompts, and report the model"
+            )
+        logger.info("shared prompts checked on the first group: log-probs within %.1e of separate rows", worst)
+        self.checked = True
+
+    def _limit(self, model: Any, device: str) -> tuple[float, torch.dtype]:
+        """The largest allowed difference, and the dtype of the computation that decides it."""
+        with self.accelerator.autocast():
+            autocast = torch.is_autocast_enabled(device)
+            dtype = torch.get_autocast_dtype(device) if autocast else next(model.parameters()).dtype
+        return LIMITS[dtype], dtype

@@ -96,14 +96,17 @@ def reference_kl(policy: Path, trainer_model: Any, batch: dict[str, Any], temper
 @pytest.mark.parametrize("updates", [1, 2])
 def test_the_kl_to_the_start_is_that_of_plain_forwards(updates: int, policy: Path, data: Path, tmp_path: Path) -> None:
     job = grpo_job(kl_to_start_every=1, temperature=0.8, mini_batch_size=4 // updates)
-    trainer = grpo.build_trainer(job, {"model": policy, "data": data}, tmp_path, score_parity, 1, 0)
+    trainer = grpo.build_trainer(
+        job, inputs={"model": policy, "data": data}, work=tmp_path, scorer=score_parity, processes=1, rank=0
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in trainer.model.parameters():
             weight += 0.01 * torch.randn(weight.shape, generator=generator)
     trainer.model.train()
-    batch = trainer._next_batch()
-    (measured,) = trainer._metrics["train"]["kl"]
+    batch = trainer.next_batch()
+    trainer.log({"loss": 0.0})
+    measured = trainer.state.log_history[-1]["kl"]
     assert measured > 1e-3
     assert measured == pytest.approx(reference_kl(policy, trainer.model, batch, 0.8), rel=1e-3)
 

@@ -11,11 +11,11 @@ import torch
 from parity_stage import score_parity
 from torch import Tensor
 from training_jobs import grpo_job
-from trl import GRPOTrainer
 
 from qwenlong_core.training.grpo import build_trainer
 from qwenlong_core.training.logprobs import group_pass
 from qwenlong_core.training.logprobs.packing import Layout, Packed, pack
+from qwenlong_core.training.trainer import INFORMATIVE
 
 
 def inputs(lengths: list[int], prompt: int = 30, real: bool = True) -> dict[str, Tensor]:
@@ -30,19 +30,27 @@ def inputs(lengths: list[int], prompt: int = 30, real: bool = True) -> dict[str,
         "completion_ids": torch.randint(5, 1000, mask.shape, generator=generator) * mask,
         "completion_mask": mask,
         "advantages": torch.tensor([1.5, -0.5, -0.5, -0.5]),
+        INFORMATIVE: torch.full((len(lengths),), real),
         "num_items_in_batch": mask.sum(),
     }
 
 
 def loss(trainer: Any, lengths: list[int], real: bool = True) -> Tensor:
-    result: Tensor = GRPOTrainer._compute_loss(trainer, trainer.model, inputs(lengths, real=real))
+    result: Tensor = trainer.compute_loss(trainer.model, inputs(lengths, real=real))
     return result
 
 
 @pytest.fixture
 def make(policy: Path, data: Path, tmp_path: Path) -> Any:
     def build(**changes: Any) -> Any:
-        trainer = build_trainer(grpo_job(**changes), {"model": policy, "data": data}, tmp_path, score_parity, 1, 0)
+        trainer = build_trainer(
+            grpo_job(**changes),
+            inputs={"model": policy, "data": data},
+            work=tmp_path,
+            scorer=score_parity,
+            processes=1,
+            rank=0,
+        )
         trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation
         trainer.model.train()
         return trainer
@@ -52,7 +60,7 @@ def make(policy: Path, data: Path, tmp_path: Path) -> Any:
 
 def test_loss_and_gradients_are_those_of_separate_rows(make: Any) -> None:
     shared, separate = make(), make(model={"name": "tiny", "attention": "eager"})
-    assert (shared.shares_prefix, separate.shares_prefix) == (True, False)
+    assert (shared.logprobs.shares_prompts, separate.logprobs.shares_prompts) == (True, False)
     losses = [loss(trainer, [5, 9, 1, 7]) for trainer in (shared, separate)]
     torch.testing.assert_close(*losses, atol=1e-6, rtol=1e-5)
     for value in losses:

@@ -12,7 +12,6 @@ from parity_stage import score_parity
 from safetensors.torch import load_file
 from sharded_loss import group
 from training_jobs import grpo_job
-from trl import GRPOTrainer
 
 from qwenlong_core.training.grpo import build_trainer
 
@@ -34,11 +33,13 @@ def test_two_processes_have_the_gradients_of_separate_rows_in_one(
     ours = load_file(tmp_path / "gradients.safetensors")
 
     eager = grpo_job(model={"name": "tiny", "attention": "eager"})
-    plain = build_trainer(eager, {"model": policy, "data": data}, tmp_path, score_parity, 1, 0)
+    plain = build_trainer(
+        eager, inputs={"model": policy, "data": data}, work=tmp_path, scorer=score_parity, processes=1, rank=0
+    )
     plain.current_gradient_accumulation_steps = plain.args.steps_per_generation
     plain.model.train()
     for process in (0, 1):
-        GRPOTrainer._compute_loss(plain, plain.model, group(process)).backward()
+        plain.compute_loss(plain.model, group(process)).backward()
     for name, parameter in plain.model.named_parameters():
         apart = float((ours[name] - parameter.grad).norm())
         assert apart <= 1e-5 * float(parameter.grad.norm()), (name, apart)

@@ -1,0 +1,164 @@
+"""Batch after batch of a phase: which groups each step trains on, and the state that resumes it exactly::
+
+    PromptStream --draws--> Rollouts --scored groups--> fill_batch --kept groups--> arrange --> StepBatch
+         ^                                               |      |                             (this process's rows)
+         +------------- next round, if groups are missing+      +--surplus groups--> kept for the next step
+
+It knows no trainer and no model. The one thing that needs the model, the log-probs of surplus groups,
+is passed in as a function.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from qwenlong_core.records import Group
+from qwenlong_core.settings.training import GRPOBase
+from qwenlong_core.training.curriculum import UNSEEN, Difficulties, from_json, to_json, to_retire
+from qwenlong_core.training.dynamic_sampling import PromptStream, arrange, fill_batch
+from qwenlong_core.training.rollout import Rollouts
+from qwenlong_core.training.rows import Placed, Row, StepBatch, empty_rows, rows_of
+from qwenlong_core.training.surplus import OldLogprobs, SurplusGroup, surplus_from_json
+
+logger = logging.getLogger(__name__)
+
+PolicyLogprobs = Callable[[Sequence[int], Sequence[Sequence[int]]], OldLogprobs]
+"""Log-probs of a prompt's completions, both given as token ids, under the policy as it stands."""
+
+
+class Batches:
+    """The batches of a phase, drawn one at a time.
+
+    Args:
+        settings: Sizes, dynamic sampling, truncation and retirement.
+        rollouts: Samples and scores draws; it also says which process this is.
+        stream: Where prompts come from.
+        difficulties: What earlier phases recorded. Every group drawn is added to it.
+        filler: Token id that fills empty slots.
+    """
+
+    def __init__(
+        self,
+        settings: GRPOBase,
+        rollouts: Rollouts,
+        stream: PromptStream,
+        difficulties: Difficulties,
+        filler: int,
+    ) -> None:
+        self.settings, self.rollouts, self.stream = settings, rollouts, stream
+        self.difficulties, self.filler = difficulties, filler
+        self.surplus: list[SurplusGroup] = []
+        """Groups that the next batch uses first."""
+        self.drawn = 0
+        """Batches drawn in this phase, those before a resume included."""
+        examples = rollouts.prompts.examples
+        self._prompt_ids = {example.id: ids for example, ids in zip(examples, rollouts.prompts.token_ids)}
+        self._hopeless_kept = 0
+        self._retire()
+
+    def next_batch(self, policy_logprobs: PolicyLogprobs) -> StepBatch:
+        """Draw the next batch.
+
+        Args:
+            policy_logprobs: Called for surplus groups, equally often on every process.
+        """
+        settings, processes = self.settings, self.rollouts.processes
+        drawn = fill_batch(
+            self.stream,
+            self.rollouts,
+            settings.batch_size,
+            settings.dynamic_sampling,
+            truncated=settings.truncated,
+            processes=processes,
+            surplus=[one.group for one in self.surplus],
+        )
+        for group in drawn.groups:
+            self._record_difficulty(group)
+        self._retire()
+        placed: list[Placed] = [(one.group, one.old_logprobs) for one in self.surplus[: drawn.from_last]]
+        placed += [(group, None) for group in drawn.kept[drawn.from_last :]]
+        mini_batches = settings.batch_size // settings.mini_batch_size
+        slots = arrange(placed, batch_size=settings.batch_size, mini_batches=mini_batches, processes=processes)
+        # Now and not in the next step: the policy that sampled these groups is about to be updated.
+        self.surplus = self._with_old_logprobs(drawn.surplus, policy_logprobs)
+        self.drawn += 1
+        return StepBatch(
+            number=self.drawn,
+            drawn=drawn,
+            rows=[row for slot in slots[self.rollouts.rank] for row in self._rows_of(slot)],
+            informative_forwards=self._informative_forwards(slots),
+        )
+
+    def prompt_tokens(self, groups: Sequence[Group]) -> int:
+        """Tokens of the groups' prompts, each group's prompt counted once."""
+        return sum(len(self._prompt_ids[group.example.id]) for group in groups)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next batches depend on, as JSON; the same on every process."""
+        return {
+            "drawn": self.drawn,
+            "stream_position": self.stream.position,
+            "retired": sorted(self.stream.retired),
+            "difficulty": to_json(self.difficulties),
+            "surplus": [group.to_json() for group in self.surplus],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.drawn = state["drawn"]
+        self.stream.position, self.stream.retired = state["stream_position"], set(state["retired"])
+        self.difficulties = from_json(state["difficulty"])
+        examples = {example.id: example for example in self.rollouts.prompts.examples}
+        self.surplus = [surplus_from_json(group, examples) for group in state["surplus"]]
+
+    def _with_old_logprobs(self, groups: Sequence[Group], policy_logprobs: PolicyLogprobs) -> list[SurplusGroup]:
+        """The groups with the current policy's log-probs, which sampled them."""
+        # Each process computes the same number, some groups twice if need be: with sharded weights a
+        # forward needs every process.
+        share = -(-len(groups) // self.rollouts.processes)
+        first = share * self.rollouts.rank
+        own = [groups[number % len(groups)] for number in range(first, first + share)]
+        computed = [policy_logprobs(self._prompt_ids[g.example.id], [c.token_ids for c in g.completions]) for g in own]
+        logprobs: list[OldLogprobs] = gather_object(computed) if computed else []
+        return [SurplusGroup(group, values) for group, values in zip(groups, logprobs)]
+
+    def _rows_of(self, slot: Placed | None) -> list[Row]:
+        if slot is None:
+            return empty_rows(self.settings.group_size, self.filler)
+        group, old_logprobs = slot
+        return rows_of(group, self._prompt_ids[group.example.id], self.settings.truncated, old_logprobs)
+
+    def _informative_forwards(self, slots: list[list[Placed | None]]) -> list[bool]:
+        """For each forward of the batch, whether any process has a group in it."""
+        groups = self.settings.micro_batch_size
+        return [
+            any(slot is not None for own in slots for slot in own[first : first + groups])
+            for first in range(0, len(slots[0]), groups)
+        ]
+
+    def _record_difficulty(self, group: Group) -> None:
+        accuracies = [score.accuracy for score in group.scores if score.accuracy is not None]
+        if len(accuracies) == len(group.scores):  # a group with an unscored completion says nothing
+            self.difficulties[group.example.id] = self.difficulties.get(group.example.id, UNSEEN).after(accuracies)
+
+    def _retire(self) -> None:
+        """Skip prompts from now on that were never right in ``retire_after_visits`` visits, but keep a batch."""
+        examples, retired = self.rollouts.prompts.examples, self.stream.retired
+        visits, batch_size = self.settings.curriculum.retire_after_visits, self.settings.batch_size
+        rows, hopeless_kept = to_retire(examples, self.difficulties, visits, retired, keep=batch_size)
+        retired.update(rows)
+        if hopeless_kept > self._hopeless_kept:
+            logger.warning(
+                "%d prompt(s) without a right completion in %s visits stay in use: %d of %d are retired, and a step"
+                " needs the last batch_size=%d; add rows or raise curriculum.retire_after_visits",
+                hopeless_kept,
+                visits,
+                len(retired),
+                len(examples),
+                batch_size,
+            )
+        self._hopeless_kept = hopeless_kept
