@@ -1,8 +1,8 @@
 """Training stages: supervised fine-tuning, and GRPO in phases of growing context length.
 
-Read :mod:`grpo` for what happens in a phase, then the parts it is made of: :mod:`curriculum` (which rows),
-:mod:`dynamic_sampling` (which groups), :mod:`rollout` (how completions are sampled and scored), :mod:`trainer` (how
-they become gradients), :mod:`checkpoints` and :mod:`metrics`.
+Read :mod:`grpo` for how a phase is put together, then its parts: :mod:`curriculum` (which rows),
+:mod:`dynamic_sampling` (which groups), :mod:`rollout` (how they are sampled and scored), :mod:`batches`
+(one batch after another), :mod:`trainer` (how they become gradients), :mod:`checkpoints` and :mod:`metrics`.
 """
 
 import os

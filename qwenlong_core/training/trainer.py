@@ -3,7 +3,8 @@
 TRL keeps what is GRPO: padding, group advantages, the clipped token-level loss, the optimizer loop. This
 project replaces where a batch comes from, how log-probs are computed, what is reported and what is saved.
 One step is one rollout batch, followed by one or more optimizer steps (updates) on it. All processes run
-the same sequence; ``||`` marks where they wait for each other::
+the same sequence. ``||`` marks where they wait for each other; in log-prob passes only if the weights are
+sharded::
 
     train()                                    transformers' loop; every epoch is one batch of placeholders
     |

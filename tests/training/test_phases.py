@@ -138,7 +138,7 @@ def test_retired_rows_do_not_come_back_later() -> None:
 def test_a_phase_retires_counts_and_stops_at_a_batch(
     policy: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Eight rows, two a step, all wrong: after three steps six are retired, and the last two are drawn on."""
+    """Eight rows, two a step, all wrong: after three steps six are retired, and the last two stay in use."""
     job = grpo_job(
         batch_size=2,
         mini_batch_size=2,
@@ -149,7 +149,7 @@ def test_a_phase_retires_counts_and_stops_at_a_batch(
     with caplog.at_level(logging.WARNING):
         rows = run(job, policy, data, tmp_path, scripted([[0] * 4] * 10))
     assert [row["prompts_retired"] for row in rows] == [2, 4, 6, 6, 6]
-    assert "2 prompt(s) without a right completion in 1 visits are drawn on: with 6 of 8 retired" in caplog.text
+    assert "2 prompt(s) without a right completion in 1 visits stay in use: 6 of 8 are retired" in caplog.text
     visits = {key: row["visits"] for key, row in json.loads((tmp_path / "output/difficulty.json").read_text()).items()}
     assert sorted(visits.values()) == [1] * 6 + [2] * 2
 

@@ -197,8 +197,9 @@ def test_settings_reach_trl(tmp_path: Path) -> None:
         launch={"gradient_checkpointing": True},
     )
     expected = {
-        "num_generations": 6, "learning_rate": 3e-6, "temperature": 0.6, "top_p": 0.9, "epsilon": 0.1, "epsilon_high": 0.3,
-        "beta": 0.04, "max_grad_norm": 0.5, "scale_rewards": "batch", "generation_kwargs": {"stop": ["END"]},
+        "num_generations": 6, "learning_rate": 3e-6, "temperature": 0.6, "top_p": 0.9, "epsilon": 0.1,
+        "epsilon_high": 0.3, "beta": 0.04, "max_grad_norm": 0.5, "scale_rewards": "batch",
+        "generation_kwargs": {"stop": ["END"]},
         "max_completion_length": 8, "use_vllm": True, "vllm_mode": "colocate", "vllm_tensor_parallel_size": 2,
         "vllm_gpu_memory_utilization": 0.4, "vllm_enable_sleep_mode": True, "vllm_max_model_length": 108,
         "vllm_importance_sampling_mode": "token_truncate", "loss_type": "dapo", "gradient_checkpointing": True,

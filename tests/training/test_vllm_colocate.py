@@ -47,8 +47,8 @@ def wide_policy(policy: Path, tmp_path: Path) -> Path:
 @pytest.mark.timeout(1800)
 def test_two_steps_of_phase_one_with_weights_kept_in_step(wide_policy: Path, data: Path, tmp_path: Path) -> None:
     """One update at a high learning rate lies between the steps: with stale weights, another temperature or another
-    RoPE scaling the second one's log-probs would be far from the trainer's. A nucleus explains a ratio down to ``top_p``.
-    """
+    RoPE scaling, the second step's log-probs would be far from the trainer's. A nucleus explains a ratio down to
+    ``top_p``."""
     phase = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": 2}
     job = grpo_job(
         engine="vllm-colocate", phase=phase, batch_size=2, learning_rate=1e-2, save_steps=2, temperature=0.7, top_p=0.95

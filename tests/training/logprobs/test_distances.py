@@ -167,9 +167,9 @@ def test_the_metrics_of_a_step_are_all_there(policy: Path, data: Path, tmp_path:
     row = trained(policy, data, tmp_path)[-1]
     named = (
         "reward", "accuracy", "length_mean", "length_p50", "length_p90", "length_p99", "truncated_share", "entropy",
-        "clip_ratio", "clip_low_share", "clip_high_share", "grad_norm", "groups_drawn", "groups_kept", "groups_all_right",
-        "groups_all_wrong", "groups_unscored", "groups_surplus", "unscored_share", "judge_only_share", "engine_mismatch",
-        "tokens_per_second", "memory_mb",
+        "clip_ratio", "clip_low_share", "clip_high_share", "grad_norm", "groups_drawn", "groups_kept",
+        "groups_all_right", "groups_all_wrong", "groups_unscored", "groups_surplus", "unscored_share",
+        "judge_only_share", "engine_mismatch", "tokens_per_second", "memory_mb",
     )  # fmt: skip
     assert [name for name in named if row.get(name) is None] == []
     assert any(name.startswith("accuracy_") for name in row)
