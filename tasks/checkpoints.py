@@ -54,6 +54,8 @@ def _newest_sealed(folder: Path) -> Path | None:
 
 
 def _slot(training: Training, slot: int) -> tuple[str, str]:
+    """Stage and fingerprint of a checkpoint's record."""
+    # Fixed slots, which newer checkpoints overwrite: so the store keeps two, and training never deletes from it.
     return f"checkpoint-{training.stage}", f"{training.key}.{slot}"
 
 
@@ -135,7 +137,8 @@ class CheckpointPublisher:
         try:
             if _snapshot(self._work, checkpoint, staging):
                 self._publish(staging, step_of(checkpoint))
-        except (ArtifactError, OSError, ClientError, BotoCoreError) as error:
+        # ValueError: the checkpoint's manifest cannot be read.
+        except (ArtifactError, OSError, ValueError, ClientError, BotoCoreError) as error:
             self._log(f"{checkpoint.name} is not in the store yet: {type(error).__name__}: {error}")
         finally:
             shutil.rmtree(staging, ignore_errors=True)

@@ -2,8 +2,8 @@
 
     mitmdump --mode reverse:ENDPOINT --set keep_host_header=true -s tests/fault_proxy.py
 
-``FAULT_PLAN`` names a JSON file ``{"kind": ..., "share": ...}`` that is read again for every request,
-``FAULT_LOG`` the file that gets one line per fault.
+``FAULT_PLAN`` names a JSON file ``{"kind": ..., "share": ...}``, which is read for every request.
+``FAULT_LOG`` names the file that gets one line per fault.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ async def request(flow: http.HTTPFlow) -> None:
     body = flow.request.raw_content
     kind = _planned(flow, {"flipped request", "cut request"}, body)
     if kind is not None and body is not None:
-        # The raw content leaves the length header as it was: a cut body is one that ends too early.
+        # Setting the raw content leaves the length header alone, so a cut body ends too early.
         flow.request.raw_content = _flipped(body) if kind == "flipped request" else _cut(body)
 
 
 async def response(flow: http.HTTPFlow) -> None:
-    """Faults on the way back: the server has acted."""
+    """Faults on the way back, after the server has acted."""
     if _planned(flow, {"lost reply"}):
         flow.kill()
     body = flow.response.raw_content if flow.response else None

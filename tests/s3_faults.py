@@ -2,9 +2,9 @@
 
     python tests/s3_faults.py --each 110
 
-Writers publish small artifacts through a proxy that breaks a share of the requests, and readers with an
-empty cache fetch them. What a reader gets is compared with what was written, and what reads as whole is
-verified past the proxy. At the end `gc` runs, and nothing may be left that no manifest names.
+Writers publish small artifacts through a proxy that breaks a share of the requests, and readers with an empty cache
+fetch them. What a reader gets is compared with what was written, and every artifact that counts as whole is verified
+without the proxy. At the end `gc` runs, and then nothing may be left that no manifest names.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Proxy:
                 self._process = subprocess.Popen(
                     [program, "-q", *options], env=clean | variables, stdout=output, stderr=output
                 )
-            # It may end at once: somebody who asked for it while it was away can hold its port for a moment.
+            # It may end at once: a client that tried to connect while it was away can hold its port for a moment.
             while self._process.poll() is None and time.monotonic() < deadline:
                 if self._answers():
                     return self
@@ -160,7 +160,7 @@ class Trial:
         return folder, describe(folder, "model", parents={}, settings_digest="s", code_digest="c")
 
     def check(self, counts: Counter[str], ref: ArtifactRef) -> None:
-        """Past the proxy: what reads as whole must be whole."""
+        """Without the proxy: what counts as whole must be whole."""
         if self.direct.manifest(ref) is not None:
             counts["half-written read as whole"] += bool(self.direct.damage(ref))
 
@@ -187,7 +187,7 @@ class Trial:
         counts["wrong bytes"] += not _same(found, folder)
 
     def one(self, kind: str, store: S3Store) -> None:
-        """One artifact up and down."""
+        """Publish one artifact and fetch it."""
         counts = self.counts[kind]
         folder, manifest = self.output()
         if self.publish(counts, store, folder, manifest):
@@ -215,8 +215,8 @@ class Trial:
         self.proxy.break_with(None)
 
     def refused(self, each: int) -> None:
-        """The proxy is killed while transfers run: what is under way breaks, and connections are refused until
-        it is back."""
+        """The proxy is killed while transfers run: those under way break, and connections are refused until it
+        is back."""
         over = threading.Event()
 
         def strike() -> None:
@@ -234,7 +234,7 @@ class Trial:
             strikes.result()
 
     def killed_writers(self, kills: int) -> None:
-        """kill -9 in mid-upload; then another writer publishes the same artifact."""
+        """A writer is killed with SIGKILL during its upload; then another publishes the same artifact."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["qwenlong.tasks.s3.store"])
         killed = [0]
@@ -258,7 +258,7 @@ class Trial:
         self.until(KILLED, kills, lambda: killed[0], act)
 
     def two_writers(self, pairs: int) -> None:
-        """Two writers of one artifact at once, with different notes, on a line that loses replies."""
+        """Two writers of one artifact at once, with different notes, while replies are lost."""
         met = [0]
 
         def act(kind: str, store: S3Store) -> None:
@@ -284,7 +284,7 @@ class Trial:
         self.proxy.break_with(None)
 
     def leftovers(self) -> tuple[int, list[str]]:
-        """How much gc removed as never finished, and what is left that no manifest names."""
+        """How many unfinished files `gc` deleted, and what is left that no manifest names."""
         contents = read_contents(self.direct)
         rules = Rules(datetime.now(UTC) + timedelta(days=2), keep=timedelta(days=30), grace=timedelta(hours=24))
         doomed = plan(contents.listing, contents.manifests, contents.records, set(), rules)
@@ -310,7 +310,7 @@ def _write(uri: str, s3: S3Settings, folder: Path, manifest: Manifest, begun: An
 
 
 def _same(found: Path, folder: Path) -> bool:
-    """Content as written; the notes may be another writer's."""
+    """Whether the content is as written; the notes may be another writer's."""
 
     def digests(root: Path) -> dict[str, str]:
         names = {path.relative_to(root).as_posix(): path for path in files_below(root)}
@@ -354,7 +354,7 @@ def run(
 
 
 def main() -> None:
-    """Print the table; exit 1 if anything wrong was accepted or left."""
+    """Print the table; exit status 1 if anything wrong was accepted, or anything was left."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--each", type=int, default=110, help="faults of each kind")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)

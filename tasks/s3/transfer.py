@@ -180,9 +180,11 @@ class Transfers:
             raise
 
     def _next_part(self, pools: _Pools, stream: BinaryIO, size: int) -> bytes:
+        """Read the next part, once there is room for it; the thread that sends it makes the room free again."""
         pools.memory.acquire()
         data = b""
         try:
+            # Larger parts for a file that would otherwise need more of them than S3 allows.
             data = stream.read(max(self._s3.part_bytes, -(-size // _MAX_PARTS)))
         finally:
             if not data:
@@ -202,7 +204,7 @@ class Transfers:
     def _abort(self, pools: _Pools, upload: dict[str, Any], sent: list[Future[dict[str, Any]]]) -> None:
         for part in sent:
             if part.cancel():
-                pools.memory.release()
+                pools.memory.release()  # a part that is under way releases its own
         wait(sent)
         try:
             self.client.abort_multipart_upload(**upload)
@@ -222,6 +224,7 @@ class Transfers:
                 for start, job in zip(starts, jobs):
                     job.result()
                     for offset in range(start, min(start + step, item.entry.size), _CHUNK):
+                        # Read back from the file, so that what is hashed is what was written.
                         digest.update(os.pread(file, _CHUNK, offset))
             finally:
                 for job in jobs:

@@ -97,6 +97,8 @@ class Runs:
             }
             run = client.create_run(self._tracker.experiment_id, start_time=note.started_ms, tags=tags)
         run_id = str(run.info.run_id)
+        # Again for a run that was there: it may have been made just before MLflow went away. MLflow takes a parameter
+        # twice if the value is the same.
         params = [Param(key, value[:_PARAM_LIMIT]) for key, value in flatten(note.params)]
         for start in range(0, len(params), _PARAMS):
             client.log_batch(run_id, params=params[start : start + _PARAMS])
@@ -121,6 +123,7 @@ class Runs:
         datasets = [(name, ref) for name, ref in inputs.items() if ref.kind == "data"]
         if datasets:
             self._tracker.client.log_inputs(run_id, [_dataset_input(name, ref, name) for name, ref in datasets])
+        # All inputs as tags, since MLflow has datasets only; `gc` keeps the inputs of open runs by these tags.
         tags = [RunTag(f"input.{name}", f"{ref.uri} sha256:{ref.sha256}") for name, ref in inputs.items()]
         if tags:
             self._tracker.client.log_batch(run_id, tags=tags)

@@ -1,4 +1,4 @@
-"""Artifacts: what is published is whole and verified, what is not whole does not exist."""
+"""Artifacts: what is published is whole and verified, and what is not whole does not count."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_publishing_twice_adopts_the_first(store, tmp_path):
 
 
 def test_a_file_in_the_store_is_as_young_as_its_publication(store, tmp_path):
-    """A model made years ago must not look to `gc` like the remnant of a writer that is at work on it now."""
+    """To `gc`, a model made years ago must not look like what an interrupted writer left."""
     folder = make_folder(tmp_path / "out")
     os.utime(folder / "model.safetensors", (1, 1))
     begun = time.time() - 10

@@ -1,4 +1,4 @@
-"""What a store may forget, on hand-made listings: each rule alone, and what must never go."""
+"""What may be deleted from a store, on hand-made listings: each rule alone, and what must never be deleted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RULES = Rules(NOW, keep=timedelta(days=30), grace=timedelta(hours=24))
 
 
 class World:
-    """A store as a listing; ages in days."""
+    """A store as a listing, with ages in days."""
 
     def __init__(self) -> None:
         self.listing: list[Stored] = []
@@ -50,7 +50,7 @@ class World:
         return {d.stored.name for d in plan(self.listing, self.manifests, self.records, self.pinned, RULES)}
 
     def gone(self, digest: str) -> bool:
-        """Whether an artifact goes, and then all of it, its manifest before the rest."""
+        """Whether an artifact is deleted: then all of it, and its manifest before the rest."""
         names = {s.name for s in self.listing if f"/{digest}/" in s.name}
         doomed = [d.stored.name for d in plan(self.listing, self.manifests, self.records, self.pinned, RULES)]
         going = [name for name in doomed if name in names]

@@ -1,4 +1,4 @@
-"""A training that is killed with its machine goes on elsewhere, from the store, and ends the same to the bit."""
+"""A training that is killed with its machine resumes on another from the store, and ends the same to the bit."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_store_that_fails_does_not_end_the_training(tmp_path):
 
 
 def test_its_lines_are_logged_where_the_task_logs(tmp_path, monkeypatch):
-    """Prefect finds its server in context variables; a thread without them sends its lines elsewhere."""
+    """Prefect finds its server in context variables; a thread without them would log to another server."""
     monkeypatch.setattr("qwenlong.tasks.checkpoints._POLL_SECONDS", 0.01)
     server: ContextVar[str] = ContextVar("server", default="another")
     token, said, logged = server.set("ours"), [], threading.Event()

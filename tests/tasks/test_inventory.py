@@ -51,7 +51,7 @@ def store(request, tmp_path) -> Store:
 
 
 def make(store: Store, folder: Path, kind: str, text: str, stage: str = "", **parents: str) -> ArtifactRef:
-    """Publish an artifact, with a record where a stage is named."""
+    """Publish an artifact, with a record if a stage is named."""
     (folder / text).mkdir(parents=True)
     (folder / text / "content.json").write_text(json.dumps(text))
     (folder / text / "metrics.jsonl").write_text("{}")
@@ -159,7 +159,7 @@ def test_gc_takes_unfinished_uploads_and_remains(bucket, s3_server, tracking, tm
 
 
 def test_what_is_written_again_after_gc_listed_it_stays(store, tracking, tmp_path):
-    """A run that makes an artifact anew while `gc` is about to take the old one."""
+    """A run makes an artifact again while `gc` is about to delete the old one."""
     ref = make(store, tmp_path / "out", "model", f"w-{tmp_path.name}")
     contents = read_contents(store)
     doomed = [each.stored for each in plan(contents.listing, contents.manifests, {}, set(), IN_40_DAYS)]
@@ -176,7 +176,7 @@ def test_what_is_written_again_after_gc_listed_it_stays(store, tracking, tmp_pat
 
 
 def publish_anew(store: Store, folder: Path, manifest: Manifest) -> None:
-    """As an hour later: what is there already is sent all the same."""
+    """As if an hour had passed: files that are there already are sent again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qwenlong.tasks.s3.transfer._RESUMED", timedelta(0))
         store.publish(folder, manifest)

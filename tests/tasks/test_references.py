@@ -1,4 +1,4 @@
-"""One place resolves what a person means by a model, against the real store and the real registry."""
+"""References are parsed in one place, and looked up in a real store and a real registry."""
 
 import json
 

@@ -41,6 +41,7 @@ def test_there_may_be_none(tmp_path: Path) -> None:
         (lambda p: (p / "nested" / "state").unlink(), "nested/state is missing"),
         (lambda p: (p / "weights").write_bytes(b"ab"), "weights does not match"),
         (lambda p: (p / MANIFEST).unlink(), "no manifest"),
+        (lambda p: (p / MANIFEST).write_text('{"files": {"weights": {"bytes": 3}}}'), "by an earlier version"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, harm: object, words: str) -> None:

@@ -1,4 +1,4 @@
-"""The read cache forgets what was read longest ago, and never what a running process reads."""
+"""The read cache evicts the least recently read copies, and never one that a running process reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def output(root: Path, name: str) -> tuple[Path, Manifest]:
 
 
 def read(cache: ReadCache, root: Path, name: str, at: float) -> Path:
-    """Take an artifact in as the store does, read at a time of the past; this process then lets go of it."""
+    """Admit an artifact as the store does, as if read at an earlier time; this process then releases it."""
     folder, manifest = output(root, name)
     ref = cache._ref(manifest)
     cache.hold(ref)
@@ -71,12 +71,12 @@ def test_without_a_limit_the_disk_is_the_limit(tmp_path):
     folder = read(cache, tmp_path, "aa", 1)
     with pytest.raises(OSError, match=r"storage\.cache_dir has .* GB free and 1000000000\.00 GB are to be read"):
         cache.make_room(10**18)
-    assert not folder.exists(), "it was asked to make as much room as it can"
+    assert not folder.exists(), "it was asked for as much room as possible"
 
 
 @pytest.fixture
 def small_disk(monkeypatch):
-    """Has the cache believe in a disk of so many bytes with nothing but the cache on it."""
+    """Makes the cache see a disk of this many bytes with nothing else on it."""
 
     def of(cache: ReadCache, total: int) -> None:
         def usage(root: Path) -> SimpleNamespace:
@@ -162,8 +162,8 @@ def test_several_processes_read_through_one_cache_that_is_too_small(tmp_path, bu
         reader.join()
     assert answers == [{ref.sha256: name.encode() for ref, name in zip(refs, names)}] * 4
     cache = tmp_path / "cache" / "artifacts" / "model"
-    assert not list(cache.glob(".*")), "nothing half-written stays"
+    assert not list(cache.glob(".*")), "no partial copy is left"
     last = S3Store(*arguments)
     last.fetch(refs[0])
     last.cache.make_room(100 * KB)
-    assert [path.name for path in cache.iterdir()] == [refs[0].sha256], "nobody holds the others any more"
+    assert [path.name for path in cache.iterdir()] == [refs[0].sha256], "no process holds the others any more"

@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from botocore.awsrequest import AWSResponse
+from bucket_stores import MIB, another, make_folder, manifest_of, publish
 
 from qwenlong.tasks.s3.store import S3Store
 from qwenlong_core.settings.running import S3Settings
-from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Damaged, Manifest, describe, now
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Damaged, Manifest, now
 from qwenlong_core.store.files import MANIFEST
 from qwenlong_core.store.protocol import StageRecord
-
-MIB = 1024**2
-
-
-@pytest.fixture
-def settings(s3_server) -> S3Settings:
-    return S3Settings(endpoint_url=s3_server.endpoint, part_bytes=5 * MIB, max_concurrency=4)
-
-
-@pytest.fixture
-def store(bucket, settings, tmp_path) -> S3Store:
-    return S3Store(f"s3://{bucket}/project", settings, tmp_path / "cache")
-
-
-@pytest.fixture
-def raw(s3_server):
-    """A plain client, to look behind the store's back."""
-    return s3_server.client()
-
-
-def make_folder(root: Path, content: bytes = b"weights", note: str = "{}") -> Path:
-    (root / "sub").mkdir(parents=True)
-    (root / "model.safetensors").write_bytes(content)
-    (root / "sub" / "config.json").write_text("{}")
-    (root / "empty.txt").write_text("")
-    (root / "metrics.jsonl").write_text(note)
-    return root
-
-
-def manifest_of(folder: Path, **parents: str) -> Manifest:
-    return describe(folder, "model", parents=parents, settings_digest="s", code_digest="c")
-
-
-def publish(store: S3Store, folder: Path, **parents: str) -> ArtifactRef:
-    return store.publish(folder, manifest_of(folder, **parents))
-
-
-def another(store: S3Store, cache: Path) -> S3Store:
-    """The same bucket seen from a machine with an empty disk."""
-    return S3Store(store.uri, store.s3, cache)
 
 
 def record(ref: ArtifactRef, fingerprint: str = "f", profile: str = "p") -> StageRecord:
@@ -222,7 +180,7 @@ def test_two_writers_of_one_artifact_give_one_whole_artifact(store, raw, tmp_pat
 
 @pytest.mark.parametrize("there", ["whole", "garbage"])
 def test_a_writer_that_is_second_at_the_manifest_adopts_the_first_ones(store, raw, tmp_path, there):
-    """Another writer is done between this one's last file and its manifest."""
+    """Another writer finishes between this one's last file and its manifest."""
     first, second = (make_folder(tmp_path / name, note=json.dumps({"writer": name})) for name in ("first", "second"))
     key = {"Bucket": store.bucket, "Key": f"project/artifacts/model/{manifest_of(first).digest}/{MANIFEST}"}
     overtaken = []
@@ -243,7 +201,7 @@ def test_a_writer_that_is_second_at_the_manifest_adopts_the_first_ones(store, ra
 
 
 def test_gc_takes_nothing_from_under_a_writer_that_finds_old_remains(store, tmp_path, monkeypatch):
-    """`gc` removes what an interrupted writer left long ago, just before another writer's manifest."""
+    """`gc` deletes what an interrupted writer left long ago, just before another writer puts its manifest."""
     monkeypatch.setattr("qwenlong.tasks.s3.transfer._RESUMED", timedelta(0))  # the remains are old
     folder = make_folder(tmp_path / "out")
     ref = publish(store, folder)
@@ -314,94 +272,6 @@ def test_of_four_processes_that_claim_a_name_at_once_one_wins_and_all_read_its_t
     for claimer in claimers:
         claimer.join()
     assert len(answers) == 1 and store.claim("champion/m/1", "later") in answers
-
-
-def make_forgetful(store: S3Store) -> None:
-    """Take from every request what a lesser server would not honour."""
-
-    def strip(params, **_) -> None:
-        for name in ("x-amz-checksum-sha256", "If-None-Match"):
-            params["headers"].pop(name, None)
-
-    store.client.meta.events.register("before-call.s3", strip)
-
-
-def flip_bodies(store: S3Store, times: int) -> list[int]:
-    """Alter the first bodies that are put, as a server or a line might."""
-    flipped = []
-
-    def flip(params, **_) -> None:
-        if len(flipped) < times and params["body"].getvalue() == b"weights":
-            flipped.append(1)
-            params["body"] = io.BytesIO(b"weightz")
-
-    store.client.meta.events.register("before-call.s3.PutObject", flip)
-    return flipped
-
-
-def test_a_lesser_server_is_found_out_and_what_it_does_not_check_is_read_back(store, tmp_path, caplog):
-    make_forgetful(store)
-    assert (store.abilities.checks_sha256, store.abilities.create_only) == (False, False)
-    assert "does not check SHA-256, so uploads are read back" in caplog.text
-    flipped = flip_bodies(store, times=2)
-    ref = publish(store, make_folder(tmp_path / "out"))
-    assert len(flipped) == 2
-    assert (store.fetch(ref) / "model.safetensors").read_bytes() == b"weights"
-    with pytest.raises(ArtifactError, match="no create-only writes"):
-        store.claim("champion/m/1", "x")
-
-
-def answers(status: int, code: str) -> tuple[AWSResponse, dict[str, Any]]:
-    """An answer in place of the server's."""
-    said = {"Error": {"Code": code, "Message": ""}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return AWSResponse("", status, {}, io.BytesIO()), said
-
-
-@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (400, "InvalidArgument")])
-def test_a_server_that_refuses_the_very_condition_is_used_without(store, tmp_path, status, code):
-    def refuse(params, **_) -> tuple[AWSResponse, dict[str, Any]] | None:
-        return answers(status, code) if "If-None-Match" in params["headers"] else None
-
-    store.client.meta.events.register("before-call.s3.PutObject", refuse)
-    ref = publish(store, make_folder(tmp_path / "out"))
-    assert (store.abilities.checks_sha256, store.abilities.create_only) == (True, False)
-    assert store.fetch(ref)
-
-
-def test_where_unfinished_uploads_cannot_be_listed_the_rest_still_is(store, tmp_path, caplog):
-    store.client.meta.events.register("before-call.s3.ListMultipartUploads", lambda **_: answers(501, "NotImplemented"))
-    ref = publish(store, make_folder(tmp_path / "out"))
-    assert {f"artifacts/model/{ref.sha256}/{MANIFEST}"} < {stored.name for stored in store.listing()}
-    assert "does not list unfinished uploads" in caplog.text
-
-
-def test_on_a_lesser_server_what_never_reads_back_right_is_not_published(store, tmp_path):
-    make_forgetful(store)
-    flip_bodies(store, times=100)
-    folder = make_folder(tmp_path / "out")
-    with pytest.raises(Damaged, match=r"model\.safetensors"):
-        publish(store, folder)
-    assert store.manifest(store._ref(manifest_of(folder))) is None
-
-
-def test_the_server_is_asked_to_encrypt(bucket, settings, tmp_path):
-    encrypting = settings.model_copy(update={"server_side_encryption": "aws:kms", "kms_key": "key-7"})
-    store = S3Store(f"s3://{bucket}/project", encrypting, tmp_path / "cache")
-
-    def drop(params, **_) -> None:  # this server has no keys of its own
-        for name in [name for name in params["headers"] if "server-side-encryption" in name]:
-            del params["headers"][name]
-
-    store.client.meta.events.register_last("before-call.s3", drop)
-    seen = []
-    store.client.meta.events.register_first(
-        "before-call.s3", lambda params, model, **_: seen.append((model.name, dict(params["headers"])))
-    )
-    publish(store, make_folder(tmp_path / "out", os.urandom(6 * MIB)))
-    made = [(name, headers) for name, headers in seen if name in ("PutObject", "CreateMultipartUpload")]
-    assert {name for name, _ in made} == {"PutObject", "CreateMultipartUpload"}
-    assert len(made) > 4, "the probe too: a bucket may refuse what is not encrypted"
-    assert all(headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key-7" for _, headers in made)
 
 
 def test_no_key_is_logged(store, tmp_path, caplog):

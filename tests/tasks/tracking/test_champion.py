@@ -1,4 +1,4 @@
-"""The champion moves only on proof, against the model that was compared, one move at a time, and back."""
+"""The champion moves only if it is still the model that was compared, one move at a time, and can be restored."""
 
 from __future__ import annotations
 

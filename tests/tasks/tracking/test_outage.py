@@ -1,4 +1,4 @@
-"""A real MLflow server that is killed in mid-training and comes back, or is away all the time.
+"""A real MLflow server is killed during training and comes back, or is away all the time.
 
 The stage is real, too: SFT of a tiny model in its own process. In the end MLflow holds exactly the points
 of ``metrics.jsonl``, once each.

@@ -1,4 +1,4 @@
-"""The registry: versions stand for artifacts, and one that is away never reads as empty."""
+"""The registry: its versions point at artifacts, and one that does not answer is never taken for an empty one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLflow: metrics arrive once each and in order, an outage does not hurt, dead runs are closed."""
+"""MLflow: each metric arrives once and in order, an outage loses nothing, and dead runs are closed."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_a_note_that_cannot_be_delivered_holds_up_no_other(settings, tmp_path, b
 
 @pytest.fixture
 def hanging_up() -> Iterator[tuple[int, list[int]]]:
-    """A port that takes every connection and drops it, and one entry for each."""
+    """A port that accepts every connection and drops it, and a list with one entry for each."""
     calls: list[int] = []
 
     class HangUp(socketserver.BaseRequestHandler):
@@ -198,7 +198,7 @@ def test_a_tracker_that_is_down_stops_nothing_and_is_left_alone_for_a_while(tmp_
     assert tracker.page("a run from before the outage") is None and tracker.close_orphans() == []
     assert run.finish("FINISHED", lines=({"step": 1, "loss": 2.0},), output=MODEL) is None
     asked = len(calls)
-    # A client of Postgres that is turned away tries again without encryption: two connections for one question.
+    # A Postgres client that is refused tries again without encryption: up to two connections for one call.
     assert 1 <= asked <= 2
     assert deliver_outbox(tracker, tmp_path) == 0 and len(calls) == 2 * asked
     [kept] = waiting(tmp_path)
@@ -224,7 +224,7 @@ def test_runs_whose_process_is_gone_are_closed_as_killed(settings):
 
 
 def test_the_forwarding_thread_sees_the_context_of_its_task(tmp_path):
-    """Prefect's settings and task run are context variables; a bare thread would not see them."""
+    """Prefect's settings and task run are context variables, which a plain thread would not see."""
     current: ContextVar[str] = ContextVar("current", default="outside")
     current.set("task")
     seen = []
