@@ -52,7 +52,7 @@ class LocalStore:
         """
         ref = self._ref(manifest)
         target = self._directory(ref)
-        if not self._sound(ref):
+        if not self._is_whole(ref):
             staging = target.with_name(f".tmp-{uuid.uuid4().hex}")
             try:
                 staging.mkdir(parents=True)
@@ -60,13 +60,13 @@ class LocalStore:
                 verify(staging, manifest)
                 write_synced(staging / MANIFEST, manifest.model_dump_json(indent=2))
                 _sync_tree(staging)
-                if not _renamed(staging, target):
+                if not _rename_unless_there(staging, target):
                     verify(target, manifest)  # another writer was first, and its copy is as good if it is whole
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
         return target
 
-    def _sound(self, ref: ArtifactRef) -> bool:
+    def _is_whole(self, ref: ArtifactRef) -> bool:
         """Whether the artifact is there and whole. A damaged one is renamed out of the way, to be made again."""
         directory, manifest = self._directory(ref), self.manifest(ref)
         try:
@@ -206,7 +206,7 @@ def _sync_tree(directory: Path) -> None:
             os.close(descriptor)
 
 
-def _renamed(staging: Path, target: Path) -> bool:
+def _rename_unless_there(staging: Path, target: Path) -> bool:
     """Rename ``staging`` to ``target``; ``False`` if another writer was first."""
     try:
         os.rename(staging, target)

@@ -107,7 +107,7 @@ def status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def insist(what: str, action: Callable[[], T], tries: int = TRIES) -> T:
+def with_retries(what: str, action: Callable[[], T], tries: int = TRIES) -> T:
     """Call ``action`` until it succeeds. botocore already repeats what the network broke; this also repeats what
     arrived garbled, and goes on for longer.
 
@@ -190,12 +190,12 @@ def find_abilities(client: Any, bucket: str, prefix: str, where: str, made: dict
     """
     probe = {"Bucket": bucket, "Key": f"{prefix}.probe/{uuid.uuid4().hex}"}
     put = partial(client.put_object, **probe, **made, Body=b"probe")
-    insist(f"writing to {where}", put, FEW_TRIES)
+    with_retries(f"writing to {where}", put, FEW_TRIES)
     try:
         create_only = _is_refused(where, partial(put, IfNoneMatch="*"), {412})
         checks = _is_refused(where, partial(put, ChecksumSHA256="A" * 43 + "="), {400})
     finally:
-        insist(f"deleting from {where}", lambda: client.delete_object(**probe))
+        with_retries(f"deleting from {where}", lambda: client.delete_object(**probe))
     found = Abilities(checks_sha256=checks, create_only=create_only)
     level = logging.INFO if checks and create_only else logging.WARNING
     logger.log(level, "%s: %s", where, found.in_words())
@@ -217,4 +217,4 @@ def _is_refused(where: str, action: Callable[[], Any], statuses: set[int]) -> bo
             raise
         return False
 
-    return insist(f"asking what {where} can do", ask)
+    return with_retries(f"asking what {where} can do", ask)

@@ -32,8 +32,8 @@ from qwenlong.tasks.s3.client import (
     code_of,
     connect,
     find_abilities,
-    insist,
     status_of,
+    with_retries,
 )
 from qwenlong.tasks.s3.read_cache import ReadCache
 from qwenlong.tasks.s3.transfer import DIGEST, Item, Transfers, checksum
@@ -183,7 +183,7 @@ class S3Store:
         if stored.upload is not None:
             self._abort(key, stored.upload)
             return
-        head = insist(f"looking at s3://{self.bucket}/{key}", partial(self._transfers.head, key))
+        head = with_retries(f"looking at s3://{self.bucket}/{key}", partial(self._transfers.head, key))
         # The times differ by less than a second: a listing may give fractions, and this request never does.
         if head is not None and abs(head["LastModified"] - stored.modified) < timedelta(seconds=1):
             self._delete(key)
@@ -219,7 +219,8 @@ class S3Store:
         """The artifact's files, each with its key and its path here."""
         ref = self._ref(manifest)
         return [
-            Item(self._key(ref, _place(name, entry)), directory / name, entry) for name, entry in manifest.files.items()
+            Item(self._key(ref, _key_below(name, entry)), directory / name, entry)
+            for name, entry in manifest.files.items()
         ]
 
     def _put_manifest(self, ref: ArtifactRef, manifest: Manifest) -> None:
@@ -247,7 +248,7 @@ class S3Store:
             if not self.abilities.checks_sha256 and self._get(key) != data:
                 raise Garbled(f"{key} reads back differently")
 
-        insist(f"writing s3://{self.bucket}/{key}", send)
+        with_retries(f"writing s3://{self.bucket}/{key}", send)
 
     def _get(self, key: str) -> bytes | None:
         """The content of a small object, checked against the digest beside it; ``None`` if there is no object."""
@@ -264,15 +265,17 @@ class S3Store:
                 raise Garbled(f"{key} differs from its digest")
             return data
 
-        return insist(f"reading s3://{self.bucket}/{key}", read)
+        return with_retries(f"reading s3://{self.bucket}/{key}", read)
 
     def _delete(self, key: str) -> None:
-        insist(f"deleting s3://{self.bucket}/{key}", partial(self.client.delete_object, Bucket=self.bucket, Key=key))
+        with_retries(
+            f"deleting s3://{self.bucket}/{key}", partial(self.client.delete_object, Bucket=self.bucket, Key=key)
+        )
 
     def _abort(self, key: str, upload: str) -> None:
         abort = partial(self.client.abort_multipart_upload, Bucket=self.bucket, Key=key, UploadId=upload)
         try:
-            insist(f"aborting an upload of s3://{self.bucket}/{key}", abort, FEW_TRIES)
+            with_retries(f"aborting an upload of s3://{self.bucket}/{key}", abort, FEW_TRIES)
         except ConnectionError as error:
             cause = error.__cause__
             if not isinstance(cause, ClientError) or code_of(cause) != "NoSuchUpload":
@@ -288,9 +291,9 @@ class S3Store:
             pages = self.client.get_paginator(operation).paginate(Bucket=self.bucket, Prefix=prefix)
             return [item for page in pages for item in page.get(entries, ())]
 
-        return insist(f"listing s3://{self.bucket}/{prefix}", read)
+        return with_retries(f"listing s3://{self.bucket}/{prefix}", read)
 
 
-def _place(name: str, entry: FileEntry) -> str:
+def _key_below(name: str, entry: FileEntry) -> str:
     """The key of an artifact's file, below the artifact's own. Two writers of one artifact have different notes."""
     return f".notes/{entry.sha256}/{name}" if name in NOTES else name

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from qwenlong.tasks.s3.client import Garbled, insist, status_of
+from qwenlong.tasks.s3.client import Garbled, status_of, with_retries
 from qwenlong_core.settings.running import S3Settings
 from qwenlong_core.store.artifacts import ArtifactError, Damaged
 from qwenlong_core.store.files import FileEntry
@@ -79,7 +79,12 @@ class Transfers:
         """
         send = partial(self._upload, checks_sha256, overwrite)
         with self._pools() as pools:
-            _all([pools.files.submit(insist, f"uploading {item.key}", partial(send, pools, item)) for item in items])
+            _wait_for_all(
+                [
+                    pools.files.submit(with_retries, f"uploading {item.key}", partial(send, pools, item))
+                    for item in items
+                ]
+            )
 
     def download(self, items: Iterable[Item]) -> None:
         """Download files and check each against its digest.
@@ -89,12 +94,17 @@ class Transfers:
         """
         with self._pools() as pools:
             fetch = partial(self._download, pools)
-            _all([pools.files.submit(insist, f"downloading {item.key}", partial(fetch, item)) for item in items])
+            _wait_for_all(
+                [pools.files.submit(with_retries, f"downloading {item.key}", partial(fetch, item)) for item in items]
+            )
 
     def damaged(self, items: Iterable[Item]) -> list[Item]:
         """The files in the bucket that are missing or differ from their digest. Reads every byte and keeps none."""
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            jobs = [(item, pool.submit(insist, f"reading {item.key}", partial(self._is_whole, item))) for item in items]
+            jobs = [
+                (item, pool.submit(with_retries, f"reading {item.key}", partial(self._is_whole, item)))
+                for item in items
+            ]
             return [item for item, whole in jobs if not whole.result()]
 
     def head(self, key: str) -> dict[str, Any] | None:
@@ -156,7 +166,7 @@ class Transfers:
     def _put(self, pools: _Pools, item: Item) -> None:
         with pools.memory:
             data = item.path.read_bytes()
-            _must_be(item, hashlib.sha256(data).hexdigest())
+            _check_digest(item, hashlib.sha256(data).hexdigest())
             made = self.new_object(item.entry.sha256)
             self.client.put_object(**self._object(item), **made, Body=data, ChecksumSHA256=checksum(data))
 
@@ -164,7 +174,7 @@ class Transfers:
         """Upload a file in parts. It is read once: hashed as a whole here, and by parts in the threads that send."""
         made = self.new_object(item.entry.sha256)
         begun = self.client.create_multipart_upload(**self._object(item), **made, ChecksumAlgorithm="SHA256")
-        upload = self._object(item) | {"UploadId": _said(begun, "UploadId")}
+        upload = self._object(item) | {"UploadId": _field_of(begun, "UploadId")}
         sent: list[Future[dict[str, Any]]] = []
         try:
             whole = hashlib.sha256()
@@ -172,7 +182,7 @@ class Transfers:
                 while data := self._next_part(pools, stream, item.entry.size):
                     sent.append(pools.parts.submit(self._send_part, pools, upload, len(sent) + 1, data))
                     whole.update(data)
-            _must_be(item, whole.hexdigest())
+            _check_digest(item, whole.hexdigest())
             parts = {"Parts": [part.result() for part in sent]}
             self.client.complete_multipart_upload(**upload, MultipartUpload=parts)
         except BaseException:
@@ -196,7 +206,9 @@ class Transfers:
         send = partial(self.client.upload_part, **upload, **part, Body=data)
         try:
             return part | {
-                "ETag": _said(insist(f"uploading part {number} of {upload['Key']}", send, _PART_TRIES), "ETag")
+                "ETag": _field_of(
+                    with_retries(f"uploading part {number} of {upload['Key']}", send, _PART_TRIES), "ETag"
+                )
             }
         finally:
             pools.memory.release()
@@ -252,21 +264,21 @@ class Transfers:
             if position != end:
                 raise Garbled(f"{item.key} ended at byte {position} of {end}")
 
-        insist(f"downloading {item.key} from byte {start}", fetch, _PART_TRIES)
+        with_retries(f"downloading {item.key} from byte {start}", fetch, _PART_TRIES)
 
 
-def _said(answer: dict[str, Any], name: str) -> str:
+def _field_of(answer: dict[str, Any], name: str) -> str:
     if not answer.get(name):
         raise ConnectionError(f"an answer without {name}")
     return str(answer[name])
 
 
-def _must_be(item: Item, sha256: str) -> None:
+def _check_digest(item: Item, sha256: str) -> None:
     if sha256 != item.entry.sha256:
         raise ArtifactError(f"{item.path} has changed since it was described: nothing was published")
 
 
-def _all(jobs: list[Future[None]]) -> None:
+def _wait_for_all(jobs: list[Future[None]]) -> None:
     """Wait for all jobs. If one fails, those that have not started are cancelled, and its error is raised."""
     wait(jobs, return_when=FIRST_EXCEPTION)
     for job in jobs:

@@ -70,22 +70,22 @@ def _version(champion: RegisteredVersion | None) -> str | None:
     return champion.version if champion else None
 
 
-def _note(client: MlflowClient, name: str, version: str, tags: dict[str, str]) -> None:
+def _set_tags(client: MlflowClient, name: str, version: str, tags: dict[str, str]) -> None:
     for key, value in tags.items():
         client.set_model_version_tag(name, version, key, value)
 
 
-def _made(client: MlflowClient, name: str) -> int:
+def _moves_made(client: MlflowClient, name: str) -> int:
     return int(client.get_registered_model(name).tags.get(_NUMBER, "0"))
 
 
 def _finish_other(client: MlflowClient, name: str, move: Move, number: int) -> None:
     """Wait until the writer of a move has carried it out, and do it in its place if it does not."""
     while (datetime.now(UTC) - datetime.fromisoformat(move.at)).total_seconds() < _GRACE_SECONDS:
-        if _made(client, name) >= number:
+        if _moves_made(client, name) >= number:
             return
         time.sleep(0.5)
-    if _made(client, name) < number:
+    if _moves_made(client, name) < number:
         _carry_out(client, name, move, number)
 
 
@@ -93,7 +93,7 @@ def _carry_out(client: MlflowClient, name: str, move: Move, number: int) -> None
     """Set the registry's tags and aliases as the move says. Doing it again changes nothing."""
     if move.kind == "promotion":
         tags = {"champion.since": move.at, "champion.by": move.by, "champion.over": move.leaving or "none"}
-        _note(client, name, move.version, {**tags, "champion.reason": move.reason, "champion.runs": move.runs})
+        _set_tags(client, name, move.version, {**tags, "champion.reason": move.reason, "champion.runs": move.runs})
         if move.leaving:
             client.set_registered_model_alias(name, PREVIOUS, move.leaving)
     elif move.leaving:
@@ -103,14 +103,14 @@ def _carry_out(client: MlflowClient, name: str, move: Move, number: int) -> None
             "rollback.to": move.version,
             "rollback.reason": move.reason,
         }
-        _note(client, name, move.leaving, tags)
+        _set_tags(client, name, move.leaving, tags)
         client.delete_registered_model_alias(name, PREVIOUS)
     client.set_registered_model_alias(name, CHAMPION, move.version)
     # Last: until this number is set, the next process finds the move by its number and carries it out again.
     client.set_registered_model_tag(name, _NUMBER, str(number))
 
 
-def _make(settings: TrackingSettings, store: Store, move: Move) -> Move | None:
+def _move_champion(settings: TrackingSettings, store: Store, move: Move) -> Move | None:
     """Make a move if the champion is still the one that it leaves.
 
     Returns:
@@ -168,9 +168,9 @@ def apply_decision(
     champion = by_alias(settings, CHAMPION)
     if _version(champion) == version.version:
         return f"version {version.version} is champion"
-    said = _decide(settings, store, version, baseline, verdict, fresh=fresh, runs=runs)
+    said = _apply(settings, store, version, baseline, verdict, fresh=fresh, runs=runs)
     client = client_for(settings)
-    _note(
+    _set_tags(
         client,
         version.name,
         version.version,
@@ -179,7 +179,7 @@ def apply_decision(
     return said
 
 
-def _decide(
+def _apply(
     settings: TrackingSettings,
     store: Store,
     version: RegisteredVersion,
@@ -201,7 +201,7 @@ def _decide(
     move = Move(
         kind="promotion", leaving=_version(baseline), version=version.version, reason=verdict["reason"], runs=runs
     )
-    made = _make(settings, store, move)
+    made = _move_champion(settings, store, move)
     if made is not None and made.token == move.token:
         return f"version {version.version} promoted to champion: {verdict['reason']}"
     now_there = made.words if made else f"it is version {_version(by_alias(settings, CHAMPION))}"
@@ -227,7 +227,7 @@ def roll_back(settings: TrackingSettings, store: Store, reason: str) -> Move:
             " first, or the last promotion was rolled back already; promote another version instead"
         )
     move = Move(kind="rollback", leaving=champion.version, version=previous.version, reason=reason)
-    made = _make(settings, store, move)
+    made = _move_champion(settings, store, move)
     if made is None or made.token != move.token:
         raise RollbackRefused(
             f"rollback: the champion has changed meanwhile ({made.words if made else 'by hand'}): look again"

@@ -47,7 +47,7 @@ class RegisteredVersion(Block):
     evaluation: ArtifactRef
 
 
-def _missing(error: MlflowException) -> bool:
+def _is_not_found(error: MlflowException) -> bool:
     """Whether the registry answered that there is no such thing.
 
     A registry that did not answer at all must never be taken for an empty one.
@@ -72,7 +72,7 @@ def by_alias(settings: TrackingSettings, alias: str) -> RegisteredVersion | None
     try:
         found = client_for(settings).get_model_version_by_alias(settings.registered_model, alias)
     except MlflowException as error:
-        if _missing(error):
+        if _is_not_found(error):
             return None
         raise
     return _from_tags(found.name, str(found.version), found.tags)
@@ -83,7 +83,7 @@ def by_version(settings: TrackingSettings, version: str) -> RegisteredVersion | 
     try:
         found = client_for(settings).get_model_version(settings.registered_model, version)
     except MlflowException as error:
-        if _missing(error):
+        if _is_not_found(error):
             return None
         raise
     return _from_tags(found.name, str(found.version), found.tags)
@@ -112,7 +112,7 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _source(settings: TrackingSettings, model: ArtifactRef) -> str:
+def _address(settings: TrackingSettings, model: ArtifactRef) -> str:
     """The address that the version gets in MLflow; its tags carry the full reference in any case."""
     # A tracking server refuses the address of a folder, which may be on another machine.
     if settings.uri.startswith("http") and model.uri.startswith("file:"):
@@ -157,7 +157,7 @@ def _registered(
         logged = _logged_model(settings, client, model)
         made = client.create_model_version(
             settings.registered_model,
-            source=_source(settings, model),
+            source=_address(settings, model),
             run_id=logged.source_run_id if logged else None,
             model_id=logged.model_id if logged else None,
             tags=tags,
@@ -240,17 +240,17 @@ def needed_artifacts(settings: TrackingSettings) -> set[str]:
             "needs; run this where the pipeline ran, or set tracking.uri"
         )
     client = client_for(settings)
-    tags = [version.tags for version in _pages(client.search_model_versions)]
+    tags = [version.tags for version in _all_pages(client.search_model_versions)]
     texts = [each[name] for each in tags for name in (_MODEL_TAG, _EVALUATION_TAG) if name in each]
-    experiments = [experiment.experiment_id for experiment in _pages(client.search_experiments)]
-    running = _pages(functools.partial(client.search_runs, experiments, "attributes.status = 'RUNNING'"))
+    experiments = [experiment.experiment_id for experiment in _all_pages(client.search_experiments)]
+    running = _all_pages(functools.partial(client.search_runs, experiments, "attributes.status = 'RUNNING'"))
     inputs = [value for run in running for name, value in run.data.tags.items() if name.startswith("input.")]
     return {ArtifactRef.model_validate_json(text).sha256 for text in texts} | {
         value.rpartition("sha256:")[2] for value in inputs
     }
 
 
-def _pages(search: Callable[..., Any]) -> Iterator[Any]:
+def _all_pages(search: Callable[..., Any]) -> Iterator[Any]:
     token = None
     while True:
         page = search(page_token=token)

@@ -78,9 +78,9 @@ class Runs:
 
     def find(self, key: str) -> Run | None:
         """The run with this key, or ``None``."""
-        return next(iter(self._all(key)), None)
+        return next(iter(self._with_key(key)), None)
 
-    def _all(self, key: str) -> list[Run]:
+    def _with_key(self, key: str) -> list[Run]:
         query = f"tags.`{KEY_TAG}` = '{key}'"
         return list(self._tracker.client.search_runs([self._tracker.experiment_id], query))
 
@@ -144,7 +144,7 @@ class Runs:
             self._log_output(run_id, note.name, note.output)
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in note.tags.items()])
         client.set_terminated(run_id, note.status, note.ended_ms)
-        for run in self._all(note.key):
+        for run in self._with_key(note.key):
             # A server that hung may have made a first run after we had given up on it and made a second.
             if run.info.run_id != run_id:
                 client.delete_run(run.info.run_id)
@@ -153,7 +153,7 @@ class Runs:
     def _log_output(self, run_id: str, stage: str, ref: ArtifactRef) -> None:
         """Point at the artifact that a stage made; a model also becomes a logged model in MLflow."""
         client = self._tracker.client
-        tags = {"artifact.uri": ref.uri, "artifact.sha256": ref.sha256, MLFLOW_RUN_NOTE: in_markdown(ref)}
+        tags = {"artifact.uri": ref.uri, "artifact.sha256": ref.sha256, MLFLOW_RUN_NOTE: mlflow_description(ref)}
         if ref.kind == "data":
             client.log_inputs(run_id, [_dataset_input(stage, ref, "output")])
         elif ref.kind == "model":
@@ -190,6 +190,6 @@ def _dataset_input(name: str, ref: ArtifactRef, context: str) -> DatasetInput:
     return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])
 
 
-def in_markdown(ref: ArtifactRef) -> str:
+def mlflow_description(ref: ArtifactRef) -> str:
     """An artifact for MLflow's description fields, with the command that shows its address and its whole lineage."""
     return f"`{ref.kind}/{ref.short}`\n\nSHA-256 `{ref.sha256}`\n\nLineage: `qwenlong artifacts show {ref.short}`"
