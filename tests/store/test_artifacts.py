@@ -146,7 +146,7 @@ def test_a_file_name_cannot_leave_its_artifact(store, tmp_path, name):
     ref = store.publish(make_folder(tmp_path / "out"), manifest_of(tmp_path / "out"))
     manifest = store.manifest(ref)
     entry = manifest.files["model.safetensors"]
-    with pytest.raises(ValidationError, match=r"file name|manifest's own name"):
+    with pytest.raises(ValidationError, match=r"name of a file|manifest's own name"):
         Manifest(**manifest.model_dump() | {"files": {name: entry}})
     path = store.fetch(ref) / MANIFEST
     path.write_text(json.dumps(manifest.model_dump() | {"files": {name: entry.model_dump()}}))
