@@ -1,12 +1,16 @@
-"""What each stage's process is told: one small schema a stage.
+"""What each stage's process is told: one schema a stage, and how it is made from the settings.
 
-A job holds the settings that can change the stage's output, so they are part of the stage's
-fingerprint: an edit to the rewards re-runs GRPO, an edit to storage re-runs nothing.
-Schemas only: this module is left out of the code digests.
+A job holds the settings that can change the stage's output. They are part of the stage's fingerprint, so an
+edit to the rewards re-runs GRPO, and an edit to storage re-runs nothing.
+
+A job's ``of`` runs in the pipeline, never inside a stage. The code digests therefore leave this module out, as
+they do the settings: all that a stage sees of it is the job's values. What has to be read from disk, such as a
+file's digest, is handed to ``of``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -18,6 +22,10 @@ from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.rewards import RewardSettings
 from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.settings.training import GRPOBase, Phase, SFTSettings
+from qwenlong_core.settings.tree import Settings
+
+_ROWS_PER_VLLM_CALL = 64
+"""Rows that the probe hands to vLLM at once; each stands for several completions."""
 
 
 class BaseJob(Block):
@@ -40,6 +48,18 @@ class PrepareJob(Block):
     eval_max_tokens: int
     seed: int
 
+    @classmethod
+    def of(cls, settings: Settings, file_digests: Mapping[str, str]) -> PrepareJob:
+        """The job of a pipeline run."""
+        return cls(
+            data=settings.data,
+            file_digests=dict(file_digests),
+            sft_max_tokens=settings.sft.max_tokens,
+            phase_limits=tuple(phase.max_prompt_tokens for phase in settings.grpo.phases),
+            eval_max_tokens=settings.evaluation.max_prompt_tokens,
+            seed=settings.seed,
+        )
+
 
 class SFTJob(Block):
     """Fine-tune on worked solutions. Inputs: ``model`` (base), ``data``."""
@@ -51,21 +71,35 @@ class SFTJob(Block):
     """SHA-256 of ``launch.accelerate_config``, so that a changed file re-runs the stage."""
     seed: int
 
+    @classmethod
+    def of(cls, settings: Settings, launch_digest: str | None) -> SFTJob:
+        """The job of a pipeline run."""
+        return cls(
+            sft=settings.sft,
+            model=settings.model,
+            launch=settings.launch,
+            launch_digest=launch_digest,
+            seed=settings.seed,
+        )
+
 
 class ProbeJob(Block):
-    """Measure how hard training rows are for a model. Inputs: ``model``, ``data``."""
+    """Measure how hard training rows are for a model. Inputs: ``model``, ``data``.
+
+    It copies single settings of GRPO, so that a new learning rate does not measure the rows again.
+    """
 
     samples: int = Field(ge=2)
-    """Completions a row."""
+    """Completions per row."""
     rows: int | None = Field(None, ge=1)
-    """Rows a phase; ``None`` takes all."""
+    """Rows per phase; ``None`` takes all."""
     rows_at_once: int = Field(1, ge=1)
     """Rows sampled together."""
     phases: tuple[Phase, ...]
     group_size: int
+    """With ``batch_size`` and ``max_rounds``: the training whose cost is estimated."""
     batch_size: int
     max_rounds: int
-    """Of the training whose cost is estimated, as the two before."""
     temperature: float
     top_p: float
     stop: Stop = ()
@@ -74,6 +108,29 @@ class ProbeJob(Block):
     model: ModelSettings
     launch: LaunchSettings
     seed: int
+
+    @classmethod
+    def of(cls, settings: Settings, samples: int, rows: int | None = None) -> ProbeJob:
+        """The probe of the settings' training, with its prompts, sampling, rewards and engine."""
+        grpo = settings.grpo
+        with_vllm = grpo.engine.startswith("vllm")
+        return cls(
+            samples=samples,
+            rows=rows,
+            rows_at_once=_ROWS_PER_VLLM_CALL if with_vllm else grpo.micro_batch_size,
+            phases=grpo.phases,
+            group_size=grpo.group_size,
+            batch_size=grpo.batch_size,
+            max_rounds=grpo.dynamic_sampling.max_rounds,
+            temperature=grpo.temperature,
+            top_p=grpo.top_p,
+            stop=grpo.stop,
+            engine="vllm" if with_vllm else "transformers",
+            rewards=settings.rewards,
+            model=settings.model,
+            launch=settings.launch.for_sampling(),
+            seed=settings.seed,
+        )
 
 
 class GRPOJob(Block):
@@ -91,6 +148,20 @@ class GRPOJob(Block):
     """SHA-256 of ``launch.accelerate_config``, so that a changed file re-runs the stage."""
     seed: int
 
+    @classmethod
+    def of(cls, settings: Settings, index: int, launch_digest: str | None) -> GRPOJob:
+        """The job of phase ``index``, counted from 1. It has a seed of its own, so that phases draw differently."""
+        return cls(
+            index=index,
+            phase=settings.grpo.phases[index - 1],
+            grpo=settings.grpo.without_phases(),
+            rewards=settings.rewards,
+            model=settings.model,
+            launch=settings.launch,
+            launch_digest=launch_digest,
+            seed=settings.seed + index,
+        )
+
 
 class EvaluateJob(Block):
     """Sample and score one checkpoint on the evaluation rows. Inputs: ``model``, ``data``."""
@@ -101,11 +172,36 @@ class EvaluateJob(Block):
     launch: LaunchSettings
     seed: int
 
+    @classmethod
+    def of(cls, settings: Settings) -> EvaluateJob:
+        """The job of a checkpoint, which is the same for all of them."""
+        return cls(
+            evaluation=settings.evaluation,
+            number_tolerance=settings.rewards.number_tolerance,
+            model=settings.model,
+            launch=settings.launch.for_sampling(),
+            seed=settings.seed,
+        )
+
+
+class RegisterJob(Block):
+    """Make a registry version of a model. Inputs: ``model``, ``evaluation``."""
+
+    registered_model: str
+    tracking_uri: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> RegisterJob:
+        """The job of a pipeline run."""
+        return cls(registered_model=settings.tracking.registered_model, tracking_uri=settings.tracking.uri)
+
 
 class PromoteJob(Block):
-    """Decide whether the challenger may become champion. Inputs: ``challenger``, ``champion``
-    (evaluations; the base model's where there is no champion yet), ``rows``, ``trained-1 ...`` (data);
-    none of them where there are ``faults``."""
+    """Decide whether the challenger may become champion.
+
+    Inputs: ``challenger`` and ``champion`` (evaluations; the base model's where there is no champion yet),
+    ``rows``, and ``trained-1 ...`` (data). There are none of them where there are ``faults``.
+    """
 
     promotion: PromotionSettings
     near_duplicates: float | None = None
@@ -118,6 +214,19 @@ class PromoteJob(Block):
     confidence: float
     seed: int
 
+    @classmethod
+    def of(cls, settings: Settings, verified: Mapping[str, str], faults: Sequence[str]) -> PromoteJob:
+        """The job of a decision on artifacts that were checked."""
+        return cls(
+            promotion=settings.promotion,
+            near_duplicates=settings.data.near_duplicates,
+            verified=dict(verified),
+            faults=tuple(faults),
+            bootstrap_resamples=settings.evaluation.bootstrap_resamples,
+            confidence=settings.evaluation.confidence,
+            seed=settings.seed,
+        )
+
 
 class ReportJob(Block):
     """Write the HTML report. Inputs: the training artifacts, the evaluations and the decision."""
@@ -128,3 +237,14 @@ class ReportJob(Block):
     bootstrap_resamples: int
     confidence: float
     seed: int
+
+    @classmethod
+    def of(cls, settings: Settings, title: str, notes: Sequence[str] = ()) -> ReportJob:
+        """The job of a report with the evaluation's statistics."""
+        return cls(
+            title=title,
+            notes=tuple(notes),
+            bootstrap_resamples=settings.evaluation.bootstrap_resamples,
+            confidence=settings.evaluation.confidence,
+            seed=settings.seed,
+        )

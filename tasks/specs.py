@@ -16,10 +16,18 @@ from typing import Any, Literal
 
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.data.sources.read import local_files
-from qwenlong_core.jobs import BaseJob, EvaluateJob, GRPOJob, PrepareJob, ProbeJob, PromoteJob, ReportJob, SFTJob
+from qwenlong_core.jobs import (
+    BaseJob,
+    EvaluateJob,
+    GRPOJob,
+    PrepareJob,
+    ProbeJob,
+    PromoteJob,
+    RegisterJob,
+    ReportJob,
+    SFTJob,
+)
 from qwenlong_core.settings.base import Block
-from qwenlong_core.settings.running import LaunchSettings
-from qwenlong_core.settings.training import GRPOBase
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import own_or_shipped
 from qwenlong_core.store.files import digest_file, digest_json, files_below
@@ -30,8 +38,6 @@ SCALED_DOWN = (
 )
 _FULL_SCALE_TOKENS = 20_000
 """The paper's first phase."""
-VLLM_ROWS = 64
-"""Rows of one vLLM call of the probe: each stands for several completions."""
 
 
 class StageSpec(Block):
@@ -49,6 +55,8 @@ class StageSpec(Block):
     launcher: Literal["python", "accelerate", "inline"] = "python"
     """``inline`` runs in this process: the registry, which no core module may touch."""
     job: dict[str, Any]
+    deciding_job: dict[str, Any]
+    """The part of the job that can change the result (see :meth:`Block.deciding`). Only this is in the fingerprint."""
 
     @property
     def family(self) -> str:
@@ -69,10 +77,9 @@ def is_scaled_down(settings: Settings) -> bool:
     return settings.grpo.phases[-1].max_prompt_tokens < _FULL_SCALE_TOKENS
 
 
-def _spec(name: str, kind: str, module: str, job: Block, cached_as: str | None = None, **options: Any) -> StageSpec:
-    return StageSpec(
-        name=name, cached_as=cached_as or name, kind=kind, module=module, job=job.model_dump(mode="json"), **options
-    )
+def _spec(name: str, kind: str, module: str, job: Block, **options: Any) -> StageSpec:
+    defaults = {"name": name, "cached_as": name, "kind": kind, "module": module}
+    return StageSpec(**defaults | options, job=job.model_dump(mode="json"), deciding_job=job.deciding())
 
 
 def base_stage(settings: Settings) -> StageSpec:
@@ -92,15 +99,7 @@ def prepare_stage(settings: Settings) -> StageSpec:
     data = settings.data
     specs = dict.fromkeys((*data.sft, *data.train, *data.eval))
     files = {str(path): digest_file(path) for spec in specs for path in local_files(spec)}
-    job = PrepareJob(
-        data=data,
-        file_digests=files,
-        sft_max_tokens=settings.sft.max_tokens,
-        phase_limits=tuple(phase.max_prompt_tokens for phase in settings.grpo.phases),
-        eval_max_tokens=settings.evaluation.max_prompt_tokens,
-        seed=settings.seed,
-    )
-    return _spec("prepare", "data", "qwenlong_core.data.prepare", job)
+    return _spec("prepare", "data", "qwenlong_core.data.prepare", PrepareJob.of(settings, files))
 
 
 def _launch_digest(settings: Settings) -> str | None:
@@ -110,117 +109,44 @@ def _launch_digest(settings: Settings) -> str | None:
 
 def sft_stage(settings: Settings) -> StageSpec:
     """Short-context SFT. Inputs: ``model``, ``data``."""
-    job = SFTJob(
-        sft=settings.sft,
-        model=settings.model,
-        launch=settings.launch,
-        launch_digest=_launch_digest(settings),
-        seed=settings.seed,
-    )
+    job = SFTJob.of(settings, _launch_digest(settings))
     return _spec("sft", "model", "qwenlong_core.training.sft", job, launcher="accelerate")
-
-
-def probe_job(settings: Settings, samples: int, rows: int | None = None) -> ProbeJob:
-    """The probe of the settings' training: its prompts, sampling, rewards and engine."""
-    grpo = settings.grpo
-    return ProbeJob(
-        samples=samples,
-        rows=rows,
-        rows_at_once=VLLM_ROWS if grpo.engine.startswith("vllm") else grpo.micro_batch_size,
-        phases=grpo.phases,
-        group_size=grpo.group_size,
-        batch_size=grpo.batch_size,
-        max_rounds=grpo.dynamic_sampling.max_rounds,
-        temperature=grpo.temperature,
-        top_p=grpo.top_p,
-        stop=grpo.stop,
-        engine="vllm" if grpo.engine.startswith("vllm") else "transformers",
-        rewards=settings.rewards,
-        model=settings.model,
-        launch=_sampling_launch(settings),
-        seed=settings.seed,
-    )
 
 
 def probe_stage(settings: Settings) -> StageSpec:
     """Measure the difficulty of all training rows on the base model. Inputs: ``model``, ``data``."""
     samples = settings.grpo.curriculum.probe_samples
     assert samples is not None
-    return _spec("probe", "probe", "qwenlong_core.training.probe", probe_job(settings, samples))
+    return _spec("probe", "probe", "qwenlong_core.training.probe", ProbeJob.of(settings, samples))
 
 
 def grpo_stage(settings: Settings, index: int) -> StageSpec:
     """GRPO phase ``index``, counted from 1. Inputs: ``model``, ``data``; the first also ``probe`` if it ran."""
-    grpo = settings.grpo
-    job = GRPOJob(
-        index=index,
-        phase=grpo.phases[index - 1],
-        grpo=GRPOBase.model_validate(grpo.model_dump(exclude={"phases"})),
-        rewards=settings.rewards,
-        model=settings.model,
-        launch=settings.launch,
-        launch_digest=_launch_digest(settings),
-        seed=settings.seed + index,
-    )
+    job = GRPOJob.of(settings, index, _launch_digest(settings))
     return _spec(f"grpo-{index}", "model", "qwenlong_core.training.grpo", job, launcher="accelerate")
-
-
-def _sampling_launch(settings: Settings) -> LaunchSettings:
-    """How training is sharded does not matter to sampling."""
-    plain = {"accelerate_config": None, "gradient_checkpointing": False, "activation_offload": False}
-    return settings.launch.model_copy(update=plain)
 
 
 def evaluate_stage(settings: Settings, checkpoint: str) -> StageSpec:
     """Evaluate one checkpoint. Inputs: ``model``, ``data``."""
-    job = EvaluateJob(
-        evaluation=settings.evaluation,
-        number_tolerance=settings.rewards.number_tolerance,
-        model=settings.model,
-        launch=_sampling_launch(settings),
-        seed=settings.seed,
-    )
     module = "qwenlong_core.evaluation.runner"
-    return _spec(f"evaluate-{checkpoint}", "evaluation", module, job, cached_as="evaluate")
-
-
-class RegisterJob(Block):
-    """Make a registry version of a model. Inputs: ``model``, ``evaluation``."""
-
-    registered_model: str
-    tracking_uri: str
+    return _spec(f"evaluate-{checkpoint}", "evaluation", module, EvaluateJob.of(settings), cached_as="evaluate")
 
 
 def register_stage(settings: Settings) -> StageSpec:
     """Register the final checkpoint. Inputs: ``model``, ``evaluation``."""
-    tracking = settings.tracking
-    job = RegisterJob(registered_model=tracking.registered_model, tracking_uri=tracking.uri)
+    job = RegisterJob.of(settings)
     return _spec("register", "registration", "qwenlong.tasks.tracking.registry", job, launcher="inline")
 
 
 def promote_stage(settings: Settings, verified: Mapping[str, str], faults: Sequence[str]) -> StageSpec:
     """Decide on promotion. Inputs: those of :class:`PromoteJob`."""
-    job = PromoteJob(
-        promotion=settings.promotion,
-        near_duplicates=settings.data.near_duplicates,
-        verified=dict(verified),
-        faults=tuple(faults),
-        bootstrap_resamples=settings.evaluation.bootstrap_resamples,
-        confidence=settings.evaluation.confidence,
-        seed=settings.seed,
-    )
-    return _spec("promote", "decision", "qwenlong_core.promotion.gate", job)
+    return _spec("promote", "decision", "qwenlong_core.promotion.gate", PromoteJob.of(settings, verified, faults))
 
 
 def report_stage(settings: Settings) -> StageSpec:
     """Write the HTML report. Inputs: everything it shows."""
-    job = ReportJob(
-        title=f"qwenlong: profile {settings.profile}",
-        notes=(SCALED_DOWN,) if is_scaled_down(settings) else (),
-        bootstrap_resamples=settings.evaluation.bootstrap_resamples,
-        confidence=settings.evaluation.confidence,
-        seed=settings.seed,
-    )
+    notes = (SCALED_DOWN,) if is_scaled_down(settings) else ()
+    job = ReportJob.of(settings, f"qwenlong: profile {settings.profile}", notes)
     return _spec("report", "report", "qwenlong_core.report.build", job)
 
 

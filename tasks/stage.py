@@ -44,18 +44,6 @@ from qwenlong_core.store.protocol import Store
 
 Log = Callable[[str], None]
 
-_INCIDENTAL = frozenset(
-    {
-        "save_steps",
-        "concurrency",
-        "timeout_seconds",
-        "max_retries",
-        "cache_dir",
-        "price_per_million_prompt_tokens",
-        "price_per_million_completion_tokens",
-    }
-)
-
 
 class StageOutcome(Block):
     """What a stage leaves behind in Prefect: the reference and how it came about."""
@@ -76,14 +64,7 @@ class RunContext(Block):
 
 def stage_fingerprint(spec: StageSpec, inputs: Mapping[str, ArtifactRef]) -> str:
     """The digest that decides whether the stage's result is already there."""
-    return fingerprint(spec.cached_as, _deciding(spec.job), digests_of(inputs), code_digest((spec.module,)))
-
-
-def _deciding(job: Any) -> Any:
-    """The part of a job that can change the result: without how often to save and how to reach a judge."""
-    if not isinstance(job, dict):
-        return job
-    return {key: _deciding(value) for key, value in job.items() if key not in _INCIDENTAL}
+    return fingerprint(spec.cached_as, spec.deciding_job, digests_of(inputs), code_digest((spec.module,)))
 
 
 def launch_options(spec: StageSpec, context: RunContext) -> list[str] | None:

@@ -94,7 +94,7 @@ def run_evaluation(request: Request) -> Finished:
     model = resolve(settings, request.model)
     if request.profile is None:
         settings = _bounded(settings, model)
-    job = evaluate_job(settings)
+    job = EvaluateJob.of(settings)
     examples = choose_items(rows, settings.evaluation.limit)
     plan = make_plan(job, examples, model.folder)
     folder = request.out or default_folder(model, plan)
@@ -126,7 +126,7 @@ def run_rescore(given: str, profile: str | None, overrides: Sequence[str], out: 
         raise ValueError(f"--out {out} holds another evaluation, whose log would be lost: name a new folder")
     data = _rows_of(settings, folder)
     with alone_in(out), _log():
-        rescore(evaluate_job(settings), folder, data, out)
+        rescore(EvaluateJob.of(settings), folder, data, out)
         (out / EVAL_ROWS).unlink(missing_ok=True)
         (out / EVAL_ROWS).hardlink_to((data / EVAL_ROWS).resolve())
         return _finish(settings, out, folder.resolve().name, None)
@@ -142,17 +142,6 @@ def _same_answers(one: Path, other: Path) -> bool:
 def evaluation_settings(profile: str | None, overrides: Sequence[str]) -> Settings:
     """The profile's settings; without one, the paper's protocol on the settings of this machine."""
     return load_settings(profile or "local", (*(() if profile else _PROTOCOL), *overrides))
-
-
-def evaluate_job(settings: Settings) -> EvaluateJob:
-    """The runner's job."""
-    return EvaluateJob(
-        evaluation=settings.evaluation,
-        number_tolerance=settings.rewards.number_tolerance,
-        model=settings.model,
-        launch=settings.launch,
-        seed=settings.seed,
-    )
 
 
 def _bounded(settings: Settings, model: Model) -> Settings:
@@ -221,12 +210,7 @@ def _write_rows(folder: Path, examples: Sequence[Example]) -> None:
 
 def _finish(settings: Settings, folder: Path, name: str, memory: Estimate | None) -> Finished:
     evaluation = read_evaluation(folder)
-    job = ReportJob(
-        title=f"qwenlong: evaluation of {name}",
-        bootstrap_resamples=settings.evaluation.bootstrap_resamples,
-        confidence=settings.evaluation.confidence,
-        seed=settings.seed,
-    )
+    job = ReportJob.of(settings, f"qwenlong: evaluation of {name}")
     staging = folder / f"{REPORT}.tmp"
     staging.write_text(build_page(job, {f"evaluate-{name}": folder, "data": folder}))
     staging.replace(folder / REPORT)

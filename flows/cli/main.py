@@ -73,7 +73,7 @@ def one_clear_message(*, resumes: bool = False, options: Mapping[str, str] | Non
 
 
 def _say(error: Exception, options: Mapping[str, str]) -> None:
-    from qwenlong_core.settings.base import without_secrets
+    from qwenlong_core.settings.secrets import without_secrets
 
     if isinstance(error, OSError) and error.filename is not None:
         error = OSError(

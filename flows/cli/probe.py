@@ -39,14 +39,14 @@ def probe(
     from qwenlong.flows.cli.main import one_clear_message  # the command line imports this module
 
     with one_clear_message(resumes=True):
-        from qwenlong.tasks.specs import probe_job
+        from qwenlong_core.jobs import ProbeJob
         from qwenlong_core.settings.profiles import load_settings
         from qwenlong_core.store.protocol import check_writable
         from qwenlong_core.training.probe import measure
         from qwenlong_core.training.probe_summary import table
 
         settings = load_settings(profile, overrides or ())
-        job = probe_job(settings, samples or settings.grpo.group_size, rows or None)
+        job = ProbeJob.of(settings, samples or settings.grpo.group_size, rows or None)
         check_writable(out, "--out")
         prepared = data or _prepared(settings)  # looked for first: a model takes a while to import
         found = measure(job, _model(settings, model, out), prepared, out)

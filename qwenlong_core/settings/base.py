@@ -1,56 +1,65 @@
-"""What every settings block shares: unknown keys are refused, and addresses hold no secrets."""
+"""What every settings block shares, and the types of fields that several blocks use."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from qwenlong_core.settings.secrets import refuse_secret
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Incidental:
+    """The marker of :data:`Incidental`."""
+
+
+Incidental = Annotated[T, _Incidental()]
+"""``save_steps: Incidental[int]``: a setting that does not change the result, such as how often to save or how
+long to wait for a server. It is no part of a stage's fingerprint, so an edit to it re-runs nothing."""
+
 
 class Block(BaseModel):
-    """A frozen settings block that refuses unknown keys, and numbers that JSON cannot carry to a stage."""
+    """A frozen group of settings. Unknown keys are refused, and so are infinities and NaN, which JSON cannot hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that can change a result, as JSON values: all but the :data:`Incidental` ones, at any depth."""
+        dumped = self.model_dump(mode="json")
+        return {
+            name: _deciding(getattr(self, name), dumped[name])
+            for name, field in type(self).model_fields.items()
+            if not any(isinstance(mark, _Incidental) for mark in field.metadata)
+        }
+
+
+def _deciding(value: Any, dumped: Any) -> Any:
+    if isinstance(value, Block):
+        return value.deciding()
+    if isinstance(value, tuple):
+        return [_deciding(part, shown) for part, shown in zip(value, dumped, strict=True)]
+    if isinstance(value, Mapping):
+        return {key: _deciding(part, dumped[key]) for key, part in value.items()}
+    return dumped
 
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-_SECRET_NAME = "(?:pass|pwd|token|key|secret|sig|credential|auth)"
-
-_SECRET_QUERY = re.compile(rf"(^|[&;])[^=&;]*{_SECRET_NAME}[^=&;]*=", re.IGNORECASE)
-
-
-def _without_secret(url: str) -> str:
-    parts = urlsplit(url)
-    # A name alone is a login at a database and a token at a web server.
-    token = parts.username if parts.scheme in ("http", "https") else None
-    if parts.password or token or _SECRET_QUERY.search(parts.query):
-        shown = f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}"
-        raise ValueError(
-            f"{shown!r} carries a password or key, which would be written into artifacts and logs: "
-            "leave it out and give it in an environment variable"
-        )
-    return url
-
-
-def without_secrets(text: str) -> str:
-    """A message without the passwords and keys of the addresses in it."""
-    text = re.sub(r"(?<=://)[^/\s'\"]*@", "***@", text)
-    return re.sub(rf"(?i)(?<=[?&;])([^=&;\s]*{_SECRET_NAME}[^=&;\s]*=)[^&;\s'\"]*", r"\1***", text)
-
-
-PlainUrl = Annotated[str, AfterValidator(_without_secret)]
+PlainUrl = Annotated[str, AfterValidator(refuse_secret)]
 """An address without a password, token or key in it."""
 
 Strings = Annotated[tuple[PlainUrl, ...], BeforeValidator(_as_tuple)]
 """A list of paths or addresses; a single one stands for a list of one."""
 
 Name = Annotated[str, Field(min_length=1)]
-"""A folder or a name, which an empty one is not: as a folder it would be the working directory."""
+"""A folder or a name. It must not be empty: an empty folder name would mean the working directory."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from qwenlong_core.settings.base import Block, PlainUrl, Share, Stop
+from qwenlong_core.settings.base import Block, Incidental, PlainUrl, Share, Stop
 from qwenlong_core.settings.rewards import JudgeSettings
 
 
@@ -21,11 +21,11 @@ class ServerSettings(Block):
     the rendered prompt as token ids, exactly what the other engines see (vLLM takes it)."""
     api_key_variable: str | None = None
     """Name of the environment variable that holds the key; the key itself is never a setting."""
-    concurrency: int = Field(32, ge=1)
+    concurrency: Incidental[int] = Field(32, ge=1)
     """Requests under way at once; each is one completion."""
-    timeout_seconds: float = Field(1_800.0, gt=0)
+    timeout_seconds: Incidental[float] = Field(1_800.0, gt=0)
     """For one completion."""
-    max_retries: int = Field(5, ge=0)
+    max_retries: Incidental[int] = Field(5, ge=0)
 
 
 class EvaluationSettings(Block):

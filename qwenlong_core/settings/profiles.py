@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from qwenlong_core.errors import Refused
-from qwenlong_core.settings.base import without_secrets
+from qwenlong_core.settings.secrets import without_secrets
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import SHIPPED
 
@@ -35,9 +35,7 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.toml"))
 
 
-def load_settings(
-    profile: str, overrides: Iterable[str] = (), *, values: Mapping[str, Any] | None = None
-) -> Settings:
+def load_settings(profile: str, overrides: Iterable[str] = (), *, values: Mapping[str, Any] | None = None) -> Settings:
     """Settings of a profile (a name in ``infra/profiles``, or a path to a TOML file).
 
     Args:

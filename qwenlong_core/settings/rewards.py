@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from qwenlong_core.settings.base import Block, PlainUrl, Share
+from qwenlong_core.settings.base import Block, Incidental, PlainUrl, Share
 
 
 class JudgeSettings(Block):
@@ -16,15 +16,15 @@ class JudgeSettings(Block):
     """Name of the environment variable that holds the key; the key itself is never a setting."""
     temperature: float = Field(0.0, ge=0)
     seed: int | None = None
-    concurrency: int = Field(64, ge=1)
-    timeout_seconds: float = Field(60.0, gt=0)
+    concurrency: Incidental[int] = Field(64, ge=1)
+    timeout_seconds: Incidental[float] = Field(60.0, gt=0)
     """For one request; a call with its retries is bounded by ``(max_retries + 1)`` times this
     plus the backoff."""
-    max_retries: int = Field(5, ge=0)
-    cache_dir: str | None = None
+    max_retries: Incidental[int] = Field(5, ge=0)
+    cache_dir: Incidental[str | None] = None
     """Folder of the verdict cache; ``None`` asks every time."""
-    price_per_million_prompt_tokens: float = Field(0.0, ge=0)
-    price_per_million_completion_tokens: float = Field(0.0, ge=0)
+    price_per_million_prompt_tokens: Incidental[float] = Field(0.0, ge=0)
+    price_per_million_completion_tokens: Incidental[float] = Field(0.0, ge=0)
 
 
 class RewardSettings(Block):

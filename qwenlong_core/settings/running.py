@@ -36,6 +36,11 @@ class LaunchSettings(Block):
     cpu_threads: int | None = Field(None, ge=1)
     """Threads per process on CPU; ``None`` takes all cores."""
 
+    def for_sampling(self) -> LaunchSettings:
+        """The same without how training is sharded and saves memory, which does not matter to sampling."""
+        plain = {"accelerate_config": None, "gradient_checkpointing": False, "activation_offload": False}
+        return self.model_copy(update=plain)
+
     @model_validator(mode="after")
     def _offload_needs_checkpointing(self) -> LaunchSettings:
         if self.activation_offload and not self.gradient_checkpointing:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from qwenlong_core.settings.base import Block, PlainUrl, Share, Stop
+from qwenlong_core.settings.base import Block, Incidental, PlainUrl, Share, Stop
 
 ScaleRewards = Literal["group", "batch", "none"]
 
@@ -30,7 +30,7 @@ class SFTSettings(Block):
     packing: bool = False
     """Rows of a forward stand one behind another without padding, each seeing only itself. An
     optimizer step takes the same rows as without and has the same gradient."""
-    save_steps: int = Field(50, ge=1)
+    save_steps: Incidental[int] = Field(50, ge=1)
 
     @model_validator(mode="after")
     def _packing_needs_several(self) -> SFTSettings:
@@ -148,7 +148,7 @@ class GRPOBase(Block):
     """Rollout engine; the vLLM ones need a GPU and the ``gpu`` extra."""
     vllm: VLLMSettings | None = None
     """Given for the vLLM engines alone."""
-    save_steps: int = Field(1, ge=1)
+    save_steps: Incidental[int] = Field(1, ge=1)
     """Rollout batches between checkpoints."""
     entropy_alarm: EntropyAlarmSettings = EntropyAlarmSettings()
     kl_to_start_every: int | None = Field(None, ge=1)
@@ -196,3 +196,7 @@ class GRPOSettings(GRPOBase):
                 "grpo.optimizer_across_phases='carried' does nothing with 1 phase: set it to 'fresh', or add a phase"
             )
         return self
+
+    def without_phases(self) -> GRPOBase:
+        """What all phases share."""
+        return GRPOBase.model_validate(self.model_dump(exclude={"phases"}))
