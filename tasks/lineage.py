@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.report.model_card import Step, stage_name
-from qwenlong_core.store.artifacts import JOB, ArtifactError, ArtifactRef, Manifest
+from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Manifest
 from qwenlong_core.store.contents import Contents
+from qwenlong_core.store.files import JOB
 from qwenlong_core.store.protocol import Store
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qwenlong.tasks.specs import StageSpec
-from qwenlong_core.store.artifacts import JOB, ArtifactRef, describe, now
-from qwenlong_core.store.files import digest_json
+from qwenlong_core.store.artifacts import ArtifactRef, describe, now
+from qwenlong_core.store.files import JOB, digest_json
 from qwenlong_core.store.fingerprint import code_digest
 from qwenlong_core.store.protocol import StageRecord, Store
 

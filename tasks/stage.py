@@ -37,8 +37,8 @@ from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import own_or_shipped
 from qwenlong_core.stage_main import OUTPUT, REFUSED
-from qwenlong_core.store.artifacts import METRICS, ArtifactRef
-from qwenlong_core.store.files import digest_json
+from qwenlong_core.store.artifacts import ArtifactRef
+from qwenlong_core.store.files import METRICS, digest_json
 from qwenlong_core.store.fingerprint import code_digest, fingerprint
 from qwenlong_core.store.protocol import Store
 

@@ -28,7 +28,7 @@ from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
 from qwenlong_core.rewards.health import require_judge
 from qwenlong_core.stage_main import OUTPUT, stage_main
-from qwenlong_core.store.artifacts import METRICS
+from qwenlong_core.store.files import METRICS
 
 logger = logging.getLogger(__name__)
 

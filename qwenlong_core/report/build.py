@@ -30,7 +30,8 @@ from qwenlong_core.report.curves import Panel, training_panels
 from qwenlong_core.report.reader import MAX_COMPLETION_CHARS, MAX_DOCUMENT_CHARS, choose_samples
 from qwenlong_core.report.tables import Interval, baseline_of, score_rows
 from qwenlong_core.stage_main import OUTPUT, stage_main
-from qwenlong_core.store.artifacts import JOB, folder_digest
+from qwenlong_core.store.artifacts import folder_digest
+from qwenlong_core.store.files import JOB
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from qwenlong_core.records import DOMAINS
 from qwenlong_core.report.charts import Series, line_chart
-from qwenlong_core.store.artifacts import METRICS
+from qwenlong_core.store.files import METRICS
 
 Row = Mapping[str, Any]
 

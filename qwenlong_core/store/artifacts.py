@@ -21,11 +21,9 @@ from pydantic import Field, ValidationError
 
 from qwenlong_core.errors import QwenlongError
 from qwenlong_core.settings.base import Block
-from qwenlong_core.store.files import MANIFEST, Files, differences, digest_json, list_files
+from qwenlong_core.store.files import JOB, MANIFEST, METRICS, Files, differences, digest_json, list_files
 
 SCHEMA_VERSION = 1
-METRICS, JOB = "metrics.jsonl", "job.json"
-"""What a stage writes of its progress, one line a step, and what it was told; both lie beside its result."""
 NOTES = frozenset({METRICS, JOB})
 """Files that tell how long a stage took and what it was told: verified, but not part of the digest."""
 PLAIN_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]*$"

@@ -21,6 +21,8 @@ from pydantic import AfterValidator, Field
 from qwenlong_core.settings.base import Block
 
 MANIFEST = "manifest.json"
+METRICS, JOB = "metrics.jsonl", "job.json"
+"""Beside a stage's result: its progress, one line a step, and the job it was given."""
 
 
 def _inside(name: str) -> str:

@@ -31,8 +31,7 @@ from qwenlong_core.rewards.hybrid import score_completions
 from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.rewards.length import LengthLimits
 from qwenlong_core.stage_main import OUTPUT, stage_main
-from qwenlong_core.store.artifacts import METRICS
-from qwenlong_core.store.files import write_json
+from qwenlong_core.store.files import METRICS, write_json
 from qwenlong_core.training import curriculum, grpo_metrics
 from qwenlong_core.training.arguments import batch_layout, grpo_config
 from qwenlong_core.training.batches import Batches

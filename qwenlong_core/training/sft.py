@@ -28,7 +28,7 @@ from qwenlong_core.models import attention_implementation, load_policy, load_tok
 from qwenlong_core.records import Example
 from qwenlong_core.settings.training import SFTSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
-from qwenlong_core.store.artifacts import METRICS
+from qwenlong_core.store.files import METRICS
 from qwenlong_core.training import checkpoints, state_files
 from qwenlong_core.training.logprobs.cpu_head import use_compact_head
 from qwenlong_core.training.logprobs.fast_linear import use_fast_linear

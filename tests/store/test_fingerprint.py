@@ -82,6 +82,7 @@ def test_in_this_project_an_edit_reaches_just_the_stages_it_can_change():
     assert not reaches("training.sft", "rewards.rules") and not reaches("data.prepare", "training.grpo")
     assert reaches("training.sft", "data.prompts") and reaches("data.prepare", "data.prompts")
     assert not reaches("training.sft", "training.grpo")
+    assert reaches("training.sft", "store.files") and not reaches("training.sft", "store.artifacts")
     assert not reaches("report.build", "training.grpo")
 
 
