@@ -75,7 +75,7 @@ def reward_scorer(job: GRPOJob) -> Scorer:
     """The phase's reward: ``max(rule, judge)`` plus its length penalty.
 
     Raises:
-        what :func:`qwenlong_core.rewards.require_judge` raises if the judge cannot be used.
+        RuntimeError: the judge gives no verdicts, or too few right ones.
     """
     limits = LengthLimits(max_tokens=job.phase.max_completion_tokens, cache_tokens=job.phase.cache_tokens)
     judge = Judge(job.rewards.judge) if job.rewards.judge else None

@@ -116,10 +116,10 @@ class ResumableSFTTrainer(SFTTrainer):  # type: ignore[misc]
     """``SFTTrainer`` whose checkpoints are sealed and hold no pickle; the same hooks as in :mod:`trainer`."""
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Called with every checkpoint. TRL would write a card for a hub beside the checkpoints."""
+        """Called with every checkpoint. Checkpoints are not published, so there is no card to write."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Called when a checkpoint is due. Seals the folder; there is no state of our own."""
+        """Called when a checkpoint is due. Ours seals the folder; SFT has no state beside the trainer's."""
         super()._save_checkpoint(model, trial)
         checkpoints.finish(self, own_state=dict)
 

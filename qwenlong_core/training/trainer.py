@@ -79,8 +79,8 @@ class Generated(NamedTuple):
     prompt_ids: list[list[int]]
     completion_ids: list[list[int]]
     tool_mask: list[list[int]]
-    """1 on tokens in the loss. TRL means tokens that a tool wrote; it is its one mask that leaves a token
-    out of the loss and of the loss's denominator but in the model's attention."""
+    """1 on tokens in the loss. TRL uses it to leave out what a tool wrote. Unlike TRL's other masks it takes
+    tokens out of the loss and of its denominator, but attention still sees them."""
     completions: list[str]
     """Texts for TRL's own log, which is off."""
     logprobs: list[list[float]] | None
@@ -106,7 +106,7 @@ def generated(rows: Sequence[Row]) -> Generated:
 
 
 def rewards_come_with_rows(**_: Any) -> None:
-    """Stands where TRL requires a reward function; see ``_calculate_rewards``."""
+    """Placeholder for the reward function that TRL requires; see ``_calculate_rewards``."""
 
 
 class SkipEmptyUpdates(TrainerCallback):  # type: ignore[misc]
@@ -169,7 +169,7 @@ class LongContextGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         if start is not None:
             self.ref_model = self._as_reference(start)
         for scored in filter(None, (self.model, self.ref_model)):
-            # Only now: it replaces the output head that TRL's constructor has put on the model.
+            # After TRL's constructor and _as_reference: they install TRL's output head, which this replaces.
             use_compact_head(scored, self.temperature)
             use_fast_linear(scored)
         self.logprobs = GroupPass(
@@ -270,15 +270,15 @@ class LongContextGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     # -- TRL's and transformers' hooks, in the order of the diagram, each overridden here and nowhere else ----
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """Called for every forward, with placeholders. TRL's own would shuffle the rows of a batch, and with
-        them the groups' places in mini-batches and forwards."""
+        """Called for every forward, with placeholders. TRL's own would sample, and would shuffle the rows of a
+        batch, which breaks up groups."""
         forwards = self.args.steps_per_generation
         if self._step % forwards == 0:
             self._buffered_inputs = split_tensor_dict(self.next_batch(), forwards)
         return self._buffered_inputs[self._step % forwards]
 
     def _generate(self, prompts: list[str]) -> tuple[Any, ...]:
-        """Called while TRL prepares a batch. The rows are drawn already."""
+        """Called while TRL prepares a batch. The rows have been sampled already."""
         return generated(self.batch.rows)
 
     def _get_per_token_logps_and_entropies(
@@ -290,48 +290,49 @@ class LongContextGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         batch_size: int | None = None,
         **options: Any,
     ) -> Pass:
-        """Called for the old and the reference pass of a batch and for the training pass of each forward, so
-        that a prompt is run once for its group. TRL's own is left to rows that cannot be packed."""
+        """Called for the old and the reference pass of a batch and for the training pass of each forward. Ours
+        runs a prompt once for its group, and TRL's own only for rows that cannot be packed."""
         logps, entropies, router_loss = self.logprobs(
             model, input_ids, attention_mask, logits_to_keep, batch_size, **options
         )
         if torch.is_grad_enabled():
             self._trained_logps = logps.detach()
         elif model is self.model:
-            # The policy without gradient is the old pass and no other: passes of our own call self.logprobs.
-            # TRL goes on to compute vLLM's importance ratios from the result, so surplus rows must have
-            # their own policy's log-probs here and not only in the finished batch.
+            # TRL runs the policy without gradient for old log-probs only, and our own passes call
+            # self.logprobs. Surplus rows get their own policy's log-probs here, not in the finished batch:
+            # TRL computes vLLM's importance ratios from this result.
             self._put_old_logprobs(logps)
         return logps, entropies, router_loss
 
     def _put_old_logprobs(self, logps: Tensor) -> None:
         """Overwrite, in ``[rows, C]``, the log-probs of rows that an earlier policy sampled."""
-        for values, row in zip(logps, self.batch.rows):
+        for values, row in zip(logps, self.batch.rows, strict=True):
             if row.old_logprobs is not None:
                 values[: len(row.old_logprobs)] = values.new_tensor(row.old_logprobs)
 
     def _calculate_rewards(self, *_: Any) -> Tensor:
-        """Called after the passes; returns ``[rows of all processes, 1]``. TRL's own warns in each batch of
-        rows without a reward, as those of empty slots are."""
+        """Called after the passes; returns ``[rows of all processes, 1]``. TRL's own would warn about every
+        batch with empty slots, whose rows have no reward."""
         values = [[row.reward] for row in self.batch.rows]
         rewards = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
         gathered: Tensor = self.accelerator.gather(rewards)
         return gathered
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
-        """Called for every forward. Adds the engine's distance and keeps empty forwards out of the means."""
+        """Called for every forward. Ours also measures the engine's distance, and keeps forwards without an
+        informative group out of TRL's metrics."""
         metrics = self._metrics["train"]
         before = {key: len(values) for key, values in metrics.items()}
         loss = super()._compute_loss(model, inputs)
         if not inputs[INFORMATIVE].any():
-            # TRL has appended zeros, which are no measurement. It leaves NaN out of its means.
+            # TRL has appended zeros that measure nothing. Its means leave NaN out.
             for key, values in metrics.items():
                 values[before.get(key, 0) :] = [math.nan] * (len(values) - before.get(key, 0))
         self.engine_distance.add(inputs, self._trained_logps)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Called after a step's last update and once at the end of training. Adds the step's metrics.
+        """Called after a step's last update and once at the end of training. Ours adds the step's metrics.
 
         Raises:
             EntropyAlarm: the entropy has collapsed and ``entropy_alarm.stop`` is set.
@@ -349,10 +350,10 @@ class LongContextGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             logger.warning("grpo-%d: %s", self.job.index, alarm)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Called with every checkpoint. TRL would write a card for a hub beside the checkpoints."""
+        """Called with every checkpoint. Checkpoints are not published, so there is no card to write."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Called when a checkpoint is due. Adds this project's state and seals the folder."""
+        """Called when a checkpoint is due. Ours adds this project's state and seals the folder."""
         super()._save_checkpoint(model, trial)
         checkpoints.finish(self, self.own_state)
 
