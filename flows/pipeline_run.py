@@ -14,7 +14,8 @@ from prefect import get_run_logger
 from prefect.artifacts import MarkdownArtifact, create_markdown_artifact
 
 from qwenlong.tasks.specs import StageSpec, family_of, prepare_stage, stage_names
-from qwenlong.tasks.stage import RunContext, StageOutcome, run_stage, stage_fingerprint
+from qwenlong.tasks.stage import RunContext, StageOutcome, stage_fingerprint
+from qwenlong.tasks.stage_task import run_stage
 from qwenlong.tasks.store import open_store
 from qwenlong.tasks.tracking.champion import apply_decision
 from qwenlong.tasks.tracking.client import Tracker

@@ -10,7 +10,8 @@ from __future__ import annotations
 from prefect import flow, get_run_logger
 
 from qwenlong.tasks.specs import StageSpec
-from qwenlong.tasks.stage import RunContext, execute_stage, progress_artifact
+from qwenlong.tasks.stage import RunContext, execute_stage
+from qwenlong.tasks.stage_task import progress_artifact
 from qwenlong_core.store.artifacts import ArtifactRef
 
 

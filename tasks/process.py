@@ -1,4 +1,4 @@
-"""Run a stage's process: its lines go to the log as they come, and it never outlives its task."""
+"""Run a stage's process. Its lines go to the log as they are written, and it never outlives its task."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ _GRACE_SECONDS = 60
 """Time a training process has to save at its step boundary after SIGTERM."""
 
 _TAIL = 15
+"""Last lines of a process that are shown when it fails."""
 
 HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=4194304:glibc.malloc.hugetlb=1"}
-"""A freed tensor's memory goes back to the system at once.
+"""Settings of glibc's allocator that return a freed tensor's memory to the system at once.
 
-By itself glibc serves blocks of up to 32 MiB from a heap, where the outputs that gradient checkpointing keeps of
-every layer stand between that layer's freed tensors: the heap grows to several times of what lives in it. With
-a fixed limit larger blocks are mapped one by one, on huge pages, which keeps the cost small (``docs/speed.md``).
+By default glibc serves blocks of up to 32 MiB from a heap. Gradient checkpointing keeps each layer's output
+there, between that layer's freed tensors, so the heap grows to several times the memory in use. With a fixed
+threshold, larger blocks are mapped one by one. Huge pages keep that cheap (measured in ``docs/speed.md``).
 """
 
 _ENVIRONMENT = {
-    # torch's launcher would kill its workers after 30 s.
+    # torch's launcher kills its workers after 30 s by default, before a large model has saved.
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_GRACE_SECONDS),
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -70,12 +71,13 @@ def stage_command(
 
 
 @contextlib.contextmanager
-def beyond_ctrl_c() -> Iterator[None]:
-    """What is started in here does not see Ctrl-C, which a terminal sends to all of its processes at once.
+def shielded_from_ctrl_c() -> Iterator[None]:
+    """Processes started inside do not get Ctrl-C, which a terminal sends to all of its processes at once.
 
-    Whoever started them ends them, in order: a training saves first, and Prefect's server is there until the end
-    of the run is told. The signal mask is inherited; a closed terminal's signal still reaches all.
+    This process ends them instead, in order: a training saves first, and Prefect's server stays until the end of
+    the run is recorded. Other signals, such as that of a closed terminal, still reach them.
     """
+    # A child process inherits the signal mask.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -84,23 +86,24 @@ def beyond_ctrl_c() -> Iterator[None]:
 
 
 def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_open: int) -> None:
-    """Run ``command`` to its end, handing over every line it writes.
+    """Run ``command`` to its end.
 
     Args:
+        on_line: takes every line that it writes to stdout or stderr.
         keep_open: descriptor of a held lock, which the process inherits.
 
     Raises:
         ProcessFailed: it ended with a non-zero status; the message holds its last lines.
     """
     tail: collections.deque[str] = collections.deque(maxlen=_TAIL)
-    with beyond_ctrl_c():
+    with shielded_from_ctrl_c():
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=HEAP | os.environ | _ENVIRONMENT,
+            env=HEAP | os.environ | _ENVIRONMENT,  # a person's own GLIBC_TUNABLES wins
             pass_fds=(keep_open,),
         )
     assert process.stdout is not None
@@ -121,15 +124,13 @@ def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_ope
 
 
 def _end_tree(pid: int) -> None:
-    """SIGTERM a process and all below it, and SIGKILL what is left after the grace time.
-
-    The children are signalled by themselves because a launcher does not always pass signals on.
-    """
+    """Send SIGTERM to a process and all its descendants, and SIGKILL to those left after the grace period."""
     try:
         parent = psutil.Process(pid)
         processes = [*parent.children(recursive=True), parent]
     except psutil.NoSuchProcess:
         return
+    # Each is signalled by itself, because a launcher does not always pass signals on.
     for process in processes:
         _signal(process.terminate)
     _, alive = psutil.wait_procs(processes, timeout=_GRACE_SECONDS)
@@ -138,6 +139,6 @@ def _end_tree(pid: int) -> None:
 
 
 def _signal(send: Callable[[], None]) -> None:
-    # It may have ended by itself in between, which is what was wanted.
+    # It may have ended by itself in the meantime.
     with contextlib.suppress(psutil.NoSuchProcess):
         send()

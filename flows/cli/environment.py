@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from qwenlong.tasks.process import beyond_ctrl_c
+from qwenlong.tasks.process import shielded_from_ctrl_c
 
 STATE = Path(".qwenlong")
 """Everything a run leaves behind, below the working directory."""
@@ -92,7 +92,7 @@ def prefect_api() -> Iterator[str]:
         """Ours to stop: without it the end of an interrupted run could not be told, and is tried for minutes."""
 
         def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
-            with beyond_ctrl_c():
+            with shielded_from_ctrl_c():
                 return super()._run_uvicorn_command()
 
     server = Server()
