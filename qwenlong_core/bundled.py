@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 BUNDLED = ("smollm2-135m", "tiny")
-"""Values of ``model.name`` that need nothing but the package; ``tiny`` uses its tokenizer alone."""
+"""Values of ``model.name`` that need only the package; ``tiny`` uses its tokenizer, with random weights."""
 
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 

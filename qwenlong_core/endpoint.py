@@ -1,4 +1,4 @@
-"""OpenAI-compatible endpoints: what a failure was, whether another try can help, and when to make it.
+"""Failures of OpenAI-compatible endpoints: what went wrong, whether to try again, and when.
 
 Shared by everything that asks such a server: the judge of the rewards and the ``openai`` engine.
 """
@@ -28,7 +28,7 @@ class Fault:
 
 
 def fault_of(error: Exception, timeout_seconds: float) -> Fault:
-    """What the endpoint did; whatever it sends, the caller goes on without a reply."""
+    """The fault behind an error of the client; ``timeout_seconds`` is the setting that a timeout names."""
     import openai
 
     if isinstance(error, openai.APIStatusError):
@@ -67,10 +67,10 @@ def pause_before(attempt: int, retry_after: float | None) -> float:
 
 
 def api_key(variable: str | None, setting: str) -> str:
-    """The key in the environment variable; a placeholder for an endpoint without one.
+    """The key in the environment variable; without a variable, a placeholder for an endpoint that needs no key.
 
     Raises:
-        ValueError: the variable is not set; it names the setting.
+        ValueError: the variable is not set.
     """
     if variable is None:
         return "none"  # the client insists on a key, local servers ignore it

@@ -1,7 +1,7 @@
 """Policies: import a base model as a plain transformers folder, and load such a folder.
 
-The imported folder (``config.json``, ``model.safetensors``, tokenizer files) is the one form in
-which weights travel between stages. Stage command: ``python -m qwenlong_core.models``.
+An imported folder holds ``config.json``, ``model.safetensors`` and the tokenizer's files. Stages hand weights to
+each other in this form only. Stage command: ``python -m qwenlong_core.models``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def attention_implementation(settings: ModelSettings) -> str:
 
 
 def load_policy(folder: Path, settings: ModelSettings) -> PreTrainedModel:
-    """Load the weights of an imported policy in the dtype and attention of the settings."""
+    """Load the weights of an imported policy, with the dtype and attention of the settings."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, settings.dtype), attn_implementation=attention_implementation(settings)
     )
@@ -59,8 +59,8 @@ def load_policy(folder: Path, settings: ModelSettings) -> PreTrainedModel:
 def _smollm2() -> tuple[PreTrainedModel, Any]:
     file, tokenizer = bundled_file(), bundled_tokenizer()
     quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    # transformers refuses to save a model marked as GGUF-quantised; the weights are dequantised
-    # already, so they move into a plain model of the same shape.
+    # transformers refuses to save a model that is marked as quantised. The weights are dequantised by now,
+    # so they are moved into a plain model of the same shape.
     config = LlamaConfig.from_dict(quantised.config.to_dict())
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -99,8 +99,8 @@ def _from_hub_or_folder(settings: ModelSettings) -> tuple[PreTrainedModel, Any]:
         ) from error
     except ValueError as error:  # files of another kind, or a model that this transformers does not know
         raise ValueError(
-            f"model {settings.name!r} is none that transformers loads ({' '.join(str(error).split())}): name a folder "
-            "with config.json, weights and tokenizer, or a hub id (model.name)"
+            f"model {settings.name!r} is not a model that transformers can load ({' '.join(str(error).split())}): name "
+            "a folder with config.json, weights and tokenizer, or a hub id (model.name)"
         ) from error
     return model, tokenizer
 

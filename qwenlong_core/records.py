@@ -1,4 +1,4 @@
-"""The vocabulary every part of the project speaks; read this file first.
+"""The records that every part of the project works with; read this file first.
 
 One question's life, in the records below::
 
@@ -35,7 +35,8 @@ Domain = Literal["math", "logical", "multihop", "reading"]
 AnswerType = Literal["number", "choice", "span", "yes_no", "unanswerable"]
 FinishReason = Literal["stop", "length"]
 Status = Literal["scored", "no_answer", "truncated", "unscored", "error"]
-"""``unscored``: the judge gave no verdict; ``error``: the engine gave no answer. Neither says anything of the model."""
+"""``unscored``: the judge gave no verdict. ``error``: the engine gave no answer. Neither says anything about the
+model."""
 
 DOMAINS: tuple[str, ...] = get_args(Domain)
 

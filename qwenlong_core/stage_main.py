@@ -4,7 +4,7 @@ A stage is a module that a person can run by hand with the same command the pipe
 
     python -m qwenlong_core.data.prepare --job job.json --input base=DIR --work DIR
 
-It reads its inputs, keeps what it needs for resuming under ``--work`` and leaves its finished output in
+It reads its inputs, keeps what it needs for resuming in the ``--work`` folder, and leaves its finished output in
 ``WORK/output``.
 """
 
@@ -26,8 +26,8 @@ OUTPUT = "output"
 """Folder under the work directory that holds a stage's finished output."""
 
 REFUSED = "refused.txt"
-"""In the work directory: why the stage refused its settings or data. It tells the pipeline, through
-any launcher's exit status, that a retry cannot help."""
+"""File in the work directory that says why the stage refused its settings or data. It tells the pipeline that a
+retry cannot help, even where a launcher replaces the exit status."""
 
 
 def stage_main(schema: type[J], run: Callable[[J, Mapping[str, Path], Path], None]) -> None:
@@ -61,8 +61,13 @@ def stage_main(schema: type[J], run: Callable[[J, Mapping[str, Path], Path], Non
 
 
 def raised_here(error: BaseException) -> bool:
-    """Whether this project's own code raised it; the same types from inside a library are faults, not refusals."""
+    """Whether this project's own code raised the error.
+
+    A ``ValueError`` of ours refuses a setting or data; one raised inside a library is a fault.
+    """
+    # The innermost frame is where it was raised.
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     names = frames[-1].f_globals if frames else {}
-    module = names["__spec__"].name if names.get("__spec__") else names.get("__name__", "")  # "__main__" under -m
+    # Under `python -m` the name is "__main__", but the spec keeps the module's own.
+    module = names["__spec__"].name if names.get("__spec__") else names.get("__name__", "")
     return module.partition(".")[0] in ("qwenlong", "qwenlong_core")

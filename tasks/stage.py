@@ -24,7 +24,7 @@ from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.metrics import MetricsForwarder, read_lines
 from qwenlong.tasks.tracking.outbox import TrackedRun, deliver_outbox, outbox_of
 from qwenlong.tasks.tracking.registry import register
-from qwenlong.tasks.tracking.runs import RunNote
+from qwenlong.tasks.tracking.runs import RunNote, Status
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.stage_main import OUTPUT, REFUSED
@@ -152,7 +152,7 @@ def _run_tracked(execution: _Execution, lock: int) -> tuple[ArtifactRef, str | N
         ref = publish(execution.store, spec, execution.inputs, output)
     except BaseException as error:
         # Ctrl-C and a cancelled task are no Exception: MLflow shows those runs as killed, the others as failed.
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        status: Status = "FAILED" if isinstance(error, Exception) else "KILLED"
         tracked.finish(status, lines=read_lines(output / METRICS))
         raise
     return ref, tracked.finish("FINISHED", lines=read_lines(output / METRICS), output=ref)

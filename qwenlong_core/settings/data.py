@@ -10,7 +10,7 @@ from qwenlong_core.settings.base import Block, Share, Strings
 
 
 class LengthBucket(Block):
-    """So many generated rows with prompts of ``min_tokens..max_tokens`` policy tokens."""
+    """Generated rows with prompts of ``min_tokens`` to ``max_tokens`` tokens, by the policy's tokenizer."""
 
     min_tokens: int = Field(ge=128)
     max_tokens: int = Field(ge=128)
@@ -39,8 +39,8 @@ class DataSettings(Block):
     generate_eval: tuple[LengthBucket, ...] = ()
     """Generated rows by length, used where ``generated`` is among the sources."""
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.9
-    """Similarity (Jaccard, of runs of eight words) from which two documents count as nearly the same;
-    ``None`` looks for exact duplicates only."""
+    """Two documents with at least this Jaccard similarity of their runs of eight words are near-duplicates; ``None``
+    looks for exact duplicates only."""
     max_refused_share: Share = 0.0
-    """Over this share of unreadable rows the prepare stage fails instead of going on. The default
-    accepts none, so that a broken file is seen before anything is trained."""
+    """The prepare stage fails if more than this share of rows is unreadable. The default accepts none, so that a
+    broken file is noticed before anything is trained."""

@@ -1,4 +1,4 @@
-"""Evaluation, promotion and the nights."""
+"""Evaluation, promotion and the nightly evaluation."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class EvaluationSettings(Block):
     """Sampling and statistics of the evaluation stage (paper section 3.2 for the sampling)."""
 
     max_prompt_tokens: int = Field(120_000, ge=128)
-    """Longer prompts lose the middle of their document; what was lost is recorded."""
+    """Longer prompts lose the middle of their document; how much they lost is recorded."""
     document: Literal["whole", "none"] = "whole"
-    """``none`` asks every question without its document: what is still right is memory or luck."""
+    """``none`` asks every question without its document: what is still answered correctly is memory or luck."""
     max_completion_tokens: int = Field(10_000, ge=8)
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
@@ -47,11 +47,11 @@ class EvaluationSettings(Block):
     """Prompts generated together (transformers engine)."""
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
     server: ServerSettings | None = None
-    """Given for, and only for, ``engine = "openai"``."""
+    """Required with ``engine = "openai"``, and refused with the others."""
     judge: JudgeSettings | None = None
     max_unscored_share: Share = 0.1
-    """Over this share of answers without a verdict, or without an answer from the engine, the stage
-    fails, and asks again when it is retried."""
+    """The stage fails if more than this share of answers has no verdict, or no answer from the engine. A retry asks
+    for those again."""
     bootstrap_resamples: int = Field(2_000, ge=100)
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
@@ -68,27 +68,27 @@ class PromotionSettings(Block):
     margin: float = 0.0
     """The lower bound of the paired interval of the mean gain must lie above this."""
     max_loss: Share = 0.05
-    """A benchmark that provably fell may have fallen by no more than this. A benchmark is a source, or a
-    domain of a source that has several: ``generated-math``."""
+    """Largest drop allowed to a benchmark whose score fell significantly. A benchmark is a source, or one domain of a
+    source that has several: ``generated-math``."""
     max_loss_of: dict[str, Share] = Field(default_factory=dict)
     """Other margins for single benchmarks: ``{docmath = 0.02}``."""
     loss_confidence: float = Field(0.8, gt=0.5, lt=1)
-    """A fall counts as proven at this confidence, over all benchmarks together. Lower than that of the gain:
-    a good model that is refused can be put before the gate again on more items, a loss that passes is served."""
+    """Confidence at which a drop is significant, over all benchmarks together. It is lower than that of the gain: a
+    good model that is refused can try again on more items, but a worse model that passes is served."""
     max_unscored_share: Share = 0.02
     """Of either model's answers."""
     max_truncated_share: Share = 0.5
-    """Of the challenger's answers, not the champion's: what is cut counts as wrong, and a champion that rambles
-    must not keep a better model out."""
+    """Of the challenger's answers. The champion's are not limited: a truncated answer counts as wrong, and a champion
+    that rambles must not keep a better model out."""
 
 
 class NightlySettings(Block):
-    """The nightly evaluation of the champion; everything else is as in ``evaluation``, the ceiling on
-    unscored answers included."""
+    """The nightly evaluation of the champion. All other settings, including the limit on unscored answers, are those
+    of ``evaluation``."""
 
     limit: int | None = Field(50, ge=1)
     """Items per source and domain; ``None`` takes all."""
     nights: int = Field(7, ge=1)
-    """Tonight is compared with those of the last so many calendar nights that were evaluated."""
+    """Tonight is compared with the evaluations of this many calendar nights before it."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Over all benchmarks of one look; a fall must show under two seeds."""
+    """Over all benchmarks of one evaluation. A drop must also show under a second seed."""

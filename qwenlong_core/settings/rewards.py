@@ -17,6 +17,7 @@ class JudgeSettings(Block):
     temperature: float = Field(0.0, ge=0)
     seed: int | None = None
     concurrency: Incidental[int] = Field(64, ge=1)
+    """Requests under way at once."""
     timeout_seconds: Incidental[float] = Field(60.0, gt=0)
     """For one request; a call with its retries is bounded by ``(max_retries + 1)`` times this
     plus the backoff."""
@@ -25,6 +26,7 @@ class JudgeSettings(Block):
     """Folder of the verdict cache; ``None`` asks every time."""
     price_per_million_prompt_tokens: Incidental[float] = Field(0.0, ge=0)
     price_per_million_completion_tokens: Incidental[float] = Field(0.0, ge=0)
+    """Both prices are for the cost in the metrics alone."""
 
 
 class RewardSettings(Block):
@@ -34,7 +36,7 @@ class RewardSettings(Block):
     """Relative tolerance of the number rule (DocMath-Eval's 0.15%); sign and magnitude count."""
     judge: JudgeSettings | None = None
     max_unscored_share: Share = 0.2
-    """Over this share of unscored completions in one step the run stops with the last error."""
+    """The run stops, with the last error, if more than this share of a step's completions is unscored."""
     max_judge_only_share: Share = 0.5
-    """Over this share of rewards that only the judge gave the run stops: the first sign of a
-    policy that learned to please the judge."""
+    """The run stops if more than this share of rewards was given by the judge alone: the first sign of a policy that
+    learned to please the judge."""

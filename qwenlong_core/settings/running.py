@@ -14,9 +14,10 @@ _TRACKING_URI = re.compile(r"sqlite:///.+|((postgresql|mysql|mssql)(\+\w+)?|http
 
 def _database_or_server(uri: str) -> str:
     if not _TRACKING_URI.fullmatch(uri):
-        shown = re.sub(r".*@", "***@", uri)  # without a scheme, a password is not seen as one
+        # In an address without a scheme PlainUrl does not recognise a password.
+        shown = re.sub(r".*@", "***@", uri)
         raise ValueError(
-            f"{shown!r} is no address that MLflow keeps a registry at: give sqlite:///FILE, http(s)://SERVER or "
+            f"{shown!r} is not an address where MLflow can keep a registry: give sqlite:///FILE, http(s)://SERVER or "
             "postgresql+psycopg2://USER@HOST/DATABASE"
         )
     return uri
@@ -31,8 +32,8 @@ class LaunchSettings(Block):
     """A file of ``infra/accelerate/`` (FSDP2 and so on); ``None`` runs plain data parallel."""
     gradient_checkpointing: bool = False
     activation_offload: bool = False
-    """Keep the activations that checkpointing saves in the host's memory: they grow with layers x
-    tokens, and the copies make a step slower."""
+    """Move the activations that gradient checkpointing saves to the host's memory. They grow with layers x tokens;
+    copying them makes a step slower."""
     cpu_threads: int | None = Field(None, ge=1)
     """Threads per process on CPU; ``None`` takes all cores."""
 
@@ -60,15 +61,15 @@ class LaunchSettings(Block):
 
 
 class S3Settings(Block):
-    """How a bucket is reached. Keys come from boto3's own places: ``AWS_ACCESS_KEY_ID`` and
+    """How to reach a bucket. Credentials come from boto3's usual places: ``AWS_ACCESS_KEY_ID`` and
     ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``, or the machine's role."""
 
     endpoint_url: PlainUrl | None = None
-    """Another server than Amazon's, for example ``http://127.0.0.1:8333``."""
+    """A server other than Amazon's, for example ``http://127.0.0.1:8333``."""
     region: str | None = None
-    """``None`` leaves it to boto3, and is ``us-east-1`` where that knows none."""
+    """``None`` leaves it to boto3, and means ``us-east-1`` if boto3 knows none."""
     server_side_encryption: Literal["AES256", "aws:kms"] | None = None
-    """What the server is asked to encrypt with; ``None`` leaves it to the bucket's own rule."""
+    """The encryption to ask the server for; ``None`` uses the bucket's default."""
     kms_key: str | None = None
     max_concurrency: int = Field(8, ge=1, le=256)
     """Parts in flight at once, over all files."""
@@ -88,12 +89,12 @@ class StorageSettings(Block):
     uri: Annotated[PlainUrl, Field(min_length=1)] = ".qwenlong/artifacts"
     """A local folder, or ``s3://BUCKET/PREFIX``."""
     s3: S3Settings | None = None
-    """How the bucket is reached; only with ``s3://``."""
+    """How to reach the bucket; only with ``s3://``."""
     cache_dir: Name = ".qwenlong/cache"
-    """Where artifacts of a bucket are read; a folder's are read where they lie."""
+    """Where artifacts of a bucket are copied to be read; those of a folder are read in place."""
     cache_gb: float | None = Field(None, gt=0)
-    """Size in GB (10^9 bytes) from which on copies go that were read longest ago; ``None`` leaves a tenth of
-    the disk free. What a running process has read stays."""
+    """Largest size in GB (10^9 bytes); beyond it the least recently read copies are evicted. ``None`` keeps a tenth of
+    the disk free instead. What a running process has read stays."""
     work_dir: Name = ".qwenlong/work"
     """Scratch space for stages in progress; unfinished training resumes from here."""
     runs_dir: Name = ".qwenlong/runs"
@@ -106,8 +107,8 @@ class StorageSettings(Block):
             raise ValueError(f"uri={self.uri!r}: only 's3://BUCKET/PREFIX' or a folder without a scheme can be used")
         if separator and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=][A-Za-z0-9._=-]*)*/?", rest):
             raise ValueError(
-                f"uri={self.uri!r} is not 's3://BUCKET/PREFIX': the bucket has 3 to 63 small letters, digits, '.' and"
-                " '-', the prefix letters, digits, '.', '_', '=' and '-' between single '/'"
+                f"uri={self.uri!r} is not 's3://BUCKET/PREFIX': the bucket has 3 to 63 lowercase letters, digits, '.' "
+                "and '-', the prefix letters, digits, '.', '_', '=' and '-' between single '/'"
             )
         if self.s3 is not None and not separator:
             raise ValueError(
@@ -124,7 +125,7 @@ class TrackingSettings(Block):
     """A database (SQLite), or a tracking server; a server's user and password come from MLflow's own variables
     ``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD``."""
     ui_url: PlainUrl = "http://127.0.0.1:5000"
-    """Where a person opens MLflow; links in Prefect and on the console start with it."""
+    """Address at which people open MLflow; links in Prefect and on the console start with it."""
     experiment: Name = "qwenlong"
     registered_model: str = Field("qwenlong", pattern=r"^[^/:@]+$")
     """A name without ``/``, ``:`` and ``@``, which mean something in ``models:/NAME@ALIAS``."""

@@ -26,17 +26,19 @@ class SFTSettings(Block):
     batch_size: int = Field(128, ge=1)
     """Rows per optimizer step over all processes."""
     micro_batch_size: int = Field(1, ge=1)
-    """Rows per forward on one process; with ``packing``, on average."""
+    """Rows per forward pass on one process; with ``packing``, on average."""
     packing: bool = False
-    """Rows of a forward stand one behind another without padding, each seeing only itself. An
-    optimizer step takes the same rows as without and has the same gradient."""
+    """Concatenate the rows of a forward pass instead of padding them; each row attends only to itself. An optimizer
+    step takes the same rows, and has the same gradient, as without packing."""
     save_steps: Incidental[int] = Field(50, ge=1)
+    """Optimizer steps between checkpoints."""
 
     @model_validator(mode="after")
     def _packing_needs_several(self) -> SFTSettings:
         if self.packing and self.micro_batch_size == 1:
             raise ValueError(
-                "sft.packing packs the rows of a forward, and sft.micro_batch_size=1 has one: raise it or drop packing"
+                "sft.packing concatenates the rows of a forward pass, and sft.micro_batch_size=1 leaves one: raise it, "
+                "or set sft.packing=false"
             )
         return self
 
@@ -45,11 +47,11 @@ class DynamicSamplingSettings(Block):
     """DAPO's dynamic sampling: groups whose accuracies are all equal are replaced by fresh draws."""
 
     max_rounds: int = Field(10, ge=1)
-    """Rounds of rollouts per step; 1 switches the refill off. After the last round training goes
-    on with the informative groups there are."""
+    """Rounds of rollouts per step; 1 switches resampling off. After the last round the step trains on the
+    informative groups it has."""
     oversampling: float = Field(1.0, ge=1, le=16)
-    """Draws of a round over the groups that are missing (the released QwenLong-L1 script takes 3). Informative
-    groups over the batch are used in the next step, or dropped if that one has no place for them."""
+    """Groups sampled per group that the batch still misses (the released QwenLong-L1 script takes 3). Informative
+    groups beyond the batch are used in the next step, or dropped if it has no room for them."""
     tolerance: float = Field(1e-6, ge=0)
     """Accuracies closer than this count as equal."""
 
@@ -60,11 +62,11 @@ class CurriculumSettings(Block):
     retrospective_share: Share = 0.25
     """Largest share of a phase's rows that come from earlier phases; 0 switches it off."""
     probe_samples: int | None = Field(None, ge=2)
-    """Completions a row that the base model is asked for before training, to know the difficulty of
-    every row from the start (paper section 2); ``None`` learns it from the rollouts alone."""
+    """Completions of the base model per row before training, so that the difficulty of every row is known from the
+    start (paper section 2). ``None`` learns it from the rollouts alone."""
     retire_after_visits: Annotated[int, Field(ge=1)] | None = None
-    """A prompt without one right completion in so many visits is not drawn again and never comes back;
-    ``None`` gives up on none. At least ``batch_size`` prompts always stay."""
+    """A prompt without a correct completion in this many visits is retired: it is not drawn again, in later phases
+    either. ``None`` retires none. At least ``batch_size`` prompts always stay."""
 
 
 class Phase(Block):
@@ -74,7 +76,7 @@ class Phase(Block):
     max_completion_tokens: int = Field(10_000, ge=8)
     """``L_max`` of the length penalty, and the generation limit."""
     cache_tokens: int = Field(1_000, ge=1)
-    """``L_cache``: the penalty falls from 0 to -1 over the last so many tokens."""
+    """``L_cache``: the penalty falls from 0 to -1 over this many tokens before the limit."""
     steps: int = Field(ge=1)
     """Rollout batches (each is ``batch_size / mini_batch_size`` optimizer steps)."""
 
@@ -89,7 +91,7 @@ class Phase(Block):
 
 
 class VLLMSettings(Block):
-    """How vLLM makes the rollouts (TRL's ``vllm_*`` arguments)."""
+    """How vLLM samples the rollouts (TRL's ``vllm_*`` arguments)."""
 
     tensor_parallel: int = Field(1, ge=1)
     """GPUs that hold one copy of the model together (colocate)."""
@@ -102,22 +104,22 @@ class VLLMSettings(Block):
 
 
 class EntropyAlarmSettings(Block):
-    """When the policy's entropy (nats per token) counts as collapsed: samples of a group then hardly
-    differ and nothing more is learned."""
+    """When the policy's entropy (nats per token) counts as collapsed. The completions of a group then hardly differ,
+    and nothing more is learned."""
 
     floor: float = Field(0.01, ge=0)
-    """Below this an entropy is low, whatever it started at; 0 switches it off."""
+    """An entropy below this is low, wherever it started; 0 switches this check off."""
     share: Share = 0.1
-    """Below this share of the phase's first step an entropy is low; 0 switches it off."""
+    """An entropy below this share of the phase's first step is low; 0 switches this check off."""
     steps: int = Field(5, ge=1)
-    """So many low steps in a row raise the alarm."""
+    """Low steps in a row that raise the alarm."""
     stop: bool = False
-    """The alarm ends the run; else it is a warning, again after each further ``steps``."""
+    """Whether the alarm ends the run. If not, it is a warning, repeated after every further ``steps``."""
 
 
 class GRPOBase(Block):
-    """GRPO without its phases: what is the same in all of them. Defaults are the paper's (section 3.2); DAPO clips
-    at 0.2 and 0.28."""
+    """The settings of GRPO that all phases share. The defaults are the paper's (section 3.2); DAPO clips at 0.2
+    and 0.28."""
 
     group_size: int = Field(8, ge=2)
     """G: completions per prompt."""
@@ -126,7 +128,7 @@ class GRPOBase(Block):
     mini_batch_size: int = Field(32, ge=1)
     """Prompts per optimizer step over all processes."""
     micro_batch_size: int = Field(1, ge=1)
-    """Groups per forward on one process."""
+    """Groups per forward pass on one process."""
     learning_rate: float = Field(2e-6, gt=0)
     temperature: float = Field(0.7, gt=0)
     top_p: float = Field(0.95, gt=0, le=1)
@@ -142,17 +144,17 @@ class GRPOBase(Block):
     """Completions cut at the limit: ``keep`` them in the loss and in their group's baseline, where the length
     penalty counts against them, or ``mask`` them in both and in the loss's denominator (DAPO's overlong filtering)."""
     optimizer_across_phases: OptimizerAcrossPhases = "fresh"
-    """``carried``: a phase starts with the optimizer state (AdamW's moments, 8 bytes a parameter in the
-    policy folder) that the one before ended with; ``fresh``: without any. The first phase is always fresh."""
+    """``carried``: a phase starts with the optimizer state that the previous phase ended with (AdamW's moments, 8 bytes
+    per parameter in the policy folder). ``fresh``: it starts without any, as the first phase always does."""
     engine: Literal["transformers", "vllm-colocate", "vllm-server"] = "transformers"
     """Rollout engine; the vLLM ones need a GPU and the ``gpu`` extra."""
     vllm: VLLMSettings | None = None
-    """Given for the vLLM engines alone."""
+    """Only for the vLLM engines."""
     save_steps: Incidental[int] = Field(1, ge=1)
     """Rollout batches between checkpoints."""
     entropy_alarm: EntropyAlarmSettings = EntropyAlarmSettings()
     kl_to_start_every: int | None = Field(None, ge=1)
-    """Measure the KL divergence from the phase's starting weights every so many steps. It costs the
+    """Measure the KL divergence from the phase's starting weights every this many steps. It costs the
     memory of one more copy of the weights and one more pass. With ``kl_coefficient`` above 0 it is
     reported at every step anyway."""
     dynamic_sampling: DynamicSamplingSettings = DynamicSamplingSettings()
@@ -182,7 +184,7 @@ class GRPOBase(Block):
 
 
 class GRPOSettings(GRPOBase):
-    """GRPO over length phases."""
+    """GRPO over phases of growing prompt length."""
 
     phases: tuple[Phase, ...] = Field(min_length=1)
 

@@ -1,8 +1,9 @@
 """The settings tree: every setting of the pipeline, checked before anything runs.
 
 In: a profile (TOML, ``infra/profiles/*.toml``) and overrides. Out: a frozen :class:`Settings`.
-Unknown keys are refused with the nearest right name, so no option is ever accepted and ignored.
-Settings modules hold schemas only: they are left out of the code digests that decide what is cached.
+Unknown keys are refused with the nearest right name, so no setting is ever accepted and ignored.
+The modules of the tree hold schemas only. The code digests that decide what is cached leave them out: a stage's
+result depends on the settings' values, which are in its job.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from qwenlong_core.settings.training import GRPOSettings, SFTSettings
 
 
 class Settings(Block):
-    """Everything one pipeline run is told."""
+    """All settings of a pipeline run."""
 
     profile: str
-    """The profile's name, for people; it decides nothing."""
+    """The profile's name. It is shown, and finds the profile's earlier results; no result depends on it."""
     seed: int = Field(7, ge=0, lt=2**32)
-    """Of every draw; numpy and transformers take 32 bits."""
+    """Seed of every random draw; numpy and transformers take 32 bits."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     sft: SFTSettings = SFTSettings()

@@ -85,9 +85,9 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated(override):
         ("grpo.micro_batch_size=3", "is not a multiple of 3 (micro_batch_size=3 on launch.num_processes=1)"),
         ("launch.num_machines=3", "launch.num_processes=1 is not a multiple of launch.num_machines=3"),
         ("tracking.uri='http://me:hunter2@host'", "'http://***@host' carries a password"),
-        ("tracking.uri=mlruns", "'mlruns' is no address that MLflow keeps a registry at: give sqlite:///FILE"),
-        ("tracking.uri=ftp://host/mlflow", "'ftp://host/mlflow' is no address that MLflow keeps a registry at"),
-        ("tracking.uri=me:hunter2@host/mlflow", "'***@host/mlflow' is no address"),
+        ("tracking.uri=mlruns", "'mlruns' is not an address where MLflow can keep a registry: give sqlite:///FILE"),
+        ("tracking.uri=ftp://host/mlflow", "'ftp://host/mlflow' is not an address where MLflow can keep a registry"),
+        ("tracking.uri=me:hunter2@host/mlflow", "'***@host/mlflow' is not an address"),
         ("tracking.registered_model=team/qwenlong", "setting tracking.registered_model='team/qwenlong'"),
         ("tracking.experiment=", "setting tracking.experiment=''"),
         ("storage.uri=", "setting storage.uri=''"),
@@ -150,7 +150,7 @@ def test_settings_survive_a_round_trip():
         (["storage.uri='s3://bucket'", "storage.s3.part_bytes=1000"], "part_bytes"),
     ],
 )
-def test_a_store_that_cannot_be_meant_is_refused(overrides, message):
+def test_a_store_address_that_makes_no_sense_is_refused(overrides, message):
     with pytest.raises(SettingsError, match=message) as refusal:
         load_settings("smoke", overrides)
     assert "planted" not in str(refusal.value)

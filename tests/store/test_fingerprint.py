@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwenlong_core.store.fingerprint import closure, code_digest, fingerprint
+from qwenlong_core.store.fingerprint import NOT_COUNTED, ROOT, closure, code_digest, fingerprint
 
 
 @pytest.fixture
@@ -53,6 +53,12 @@ def test_an_edit_outside_the_closure_or_to_a_schema_does_not(project, edited):
     with (project / f"qwenlong_core/{edited}.py").open("a") as stream:
         stream.write("# edited\n")
     assert digest(project) == before
+
+
+def test_every_settings_module_is_a_schema_but_those_that_do_something():
+    settings = {f"qwenlong_core.settings.{path.stem}" for path in (ROOT / "qwenlong_core/settings").glob("[!_]*.py")}
+    assert settings - NOT_COUNTED == {"qwenlong_core.settings.profiles", "qwenlong_core.settings.secrets"}
+    assert NOT_COUNTED - settings == {"qwenlong_core.jobs", "qwenlong_core.errors"}
 
 
 def test_a_module_that_does_not_exist_is_an_error(project):

@@ -70,7 +70,7 @@ def test_a_place_and_a_model_that_cannot_be_used_are_refused(prepared: Path, tmp
     taken.write_text("a file where the folder should be")
     for said, arguments in (
         (f"--out='{taken}' cannot be written", ["--out", taken]),
-        ("is none that transformers loads", ["--out", tmp_path / "p", "--model", prepared]),
+        ("is not a model that transformers can load", ["--out", tmp_path / "p", "--model", prepared]),
     ):
         result = call("probe", *SMALL, "--data", prepared, *arguments)
         assert result.exit_code == 2 and said in result.output, result.output
