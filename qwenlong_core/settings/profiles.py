@@ -90,6 +90,7 @@ def _parsed(item: str) -> tuple[str, Any]:
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``a.b.0.c`` in the profile's tree."""
     *parents, last = key.split(".")
     node: Any = tree
     for part in parents:
@@ -105,6 +106,7 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 def _child(node: Any, part: str, key: str) -> Any:
     if isinstance(node, dict):
+        # A table that the profile lacks is made here; if no such setting exists, the validation refuses it.
         return node.setdefault(part, {})
     if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
         return node[int(part)]
@@ -122,6 +124,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _known_keys(location: Iterable[str | int]) -> list[str]:
+    """Names of the settings at a place in the tree; a field of several block types has those of all."""
     blocks: list[type[BaseModel]] = [Settings]
     for part in location:
         if isinstance(part, str):
@@ -138,9 +141,10 @@ def _explain(detail: ErrorDetails) -> str:
         near = difflib.get_close_matches(str(last), known, n=1)
         mend = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
         return f"unknown setting {where}: {mend}"
-    message = detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"].removeprefix("Value error, ")  # pydantic's prefix for our own ValueError
     if detail["type"] == "missing":
         return f"setting {where} is missing: give it in the profile, or as the override {where}=..."
     if detail["type"] == "value_error":
+        # Our own checks name the value themselves, without a password that it may hold.
         return f"{where}: {message}" if where else message
     return f"setting {where}={detail['input']!r}: {message}"

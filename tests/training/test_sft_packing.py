@@ -142,5 +142,5 @@ def test_the_share_of_data_among_computed_tokens_by_hand() -> None:
 
 
 def test_packing_one_row_a_forward_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"micro_batch_size=1 has one"):
+    with pytest.raises(ValueError, match=r"micro_batch_size=1 leaves one"):
         SFTSettings(packing=True)
