@@ -136,7 +136,7 @@ def _make_database(port: int, password: str) -> None:
 @contextmanager
 def served(environment: dict[str, str], folder: Path, database: str) -> Iterator[dict[str, str]]:
     """``qwenlong serve``: Prefect server, worker, and MLflow server on ``database``. Yields their addresses."""
-    command = [sys.executable, "-m", "qwenlong.flows.cli.main", "serve", "--json", "--profile", "smoke"]
+    command = [sys.executable, "-m", "qwenlong.flows.cli", "serve", "--json", "--profile", "smoke"]
     command += ["--set", f"tracking.uri={database}", "--set", f"storage.runs_dir={folder / 'runs'}"]
     command += ["--port", str(free_port()), "--mlflow-port", str(free_port())]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
@@ -201,7 +201,7 @@ def run_stack(folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 def artifacts(environment: dict[str, str], settings: list[str], *words: str) -> Any:
     """The JSON result of ``qwenlong artifacts``."""
-    command = [sys.executable, "-m", "qwenlong.flows.cli.main", "artifacts", *words, "--json", "--profile", "smoke"]
+    command = [sys.executable, "-m", "qwenlong.flows.cli", "artifacts", *words, "--json", "--profile", "smoke"]
     command += [part for setting in settings for part in ("--set", setting)]
     return json.loads(subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True).stdout)
 

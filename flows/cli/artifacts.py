@@ -1,4 +1,4 @@
-"""``qwenlong artifacts``: look into the store, trace an artifact back, verify it, clean up."""
+"""``qwenlong artifacts``: list the store, show where an artifact came from, verify it, clean up."""
 
 from __future__ import annotations
 
@@ -13,36 +13,29 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from qwenlong_core.settings.tree import Settings
+from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message
+from qwenlong.tasks.references import resolve_artifact
+from qwenlong.tasks.store import open_store
+from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.store.contents import read_contents, verify_all
+from qwenlong_core.store.garbage import Rules
+from qwenlong_core.store.protocol import refs_in
 
-app = typer.Typer(no_args_is_help=True, help="List, trace, verify and clean up artifacts, in a folder or a bucket.")
+app = typer.Typer(no_args_is_help=True, help="List, trace, verify and clean up the artifacts of the store.")
 
-Profile = Annotated[str, typer.Option(help="Profile in infra/profiles, or a path to a .toml file.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
-Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")]
 Reference = Annotated[
-    str, typer.Argument(metavar="REF", help="Start of a digest, KIND/DIGEST, an address, or models:/qwenlong@champion.")
+    str, typer.Argument(metavar="REF", help="Start of a digest, KIND/DIGEST, address, or models:/qwenlong@champion.")
 ]
 _console = Console(width=160)
-
-
-def _settings(profile: str, overrides: list[str] | None) -> Settings:
-    from qwenlong_core.settings.profiles import load_settings
-
-    return load_settings(profile, overrides or ())
 
 
 @app.command("ls")
 def list_artifacts(profile: Profile = "local", overrides: Overrides = None, as_json: Json = False) -> None:
     """List the artifacts of the store, the newest first."""
-    from qwenlong.flows.cli.main import one_clear_message  # the command line imports this module
-
     with one_clear_message():
         from qwenlong.tasks.inventory import listed
-        from qwenlong.tasks.store import open_store
-        from qwenlong_core.store.contents import read_contents
 
-        rows = listed(read_contents(open_store(_settings(profile, overrides))))
+        rows = listed(read_contents(open_store(load_settings(profile, overrides or ()))))
         if as_json:
             typer.echo(json.dumps(rows))
             return
@@ -57,15 +50,10 @@ def list_artifacts(profile: Profile = "local", overrides: Overrides = None, as_j
 @app.command()
 def show(ref: Reference, profile: Profile = "local", overrides: Overrides = None, as_json: Json = False) -> None:
     """Show an artifact and where it came from: settings, code and every parent, back to the data."""
-    from qwenlong.flows.cli.main import one_clear_message
-
     with one_clear_message():
         from qwenlong.tasks.lineage import ancestor_tree
-        from qwenlong.tasks.references import resolve_artifact
-        from qwenlong.tasks.store import open_store
-        from qwenlong_core.store.contents import read_contents
 
-        settings = _settings(profile, overrides)
+        settings = load_settings(profile, overrides or ())
         contents = read_contents(open_store(settings))
         found = resolve_artifact(ref, contents.refs, settings.tracking)
         tree = ancestor_tree(found.sha256, contents)
@@ -100,24 +88,19 @@ def _drawn(node: dict[str, Any]) -> Tree:
 
 @app.command()
 def verify(
-    ref: Annotated[str | None, typer.Argument(metavar="[REF]", help="One artifact; or give --all.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All artifacts of the store.")] = False,
+    ref: Annotated[
+        str | None, typer.Argument(metavar="[REF]", help="The artifact to verify; --all verifies every one.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Verify all artifacts of the store.")] = False,
     profile: Profile = "local",
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Read every byte and compare with the digests. Exit code 1 if anything is damaged."""
-    from qwenlong.flows.cli.main import one_clear_message
-
     with one_clear_message():
-        from qwenlong.tasks.references import resolve_artifact
-        from qwenlong.tasks.store import open_store
-        from qwenlong_core.store.contents import verify_all
-        from qwenlong_core.store.protocol import refs_in
-
         if every == (ref is not None):
-            raise ValueError("artifacts verify: give one artifact, or --all")
-        settings = _settings(profile, overrides)
+            raise ValueError("artifacts verify: name one artifact, or give --all")
+        settings = load_settings(profile, overrides or ())
         store = open_store(settings)
         refs = refs_in(store.listing(), store.uri)
         damage = verify_all(store, refs if ref is None else [resolve_artifact(ref, refs, settings.tracking)])
@@ -126,7 +109,9 @@ def verify(
             typer.echo(json.dumps({"verified": len(damage), "damaged": broken}))
         else:
             for name, files in broken.items():
-                typer.echo(f"{name}: damaged: {', '.join(files)}; re-run its stage with --refresh")
+                typer.echo(
+                    f"{name}: damaged: {', '.join(files)}; run its stage again with `qwenlong run --refresh STAGE`"
+                )
             typer.echo(f"{len(damage)} artifacts verified, {len(broken)} damaged")
         if broken:
             raise typer.Exit(1)
@@ -134,25 +119,24 @@ def verify(
 
 @app.command()
 def gc(
-    keep_days: Annotated[float, typer.Option(min=0, help="Artifacts and records younger than this stay.")] = 30.0,
+    keep_days: Annotated[float, typer.Option(min=0, help="Keep artifacts and records younger than this.")] = 30.0,
     grace_hours: Annotated[
-        float, typer.Option(min=0, help="Unfinished uploads and everything else younger than this stay.")
+        float, typer.Option(min=0, help="Keep unfinished uploads and all other files younger than this.")
     ] = 24.0,
-    delete: Annotated[bool, typer.Option("--delete", help="Do it; without, only say what would go.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Actually delete (default: dry run).")] = False,
     profile: Profile = "local",
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Remove what nothing needs: no registry version, no open run, no newest result of a stage and
-    profile, and no artifact made from it. Says only what would go, unless --delete is given."""
-    from qwenlong.flows.cli.main import one_clear_message
+    """Delete artifacts that nothing needs; a dry run unless --delete is given.
 
+    Needed are the artifacts of registry versions and open runs, the newest result of each stage and profile, and
+    everything that one of these was made from.
+    """
     with one_clear_message():
         from qwenlong.tasks.inventory import collect, freed
-        from qwenlong.tasks.store import open_store
-        from qwenlong_core.store.garbage import Rules
 
-        settings = _settings(profile, overrides)
+        settings = load_settings(profile, overrides or ())
         rules = Rules(datetime.now(UTC), timedelta(days=keep_days), timedelta(hours=grace_hours))
         doomed = collect(open_store(settings), settings.tracking, rules, delete=delete)
         if as_json:
@@ -164,6 +148,6 @@ def gc(
         for reason, (count, size) in freed(doomed).items():
             typer.echo(f"{reason}: {count} files, {decimal(size)}")
         if not doomed:
-            typer.echo("nothing to remove")
+            typer.echo("nothing to delete")
         else:
-            typer.echo("removed" if delete else "nothing was touched: give --delete to remove them")
+            typer.echo("deleted" if delete else "nothing was deleted: give --delete to delete these")

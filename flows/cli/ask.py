@@ -11,87 +11,98 @@ from typing import Annotated, Any
 
 import typer
 
-from qwenlong.flows.cli.evaluate import server_overrides
+from qwenlong.flows.cli.common import (
+    SERVER_OPTIONS,
+    ModelRef,
+    Server,
+    ServerKeyVariable,
+    ServerModel,
+    check_engine,
+    given_values,
+    one_clear_message,
+    say,
+    server_values,
+)
+from qwenlong_core.settings.evaluation import EvaluationSettings
+from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.settings.tree import Settings
 
 _GREY, _PLAIN, _LINE_START = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 
 
 def ask(
-    document: Annotated[Path, typer.Option(help="A text, markdown or JSON file.")],
+    document: Annotated[Path, typer.Option(help="A text, Markdown or JSON file.")],
     question: Annotated[str, typer.Option(help="What to ask about it.")],
-    model: Annotated[
-        str, typer.Option(help="Folder, hub id, artifact (model/DIGEST) or models:/qwenlong@champion.", metavar="REF")
-    ] = "smollm2-135m",
+    model: ModelRef = "smollm2-135m",
     engine: Annotated[
-        str, typer.Option(help="transformers, vllm (prints when whole) or openai (needs --server).")
-    ] = "transformers",
+        str | None,
+        typer.Option(help="transformers, vllm (prints the answer when it is complete) or openai (needs --server)."),
+    ] = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="New tokens at most; 10,000, or less under a shorter context, if left out."),
+        typer.Option(min=1, help="Longest answer in tokens; by default 10,000, or less in a shorter context."),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.95,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 takes the most likely token; by default the paper's 0.7.")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.01, max=1, help="By default the paper's 0.95.")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Same seed, same answer; a fresh one if left out.")
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Same seed, same answer; by default a new one every time.")
     ] = None,
     show_thinking: Annotated[
-        bool, typer.Option("--show-thinking", help="Print the thinking instead of folding it.")
+        bool, typer.Option("--show-thinking", help="Print the thinking instead of only counting its tokens.")
     ] = False,
-    server: Annotated[str | None, typer.Option(metavar="URL", help="Base URL of an OpenAI-compatible server.")] = None,
-    server_model: Annotated[
-        str | None, typer.Option(help="Name under which it serves the model; REF if left out.")
-    ] = None,
-    server_key_variable: Annotated[str | None, typer.Option(help="Environment variable with the server's key.")] = None,
-    profile: Annotated[str, typer.Option(help="Whose store, registry and model settings count.")] = "local",
+    server: Server = None,
+    server_model: ServerModel = None,
+    server_key_variable: ServerKeyVariable = None,
+    profile: Annotated[str, typer.Option(help="Profile that supplies store, registry and model settings.")] = "local",
 ) -> None:
-    """Ask about a document, in the article's wording and with its recommended sampling.
+    """Ask about a document, with the paper's prompt and recommended sampling.
 
-    The answer goes to stdout as it comes; the rest (what was cut, how much was thought) to stderr.
+    The answer goes to stdout as it is generated. Everything else, such as what was cut from a long document, goes to
+    stderr.
     """
-    from qwenlong.flows.cli.main import one_clear_message  # the command line imports this module
-
-    overrides = [
-        f"evaluation.temperature={temperature}",
-        f"evaluation.top_p={top_p}",
-        *(
-            server_overrides(server, server_model, server_key_variable, model)
-            or [f"evaluation.engine={json.dumps(engine)}"]
-        ),
-    ]
-    with one_clear_message():
-        if server is not None and engine != "transformers" and engine != "openai":
-            raise ValueError(f"--server answers in place of --engine {engine}: leave one of them out")
-        from qwenlong.flows.cli.evaluation_run import evaluation_settings
-
+    values = {
+        **given_values("evaluation", {"engine": engine, "temperature": temperature, "top_p": top_p}),
+        **server_values(server, server_model, server_key_variable, model),
+    }
+    with one_clear_message(options=SERVER_OPTIONS):
+        check_engine(server, engine)
         text = read_document(document)
         if not question.strip():
             raise ValueError("--question is empty: ask something")
-        settings = evaluation_settings(None if profile == "local" else profile, overrides)
-        _answer(settings, model, text, question, max_tokens, seed, show_thinking)
+        # PAPER_PROTOCOL's module loads MLflow, and the checks above should answer at once.
+        from qwenlong.flows.cli.evaluation_run import PAPER_PROTOCOL
+
+        settings = load_settings(profile, values={**PAPER_PROTOCOL, **values})
+        _answer(settings, model, text, question, max_tokens=max_tokens, seed=seed, show_thinking=show_thinking)
 
 
 def _answer(
-    settings: Any, model: str, text: str, question: str, max_tokens: int | None, seed: int | None, show_thinking: bool
+    settings: Settings,
+    given: str,
+    text: str,
+    question: str,
+    *,
+    max_tokens: int | None,
+    seed: int | None,
+    show_thinking: bool,
 ) -> None:
+    """Load what is needed, print the answer as it is generated, and say on stderr what was cut."""
     from transformers.utils import logging as transformers_logging
 
     from qwenlong.tasks.models import resolve_model, resolve_tokenizer
-    from qwenlong_core.data.prompts import (
-        analysis_message,
-        encode,
-        opens_thinking,
-        render_prompt,
-        truncate_middle,
-    )
+    from qwenlong_core.data.prompts import analysis_message, encode, opens_thinking, render_prompt, truncate_middle
     from qwenlong_core.generation.engine import Sampling
     from qwenlong_core.generation.streaming import split_thinking
     from qwenlong_core.models import load_tokenizer
     from qwenlong_core.records import Example
 
     transformers_logging.disable_progress_bar()
-    found = (resolve_tokenizer if settings.evaluation.server else resolve_model)(settings, model)
-    prompt_limit, limit = _limits(found, max_tokens)
-    tokenizer = load_tokenizer(found.folder)
+    model = (resolve_tokenizer if settings.evaluation.server else resolve_model)(settings, given)
+    prompt_limit, limit = _limits(model, max_tokens)
+    tokenizer = load_tokenizer(model.folder)
+    # Only the document and the question reach the prompt; a row needs the other fields.
     row = Example(
         id="question",
         source="ask",
@@ -103,26 +114,24 @@ def _answer(
     )
     shown, kept, lost = truncate_middle(tokenizer, row, prompt_limit, analysis_message)
     if lost:
-        _say(
-            f"the document has {kept + lost:,} tokens; its first and last {kept:,} are read, {lost:,} in the middle"
-            " are not"
+        say(
+            f"the document has {kept + lost:,} tokens: the model reads the first and last of them, {kept:,} in all; the"
+            f" {lost:,} in the middle are left out"
         )
     prompt = render_prompt(tokenizer, shown, analysis_message)
-    sampling = Sampling(
-        settings.evaluation.temperature, settings.evaluation.top_p, limit, seed, settings.evaluation.stop
-    )
-    pieces = _pieces(settings, found.folder, tokenizer, analysis_message(shown), encode(tokenizer, prompt), sampling)
+    asked = settings.evaluation
+    sampling = Sampling(asked.temperature, asked.top_p, limit, seed, asked.stop)
+    pieces = _pieces(settings, model.folder, tokenizer, analysis_message(shown), encode(tokenizer, prompt), sampling)
     started = time.monotonic()
     tokens = _print(split_thinking(pieces, opens_thinking(prompt)), show_thinking)
-    ended = f"cut at the limit of {limit:,} tokens (--max-tokens)" if tokens >= limit else f"{tokens:,} tokens"
-    _say(f"{found.name}: {ended} in {time.monotonic() - started:.1f} s")
+    ended = f"cut off at the limit of {limit:,} tokens (--max-tokens)" if tokens >= limit else f"{tokens:,} tokens"
+    say(f"{model.name}: {ended} in {time.monotonic() - started:.1f} s")
 
 
 def _limits(model: Any, max_tokens: int | None) -> tuple[int, int]:
-    """Tokens of prompt and answer; said where they are less than recommended."""
+    """The most tokens of prompt and answer; says so if the answer gets less than the paper recommends."""
     from qwenlong_core.evaluation.limits import fit_limits
     from qwenlong_core.generation.load import context_of
-    from qwenlong_core.settings.evaluation import EvaluationSettings
 
     context = context_of(model.folder)
     if max_tokens is not None and context is not None and max_tokens >= context:
@@ -130,15 +139,24 @@ def _limits(model: Any, max_tokens: int | None) -> tuple[int, int]:
             f"--max-tokens {max_tokens} leaves no room for the document in a context of {context:,}: lower it"
         )
     prompt, limit = fit_limits(context, completion=max_tokens)
-    if max_tokens is None and limit < EvaluationSettings().max_completion_tokens:
-        _say(
+    recommended = EvaluationSettings().max_completion_tokens
+    if max_tokens is None and limit < recommended:
+        say(
             f"the context of {model.name} is {context:,} tokens: an answer may take {limit:,}, not the recommended"
-            " 10,000"
+            f" {recommended:,}"
         )
     return prompt, limit
 
 
-def _pieces(settings: Any, folder: Path, tokenizer: Any, message: str, ids: list[int], sampling: Any) -> Iterator[Any]:
+def _pieces(
+    settings: Settings, folder: Path, tokenizer: Any, message: str, ids: list[int], sampling: Any
+) -> Iterator[Any]:
+    """The answer in pieces, from the server, vLLM or transformers.
+
+    Args:
+        message: the user's message, which a server renders itself.
+        ids: the rendered prompt in tokens, for the engines of this process.
+    """
     from qwenlong_core.generation.streaming import Piece, stream_local, stream_served
 
     if settings.evaluation.server is not None:
@@ -165,7 +183,7 @@ def _pieces(settings: Any, folder: Path, tokenizer: Any, message: str, ids: list
 
 
 def _print(parts: Iterator[Any], show_thinking: bool) -> int:
-    """Print the parts as they come; returns the tokens of all."""
+    """Print the parts as they come; returns the number of tokens of all of them."""
     tokens = thought = 0
     answered = shown = False
     for part in parts:
@@ -185,13 +203,13 @@ def _print(parts: Iterator[Any], show_thinking: bool) -> int:
         sys.stdout.flush()
     if thought:
         _fold(thought, final=True)
-        _say("it was still thinking when it ended: no answer (--show-thinking shows it)")
+        say("the model was still thinking when it ended, so there is no answer (--show-thinking prints the thinking)")
     sys.stdout.write("\n")
     return tokens
 
 
 def _fold(tokens: int, final: bool) -> None:
-    """One grey line that counts up on a terminal; elsewhere its last state alone."""
+    """On a terminal, one grey line that counts up; elsewhere, only the final count."""
     if sys.stderr.isatty():
         sys.stderr.write(f"{_LINE_START}{_GREY}thinking ... {tokens:,} tokens{_PLAIN}" + ("\n" if final else ""))
     elif final:
@@ -199,18 +217,14 @@ def _fold(tokens: int, final: bool) -> None:
     sys.stderr.flush()
 
 
-def _say(text: str) -> None:
-    print(f"qwenlong: {text}", file=sys.stderr)
-
-
 def read_document(path: Path) -> str:
     """The text of a plain text, Markdown or JSON file, unchanged.
 
     Raises:
-        ValueError: there is no such file, it is empty, no text, or broken JSON; it says what to do.
+        ValueError: the file is missing, empty, not text, or broken JSON; the message says what to do.
     """
     if not path.is_file():
-        raise ValueError(f"--document {path}: {'a folder, name one file' if path.is_dir() else 'no such file'}")
+        raise ValueError(f"--document {path} {'is a folder: name one file' if path.is_dir() else 'does not exist'}")
     content = path.read_bytes()
     try:
         if b"\0" in content:
@@ -233,5 +247,5 @@ def _check_json(path: Path, text: str) -> None:
         json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
-            f"--document {path} is not valid JSON ({error}): mend it, or name it .txt to ask about it as it is"
+            f"--document {path} is not valid JSON ({error}): mend it, or rename it to .txt to ask about it as it is"
         ) from error

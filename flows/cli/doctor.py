@@ -1,27 +1,23 @@
-"""``qwenlong doctor``: what is installed, what will be used, what is reachable, what will be seen."""
+"""``qwenlong doctor``: whether a profile can run on this machine."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import httpx
-import torch
+import typer
 from pydantic import BaseModel
-from rich.console import Console
 from rich.table import Table
 
+from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message
 from qwenlong.flows.cli.environment import is_up
 from qwenlong.tasks.store import open_store
-from qwenlong.tasks.tracking.client import client_for
 from qwenlong_core.bundled import BUNDLED, bundled_file
-from qwenlong_core.data.prepare import rows_per_phase
-from qwenlong_core.data.sources.read import GENERATED, local_files
-from qwenlong_core.models import attention_implementation
+from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.artifacts import ArtifactError
@@ -42,18 +38,33 @@ _OPTIONAL = {"vllm", "flash-attn"}
 _TIMEOUT = 5.0
 
 
+def doctor(profile: Profile = "local", overrides: Overrides = None, as_json: Json = False) -> None:
+    """Check what a profile needs: packages, accelerator, engines, services, keys and rows for each phase.
+
+    Exit code 1 if the profile cannot run on this machine.
+    """
+    with one_clear_message():
+        findings = _examine(load_settings(profile, overrides or ()))
+    if as_json:
+        print(json.dumps([finding.model_dump() for finding in findings]))
+    else:
+        _print(findings)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
 class Finding(BaseModel):
-    """One line of the examination."""
+    """The result of one check."""
 
     topic: str
     ok: bool
     found: str
     mend: str = ""
-    """What to do, where it is not ok."""
+    """What to do if it is not ok."""
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """All findings for a profile; none of them changes anything but creating the state folders."""
+def _examine(settings: Settings) -> list[Finding]:
+    """The findings of all checks. A check changes nothing, except that it creates the state folders."""
     return [
         *_packages(),
         _accelerator(settings),
@@ -85,6 +96,8 @@ def _packages() -> Iterator[Finding]:
 
 
 def _accelerator(settings: Settings) -> Finding:
+    import torch
+
     count = torch.cuda.device_count()
     if count:
         found = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
@@ -93,13 +106,15 @@ def _accelerator(settings: Settings) -> Finding:
     per_machine = settings.launch.num_processes // settings.launch.num_machines
     enough = count >= per_machine or settings.model.dtype == "float32"
     mend = (
-        f"profile {settings.profile!r} runs {per_machine} processes a machine in {settings.model.dtype}: use a GPU"
-        " machine"
+        f"profile {settings.profile!r} runs {per_machine} processes per machine in {settings.model.dtype}: use a"
+        f" machine with {per_machine} GPUs"
     )
     return Finding(topic="accelerator", ok=enough, found=found, mend="" if enough else mend)
 
 
 def _attention(settings: Settings) -> Finding:
+    from qwenlong_core.models import attention_implementation
+
     name = attention_implementation(settings.model)
     ok = name != "flash_attention_2" or _version("flash-attn") is not None
     return Finding(topic="attention", ok=ok, found=name, mend="" if ok else 'pip install -e ".[gpu]"')
@@ -125,7 +140,11 @@ def _base_model(settings: Settings) -> Finding:
         return Finding(topic="base model", ok=True, found=f"folder {name}")
     url = f"https://huggingface.co/api/models/{name}"
     ok = is_up(url, _TIMEOUT)
-    mend = "" if ok else f"the hub does not answer for {name!r}: download it elsewhere and set model.name to the folder"
+    mend = (
+        ""
+        if ok
+        else f"the hub does not answer for {name!r}: download the model elsewhere and set model.name to its folder"
+    )
     return Finding(
         topic="base model", ok=ok, found=f"hub id {name}, {'reachable' if ok else 'not reachable'}", mend=mend
     )
@@ -136,19 +155,19 @@ def _prefect() -> Finding:
 
     url = PREFECT_API_URL.value()
     up = bool(url) and is_up(f"{url}/health")
-    return Finding(
-        topic="Prefect", ok=True, found=f"{url} is up" if up else "no server is up; a run brings its own (`make serve`)"
-    )
+    return Finding(topic="Prefect", ok=True, found=f"{url} is up" if up else "no server is up; a run starts its own")
 
 
 def _mlflow(settings: Settings) -> Finding:
+    from qwenlong.tasks.tracking.client import client_for
+
     uri = settings.tracking.uri
     try:
         if uri.startswith("http"):
             httpx.get(f"{uri}/health", timeout=_TIMEOUT).raise_for_status()
         else:
             client_for(settings.tracking).search_experiments(max_results=1)
-    except Exception as error:  # any fault of any backend is the finding
+    except Exception as error:  # whatever a backend raises is the finding
         return Finding(topic="MLflow", ok=False, found=uri, mend=f"{type(error).__name__}: {error}")
     return Finding(topic="MLflow", ok=True, found=uri)
 
@@ -166,9 +185,11 @@ def _judges(settings: Settings) -> dict[str, JudgeSettings | None]:
 
 def _judge(topic: str, judge: JudgeSettings | None) -> Finding:
     if judge is None:
-        return Finding(topic=topic, ok=True, found="not used: rules alone decide")
+        return Finding(topic=topic, ok=True, found="none: only rules score answers")
     if judge.api_key_variable and not os.environ.get(judge.api_key_variable):
-        return Finding(topic=topic, ok=False, found=judge.base_url, mend=f"set the variable {judge.api_key_variable}")
+        return Finding(
+            topic=topic, ok=False, found=judge.base_url, mend=f"set the environment variable {judge.api_key_variable}"
+        )
     key = os.environ.get(judge.api_key_variable or "", "none")
     try:
         answer = httpx.get(f"{judge.base_url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=_TIMEOUT)
@@ -179,10 +200,15 @@ def _judge(topic: str, judge: JudgeSettings | None) -> Finding:
 
 
 def _rows(settings: Settings) -> Iterator[Finding]:
+    """The rows of each phase, and whether the other sources are there."""
+    from qwenlong_core.data.prepare import rows_per_phase
+    from qwenlong_core.data.sources.read import GENERATED, local_files
+
     limits = [phase.max_prompt_tokens for phase in settings.grpo.phases]
     generated = rows_per_phase(settings.data, limits, settings.seed)
     others = [spec for spec in settings.data.train if spec != GENERATED]
-    unknown = f", and those of {', '.join(others)} (counted by the prepare stage)" if others else ""
+    names = ", ".join(others)
+    unknown = f", and those of {names} (counted when the prepare stage reads them)" if others else ""
     below = 0
     for (index, rows), limit in zip(generated.items(), limits):
         found = f"{below:,} < prompt tokens <= {limit:,}: {rows:,} generated rows{unknown}"
@@ -202,13 +228,9 @@ def _rows(settings: Settings) -> Iterator[Finding]:
             yield Finding(topic="data source", ok=True, found=found)
 
 
-def print_findings(findings: list[Finding], *, as_json: bool) -> None:
-    """The findings as a table, or as JSON."""
-    if as_json:
-        print(json.dumps([finding.model_dump() for finding in findings]))
-        return
+def _print(findings: list[Finding]) -> None:
     table = Table(show_header=False, box=None)
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
         table.add_row(mark, finding.topic, finding.found if finding.ok else f"{finding.found}\n{finding.mend}")
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console(width=140).print(table)

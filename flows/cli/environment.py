@@ -1,11 +1,11 @@
-"""Project-local Prefect: its database and results live in ``.qwenlong/prefect``, and a run without a
-server brings its own for as long as it lasts.
+"""Prefect for this project alone: its state lives in ``.qwenlong/prefect``, and a run starts a server if none is up.
 
-Imported before Prefect, whose settings are read from the environment on import.
+Prefect reads its settings from the environment when it is imported, so this module imports it inside functions.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 from collections.abc import Iterator
@@ -16,40 +16,41 @@ from typing import Any
 import httpx
 
 from qwenlong.tasks.process import shielded_from_ctrl_c
+from qwenlong_core.errors import QwenlongError
 
 STATE = Path(".qwenlong")
-"""Everything a run leaves behind, below the working directory."""
+"""Everything that a run leaves behind, in a folder of the working directory."""
 
 _DEFAULTS = {
     "PREFECT_HOME": str((STATE / "prefect").absolute()),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLI_PROMPT": "false",
-    # In memory, Prefect's default, leases are lost when the server is killed, and the slot of a deployment that runs
-    # one at a time stays taken: every night after that is cancelled.
+    # Prefect keeps leases in memory by default. When the server is killed they are lost, the slot of a deployment
+    # that runs one at a time stays taken, and every later nightly run is cancelled.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # Prefect's own is pickle, for whoever has it keep all results
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # Prefect's default, pickle, can run code when read
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for results (`--json`)
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for results
     "DO_NOT_TRACK": "1",
 }
 
 _START_SECONDS = 120
 
 _SERVED_PAGES = "http://127.0.0.1:4200"
-"""Where `make serve` shows the runs of a server that has ended."""
+"""Where `make serve` shows a run after the server that it ran on has ended."""
 
 
 def use_project_defaults() -> None:
-    """Set the defaults for variables the user has not set."""
+    """Set the defaults of all variables that the user has not set; call it before Prefect is imported."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 
 
 def is_up(url: str, timeout: float = 2.0) -> bool:
-    """Whether an HTTP address answers without an error."""
+    """Whether an HTTP address answers with a status of success."""
     try:
         return httpx.get(url, timeout=timeout).is_success
     except httpx.HTTPError:
@@ -58,7 +59,7 @@ def is_up(url: str, timeout: float = 2.0) -> bool:
 
 @contextmanager
 def _logs_sent() -> Iterator[None]:
-    """Send the last log lines while the server is still there to take them."""
+    """On leaving the block, send the last log lines while the server is still up."""
     from prefect.logging.handlers import APILogHandler
 
     try:
@@ -69,7 +70,7 @@ def _logs_sent() -> Iterator[None]:
 
 @contextmanager
 def prefect_api() -> Iterator[str]:
-    """The address of a Prefect API: the configured one if it is up, else a server of our own.
+    """Yield the address of a Prefect API: the configured one if it is up, else a server that lasts for the block.
 
     Raises:
         ConnectionError: ``PREFECT_API_URL`` names a server that does not answer.
@@ -89,7 +90,10 @@ def prefect_api() -> Iterator[str]:
         )
 
     class Server(SubprocessASGIServer):
-        """Ours to stop: without it the end of an interrupted run could not be told, and is tried for minutes."""
+        """A server that survives Ctrl-C.
+
+        If it stopped at once, an interrupted run could not report its end, and Prefect would retry for minutes.
+        """
 
         def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
             with shielded_from_ctrl_c():
@@ -104,3 +108,19 @@ def prefect_api() -> Iterator[str]:
     finally:
         del os.environ["PREFECT_API_URL"]
         server.stop()
+
+
+def quiet_logs() -> None:
+    """Leave out the chatter of libraries, and the traceback of an expected error, whose message says enough."""
+    for name in ("alembic", "mlflow", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("prefect.task_runs", "prefect.flow_runs"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_drop_expected_traceback)
+
+
+def _drop_expected_traceback(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, QwenlongError | ConnectionError):
+        record.exc_info, record.exc_text = None, None
+    return True

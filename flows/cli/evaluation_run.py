@@ -1,16 +1,17 @@
-"""One evaluation from the command line: settings, rows, the folder it belongs to, the run, the report."""
+"""The work behind ``qwenlong eval``: settings, rows, the folder of an evaluation, the run, the report."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwenlong.flows.cli.common import say
 from qwenlong.tasks.models import Model, resolve_model, resolve_tokenizer
 from qwenlong.tasks.references import InStore, artifact_in, evaluation_folder
 from qwenlong.tasks.store import open_store
@@ -35,117 +36,117 @@ from qwenlong_core.store.artifacts import Manifest
 from qwenlong_core.store.files import MANIFEST, digest_json
 
 FOLDER = Path(".qwenlong/evaluations")
-_PROTOCOL = tuple(
-    f"evaluation.{name}={getattr(EvaluationSettings(), name)}"
+PAPER_PROTOCOL = {
+    f"evaluation.{name}": getattr(EvaluationSettings(), name)
     for name in ("max_prompt_tokens", "max_completion_tokens", "temperature", "top_p", "samples", "batch_size")
-)
-"""The paper's, in place of a profile's."""
+}
+"""The paper's values, which are the defaults of the settings, in place of a profile's."""
 _SCORING = {"judge": None, "number_tolerance": None}
-"""What rescoring may change in a plan's protocol."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the command line asked for."""
-
-    model: str
-    benchmarks: tuple[str, ...]
-    data: tuple[str, ...]
-    profile: str | None
-    overrides: tuple[str, ...]
-    out: Path | None
+"""What scoring again may change in a plan's protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A finished evaluation and where it lies."""
+    """A finished evaluation and its folder."""
 
     folder: Path
     name: str
     evaluation: Evaluation
-    memory: Estimate | None = None
-    """For a probe: what the document adds, paired, where the run with documents is there."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready dict."""
-        plan = self.evaluation.plan.model_dump(exclude={"items"})
-        memory = {"mean": self.memory.mean, "low": self.memory.low, "high": self.memory.high} if self.memory else None
-        scores = self.evaluation.scores.model_dump(mode="json")
-        return {"folder": str(self.folder), "model": self.name, "plan": plan, "scores": scores, "document_adds": memory}
+    documents_add: Estimate | None = None
+    """What the documents add to the score, paired. Only known after an evaluation without documents, and only if the
+    evaluation with them is there."""
 
 
-def say(text: str) -> None:
-    """A line for the person, beside the result."""
-    print(f"qwenlong: {text}", file=sys.stderr)
+def run_evaluation(
+    settings: Settings,
+    given: str,
+    benchmarks: Sequence[str],
+    data: Sequence[str],
+    *,
+    out: Path | None,
+    bounded: bool,
+) -> Finished:
+    """Evaluate a model, or resume its evaluation, and write the report.
 
-
-def run_evaluation(request: Request) -> Finished:
-    """Evaluate, or go on with an evaluation; write its report.
+    Args:
+        given: a reference to the model.
+        benchmarks: names, as in :func:`benchmark_specs`.
+        data: where benchmarks are, as in :func:`benchmark_specs`.
+        out: the folder to write; by default one named after everything that decides the answers.
+        bounded: whether to lower the paper's limits to the model's context.
 
     Raises:
         ValueError: a setting, reference or benchmark that cannot be used.
-        ConnectionError: a hub, or the server that samples, cannot be reached.
+        ConnectionError: a hub, or the server that generates the answers, cannot be reached.
         RuntimeError: too many answers are left without a verdict.
     """
-    settings = evaluation_settings(request.profile, request.overrides)
-    specs = benchmark_specs(request.benchmarks, request.data)
+    specs = benchmark_specs(benchmarks, data)
     rows = read_benchmarks(specs, settings.data.generate_eval)
+    # A server holds the weights: the tokenizer is enough to render and count the prompts.
     resolve = resolve_tokenizer if settings.evaluation.server else resolve_model
-    model = resolve(settings, request.model)
-    if request.profile is None:
+    model = resolve(settings, given)
+    if bounded:
         settings = _bounded(settings, model)
     job = EvaluateJob.of(settings)
     examples = choose_items(rows, settings.evaluation.limit)
     plan = make_plan(job, examples, model.folder)
-    folder = request.out or default_folder(model, plan)
-    say(f"{model.name}: {len(examples):,} questions of {', '.join(specs)}, {plan.samples} each, in {folder}")
-    with alone_in(folder), _log():
+    folder = out or _default_folder(model, plan)
+    say(f"{model.name}: {len(examples):,} questions of {', '.join(specs)}, {plan.samples} answers each, in {folder}")
+    with _locked(folder), _progress_on_stderr():
         _write_rows(folder, examples)
         evaluate(job, plan, examples, model.folder, folder)
-        return _finish(settings, folder, model.name, _memory(model, plan, folder))
+        return _finish(settings, folder, model.name, _what_documents_add(model, plan, folder))
 
 
-def run_rescore(given: str, profile: str | None, overrides: Sequence[str], out: Path | None) -> Finished:
-    """Score a finished evaluation anew into ``out``.
+def run_rescore(settings: Settings, given: str, out: Path | None) -> Finished:
+    """Score a finished evaluation again, into ``out``; its log stays as it is.
 
     Raises:
-        ValueError: there is no such evaluation, or not the rows it answered.
+        ValueError: there is no such evaluation, its rows are missing, or ``out`` holds something else.
     """
-    settings = evaluation_settings(profile, overrides)
     folder = evaluation_folder(open_store(settings), given)
     if not (folder / SCORES).is_file():
         raise ValueError(
             f"--rescore {given} holds no {SCORES}, so no finished evaluation: finish it first, or name another"
         )
     out = out or FOLDER / f"{folder.resolve().name}-rescored"
-    if out.exists() and any(out.iterdir()) and not (out / PLAN).is_file():
-        raise ValueError(f"--out {out} holds other files: name a new folder")
-    if out.resolve() == folder.resolve():
-        raise ValueError(f"--out {out} is the evaluation itself: name another folder, so that its log stays as it is")
-    if (out / PLAN).is_file() and not _same_answers(out, folder):
-        raise ValueError(f"--out {out} holds another evaluation, whose log would be lost: name a new folder")
-    data = _rows_of(settings, folder)
-    with alone_in(out), _log():
+    _check_out(out, folder)
+    data = _folder_with_rows(settings, folder)
+    with _locked(out), _progress_on_stderr():
         rescore(EvaluateJob.of(settings), folder, data, out)
         (out / EVAL_ROWS).unlink(missing_ok=True)
         (out / EVAL_ROWS).hardlink_to((data / EVAL_ROWS).resolve())
         return _finish(settings, out, folder.resolve().name, None)
 
 
+def _check_out(out: Path, folder: Path) -> None:
+    """Refuse to write over other files, over the evaluation itself, or over the log of another one."""
+    if out.exists() and any(out.iterdir()) and not (out / PLAN).is_file():
+        raise ValueError(f"--out {out} holds other files: name a new folder")
+    if out.resolve() == folder.resolve():
+        raise ValueError(f"--out {out} is the evaluation itself: name another folder, so that its log stays as it is")
+    if (out / PLAN).is_file() and not _same_answers(out, folder):
+        raise ValueError(f"--out {out} holds another evaluation, whose log would be lost: name a new folder")
+
+
 def _same_answers(one: Path, other: Path) -> bool:
-    """Whether two evaluation folders hold the same model's answers to the same rows, however they were scored."""
+    """Whether two folders hold the same model's answers to the same rows, however they were scored."""
     plans = [Plan.model_validate_json((folder / PLAN).read_text()) for folder in (one, other)]
     first, second = (plan.model_copy(update={"protocol": {**plan.protocol, **_SCORING}}) for plan in plans)
     return first == second
 
 
-def evaluation_settings(profile: str | None, overrides: Sequence[str]) -> Settings:
-    """The profile's settings; without one, the paper's protocol on the settings of this machine."""
-    return load_settings(profile or "local", (*(() if profile else _PROTOCOL), *overrides))
+def evaluation_settings(profile: str | None, overrides: Sequence[str], values: Mapping[str, Any]) -> Settings:
+    """The profile's settings; without a profile, the paper's protocol and the local profile's other settings.
+
+    Args:
+        overrides: ``a.b=c``; they replace ``values``, which replace the profile's.
+    """
+    return load_settings(profile or "local", overrides, values={**({} if profile else PAPER_PROTOCOL), **values})
 
 
 def _bounded(settings: Settings, model: Model) -> Settings:
-    """The paper's limits lowered to the model's context; a limit that was set otherwise stays as it is."""
+    """Lower the paper's limits to the model's context; a limit that the user has set stays."""
     asked, paper, context = settings.evaluation, EvaluationSettings(), context_of(model.folder)
     prompt, completion = fit_limits(
         context,
@@ -161,37 +162,37 @@ def _bounded(settings: Settings, model: Model) -> Settings:
     return settings.model_copy(update={"evaluation": asked.model_copy(update=limits)})
 
 
-def default_folder(model: Model, plan: Plan) -> Path:
-    """The folder of everything that decides the answers: model, rows, prompt, sampling and seed."""
+def _default_folder(model: Model, plan: Plan) -> Path:
+    """A folder named after everything that decides the answers: model, rows, prompt, sampling and seed."""
     return FOLDER / f"{model.name}-{digest_json(plan.model_dump(mode='json'))[:12]}"
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder, so that no second run writes into its log.
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the folder, so that no second run writes to its log.
 
     Raises:
-        ValueError: another run holds it.
+        ValueError: another run holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another run is at work in {folder}: wait for it, or name another --out") from None
+            raise ValueError(f"another run is writing to {folder}: wait for it, or name another --out") from None
         yield
 
 
 @contextmanager
-def _log() -> Iterator[None]:
-    """Progress on stderr."""
+def _progress_on_stderr() -> Iterator[None]:
+    """Show the core's log lines as they are."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("qwenlong_core")
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # Prefect's handlers would say it again
+    logger.propagate = False  # Prefect's handlers would print every line again
     try:
         yield
     finally:
@@ -201,39 +202,39 @@ def _log() -> Iterator[None]:
 
 
 def _write_rows(folder: Path, examples: Sequence[Example]) -> None:
-    """The rows beside the log, so that it can be scored anew without their source."""
+    """Keep the rows beside the log, so that it can be scored again without their source."""
     if not (folder / EVAL_ROWS).exists():
         staging = folder / f"{EVAL_ROWS}.tmp"
         write_examples(staging, examples)
         staging.replace(folder / EVAL_ROWS)
 
 
-def _finish(settings: Settings, folder: Path, name: str, memory: Estimate | None) -> Finished:
+def _finish(settings: Settings, folder: Path, name: str, documents_add: Estimate | None) -> Finished:
     evaluation = read_evaluation(folder)
     job = ReportJob.of(settings, f"qwenlong: evaluation of {name}")
     staging = folder / f"{REPORT}.tmp"
     staging.write_text(build_page(job, {f"evaluate-{name}": folder, "data": folder}))
     staging.replace(folder / REPORT)
-    return Finished(folder=folder, name=name, evaluation=evaluation, memory=memory)
+    return Finished(folder=folder, name=name, evaluation=evaluation, documents_add=documents_add)
 
 
-def _memory(model: Model, plan: Plan, folder: Path) -> Estimate | None:
-    """What the document adds to the answers of a probe."""
+def _what_documents_add(model: Model, plan: Plan, folder: Path) -> Estimate | None:
+    """After an evaluation without documents: how much better the one with them was, if it is there."""
     if plan.protocol["document"] != "none":
         return None
-    whole = default_folder(model, plan.model_copy(update={"protocol": plan.protocol | {"document": "whole"}}))
+    whole = _default_folder(model, plan.model_copy(update={"protocol": plan.protocol | {"document": "whole"}}))
     if not (whole / SCORES).is_file():
-        say("evaluate it without --document none too, and this says how much the documents add")
+        say("run the same evaluation without `--document none` first to see how much the documents add")
         return None
     probe = read_evaluation(folder)
     return gain_over(read_evaluation(whole), probe, probe.bootstrap)
 
 
-def _rows_of(settings: Settings, folder: Path) -> Path:
-    """The folder with the rows that an evaluation answered: its own, or of a pipeline's evaluation its input."""
+def _folder_with_rows(settings: Settings, folder: Path) -> Path:
+    """The folder with the rows that an evaluation answered: its own, or the data artifact for a pipeline's."""
     if (folder / EVAL_ROWS).is_file():
         return folder
     if (folder / MANIFEST).is_file():
         store, parents = open_store(settings), Manifest.model_validate_json((folder / MANIFEST).read_text()).parents
         return store.fetch(artifact_in(store, InStore("data", parents["data"])))
-    raise ValueError(f"{folder} holds no {EVAL_ROWS}, the rows it answered: give the folder that `qwenlong eval` wrote")
+    raise ValueError(f"{folder} holds no {EVAL_ROWS}, the rows it answered: give a folder that `qwenlong eval` wrote")

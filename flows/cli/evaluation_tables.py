@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from rich.console import Console
-
+from qwenlong.flows.cli.common import console, table
 from qwenlong.flows.cli.evaluation_run import Finished
-from qwenlong.flows.cli.tables import table
 from qwenlong_core.evaluation.plan import SAMPLES
 from qwenlong_core.evaluation.scores import Slice
 from qwenlong_core.report.build import REPORT
@@ -16,8 +13,8 @@ from qwenlong_core.report.tables import Interval
 
 
 def print_finished(finished: Finished) -> None:
-    """Benchmarks with intervals and outcomes, slices by length and depth, and where the rest lies."""
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    """Scores and outcomes of each benchmark, scores by length and depth, and where report and log are."""
+    out = console(width=140)
     scores, plan = finished.evaluation.scores, finished.evaluation.plan
     confidence = f"{finished.evaluation.bootstrap.confidence:.0%}"
     parts = {**scores.sources, "all": scores.overall} if len(scores.sources) > 1 else scores.sources
@@ -25,26 +22,26 @@ def print_finished(finished: Finished) -> None:
         f"{finished.name}: score is the larger of exact match and judge, with {confidence} intervals clustered on"
         " documents"
     )
-    console.print(table(title, [_score_row(name, part) for name, part in parts.items()]))
-    console.print(table("What the answers came to", [_outcome_row(name, part) for name, part in parts.items()]))
+    out.print(table(title, [_score_row(name, part) for name, part in parts.items()]))
+    out.print(table("Outcomes of the answers", [_outcome_row(name, part) for name, part in parts.items()]))
     for label, slices in (("prompt tokens", scores.lengths), ("evidence at", scores.depths)):
         if len(slices) > 1:
             rows = [
                 {label: name, "score": Interval(part.accuracy), "items": part.items} for name, part in slices.items()
             ]
-            console.print(table(f"By {label}", rows))
+            out.print(table(f"By {label}", rows))
     if plan.protocol["judge"] is None:
-        console.print("No judge was asked: an answer in other words than the gold counts as wrong (--judge).")
+        out.print("No judge was asked, so an answer in other words than the gold counts as wrong (see --judge).")
     if plan.protocol["document"] == "none":
-        console.print(_memory_words(finished))
-    console.print(f"Report  {finished.folder / REPORT}\nLog     {finished.folder / SAMPLES}", soft_wrap=True)
+        out.print(_memory_words(finished))
+    out.print(f"Report  {finished.folder / REPORT}\nLog     {finished.folder / SAMPLES}", soft_wrap=True)
 
 
 def _memory_words(finished: Finished) -> str:
     words = f"Asked without documents: {Interval(finished.evaluation.scores.overall.accuracy)} is memory or luck"
-    if finished.memory is None:
+    if finished.documents_add is None:
         return f"{words}."
-    return f"{words}; the documents add {Interval(finished.memory, signed=True)} (paired, the same questions)."
+    return f"{words}; the documents add {Interval(finished.documents_add, signed=True)} (paired, the same questions)."
 
 
 def _score_row(name: str, part: Slice) -> dict[str, Any]:

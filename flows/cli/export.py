@@ -1,4 +1,4 @@
-"""``qwenlong export``: a model as a folder that transformers and vLLM load, with a card that says what it is."""
+"""``qwenlong export``: a model as a folder that transformers and vLLM load, with a model card."""
 
 from __future__ import annotations
 
@@ -9,37 +9,36 @@ from typing import Annotated, Any
 
 import typer
 
+from qwenlong.flows.cli.common import Json, ModelRef, Overrides, one_clear_message
+from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.settings.tree import Settings
+
 
 def export(
-    model: Annotated[
-        str, typer.Option(help="Folder, hub id, artifact (model/DIGEST) or models:/qwenlong@champion.", metavar="REF")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist, or be empty.")],
+    model: ModelRef,
+    out: Annotated[Path, typer.Option(help="Folder to write; it must be new or empty.")],
     evaluation: Annotated[
         str | None,
         typer.Option(
-            metavar="LOGDIR", help="Its evaluation, a folder or evaluation/DIGEST; a registered model brings its own."
+            metavar="LOGDIR",
+            help="Its evaluation, a folder or evaluation/DIGEST; by default the one it was registered with.",
         ),
     ] = None,
-    profile: Annotated[str, typer.Option(help="Whose store and registry count.")] = "local",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. storage.uri=DIR.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")] = False,
+    profile: Annotated[str, typer.Option(help="Profile that supplies store and registry.")] = "local",
+    overrides: Overrides = None,
+    as_json: Json = False,
 ) -> None:
     """Write a model with a model card (README.md): data, settings, scores, digests, lineage, licence."""
-    from qwenlong.flows.cli.main import one_clear_message  # the command line imports this module
-
     with one_clear_message():
-        from qwenlong_core.settings.profiles import load_settings
-
         result = _export(load_settings(profile, overrides or ()), model, out, evaluation)
     typer.echo(
-        json.dumps(result) if as_json else f"{result['folder']}: {len(result['files'])} files and their card, README.md"
+        json.dumps(result)
+        if as_json
+        else f"{result['folder']}: {len(result['files'])} files and the model card, README.md"
     )
 
 
-def _export(settings: Any, given: str, out: Path, evaluation: str | None) -> dict[str, Any]:
+def _export(settings: Settings, given: str, out: Path, evaluation: str | None) -> dict[str, Any]:
     from dataclasses import replace
 
     from qwenlong.tasks.models import resolve_model
@@ -48,7 +47,7 @@ def _export(settings: Any, given: str, out: Path, evaluation: str | None) -> dic
     from qwenlong_core.store.files import MANIFEST, digest_file, files_below
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {out} is not empty: name a new folder, nothing is overwritten")
+        raise ValueError(f"--out {out} is not empty: name a new folder; nothing is overwritten")
     model = resolve_model(settings, given)
     facts = _facts(settings, model, out, evaluation)
     staging = out.with_name(f".{out.name}.unfinished")
@@ -66,8 +65,8 @@ def _export(settings: Any, given: str, out: Path, evaluation: str | None) -> dic
     return {"folder": str(out), "model": given, "files": files}
 
 
-def _facts(settings: Any, model: Any, out: Path, evaluation: str | None) -> Any:
-    """What the card states, but for the files."""
+def _facts(settings: Settings, model: Any, out: Path, evaluation: str | None) -> Any:
+    """What the card states, except the files."""
     from qwenlong.tasks.lineage import lineage
     from qwenlong.tasks.store import open_store
     from qwenlong_core.data.prepared import SUMMARY
@@ -91,10 +90,10 @@ def _facts(settings: Any, model: Any, out: Path, evaluation: str | None) -> Any:
 
 
 def _evaluation(store: Any, model: Any, given: str | None) -> Any:
-    """The evaluation that belongs to the model.
+    """The model's evaluation: the one given, or the one it was registered with.
 
     Raises:
-        ValueError: the one given is of another model.
+        ValueError: the evaluation given is of another model.
     """
     from qwenlong.tasks.references import evaluation_folder
     from qwenlong_core.evaluation.results import read_evaluation
@@ -107,13 +106,13 @@ def _evaluation(store: Any, model: Any, given: str | None) -> Any:
     if evaluation.plan.model_digest != digest:
         raise ValueError(
             f"--evaluation {given} is of model {evaluation.plan.model_digest[:12]}, not of {model.given}"
-            f" ({digest[:12]}): give its own, or leave it out"
+            f" ({digest[:12]}): give an evaluation of this model, or none"
         )
     return evaluation
 
 
 def _check_copied(folder: Path, files: dict[str, str]) -> None:
-    """The copies are what the manifest says, where there is one.
+    """Check the copies against the manifest, if there is one.
 
     Raises:
         ArtifactError: a file changed while it was copied.
@@ -127,5 +126,5 @@ def _check_copied(folder: Path, files: dict[str, str]) -> None:
     for name, digest in files.items():
         if known[name].sha256 != digest:
             raise ArtifactError(
-                f"{folder / name} is not what its manifest says: the disk is failing, or it is being changed"
+                f"{folder / name} differs from its manifest: the disk is failing, or a process is changing the file"
             )

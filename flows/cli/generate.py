@@ -7,12 +7,14 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import ValidationError
 
+from qwenlong.flows.cli.common import Json, TokenizerOf, one_clear_message
 from qwenlong_core.bundled import BUNDLED, bundled_tokenizer
 from qwenlong_core.records import Domain, Example
 from qwenlong_core.settings.profiles import explained
@@ -34,63 +36,87 @@ def generate(
         str, typer.Option(help="math, logical, multihop, reading, or mixed: math, logical, multihop as 600:600:400.")
     ] = MIXED,
     to_tokens: Annotated[
-        int | None, typer.Option(min=128, max=1_000_000, help="Spread the lengths evenly from --tokens up to here.")
+        int | None, typer.Option(min=128, max=1_000_000, help="Spread the lengths evenly from --tokens to this.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
     kind: Annotated[
-        str | None, typer.Option(help="One form of question of the domain; an unknown one lists them.")
+        str | None, typer.Option(help="One kind of question of the domain; the error for an unknown one lists them.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Only questions that combine so many facts.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Only questions that combine this many facts.")] = None,
     distractors: Annotated[int | None, typer.Option(min=0, help="Near misses in the document.")] = None,
     depth: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Place of the evidence: 0 start, 1 end; random if left out.")
+        float | None, typer.Option(min=0, max=1, help="Place of the evidence: 0 start, 1 end; by default random.")
     ] = None,
     language: Annotated[str, typer.Option(help="en, or zh (multihop only).")] = "en",
-    model: Annotated[
-        str, typer.Option(help="Whose tokens count: smollm2-135m, a model folder or a hub id.")
-    ] = "smollm2-135m",
+    model: TokenizerOf = "smollm2-135m",
     teacher: Annotated[
         str | None,
         typer.Option(
-            help="Base URL of an OpenAI-compatible teacher: keep only rows that it solves, with its solution."
+            help="Base URL of an OpenAI-compatible teacher: keep only the rows that it solves, with its solution."
         ),
     ] = None,
     teacher_model: Annotated[str | None, typer.Option(help="Model that the teacher's endpoint serves.")] = None,
     teacher_key_variable: Annotated[
-        str | None, typer.Option(help="Environment variable with the teacher's key.")
+        str | None, typer.Option(help="Environment variable that holds the teacher's key.")
     ] = None,
-    teacher_samples: Annotated[int, typer.Option(min=1, help="Completions that the teacher gives per question.")] = 4,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")] = False,
+    teacher_samples: Annotated[
+        int | None, typer.Option(min=1, help="Completions that the teacher gives per question; by default 4.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Write documents with questions whose answers are known by construction.
 
-    Every row has its gold answer, a worked solution, and the places of its evidence in the metadata.
+    Every row has its gold answer and a worked solution; its metadata says where the evidence is.
     """
     if (teacher is None) != (teacher_model is None):
         raise typer.BadParameter("--teacher and --teacher-model go together")
-    if teacher is None and teacher_key_variable is not None:
-        raise typer.BadParameter("--teacher-key-variable needs --teacher")
+    if teacher is None and (teacher_key_variable is not None or teacher_samples is not None):
+        raise typer.BadParameter("--teacher-key-variable and --teacher-samples need --teacher")
     if domain not in (MIXED, *get_args(Domain)):
         raise typer.BadParameter(
             f"{domain!r} is none of {', '.join((MIXED, *get_args(Domain)))}", param_hint="--domain"
         )
     if to_tokens is not None and to_tokens < tokens:
         raise typer.BadParameter(f"{to_tokens} is less than --tokens {tokens}", param_hint="--to-tokens")
-    from qwenlong.flows.cli.main import one_clear_message  # the command line imports this module
-
-    options = {"kind": kind, "steps": steps, "distractors": distractors, "depth": depth, "language": language}
+    form = {"kind": kind, "steps": steps, "distractors": distractors, "depth": depth, "language": language}
+    wanted = Wanted(domain=domain, low=tokens, high=to_tokens or tokens, rows=n, seed=seed, form=form)
+    endpoint = {
+        "base_url": teacher,
+        "model": teacher_model,
+        "api_key_variable": teacher_key_variable,
+        "samples": teacher_samples,
+    }
     counts: dict[str, Any] = {}
-    with one_clear_message():
+    with one_clear_message(options={"teacher.api_key_variable": "--teacher-key-variable"}):
         _check_place(out)
-        rows: Iterable[Example] = _rows(policy_tokenizer(model), domain, tokens, to_tokens or tokens, n, seed, options)
-        if teacher is not None and teacher_model is not None:
-            rows, counts = _distilled(rows, teacher, teacher_model, teacher_key_variable, teacher_samples)
+        rows: Iterable[Example] = _rows(policy_tokenizer(model), wanted)
+        if teacher is not None:
+            rows, counts = _distilled(rows, {name: value for name, value in endpoint.items() if value is not None})
         result = {**_write(out, rows), **({"teacher": counts} if counts else {})}
     typer.echo(json.dumps(result) if as_json else _in_words(result))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The rows to generate."""
+
+    domain: str
+    low: int
+    high: int
+    """Prompt lengths in tokens, spread evenly from ``low`` to ``high``."""
+    rows: int
+    seed: int
+    form: dict[str, Any]
+    """Further arguments of the generator: kind, steps, distractors, depth, language."""
+
+
 def policy_tokenizer(name: str) -> Any:
-    """The tokenizer of a policy by its ``model.name``, without loading its weights."""
+    """The tokenizer of a bundled model, a model folder or a hub id, without the weights.
+
+    Raises:
+        ValueError: the folder holds no tokenizer.
+        ConnectionError: the hub does not have it, or cannot be reached.
+    """
     from transformers import AutoTokenizer
 
     if name in BUNDLED:
@@ -100,52 +126,49 @@ def policy_tokenizer(name: str) -> Any:
             return AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"--model {name}: holds no tokenizer that transformers reads: name a model folder or a hub id"
+                f"--model {name}: holds no tokenizer that transformers can load: name a model folder or a hub id"
             ) from error
     try:
         return AutoTokenizer.from_pretrained(name)
     except OSError as error:
         raise ConnectionError(
-            f"--model {name!r} is no model folder and could not be loaded from the hub: {error}"
+            f"--model {name!r} is not a folder, and could not be loaded from the hub: {error}"
         ) from error
 
 
 def _check_place(out: Path) -> None:
-    """Refuse a file that cannot be written before the first row is made.
+    """Check before the first row is made that the file can be written.
 
     Raises:
-        ValueError: it is a folder.
-        ArtifactError: its folder cannot be written.
+        ValueError: ``out`` is a folder.
+        ArtifactError: its folder cannot be written to.
     """
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder: name a file, such as {out / 'rows.jsonl'}")
     check_writable(out.parent, "--out")
 
 
-def _rows(
-    tokenizer: Any, domain: str, low: int, high: int, n: int, seed: int, options: dict[str, Any]
-) -> Iterator[Example]:
+def _rows(tokenizer: Any, wanted: Wanted) -> Iterator[Example]:
     from qwenlong_core.data.synthesis.generate import domain_of_row
     from qwenlong_core.data.synthesis.generate import generate as generate_one
 
-    for index in range(n):
-        tokens = low + round((high - low) * index / max(1, n - 1))
-        chosen: Any = domain_of_row(index) if domain == MIXED else domain
-        row_id = f"{chosen}-{tokens}-{seed}-{index}"
-        yield generate_one(
-            tokenizer, domain=chosen, tokens=tokens, seed=f"{seed}/{index}", row_id=row_id, **options
-        ).example
+    for index in range(wanted.rows):
+        tokens = wanted.low + round((wanted.high - wanted.low) * index / max(1, wanted.rows - 1))
+        domain: Any = domain_of_row(index) if wanted.domain == MIXED else wanted.domain
+        row_id = f"{domain}-{tokens}-{wanted.seed}-{index}"
+        seed = f"{wanted.seed}/{index}"
+        made = generate_one(tokenizer, domain=domain, tokens=tokens, seed=seed, row_id=row_id, **wanted.form)
+        yield made.example
         if (index + 1) % _PROGRESS_ROWS == 0:
-            logger.info("%d of %d documents", index + 1, n)
+            logger.info("%d of %d documents", index + 1, wanted.rows)
 
 
-def _distilled(
-    rows: Iterable[Example], url: str, model: str, key_variable: str | None, samples: int
-) -> tuple[list[Example], dict[str, Any]]:
+def _distilled(rows: Iterable[Example], endpoint: dict[str, Any]) -> tuple[list[Example], dict[str, Any]]:
+    """The rows that the teacher solves, with its solutions, and counts of what became of all rows."""
     from qwenlong_core.data.distill import TeacherSettings, distill
 
     try:
-        settings = TeacherSettings(base_url=url, model=model, api_key_variable=key_variable, samples=samples)
+        settings = TeacherSettings(**endpoint)
     except ValidationError as error:
         raise ValueError(f"--teacher: {explained(error)}") from error
     kept, counts = distill(rows, settings)
@@ -153,7 +176,7 @@ def _distilled(
 
 
 def _write(out: Path, rows: Iterable[Example]) -> dict[str, Any]:
-    """Write line by line under a temporary name, so that memory is flat and no half file is left."""
+    """Write row by row, so that memory stays flat, under a temporary name, so that no partial file is left."""
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     domains: Counter[str] = Counter()
     lengths: list[int] = []
@@ -180,13 +203,13 @@ def _in_words(result: dict[str, Any]) -> str:
     domains = ", ".join(f"{name} {count}" for name, count in result["domains"].items())
     lines = [
         f"{result['file']}: {result['rows']} rows ({domains}), {result['tokens']:,} tokens, "
-        f"{result['min_tokens']:,} to {result['max_tokens']:,} a prompt"
+        f"{result['min_tokens']:,} to {result['max_tokens']:,} per prompt"
     ]
     if "teacher" in result:
         counts = result["teacher"]
         lines.append(
-            f"teacher: {counts['kept']} of {counts['questions']} questions kept, {counts['unverified']} without a right"
-            f" sample, {counts['failed']} without a completion; {counts['right']} of {counts['samples']} samples right,"
-            f" {counts['truncated']} cut off"
+            f"teacher: {counts['kept']} of {counts['questions']} questions kept, {counts['unverified']} without a"
+            f" correct sample, {counts['failed']} without a completion; {counts['right']} of {counts['samples']}"
+            f" samples correct, {counts['truncated']} cut off"
         )
     return "\n".join(lines)

@@ -1,21 +1,45 @@
-"""``qwenlong judge-check``: does the configured judge judge as the labels say?"""
+"""``qwenlong judge-check``: how far the configured judges agree with comparisons whose verdict is known."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from qwenlong_core.evaluation.agreement import Agreement, LabelledPair, judge_agreement, labelled_pairs
+import typer
+
+from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message
 from qwenlong_core.records import Domain, Example
-from qwenlong_core.rewards.judge import Judge
+from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.settings.tree import Settings
 
+if TYPE_CHECKING:
+    from qwenlong_core.evaluation.agreement import Agreement, LabelledPair
+
 _TOKENS = 400
-"""Length of the generated documents: the judge sees question and answers alone, so short ones will do."""
+"""Length of the generated documents. The judge sees only question and answers, so short documents are enough."""
 _DOMAINS: tuple[Domain, ...] = ("math", "multihop", "reading")
+
+
+def judge_check(
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    pairs: Annotated[int, typer.Option(min=8, help="Labelled comparisons to ask about, half of them equal.")] = 200,
+    seed: Annotated[int, typer.Option(help="Same seed, same comparisons.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Ask the profile's judges about answers whose right verdict is known.
+
+    Prints Cohen's kappa with its interval and the confusion table. Exit code 1 if a judge gave no verdict at all.
+    """
+    with one_clear_message():
+        found = _check_judges(load_settings(profile, overrides or ()), pairs, seed)
+    typer.echo(json.dumps(found) if as_json else "\n".join(_in_words(name, one) for name, one in found.items()))
+    if any(one["kappa"] is None for one in found.values()):
+        raise typer.Exit(1)
 
 
 def _generated(rows: int, seed: int) -> Iterator[Example]:
@@ -29,16 +53,18 @@ def _generated(rows: int, seed: int) -> Iterator[Example]:
 
 
 def labelled_slice(limit: int, seed: int) -> list[LabelledPair]:
-    """``limit`` comparisons with known verdicts, from generated questions; same seed, same slice."""
-    # A question gives at least one equal pair where its gold can be restated, which nearly all can.
+    """``limit`` comparisons with known verdicts, made from generated questions; same seed, same comparisons."""
+    from qwenlong_core.evaluation.agreement import labelled_pairs
+
+    # A question gives at least one equal pair if its gold answer can be restated, and nearly all can be.
     return labelled_pairs(list(_generated(limit * 3 // 4, seed)), limit, seed)
 
 
-def judges_of(settings: Settings) -> dict[str, JudgeSettings]:
-    """The judges that the settings name; one endpoint and model once.
+def _judges_of(settings: Settings) -> dict[str, JudgeSettings]:
+    """The judges of the settings, by setting; two with the same endpoint and model count once.
 
     Raises:
-        ValueError: they name none.
+        ValueError: the settings have no judge.
     """
     named = {"rewards.judge": settings.rewards.judge, "evaluation.judge": settings.evaluation.judge}
     judges: dict[str, JudgeSettings] = {}
@@ -48,13 +74,16 @@ def judges_of(settings: Settings) -> dict[str, JudgeSettings]:
     if not judges:
         raise ValueError(
             f"profile {settings.profile!r} has no judge to check: give one with --set evaluation.judge.base_url=URL "
-            "--set evaluation.judge.model=NAME"
+            "and --set evaluation.judge.model=NAME"
         )
     return judges
 
 
 async def _ask(settings: JudgeSettings, pairs: list[LabelledPair]) -> Agreement:
-    # A verdict from the cache would not show what the endpoint says today.
+    from qwenlong_core.evaluation.agreement import judge_agreement
+    from qwenlong_core.rewards.judge import Judge
+
+    # Without the cache: the check is about what the endpoint says now.
     judge = Judge(settings.model_copy(update={"cache_dir": None}))
     try:
         return await judge_agreement(judge, pairs)
@@ -62,9 +91,9 @@ async def _ask(settings: JudgeSettings, pairs: list[LabelledPair]) -> Agreement:
         await judge.close()
 
 
-def check_judges(settings: Settings, limit: int, seed: int) -> dict[str, dict[str, Any]]:
-    """Agreement with the labels of each judge of the settings, by setting."""
-    judges, pairs = judges_of(settings), labelled_slice(limit, seed)
+def _check_judges(settings: Settings, limit: int, seed: int) -> dict[str, dict[str, Any]]:
+    """How far each judge of the settings agrees with the labels, by setting."""
+    judges, pairs = _judges_of(settings), labelled_slice(limit, seed)
     checked = {name: (judge, asyncio.run(_ask(judge, pairs))) for name, judge in judges.items()}
     return {
         name: {"model": judge.model, "base_url": judge.base_url} | asdict(found)
@@ -72,8 +101,8 @@ def check_judges(settings: Settings, limit: int, seed: int) -> dict[str, dict[st
     }
 
 
-def in_words(name: str, found: dict[str, Any]) -> str:
-    """Kappa with its interval, the confusion table and the kinds of pairs, for a console."""
+def _in_words(name: str, found: dict[str, Any]) -> str:
+    """Kappa with its interval, the confusion table, and the share right of each kind of pair."""
     head = f"{name}: {found['model']} at {found['base_url']}"
     if found["kappa"] is None:
         return f"{head}\n  no verdict on any of {found['pairs']} pairs; the last error: {found['last_error']}"

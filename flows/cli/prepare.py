@@ -1,17 +1,23 @@
-"""``qwenlong prepare``: rows of any source, checked, measured and filtered, as the pipeline's own stage does it."""
+"""``qwenlong prepare``: check, measure and filter rows of any source, as the pipeline's stage does."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from qwenlong.flows.cli.common import Json, TokenizerOf, one_clear_message
 from qwenlong.flows.cli.generate import policy_tokenizer
+from qwenlong_core.jobs import PrepareJob
+from qwenlong_core.settings.data import DataSettings
+from qwenlong_core.settings.evaluation import EvaluationSettings
 
 PHASES = (20_000, 60_000)
-EVAL_TOKENS = 120_000
+"""The paper's first two phases."""
+_OPTIONS = {"data.max_refused_share": "--max-refused-share", "data.near_duplicates": "--near-duplicates"}
 
 
 def prepare(
@@ -28,66 +34,70 @@ def prepare(
         typer.Option(
             metavar="NAME=PATH_OR_ID",
             help=(
-                "The other role's data. Training rows that stand in an evaluation set are removed; a file that is also "
-                "a --source is split by document. Repeatable."
+                "Data of the other role. Training rows that are also in an evaluation set are dropped; a file that is"
+                " a --source too is split by document. Repeatable."
             ),
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="Whose tokens and chat template count: smollm2-135m, a model folder or a hub id.")
-    ] = "smollm2-135m",
+    model: TokenizerOf = "smollm2-135m",
     phase: Annotated[
         list[int] | None,
-        typer.Option(min=128, help="Largest prompt of each phase, ascending; 20000 and 60000 if left out."),
+        typer.Option(min=128, help="Longest prompt of each phase, ascending; by default 20000 and 60000. Repeatable."),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=128, help="Longest evaluation prompt; 120000 if left out.")
+        int | None, typer.Option(min=128, help="Longest evaluation prompt; by default 120000.")
     ] = None,
     near_duplicates: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0, max=1, help="Similarity from which documents are nearly the same; 0: exact duplicates only."
+            min=0,
+            max=1,
+            help="Similarity from which documents are near duplicates, by default 0.9; 0: exact ones only.",
         ),
-    ] = 0.9,
+    ] = None,
     max_refused_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Fail over this share of unreadable rows.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Draws the documents of a file that is split.")] = 7,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")] = False,
+        float | None, typer.Option(min=0, max=1, help="Fail above this share of unreadable rows; by default 0.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides how a file is split by document.")] = 7,
+    as_json: Json = False,
 ) -> None:
-    """Check, measure and filter rows, and write parquet, a manifest and a data card (card.md).
+    """Check, measure and filter rows as the pipeline does; write parquet, a manifest and a data card (card.md).
 
-    Nothing is lost without a trace: unreadable rows stand in refused.jsonl, others left out in dropped.jsonl.
+    Unreadable rows are listed in refused.jsonl, dropped ones in dropped.jsonl.
     """
-    from qwenlong.flows.cli.main import one_clear_message  # the command line imports this module
-
-    with one_clear_message(options={"data.max_refused_share": "--max-refused-share"}):
-        job = _job(role, source, against or [], phase, max_tokens, near_duplicates, max_refused_share, seed)
+    with one_clear_message(options=_OPTIONS):
+        data = _data(role, source, against or [])
+        if near_duplicates is not None:
+            data = data.model_copy(update={"near_duplicates": near_duplicates or None})
+        if max_refused_share is not None:
+            data = data.model_copy(update={"max_refused_share": max_refused_share})
+        job = _job(role, data, phase, max_tokens, seed)
         summary = _prepare(job, role, model, out)
     result = {"folder": str(out), **summary}
     typer.echo(json.dumps(result, ensure_ascii=False) if as_json else _in_words(result, role))
 
 
-def _job(
-    role: str,
-    source: list[str],
-    against: list[str],
-    phases: list[int] | None,
-    max_tokens: int | None,
-    near_duplicates: float,
-    max_refused_share: float,
-    seed: int,
-) -> Any:
-    """The stage's own job, with this role's sources.
+def _data(role: str, source: Sequence[str], against: Sequence[str]) -> DataSettings:
+    """The data settings with ``source`` in this role and ``against`` in the other.
 
     Raises:
-        ValueError: an option that does not go with the role, or a name that is no source.
+        ValueError: an unknown role or source, or an ``against`` that would do nothing.
     """
-    from qwenlong_core.jobs import PrepareJob
-    from qwenlong_core.settings.data import DataSettings
-
     if role not in ("train", "eval"):
         raise ValueError(f"--role {role!r} is neither train nor eval")
+    own, other = tuple(map(_spec, source)), tuple(map(_spec, against))
+    train, evaluation = (own, other) if role == "train" else (other, own)
+    data = DataSettings(sft=(), train=train, eval=evaluation)
+    _check_against(role, data)
+    return data
+
+
+def _job(role: str, data: DataSettings, phases: Sequence[int] | None, max_tokens: int | None, seed: int) -> PrepareJob:
+    """The same job as the pipeline's stage has.
+
+    Raises:
+        ValueError: an option that does not go with the role, or limits out of order.
+    """
     if role == "train" and max_tokens is not None:
         raise ValueError("--max-tokens goes with --role eval: training rows are limited by --phase")
     if role == "eval" and phases is not None:
@@ -95,18 +105,8 @@ def _job(
     limits = tuple(phases or PHASES)
     if list(limits) != sorted(set(limits)):
         raise ValueError(f"--phase {' '.join(map(str, limits))}: give the limits in ascending order")
-    own, other = tuple(map(_spec, source)), tuple(map(_spec, against))
-    data = DataSettings(
-        sft=(),
-        train=own if role == "train" else other,
-        eval=other if role == "train" else own,
-        near_duplicates=near_duplicates or None,
-        max_refused_share=max_refused_share,
-    )
-    _check_against(role, data)
-    return PrepareJob(
-        data=data, sft_max_tokens=limits[-1], phase_limits=limits, eval_max_tokens=max_tokens or EVAL_TOKENS, seed=seed
-    )
+    longest = max_tokens or EvaluationSettings().max_prompt_tokens
+    return PrepareJob(data=data, sft_max_tokens=limits[-1], phase_limits=limits, eval_max_tokens=longest, seed=seed)
 
 
 def _spec(given: str) -> str:
@@ -116,22 +116,22 @@ def _spec(given: str) -> str:
     if not equals or name not in SOURCES:
         raise ValueError(f"{given!r} is not NAME=PATH_OR_ID with NAME one of {', '.join(SOURCES)}")
     if not location and SOURCES[name].hub is None:
-        raise ValueError(f"{given!r} names no path; {name!r} has no hub id of its own")
+        raise ValueError(f"{given!r} names no path, and {name!r} has no hub id of its own: add the path after the =")
     return f"{name}:{location}"
 
 
-def _check_against(role: str, data: Any) -> None:
+def _check_against(role: str, data: DataSettings) -> None:
     from qwenlong_core.data.collect import shared_files
 
     if role == "eval" and data.train and not shared_files(data):
         raise ValueError(
-            "--against does nothing here: evaluation rows stay, and none of its files is also a --source, which would"
-            " be split by document. Leave it out, and give the evaluation set as --against when preparing with --role"
-            " train"
+            "--against does nothing here: evaluation rows are never dropped, and none of its files is also a --source,"
+            " which would be split by document. Leave it out, and give the evaluation set as --against when you prepare"
+            " the training rows"
         )
 
 
-def _prepare(job: Any, role: str, model: str, out: Path) -> dict[str, Any]:
+def _prepare(job: PrepareJob, role: str, model: str, out: Path) -> dict[str, Any]:
     from qwenlong_core.data.prepare import FILES
     from qwenlong_core.data.prepare import prepare as prepare_rows
     from qwenlong_core.store.artifacts import describe
@@ -160,7 +160,7 @@ def _in_words(result: dict[str, Any], role: str) -> str:
     lines = [
         (
             f"{result['folder']}: {split['rows']:,} rows on {split['documents']:,} documents kept of {split['read']:,}"
-            f" read, {split['refused']:,} refused, {split['truncated']:,} shortened"
+            f" read; {split['refused']:,} unreadable, {split['truncated']:,} shortened"
         ),
         f"dropped: {dropped}",
         "prompt tokens: {min:,} to {max:,}, median {median:,}, {total:,} in all".format(**split["tokens"]),

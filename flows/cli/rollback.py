@@ -1,38 +1,34 @@
-"""The flow and command ``rollback``: take the champion out of service, for the one before it."""
+"""``qwenlong rollback``: restore the previous champion."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Annotated, Any
 
-from prefect import flow, get_run_logger
+import typer
 
-from qwenlong.flows.cli.environment import prefect_api
-from qwenlong.flows.cli.run import quieten
-from qwenlong.tasks.store import open_store
-from qwenlong.tasks.tracking.champion import roll_back
+from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message
+from qwenlong.flows.cli.environment import prefect_api, quiet_logs
 from qwenlong_core.settings.profiles import load_settings
 
 
-@flow(name="rollback", flow_run_name="{profile}: {reason}")
-def rollback(reason: str, profile: str = "local", overrides: list[str] | None = None) -> dict[str, Any]:
-    """Give the registry's alias ``champion`` back to the version that ``previous`` names, once.
-
-    Args:
-        reason: why, in words; kept as a tag of the version that is taken out.
-
-    Raises:
-        RollbackRefused: there is no previous champion, or the champion changed meanwhile.
-    """
-    settings = load_settings(profile, overrides or ())
-    move = roll_back(settings.tracking, open_store(settings), reason)
-    get_run_logger().info("rollback: %s", move.words)
-    return {"champion": move.version, "taken_out": move.leaving, "rollback": move.words, "reason": reason}
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why, in words; recorded on the version that loses the alias.")],
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Undo the last promotion: the registry's alias `champion` returns to the version before it."""
+    with one_clear_message():
+        done = _run_flow(reason, profile, overrides or [])
+    typer.echo(json.dumps(done) if as_json else done["rollback"])
 
 
-def run_rollback(reason: str, profile: str, overrides: list[str]) -> dict[str, Any]:
-    """Run the flow, on a Prefect API of its own where none is up."""
-    load_settings(profile, overrides)
+def _run_flow(reason: str, profile: str, overrides: list[str]) -> dict[str, Any]:
+    from qwenlong.flows.rollback import rollback as rollback_flow
+
+    load_settings(profile, overrides)  # a mistake is reported before a Prefect server is started
     with prefect_api():
-        quieten()
-        done: dict[str, Any] = rollback(reason, profile, overrides)
+        quiet_logs()
+        done: dict[str, Any] = rollback_flow(reason, profile, overrides)
     return done

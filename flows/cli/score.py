@@ -1,4 +1,4 @@
-"""``qwenlong score``: completions in, scores with reasons out, as JSONL."""
+"""``qwenlong score``: JSONL of completions in, JSONL of scores with their reasons out."""
 
 from __future__ import annotations
 
@@ -8,44 +8,59 @@ import sys
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from qwenlong_core.rewards.judge import Judge
-from qwenlong_core.rewards.length import LengthLimits
-from qwenlong_core.rewards.stream import score_stream
+from qwenlong.flows.cli.common import JudgeKeyVariable, JudgeModel, JudgeUrl, check_judge
 from qwenlong_core.settings.profiles import explained
 from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
+
+if TYPE_CHECKING:
+    from qwenlong_core.rewards.judge import Judge
+    from qwenlong_core.rewards.length import LengthLimits
 
 logger = logging.getLogger(__name__)
 
 
 def score(
-    file: Annotated[Path | None, typer.Argument(help="JSONL to read; standard input if left out or '-'.")] = None,
-    judge: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible judge.")] = None,
-    judge_model: Annotated[str | None, typer.Option(help="Model that the judge's endpoint serves.")] = None,
-    judge_key_variable: Annotated[str | None, typer.Option(help="Environment variable with the judge's key.")] = None,
-    judge_concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 64,
-    judge_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one request.")] = 60.0,
+    file: Annotated[Path | None, typer.Argument(help="JSONL to read; by default, or as '-', standard input.")] = None,
+    judge: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    judge_key_variable: JudgeKeyVariable = None,
+    judge_concurrency: Annotated[int | None, typer.Option(min=1, help="Requests at a time; by default 64.")] = None,
+    judge_timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds for one request; by default 60.")
+    ] = None,
     judge_cache: Annotated[Path | None, typer.Option(help="Folder that keeps verdicts.")] = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="L_max in tokens; needs --cache-length.")] = None,
     cache_length: Annotated[int | None, typer.Option(min=1, help="L_cache in tokens; needs --max-length.")] = None,
     tolerance: Annotated[
         float, typer.Option(min=0.0, max=0.999, help="Relative tolerance of numbers.")
     ] = RewardSettings().number_tolerance,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores if left out.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
 ) -> None:
     """Score completions: JSONL in, JSONL out in the same order.
 
     A line is {"id", "answer_type": number|choice|span|yes_no|unanswerable, "answers": [...],
     "choices"?: [...], "completion": "..."}, and optionally "question", "answer_scale",
-    "completion_tokens" and "finish_reason". Exit code 1 if a line was bad or was left unscored
-    because the judge gave no verdict; all other lines are scored all the same.
+    "completion_tokens" and "finish_reason". Exit code 1 if a line was bad, or was left unscored
+    because the judge gave no verdict; all other lines are scored anyway.
     """
+    from qwenlong_core.rewards.stream import score_stream
+
+    check_judge(judge, judge_model, judge_key_variable)
     limits = _limits(max_length, cache_length)
-    client = _judge(judge, judge_model, judge_key_variable, judge_concurrency, judge_timeout, judge_cache)
+    endpoint = {
+        "base_url": judge,
+        "model": judge_model,
+        "api_key_variable": judge_key_variable,
+        "concurrency": judge_concurrency,
+        "timeout_seconds": judge_timeout,
+        "cache_dir": str(judge_cache) if judge_cache else None,
+    }
+    client = _judge({name: value for name, value in endpoint.items() if value is not None}) if judge else None
     if file is not None and str(file) != "-" and not file.is_file():
         raise typer.BadParameter(f"{file} is no file", param_hint="FILE")
     opened = nullcontext(sys.stdin.buffer) if file is None or str(file) == "-" else file.open("rb")
@@ -53,6 +68,7 @@ def score(
     with opened as source:
         for row in score_stream(source, tolerance, limits, client, workers):
             statuses[row["status"]] += 1
+            # A completion may hold half a surrogate pair, which UTF-8 cannot encode: it is written as an escape.
             sys.stdout.buffer.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
     sys.stdout.buffer.flush()
     typer.echo(", ".join(f"{status} {count:,}" for status, count in statuses.most_common()) or "no lines", err=True)
@@ -63,6 +79,8 @@ def score(
 
 
 def _limits(max_length: int | None, cache_length: int | None) -> LengthLimits | None:
+    from qwenlong_core.rewards.length import LengthLimits
+
     if (max_length is None) != (cache_length is None):
         raise typer.BadParameter("--max-length and --cache-length go together")
     if max_length is None or cache_length is None:
@@ -73,37 +91,17 @@ def _limits(max_length: int | None, cache_length: int | None) -> LengthLimits | 
         raise typer.BadParameter(str(error)) from error
 
 
-def _judge(
-    url: str | None,
-    model: str | None,
-    key_variable: str | None,
-    concurrency: int,
-    timeout: float,
-    cache: Path | None,
-) -> Judge | None:
-    if (url is None) != (model is None):
-        raise typer.BadParameter("--judge and --judge-model go together")
-    if url is None or model is None:
-        return None
+def _judge(endpoint: dict[str, Any]) -> Judge:
+    from qwenlong_core.rewards.judge import Judge
+
     try:
-        settings = JudgeSettings(
-            base_url=url,
-            model=model,
-            api_key_variable=key_variable,
-            concurrency=concurrency,
-            timeout_seconds=timeout,
-            cache_dir=str(cache) if cache else None,
-        )
-        return Judge(settings)
+        return Judge(JudgeSettings(**endpoint))
     except ValidationError as error:
         raise typer.BadParameter(explained(error), param_hint="--judge") from error
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--judge-key-variable") from error
     except OSError as error:
         raise typer.BadParameter(
-            f"{cache} cannot be written ({error.strerror}): name another folder", param_hint="--judge-cache"
+            f"{endpoint['cache_dir']} cannot be written ({error.strerror}): name another folder",
+            param_hint="--judge-cache",
         ) from error
-
-
-if __name__ == "__main__":
-    typer.run(score)

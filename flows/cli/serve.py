@@ -1,4 +1,4 @@
-"""``qwenlong serve``: Prefect server, MLflow server and a worker on loopback, and the deployments."""
+"""``qwenlong serve``: a Prefect server, an MLflow server and a worker on loopback, with the deployments applied."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
+import typer
+
+from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message
 from qwenlong.flows.cli.environment import is_up
 from qwenlong.tasks.process import ProcessFailed
-from qwenlong.tasks.tracking.client import TRAINING_PAGES, prepare_tracking_folder
+from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import SHIPPED
 
@@ -27,8 +31,20 @@ _START_SECONDS = 180
 _STOP_SECONDS = 20
 
 
+def serve(
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Prefect's port.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65_535, help="MLflow's port.")] = 5000,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Start Prefect, MLflow and a worker on loopback and apply prefect.yaml. Ctrl-C stops them."""
+    with one_clear_message():
+        _serve_all(load_settings(profile, overrides or ()), port, mlflow_port, as_json=as_json)
+
+
 class Services:
-    """The processes started here; leaving the block stops them, newest first, and nothing else."""
+    """Processes that stop when the block is left, the newest first."""
 
     def __init__(self, environment: dict[str, str], logs: Path) -> None:
         self._environment = environment
@@ -45,14 +61,14 @@ class Services:
             _stop(process)
 
     def start(self, name: str, arguments: Sequence[str], ready_url: str | None = None) -> None:
-        """Start ``python -m arguments``; wait until it answers at ``ready_url``.
+        """Start ``python -m arguments`` and wait until it answers at ``ready_url``.
 
         Raises:
-            ProcessFailed: it ended or did not answer in time; its log is named.
+            ProcessFailed: it ended or did not answer in time; the message names its log.
         """
         log = self._logs / f"{name}.log"
         with log.open("ab") as stream:
-            # A group of its own: Ctrl-C reaches only this process, which then stops all in order.
+            # In a session of its own, so that Ctrl-C reaches only this process, which stops the others in order.
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 stdout=stream,
@@ -68,10 +84,10 @@ class Services:
             time.sleep(0.3)
 
     def wait(self) -> None:
-        """Return when a service has ended by itself.
+        """Wait until a service ends by itself.
 
         Raises:
-            ProcessFailed: always; naming which one and its log.
+            ProcessFailed: a service has ended; the message names it and its log.
         """
         while True:
             for name, process in self._running.items():
@@ -81,6 +97,7 @@ class Services:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    # SIGKILL follows in any case: it takes what is left of the group after its leader has ended.
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)
@@ -92,27 +109,34 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def _refuse_taken(port: int, option: str) -> None:
-    with socket.socket() as probe:
-        if probe.connect_ex((_HOST, port)) == 0:
-            raise ValueError(f"port {port} is in use: stop what listens there, or choose another with {option}")
+def _check_ports(port: int, mlflow_port: int) -> None:
+    """Refuse ports that are equal or in use.
+
+    Raises:
+        ValueError: naming the option to change.
+    """
+    if port == mlflow_port:
+        raise ValueError(f"--port and --mlflow-port are both {port}: Prefect and MLflow need one each")
+    for option, number in (("--port", port), ("--mlflow-port", mlflow_port)):
+        with socket.socket() as probe:
+            if probe.connect_ex((_HOST, number)) == 0:
+                raise ValueError(f"port {number} is in use: stop what listens there, or choose another with {option}")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool) -> None:
-    """Start everything, say where it is, and wait for Ctrl-C.
+def _serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool) -> None:
+    """Start everything, print the addresses, and wait for Ctrl-C.
 
     Raises:
         ValueError: a port is taken, or named twice.
         ProcessFailed: a service did not start or ended.
     """
-    if port == mlflow_port:
-        raise ValueError(f"--port and --mlflow-port are both {port}: Prefect and MLflow need one each")
-    _refuse_taken(port, "--port")
-    _refuse_taken(mlflow_port, "--mlflow-port")
+    from qwenlong.tasks.tracking.client import prepare_tracking_folder
+
+    _check_ports(port, mlflow_port)
     signal.signal(signal.SIGTERM, _interrupt)
     api, mlflow = f"http://{_HOST}:{port}/api", f"http://{_HOST}:{mlflow_port}"
     environment = os.environ | {"PREFECT_API_URL": api}
@@ -122,7 +146,7 @@ def serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool)
         services.start(
             "prefect-server", ["prefect", "server", "start", "--host", _HOST, "--port", str(port)], f"{api}/health"
         )
-        # Attachments would otherwise lie in the working directory.
+        # By default MLflow puts attachments into the working directory.
         store = ["--backend-store-uri", settings.tracking.uri, "--artifacts-destination", str(state / "attachments")]
         address = ["--host", _HOST, "--port", str(mlflow_port), "--workers", "1"]
         services.start("mlflow-server", ["mlflow", "server", *store, *address], f"{mlflow}/health")
@@ -147,6 +171,8 @@ def _announce(pages: dict[str, str], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(pages), flush=True)
         return
+    from qwenlong.tasks.tracking.client import TRAINING_PAGES
+
     print(f"Prefect  {pages['prefect']}", flush=True)
     print(f"MLflow   {pages['mlflow']}/#/experiments?{TRAINING_PAGES}", flush=True)
     print("In another shell, with the same Python environment:", flush=True)

@@ -1,22 +1,21 @@
-"""``qwenlong sources``: what data can be read, and where it can be had."""
+"""``qwenlong sources``: which data sources can be read, and where to get them."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from qwenlong.flows.cli.common import Json
 from qwenlong_core.data.sources.catalogue import SOURCES
 
 
-def sources(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable list on stdout.")] = False,
-) -> None:
-    """List the data sources for data.train, data.eval and data.sft, and where each can be had."""
+def sources(as_json: Json = False) -> None:
+    """List the data sources for data.train, data.eval and data.sft, and where to get each."""
     listed = [_described(asdict(source)) for source in SOURCES.values()]
     if as_json:
         typer.echo(json.dumps(listed, indent=2))
@@ -25,7 +24,9 @@ def sources(
     for row in listed:
         table.add_row(row["name"], row["role"], row["domain"], row["size"], row["licence"], row["where"])
     Console(width=160).print(table)
-    typer.echo("\nName one as NAME:PATH, NAME:HUB_ID or NAME: (its hub id); or `generated`; or a path of JSONL rows.")
+    typer.echo(
+        "\nWrite a source as NAME:PATH, NAME:HUB_ID or NAME: (its own hub id), as `generated`, or as a path to JSONL."
+    )
 
 
 def _described(source: dict[str, Any]) -> dict[str, Any]:

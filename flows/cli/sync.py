@@ -1,4 +1,4 @@
-"""``qwenlong sync``: MLflow gets what it could not take while it was away."""
+"""``qwenlong sync``: deliver to MLflow what waits in the outbox."""
 
 from __future__ import annotations
 
@@ -6,25 +6,33 @@ import json
 
 import typer
 
-from qwenlong.tasks.tracking.client import Tracker
-from qwenlong.tasks.tracking.outbox import deliver_outbox, outbox_of, waiting
+from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message
+from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
 
 
-def sync_outbox(settings: Settings, *, as_json: bool) -> None:
-    """Deliver this machine's outbox.
+def sync(profile: Profile = "local", overrides: Overrides = None, as_json: Json = False) -> None:
+    """Send MLflow the runs that it could not take while it was away. Exit code 1 if any are still waiting."""
+    with one_clear_message():
+        delivered = _deliver(load_settings(profile, overrides or ()))
+    typer.echo(json.dumps({"delivered": delivered, "left": 0}) if as_json else f"{delivered} runs delivered to MLflow")
+
+
+def _deliver(settings: Settings) -> int:
+    """Deliver this machine's outbox; returns the number of runs delivered.
 
     Raises:
-        ConnectionError: MLflow did not take all of it.
+        ConnectionError: MLflow did not take all of them.
     """
+    from qwenlong.tasks.tracking.client import Tracker
+    from qwenlong.tasks.tracking.outbox import deliver_outbox, outbox_of, waiting
+
     outbox = outbox_of(settings)
     delivered = deliver_outbox(Tracker(settings.tracking), outbox)
     left = len(waiting(outbox))
     if left:
         raise ConnectionError(
-            f"{delivered} runs delivered, {left} wait in {outbox}: tracking.uri={settings.tracking.uri!r} does not take"
-            " them, or another process is delivering; run the same command again"
+            f"{delivered} runs delivered, {left} still waiting in {outbox}: tracking.uri={settings.tracking.uri!r} does"
+            " not take them, or another process is delivering them; run the same command again"
         )
-    typer.echo(
-        json.dumps({"delivered": delivered, "left": left}) if as_json else f"{delivered} runs delivered to MLflow"
-    )
+    return delivered

@@ -24,7 +24,7 @@ from qwenlong.tasks.tracking.registry import CHALLENGER, CHAMPION, by_alias
 from qwenlong_core.settings.running import TrackingSettings
 from qwenlong_core.store.local import LocalStore
 
-COMMAND = [sys.executable, "-m", "qwenlong.flows.cli.main", "run", "--profile", "smoke", "--json"]
+COMMAND = [sys.executable, "-m", "qwenlong.flows.cli", "run", "--profile", "smoke", "--json"]
 BEFORE = ["base", "prepare", "sft", "grpo-1"]
 
 pytestmark = pytest.mark.timeout(1500)

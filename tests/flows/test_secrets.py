@@ -72,7 +72,7 @@ def closed_port() -> int:
 
 def qwenlong(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run the console command with all secrets in its environment; what it prints is kept in ``home``."""
-    command = [sys.executable, "-m", "qwenlong.flows.cli.main", *arguments]
+    command = [sys.executable, "-m", "qwenlong.flows.cli", *arguments]
     variables = {name: value for name, value in (os.environ | SECRETS | more).items() if value}
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, env=variables)
     with (home / "printed.txt").open("a") as printed:

@@ -80,20 +80,20 @@ def test_what_was_cut_is_said_and_only_the_middle_is(place):
 def test_an_answer_that_never_came_is_said(place):
     with served(lambda n, request: sse({"content": "<think>on and on"})) as server:
         done = asked(server, "--document", "note.md")
-    assert done.stdout == "\n" and "still thinking when it ended: no answer" in done.stderr
+    assert done.stdout == "\n" and "still thinking when it ended, so there is no answer" in done.stderr
 
 
 def test_a_model_in_this_process_answers_within_its_limit(place):
     done = call("--question", "How much?", "--model", "policy", "--document", "note.md", "--max-tokens", 6, "--seed", 1)
     assert done.exit_code == 0, done.stderr
-    assert len(done.stdout) > 1 and "policy: cut at the limit of 6 tokens (--max-tokens)" in done.stderr
+    assert len(done.stdout) > 1 and "policy: cut off at the limit of 6 tokens (--max-tokens)" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        ("nowhere.txt", "no such file"),
-        (".", "a folder, name one file"),
+        ("nowhere.txt", "does not exist"),
+        (".", "is a folder: name one file"),
         ("blank.txt", "is empty"),
         ("picture.png", "is not UTF-8 text (byte 8: a zero byte): convert it to text first"),
         ("latin.txt", "is not UTF-8 text (byte 4"),

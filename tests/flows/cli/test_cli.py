@@ -11,7 +11,7 @@ import pytest
 
 
 def qwenlong(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "qwenlong.flows.cli.main", *arguments]
+    command = [sys.executable, "-m", "qwenlong.flows.cli", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
@@ -22,8 +22,8 @@ def qwenlong(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["--set", "grpo.group_size=1"], "greater than or equal to 2"),
         (["--set", "data.train=nowhere/*.jsonl"], "no file matches 'nowhere/*.jsonl'"),
         (["--profile", "lokal"], "no profile 'lokal': use one of"),
-        (["--refresh", "grop"], "--refresh 'grop': no such stage; this profile has base, prepare, sft"),
-        (["--from", "evaluate"], "--from 'evaluate': no such stage"),
+        (["--refresh", "grop"], "no stage 'grop' to refresh: this profile has base, prepare, sft"),
+        (["--from", "evaluate"], "no stage 'evaluate' to start at"),
         (["--set", "storage.uri=taken/artifacts"], "storage.uri="),
     ],
 )
@@ -97,7 +97,7 @@ def test_doctor_says_what_a_large_profile_lacks_here(tmp_path):
 
 
 def test_an_unreachable_prefect_server_that_was_asked_for_is_an_error(tmp_path):
-    command = [sys.executable, "-m", "qwenlong.flows.cli.main", "run", "--profile", "smoke"]
+    command = [sys.executable, "-m", "qwenlong.flows.cli", "run", "--profile", "smoke"]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 1
@@ -121,6 +121,13 @@ def test_ctrl_c_leaves_the_run_its_prefect_server_until_the_end(tmp_path):
     command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, start_new_session=True)
     assert done.stdout == "up\n", done.stderr
+
+
+def test_the_console_starts_without_heavy_libraries(tmp_path):
+    code = "import sys, qwenlong.flows.cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    heavy = {"torch", "transformers", "prefect", "mlflow", "boto3", "openai", "scipy", "pyarrow"}
+    assert not heavy & set(done.stdout.split())
 
 
 @pytest.mark.parametrize("command", ["run", "serve", "doctor", "score", "generate", "sources", "eval", "ask", "export"])

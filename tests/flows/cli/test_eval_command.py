@@ -176,7 +176,7 @@ def test_another_setting_or_one_limit_leaves_the_rest_bounded_by_the_context(pla
         (("--rescore", "x", "--server", "http://127.0.0.1:9/v1"), "--server would do nothing"),
         (
             ("--model", "policy", "--engine", "vllm", "--server", "http://127.0.0.1:9/v1"),
-            "--server answers in place of --engine vllm",
+            "--server replaces the engine, so --engine vllm would do nothing",
         ),
         (("--model", "no/such/folder"), "is no folder and no reference"),
         (("--model", "policy", "--benchmarks", "hotpot"), "'hotpot' is none of docmath"),

@@ -14,7 +14,7 @@ from reward_cases import cases
 from qwenlong_core.rewards.stream import MAX_LINE_BYTES
 
 ROOT = Path(__file__).parents[3]
-COMMAND = [sys.executable, "-m", "qwenlong.flows.cli.score"]
+COMMAND = [sys.executable, "-m", "qwenlong.flows.cli", "score"]
 
 
 def run(stdin: bytes, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:

@@ -37,7 +37,7 @@ def home(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def served(home) -> Iterator[dict[str, str]]:
     ports = [free_port(), free_port()]
-    command = [sys.executable, "-m", "qwenlong.flows.cli.main", "serve", "--json", "--profile", "smoke"]
+    command = [sys.executable, "-m", "qwenlong.flows.cli", "serve", "--json", "--profile", "smoke"]
     command += ["--port", str(ports[0]), "--mlflow-port", str(ports[1])]
     process = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, text=True, start_new_session=True)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
@@ -258,6 +258,6 @@ def test_a_taken_port_is_refused(home):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "qwenlong.flows.cli.main", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "qwenlong.flows.cli", "serve", "--port", str(port)]
         done = subprocess.run(command, cwd=home, capture_output=True, text=True)
     assert done.returncode == 2 and f"port {port} is in use" in done.stderr

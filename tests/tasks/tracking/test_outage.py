@@ -164,7 +164,7 @@ def test_a_server_that_is_away_all_the_time_is_told_by_sync(prepared, server):
     command = [
         sys.executable,
         "-m",
-        "qwenlong.flows.cli.main",
+        "qwenlong.flows.cli",
         "sync",
         "--profile",
         "smoke",
