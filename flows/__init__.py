@@ -1,1 +1,1 @@
-"""What runs after what: the Prefect flows and the console command."""
+"""The Prefect flows, which say what runs after what, and in ``cli`` the console command."""

@@ -18,9 +18,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from qwenlong.flows.gate import before_the_gate
+from qwenlong.flows.gate import run_gate
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
-from qwenlong.flows.run_pages import described, entitle, flow_run_page, flow_run_tag, in_mlflow
+from qwenlong.flows.run_pages import flow_run_page, flow_run_tag, in_mlflow, mlflow_description, name_flow_run
 from qwenlong.tasks.specs import checkpoint_names, evaluate_stage, pipeline_stages, register_stage
 from qwenlong.tasks.stage import RunContext
 from qwenlong.tasks.tracking.client import Tracker
@@ -42,13 +42,13 @@ def full_pipeline(
     refresh: str | None = None,
     start: str | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate, register and maybe promote, re-using every stage that is already there.
+    """Train, evaluate, register and maybe promote; a stage whose result is known is not run again.
 
     Args:
         profile: a name in ``infra/profiles`` or a path to a TOML file.
         overrides: settings as ``a.b=c``.
         refresh: a stage to run again, with everything that depends on it.
-        start: a stage to start at, on whatever earlier stages have left.
+        start: a stage to start at, reusing the outputs of earlier stages whatever has changed since.
     """
     settings = load_settings(profile, overrides or ())
     preflight(settings, refresh, start)
@@ -59,7 +59,7 @@ def full_pipeline(
     tracker = Tracker(settings.tracking)
     close_dead_runs(tracker)
     title = f"{settings.profile} {run_id}"
-    entitle(title)
+    name_flow_run(title)
     tags = {"profile": settings.profile, "pipeline": run_id} | flow_run_tag()
     note = RunNote(key=run_id, name=title, params=settings.model_dump(mode="json"), tags=tags)
     run = PipelineRun(settings, RunContext(settings=settings, run_id=run_id), refresh, start)
@@ -70,16 +70,16 @@ def full_pipeline(
     (folder / "result.json").write_text(json.dumps(result, indent=2))
     texts = {REPORT: (folder / REPORT).read_text()}
     tracked.send(line := score_line(result["scores"], step=0))
-    words = described(result["promotion"], "The report is `report.html` among the artifacts. ")
+    words = mlflow_description(result["promotion"], "The report is `report.html` among the artifacts. ")
     tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags() | words)
     deliver_outbox(tracker, outbox_of(settings))
     return result
 
 
 def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
-    """All stages in order; what a user is told at the end."""
+    """Run all stages in order; returns what the user is told at the end."""
     for stage in pipeline_stages(run.settings):
-        if stage.spec is None:
+        if stage.spec is None:  # the promote stage
             version, outcome = decide_and_promote(run)
         else:
             run.stage(stage.spec(), {name: run.results[source] for name, source in stage.inputs.items()})
@@ -101,13 +101,18 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
 
 
 def decide_and_promote(run: PipelineRun) -> tuple[RegisteredVersion, str]:
-    """Let the gate decide between the registered model and the champion (or the base model, where there is
-    none); returns the version and what was done, in words."""
+    """Let the gate decide whether the registered model becomes champion, and carry out its decision.
+
+    The opponent is the champion, or the base model if there is none yet.
+
+    Returns:
+        The registered version, and what was done, in words.
+    """
     settings, tracking, results = run.settings, run.settings.tracking, run.results
     final, data = checkpoint_names(settings)[-1], results["prepare"]
     model, evaluation = results[final], results[f"evaluate-{final}"]
     version = read_registration(run.folder(results["register"]))
-    if not still_registered(tracking, version):
+    if not still_registered(tracking, version):  # the stage is cached, but the registry was wiped since
         again = run.stage_again(register_stage(settings), {"model": model, "evaluation": evaluation})
         version = read_registration(run.folder(again))
     baseline = baseline_for(tracking, version)
@@ -119,15 +124,15 @@ def decide_and_promote(run: PipelineRun) -> tuple[RegisteredVersion, str]:
         return run.stage(evaluate_stage(settings, "champion"), {"model": champion, "data": data})
 
     models = {"challenger": model.ref, "champion": baseline.model if baseline else results["base"].ref}
-    decision = before_the_gate(run, models, {"challenger": lambda: evaluation, "champion": evaluate_champion}, data)
+    decision = run_gate(run, models, {"challenger": lambda: evaluation, "champion": evaluate_champion}, data)
     return version, run.carry_out(decision, version, baseline)
 
 
 def close_dead_runs(tracker: Tracker) -> None:
-    """Show runs whose process was killed as what they are, in MLflow and in Prefect."""
+    """Mark runs whose process was killed as such, in MLflow and in Prefect, which still show them as running."""
     with get_client(sync_client=True) as client:
         for flow_run_id in tracker.close_orphans():
-            # Another server's flow run is not ours to close.
+            # The run may have used another Prefect server, which this one cannot close.
             with contextlib.suppress(ObjectNotFound):
                 client.set_flow_run_state(UUID(flow_run_id), Crashed(message="its process was killed"), force=True)
 
@@ -143,6 +148,6 @@ def _stage_row(result: StageResult) -> dict[str, Any]:
 
 
 def describe_settings(settings: Settings) -> str:
-    """The phases of a profile in one line, for the console."""
+    """Model, phases and group size of a profile, in one line."""
     phases = " / ".join(f"{phase.max_prompt_tokens:,}" for phase in settings.grpo.phases)
     return f"{settings.model.name}, phases of {phases} prompt tokens, G={settings.grpo.group_size}"

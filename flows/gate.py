@@ -1,7 +1,7 @@
-"""Before the gate: everything the decision rests on is checked, evaluated, and handed to the promote stage.
+"""Run the gate: check everything that the decision rests on, have both models evaluated, run the promote stage.
 
-Whatever is wrong with an artifact or keeps an evaluation from being finished ends in a refusal with
-its reason, never in an exception that someone might retry until it passes.
+A damaged artifact or an evaluation that cannot be finished becomes a refusal with its reason, never an exception:
+an exception would be retried, perhaps until it passes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef
 Evaluate = Callable[[], StageResult]
 
 
-def before_the_gate(
+def run_gate(
     run: PipelineRun, models: dict[str, ArtifactRef], evaluate: dict[str, Evaluate], rows: StageResult
 ) -> StageResult:
-    """The decision of the promote stage.
+    """The promote stage's decision between two models.
 
     Args:
-        models: of the roles ``challenger`` and ``champion`` (the base model where there is no champion).
-        evaluate: gives the evaluation of each role on ``rows``, the prepared data.
+        models: the model of each role, ``challenger`` and ``champion`` (the base model if there is no champion).
+        evaluate: by role, evaluates the model on ``rows``, or finds its evaluation.
+        rows: the prepared data.
     """
     store = open_store(run.settings)
     artifacts = {f"the model of the {role}": ref for role, ref in models.items()} | {"the evaluated data": rows.ref}
@@ -44,11 +45,13 @@ def before_the_gate(
         new |= {f"training data {name}": ref for name, ref in inputs.items() if name.startswith("trained-")}
         faults += [*missing, *find_faults(store, new)]
         artifacts |= new
+    # The digests are part of the stage's job, so its decision is cached for these very artifacts.
     verified = {} if faults else {name.removeprefix("the "): ref.sha256 for name, ref in artifacts.items()}
-    return run.stage_on(promote_stage(run.settings, verified, faults), {} if faults else inputs, forced=forced)
+    return run.stage_from_refs(promote_stage(run.settings, verified, faults), {} if faults else inputs, forced=forced)
 
 
 def _evaluations(evaluate: dict[str, Evaluate]) -> tuple[dict[str, StageResult], list[str]]:
+    """The evaluation of each role, and why the missing ones are missing."""
     found: dict[str, StageResult] = {}
     faults = []
     for role, make in evaluate.items():

@@ -1,10 +1,10 @@
-"""The flow ``nightly-eval``: how good is the champion tonight, and is it worse than it was?
+"""The flow ``nightly-eval``: how good is the champion tonight, and has it become worse?
 
-Evaluates the registry's ``champion`` (and ``challenger``, if it is another model) on a slice of the
-prepared evaluation rows with the night's own seed, compares the champion with the last nights, looks
-again with a second seed where a benchmark fell, and adds the scores to a series in MLflow. The run
-fails, with the reason, when a benchmark fell under both seeds or an evaluation could not be finished.
-A night is done once: another run of it returns what the first one found.
+It evaluates the registry's ``champion`` (and ``challenger``, if that is another model) on a slice of the prepared
+evaluation rows, with a seed of the night's own, and compares the champion with recent nights. If a benchmark has
+dropped, it evaluates again with a second seed. The scores join a series in MLflow. The run fails, with the reason,
+if a benchmark dropped under both seeds, or if an evaluation could not be finished. A night is evaluated once: another
+run for the same night returns the first result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id
-from qwenlong.flows.run_pages import described, entitle, flow_run_tag, in_mlflow
+from qwenlong.flows.run_pages import flow_run_tag, in_mlflow, mlflow_description, name_flow_run
 from qwenlong.tasks.process import ProcessFailed, StageRefused, reason_of
 from qwenlong.tasks.specs import evaluate_stage
 from qwenlong.tasks.stage import RunContext
@@ -44,14 +44,14 @@ from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef
 
 _SECOND_LOOK = 10_000_000
-"""Added to a night's seed for its second look; no other night has that seed."""
+"""Added to a night's seed for its second evaluation. Seeds count days, so no other night has this one."""
 
 
 @flow(name="nightly-eval", flow_run_name="{profile}")
 def nightly_eval(
     profile: str = "local", overrides: list[str] | None = None, night: date | None = None
 ) -> dict[str, Any] | State[Any]:
-    """Evaluate what the registry serves.
+    """Evaluate the models that the registry serves.
 
     Args:
         night: the date whose seed is used; today in UTC by default.
@@ -60,13 +60,13 @@ def nightly_eval(
         ArtifactError: nothing has been promoted or prepared yet.
     """
     settings, night = load_settings(profile, overrides or ()), night or tonight()
-    entitle(_title(settings, night))
+    name_flow_run(_title(settings, night))
     before = find_night(open_store(settings), settings, night)
     if before is not None:
-        get_run_logger().info("%s was evaluated before; nothing is done again", night)
+        get_run_logger().info("%s has been evaluated before; its result is returned", night)
     done = before or _evaluate_night(settings, night)
     if isinstance(done, str):
-        return Failed(message=done)
+        return Failed(message=done)  # as a state, not an exception: Prefect shows it without a traceback
     if done.falls:
         return Failed(message=done.words)
     get_run_logger().info("%s", done.words)
@@ -78,14 +78,14 @@ def _read(settings: Settings, ref: ArtifactRef) -> Evaluation:
 
 
 def for_night(settings: Settings, night: date, *, second: bool = False) -> Settings:
-    """The settings of a night's look: its slice, and a seed of its own."""
+    """The settings of a night's first or second evaluation: the nightly slice, and a seed of its own."""
     evaluation = settings.evaluation.model_copy(update={"limit": settings.nightly.limit})
     seed = settings.seed + night.toordinal() + (_SECOND_LOOK if second else 0)
     return settings.model_copy(update={"seed": seed, "evaluation": evaluation})
 
 
 def _what_is_served(settings: Settings) -> tuple[StageResult, dict[str, StageResult]]:
-    """The prepared rows and the models to evaluate, by alias; the same weights once."""
+    """The prepared rows, and the models to evaluate by alias; the same weights are evaluated once."""
     data = open_store(settings).latest("prepare", settings.profile)
     versions = {alias: by_alias(settings.tracking, alias) for alias in (CHAMPION, CHALLENGER)}
     if data is None or versions[CHAMPION] is None:
@@ -105,7 +105,7 @@ def _title(settings: Settings, night: date) -> str:
 
 
 def _evaluate_night(settings: Settings, night: date) -> Night | str:
-    """The night's result; a text where an evaluation could not be finished."""
+    """The night's result, or the reason why an evaluation could not be finished."""
     rows, models = _what_is_served(settings)
     run = PipelineRun(settings, RunContext(settings=settings, run_id=new_run_id()))
     tags = {"night": str(night), "profile": settings.profile} | flow_run_tag()
@@ -118,21 +118,32 @@ def _evaluate_night(settings: Settings, night: date) -> Night | str:
 
     try:
         with in_mlflow(run, note) as tracked:
-            result, evaluations, found = _compare(settings, night, {alias: look(alias) for alias in models}, look)
+            result, evaluations, found = compare_with_earlier_nights(
+                settings, night, {alias: look(alias) for alias in models}, look
+            )
     except (ProcessFailed, StageRefused) as error:
         return f"night {night}: the registry's models could not be evaluated: {reason_of(error)}"
     log_night(Tracker(settings.tracking), settings, night, evaluations, found)
     status: Status = "FAILED" if result.falls else "FINISHED"
-    tags = run.cached_tags() | {"result": result.words} | described(result.words)
+    tags = run.cached_tags() | {"result": result.words} | mlflow_description(result.words)
     mlflow_run_id = tracked.finish(status, tags=tags)
     remember_night(open_store(settings), settings, result, mlflow_run_id)
     create_markdown_artifact(key="night", description=result.words, markdown=_as_markdown(result, evaluations, found))
     return result
 
 
-def _compare(
+def compare_with_earlier_nights(
     settings: Settings, night: date, refs: dict[str, ArtifactRef], look: Callable[..., ArtifactRef]
 ) -> tuple[Night, dict[str, Evaluation], list[Change]]:
+    """Compare tonight's champion with recent nights that answered the same questions.
+
+    Args:
+        refs: tonight's evaluations by alias.
+        look: makes an evaluation of an alias; called with ``second=True`` if a benchmark dropped.
+
+    Returns:
+        The night's result, the evaluations by alias, and how each benchmark changed.
+    """
     evaluations = {alias: _read(settings, ref) for alias, ref in refs.items()}
     champion = evaluations[CHAMPION]
     before = {day: e for day, e in earlier_nights(open_store(settings), settings, night) if comparable(champion, e)}
@@ -161,5 +172,5 @@ def _as_markdown(night: Night, evaluations: dict[str, Evaluation], found: list[C
             for alias, e in evaluations.items()
         ]
     )
-    moved = "".join(f"- {change.words}\n" for change in found) or "No earlier night to compare with.\n"
+    moved = "".join(f"- {change.words}\n" for change in found) or "There is no earlier night to compare with.\n"
     return f"{night.words}\n\n{scores}\nThe champion against earlier nights:\n\n{moved}"

@@ -1,4 +1,4 @@
-"""One pipeline run: which stages are cached, forced or taken over, and what each one gave."""
+"""One pipeline run: its checks beforehand, which stages are cached, forced or taken over, and their results."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from qwenlong_core.store.protocol import StageRecord, check_writable
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """What a stage gave in this run."""
+    """The result of a stage in this run."""
 
     name: str
     ref: ArtifactRef
     how: str
-    """``ran``, ``cached`` (its fingerprint was known) or ``kept`` (taken over by ``--from``)."""
+    """``ran``, ``cached`` (its fingerprint was known) or ``kept`` (taken over from an earlier run, unchecked)."""
     seconds: float = 0.0
     forced: bool = False
     mlflow_run_id: str | None = None
@@ -48,7 +48,7 @@ def new_run_id() -> str:
 
 
 def preflight(settings: Settings, refresh: str | None = None, start: str | None = None) -> None:
-    """Refuse at the door what can be known to fail, before anything is run.
+    """Check before anything runs what can be known to fail.
 
     Raises:
         ValueError: an unknown stage name, or a data path that matches nothing.
@@ -56,13 +56,13 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         ArtifactError: the artifact store cannot be written.
     """
     names = stage_names(settings)
-    families = {family_of(name) for name in names}
-    for option, value in (("--refresh", refresh), ("--from", start)):
-        if value is not None and value not in names and not (option == "--refresh" and value in families):
-            raise ValueError(f"{option} {value!r}: no such stage; this profile has {', '.join(names)}")
-    prepare_stage(settings)
+    if refresh is not None and refresh not in {*names, *map(family_of, names)}:
+        raise ValueError(f"no stage {refresh!r} to refresh: this profile has {', '.join(names)}")
+    if start is not None and start not in names:
+        raise ValueError(f"no stage {start!r} to start at: this profile has {', '.join(names)}")
+    prepare_stage(settings)  # finds the data files
     if settings.model.name in BUNDLED:
-        bundled_file()
+        bundled_file()  # finds the package with the weights
     _check_launch(settings)
     for name in ("work_dir", "runs_dir"):
         check_writable(Path(getattr(settings.storage, name)), f"storage.{name}")
@@ -70,10 +70,10 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
 
 
 def _check_launch(settings: Settings) -> None:
-    """Engines, launch files and keys that stages of this machine will need."""
+    """Check the engines, launch file and keys that stages on this machine will need."""
     config = settings.launch.accelerate_config
     if config and not own_or_shipped(config).is_file():
-        raise ValueError(f"launch.accelerate_config={config!r}: no such file; take one of infra/accelerate, or none")
+        raise ValueError(f"launch.accelerate_config={config!r}: no such file: take one of infra/accelerate, or none")
     here = {"grpo", "evaluate"} - set(settings.execution.deployments)
     engines = {"grpo": settings.grpo.engine, "evaluate": settings.evaluation.engine}
     judges = {"grpo": settings.rewards.judge, "evaluate": settings.evaluation.judge}
@@ -81,7 +81,9 @@ def _check_launch(settings: Settings) -> None:
         judge = judges[stage]
         require_vllm({"grpo": "grpo.engine", "evaluate": "evaluation.engine"}[stage], engines[stage])
         if judge is not None and judge.api_key_variable and not os.environ.get(judge.api_key_variable):
-            raise ValueError(f"stage {stage}: its judge's key is not there: set the variable {judge.api_key_variable}")
+            raise ValueError(
+                f"stage {stage}: the judge's key is missing: set the environment variable {judge.api_key_variable}"
+            )
 
 
 @dataclass
@@ -91,20 +93,20 @@ class PipelineRun:
     settings: Settings
     context: RunContext
     refresh: str | None = None
-    """Stage or family that is forced, with everything that depends on it."""
+    """Stage or family that is run again, with everything that depends on it."""
     start: str | None = None
-    """Stages before this one are taken over as they are, whatever has changed since."""
+    """Stages before this one are taken over from an earlier run, whatever has changed since."""
     results: dict[str, StageResult] = field(default_factory=dict)
 
     def stage(self, spec: StageSpec, inputs: Mapping[str, StageResult]) -> StageResult:
-        """The stage's result: cached, taken over, or made now."""
+        """The result of a stage: taken over, cached, or made now."""
         refs = {name: result.ref for name, result in inputs.items()}
-        return self.stage_on(spec, refs, forced=any(result.forced for result in inputs.values()))
+        return self.stage_from_refs(spec, refs, forced=any(result.forced for result in inputs.values()))
 
-    def stage_on(self, spec: StageSpec, refs: dict[str, ArtifactRef], *, forced: bool = False) -> StageResult:
-        """:meth:`stage` on plain references."""
-        forced = forced or self._named(spec.name)
-        result = self._kept(spec) or self._made(spec, refs, forced)
+    def stage_from_refs(self, spec: StageSpec, refs: dict[str, ArtifactRef], *, forced: bool = False) -> StageResult:
+        """:meth:`stage` for inputs given as references to artifacts."""
+        forced = forced or self._is_refreshed(spec.name)
+        result = self._taken_over(spec) or self._cached_or_made(spec, refs, forced)
         self.results[spec.name] = result
         logger = get_run_logger()
         names = dict.fromkeys((*stage_names(self.settings), *self.results))
@@ -113,33 +115,33 @@ class PipelineRun:
         return result
 
     def stage_again(self, spec: StageSpec, inputs: Mapping[str, StageResult]) -> StageResult:
-        """Run a stage whose recorded result turned out to be void, such as a wiped registry's."""
+        """Run a stage again whose cached result is void, such as a registration in a registry that was wiped."""
         refs = {name: result.ref for name, result in inputs.items()}
-        self.results[spec.name] = self._made(spec, refs, forced=True)
+        self.results[spec.name] = self._cached_or_made(spec, refs, forced=True)
         return self.results[spec.name]
 
-    def _named(self, name: str) -> bool:
+    def _is_refreshed(self, name: str) -> bool:
         return self.refresh is not None and self.refresh in (name, family_of(name))
 
-    def _kept(self, spec: StageSpec) -> StageResult | None:
+    def _taken_over(self, spec: StageSpec) -> StageResult | None:
         order = stage_names(self.settings)
         if self.start is None or spec.name not in order or order.index(spec.name) >= order.index(self.start):
             return None
         record = open_store(self.settings).latest(spec.name, self.settings.profile)
         if record is None:
             raise ArtifactError(
-                f"--from {self.start}: there is no finished {spec.name!r} of profile {self.settings.profile!r} "
-                "to start on; run the pipeline once without --from"
+                f"cannot start at {self.start!r}: there is no finished {spec.name!r} of profile "
+                f"{self.settings.profile!r} to build on; run the pipeline from its beginning once"
             )
         return StageResult(name=spec.name, ref=record.ref, how="kept", mlflow_run_id=record.mlflow_run_id)
 
-    def _made(self, spec: StageSpec, refs: dict[str, ArtifactRef], forced: bool) -> StageResult:
+    def _cached_or_made(self, spec: StageSpec, refs: dict[str, ArtifactRef], forced: bool) -> StageResult:
         execution = self.settings.execution
         known = open_store(self.settings).lookup(spec.cached_as, stage_fingerprint(spec, refs))
         task = run_stage.with_options(
             name=spec.name,
             task_run_name=spec.name,
-            # Prefect remembers a reference; whether the artifact is really there, only the store knows.
+            # Prefect caches a reference to the artifact; only the store knows whether the artifact is still there.
             refresh_cache=forced or known is None,
             retries=execution.retries,
             retry_delay_seconds=execution.retry_delay_seconds,
@@ -162,20 +164,20 @@ class PipelineRun:
         return result
 
     def cached_tags(self) -> dict[str, str]:
-        """Which stages were not run, and their artifacts, for the pipeline's MLflow run."""
+        """Tags of the pipeline's MLflow run: the stages that were cached, and their artifacts."""
         return {f"cached.{name}": result.ref.sha256 for name, result in self.results.items() if result.how == "cached"}
 
     def _remember(self, spec: StageSpec, known: StageRecord) -> None:
-        """A hit is this profile's newest result of the stage: what `--from` and the nightly run start on."""
+        """Record a cache hit as the profile's newest result of the stage, which later runs and the nights start on."""
         now_current = {"stage": spec.name, "profile": self.settings.profile, "created_at": now()}
         open_store(self.settings).record(known.model_copy(update=now_current))
 
     def folder(self, result: StageResult) -> Path:
-        """The verified files of a result."""
+        """The files of a result, each checked against its digest."""
         return open_store(self.settings).fetch(result.ref)
 
     def carry_out(self, decision: StageResult, version: RegisteredVersion, baseline: RegisteredVersion | None) -> str:
-        """Apply the promote stage's decision to the registry and say in words what was done."""
+        """Apply the promote stage's decision to the registry; returns what was done, in words."""
         runs = f"pipeline {self.context.run_id}, MLflow run {decision.mlflow_run_id}, decision {decision.ref.short}"
         folder = self.folder(decision)
         _show_decision(folder)
@@ -197,8 +199,10 @@ def _in_words(result: StageResult) -> str:
 
 
 def _show_in_prefect(result: StageResult, page: str | None, task_run_id: UUID | None) -> None:
-    """What a stage gave, on the pages of its task run and of the flow run; for a cached stage too, whose task did
-    not run."""
+    """Show a stage's artifact on the Prefect pages of its task run and of the flow run.
+
+    It is made here and not by the task, whose code does not run for a cached stage.
+    """
     ref = result.ref
     run = f"[{result.name}]({page})" if page else "none"
     MarkdownArtifact(
@@ -206,14 +210,14 @@ def _show_in_prefect(result: StageResult, page: str | None, task_run_id: UUID | 
         description=f"{result.name}: {_in_words(result)}",
         markdown=(
             f"- artifact: `{ref.kind}/{ref.short}`\n- SHA-256: `{ref.sha256}`\n- in MLflow: {run}\n"
-            f"- address and whole lineage: `qwenlong artifacts show {ref.short}`\n"
+            f"- address and full lineage: `qwenlong artifacts show {ref.short}`\n"
         ),
         task_run_id=task_run_id,
     ).create()
 
 
 def _show_decision(folder: Path) -> None:
-    """Every condition with its numbers, in the log and on Prefect's page."""
+    """Show every condition with its numbers, in the log and on Prefect's page."""
     decision = read_decision(folder)
     for condition in decision["conditions"]:
         verdict = "pass" if condition["passed"] else "FAIL"

@@ -1,7 +1,7 @@
-"""The flow ``promote``: put a registered version before the gate again.
+"""The flow ``promote``: let the gate decide again on a registered version.
 
-The pipeline's last stages do the same; this flow is for a version that was registered earlier, say
-after the margins in the settings were changed.
+The pipeline ends with the same decision; this flow is for a version that was registered earlier, for example after
+the margins in the settings have changed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from qwenlong.flows.gate import before_the_gate
+from qwenlong.flows.gate import run_gate
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id
-from qwenlong.flows.run_pages import described, entitle, flow_run_tag, in_mlflow
+from qwenlong.flows.run_pages import flow_run_tag, in_mlflow, mlflow_description, name_flow_run
 from qwenlong.tasks.specs import evaluate_stage
 from qwenlong.tasks.stage import RunContext
 from qwenlong.tasks.store import open_store
@@ -38,20 +38,20 @@ def promote(profile: str = "local", overrides: list[str] | None = None) -> dict[
         raise ArtifactError(f"promote: no challenger is registered for profile {profile!r} yet: run the pipeline first")
     run_id = new_run_id()
     title = f"promote {settings.profile} version {version.version} {run_id}"
-    entitle(title)
-    # Asked for by name: the decision is made now, also where an earlier one was rolled back.
+    name_flow_run(title)
+    # The flow was asked for by name, so the decision is made anew, even if an earlier one was rolled back.
     run = PipelineRun(settings, RunContext(settings=settings, run_id=run_id), refresh="promote")
     tags = {"profile": settings.profile, "pipeline": run_id} | flow_run_tag()
     note = RunNote(key=run_id, name=title, params=settings.promotion.model_dump(mode="json"), tags=tags)
     with in_mlflow(run, note) as tracked:
         outcome = _decide(run, version, data.ref, base.ref)
-    tracked.finish("FINISHED", tags=run.cached_tags() | {"promotion": outcome} | described(outcome))
+    tracked.finish("FINISHED", tags=run.cached_tags() | {"promotion": outcome} | mlflow_description(outcome))
     get_run_logger().info("promotion: %s", outcome)
     return {"version": version.version, "promotion": outcome}
 
 
 def _decide(run: PipelineRun, version: RegisteredVersion, data: ArtifactRef, base: ArtifactRef) -> str:
-    """Evaluate both models, ask the gate and carry its decision out; what was done, in words."""
+    """Evaluate both models, run the gate and carry out its decision; returns what was done, in words."""
     baseline = baseline_for(run.settings.tracking, version)
     models = {"challenger": version.model, "champion": baseline.model if baseline else base}
     rows = StageResult(name="prepare", ref=data, how="kept")
@@ -60,5 +60,5 @@ def _decide(run: PipelineRun, version: RegisteredVersion, data: ArtifactRef, bas
         model = StageResult(name=role, ref=models[role], how="kept")
         return run.stage(evaluate_stage(run.settings, role), {"model": model, "data": rows})
 
-    decision = before_the_gate(run, models, {role: partial(evaluate, role) for role in models}, rows)
+    decision = run_gate(run, models, {role: partial(evaluate, role) for role in models}, rows)
     return run.carry_out(decision, version, baseline)

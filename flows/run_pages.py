@@ -1,4 +1,4 @@
-"""How a flow run stands on Prefect's and MLflow's pages: under one name, with its own MLflow run."""
+"""What Prefect's and MLflow's pages show of a flow run: one name in both, and links between the two."""
 
 from __future__ import annotations
 
@@ -18,42 +18,45 @@ from qwenlong.tasks.tracking.outbox import TrackedRun, deliver_outbox, outbox_of
 from qwenlong.tasks.tracking.runs import RunNote
 
 
-def entitle(title: str) -> None:
-    """Name the current flow run on Prefect's pages."""
+def name_flow_run(title: str) -> None:
+    """Set the name of the current flow run in Prefect."""
     with get_client(sync_client=True) as client:
         client.update_flow_run(UUID(flow_run.id), name=title)
 
 
 def flow_run_tag() -> dict[str, str]:
-    """The tag by which an MLflow run leads to its Prefect run."""
+    """The tag that links an MLflow run to the current flow run."""
     return {"prefect.flow_run_id": str(flow_run.id)}
 
 
 def flow_run_page() -> str:
-    """Where a person opens the current flow run in Prefect."""
+    """Address of the current flow run in Prefect."""
     return f"{PREFECT_UI_URL.value()}/runs/flow-run/{flow_run.id}"
 
 
-def described(text: str, note: str = "") -> dict[str, str]:
-    """The tag that MLflow shows as a run's description, with the way to the flow run; it folds a third paragraph away."""
+def mlflow_description(text: str, note: str = "") -> dict[str, str]:
+    """The tag that MLflow shows as a run's description: ``text``, then ``note`` and a link to the flow run.
+
+    They make two paragraphs, because MLflow folds away a third.
+    """
     return {MLFLOW_RUN_NOTE: f"{text}\n\n{note}[This run in Prefect]({flow_run_page()})"}
 
 
 @contextmanager
 def in_mlflow(run: PipelineRun, note: RunNote) -> Iterator[TrackedRun]:
-    """Open the MLflow run to which the stages of ``run`` belong.
+    """Open the MLflow run of a flow run, the parent of its stages' runs.
 
-    Whoever leaves the block well closes it with what came out; an error closes it as failed.
+    Call ``finish`` on it with the result after the block. An error inside the block finishes it as failed.
     """
     tracker, outbox = Tracker(run.settings.tracking), outbox_of(run.settings)
     deliver_outbox(tracker, outbox)
     tracked = TrackedRun(tracker, note, outbox)
-    tracked.run_id()
+    tracked.run_id()  # creates the run now, so that MLflow shows it from the start
     try:
         yield tracked
     except Exception as error:
         reason = reason_of(error)
-        tracked.finish("FAILED", tags=run.cached_tags() | {"error": reason} | described(f"Failed: {reason}"))
+        tracked.finish("FAILED", tags=run.cached_tags() | {"error": reason} | mlflow_description(f"Failed: {reason}"))
         raise
     except BaseException:
         tracked.finish("KILLED", tags=run.cached_tags())

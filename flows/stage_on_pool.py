@@ -1,8 +1,8 @@
 """The flow ``stage``: one stage on another work pool, started by the pipeline's task.
 
-Deployed on the GPU pool as ``stage/gpu``; the settings send stages there with
-``execution.deployments = {grpo = "stage/gpu"}``. It shares the store with the pipeline, which finds
-the result there by its fingerprint.
+It is deployed on the GPU pool as ``stage/gpu``; settings send stages there with
+``execution.deployments = {grpo = "stage/gpu"}``. It uses the same store as the pipeline, which finds the result there
+by its fingerprint.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from qwenlong.flows.gate import before_the_gate
-from qwenlong.flows.nightly_eval import _compare
+from qwenlong.flows.gate import run_gate
+from qwenlong.flows.nightly_eval import compare_with_earlier_nights
 from qwenlong.flows.pipeline_run import StageResult
 from qwenlong.tasks.process import ProcessFailed
 from qwenlong.tasks.store import open_store
@@ -108,7 +108,7 @@ class World:
         write_scores(folder, Bootstrap(resamples=200, confidence=0.95, seed=1))
         return self.publish("evaluation", folder, {"data": self.data.sha256})
 
-    def stage_on(self, spec, refs, *, forced=False) -> StageResult:
+    def stage_from_refs(self, spec, refs, *, forced=False) -> StageResult:
         """The promote stage, run here instead of in a process of its own."""
         work = self.folder()
         (work / OUTPUT).mkdir()
@@ -125,11 +125,11 @@ class World:
                 raise found
             return StageResult(name="evaluate", ref=found, how="ran")
 
-        run = SimpleNamespace(settings=self.settings, stage_on=self.stage_on)
+        run = SimpleNamespace(settings=self.settings, stage_from_refs=self.stage_from_refs)
         models = {"challenger": self.model, "champion": self.base}
         made = {role: lambda found=found: give(found) for role, found in evaluations.items()}
         rows = StageResult(name="prepare", ref=self.data, how="kept")
-        decision = before_the_gate(run, models, made, rows)
+        decision = run_gate(run, models, made, rows)
         return json.loads((self.store.fetch(decision.ref) / "decision.json").read_text())["reason"]
 
     def pair(self) -> dict[str, ArtifactRef]:
@@ -239,7 +239,7 @@ def test_a_champion_that_got_worse_is_found_under_both_seeds(world):
         asked.append((alias, second))
         return looks[second]
 
-    night, _, found = _compare(world.settings, NIGHT, {"champion": looks[False]}, look)
+    night, _, found = compare_with_earlier_nights(world.settings, NIGHT, {"champion": looks[False]}, look)
     assert night.compared_with == (
         NIGHT - timedelta(days=1),
         NIGHT - timedelta(days=2),
@@ -252,7 +252,7 @@ def test_a_champion_that_got_worse_is_found_under_both_seeds(world):
 
 def test_a_fall_that_the_second_seed_does_not_show_is_no_fall(world):
     remember(world, 1, draws(world, 0.9, 1))
-    night, _, _ = _compare(
+    night, _, _ = compare_with_earlier_nights(
         world.settings, NIGHT, {"champion": draws(world, 0.4, 11)}, lambda alias, second: draws(world, 0.9, 12)
     )
     assert (
@@ -263,14 +263,14 @@ def test_a_fall_that_the_second_seed_does_not_show_is_no_fall(world):
 
 def test_an_equal_champion_is_quiet_and_asks_no_second_time(world):
     remember(world, 1, draws(world, 0.9, 1))
-    night, _, _ = _compare(world.settings, NIGHT, {"champion": draws(world, 0.9, 11)}, None)
+    night, _, _ = compare_with_earlier_nights(world.settings, NIGHT, {"champion": draws(world, 0.9, 11)}, None)
     assert night.words == "night 2026-03-09: no significant fall, compared with 1 earlier nights"
 
 
 def test_nights_of_other_rows_are_not_compared(world):
     remember(world, 1, draws(world, 0.9, 1))
     world.rows = [replace(row, question="Another?") for row in world.rows]
-    night, _, found = _compare(world.settings, NIGHT, {"champion": draws(world, 0.1, 2)}, None)
+    night, _, found = compare_with_earlier_nights(world.settings, NIGHT, {"champion": draws(world, 0.1, 2)}, None)
     assert (night.compared_with, found) == ((), [])
 
 
