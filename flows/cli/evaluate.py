@@ -108,13 +108,13 @@ def evaluate(
         from qwenlong.flows.cli.evaluation_tables import print_finished
 
         check_engine(server, engine)
-        settings = evaluation_settings(profile, overrides or (), values)
         if rescore is not None:
             _check_no_model_is_needed(used)
-            finished = run_rescore(settings, rescore, out)
+            finished = run_rescore(evaluation_settings(profile, overrides or (), values), rescore, out)
         elif model is None:
             raise ValueError("give --model REF to evaluate a model, or --rescore LOGDIR to score an evaluation again")
         else:
+            settings = evaluation_settings(profile, overrides or (), values)
             names = [name.strip() for name in (benchmarks or "").split(",") if name.strip()]
             finished = run_evaluation(settings, model, names, data or [], out=out, bounded=profile is None)
     if as_json:

@@ -178,7 +178,7 @@ def test_another_setting_or_one_limit_leaves_the_rest_bounded_by_the_context(pla
             ("--model", "policy", "--engine", "vllm", "--server", "http://127.0.0.1:9/v1"),
             "--server replaces the engine, so --engine vllm would do nothing",
         ),
-        (("--model", "no/such/folder"), "is no folder and no reference"),
+        (("--model", "no/such/folder"), "names no model"),
         (("--model", "policy", "--benchmarks", "hotpot"), "'hotpot' is none of docmath"),
         (("--model", "policy", "--engine", "openai"), "evaluation.engine='openai' and evaluation.server go together"),
         (("--model", "policy", "--engine", "magic"), "evaluation.engine"),
