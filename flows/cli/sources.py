@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from qwenlong.flows.cli.common import Json
-from qwenlong_core.data.sources.catalogue import SOURCES
 
 
 def sources(as_json: Json = False) -> None:
     """List the data sources for data.train, data.eval and data.sft, and where to get each."""
+    from qwenlong_core.data.sources.catalogue import SOURCES
+
     listed = [_described(asdict(source)) for source in SOURCES.values()]
     if as_json:
         typer.echo(json.dumps(listed, indent=2))
