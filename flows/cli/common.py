@@ -125,6 +125,16 @@ def server_values(url: str | None, served: str | None, key_variable: str | None,
     return {"evaluation.engine": "openai"} | given_values("evaluation.server", server)
 
 
+def judge_values(url: str | None, model: str | None, key_variable: str | None) -> dict[str, Any]:
+    """Settings of the evaluation's judge; none if there is no judge.
+
+    Raises:
+        typer.BadParameter: see :func:`check_judge`.
+    """
+    check_judge(url, model, key_variable)
+    return given_values("evaluation.judge", {"base_url": url, "model": model, "api_key_variable": key_variable})
+
+
 def check_engine(server: str | None, engine: str | None) -> None:
     """Refuse an engine beside a server.
 

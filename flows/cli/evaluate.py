@@ -20,8 +20,8 @@ from qwenlong.flows.cli.common import (
     ServerKeyVariable,
     ServerModel,
     check_engine,
-    check_judge,
     given_values,
+    judge_values,
     one_clear_message,
     server_values,
 )
@@ -37,45 +37,49 @@ _OPTIONS = SERVER_OPTIONS | {
 }
 
 
+Benchmarks = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="Names with commas, or all (the paper's seven); by default the generated set."),
+]
+Samples = Annotated[int | None, typer.Option(min=1, help="Answers per question; by default 1.")]
+Engine = Annotated[str | None, typer.Option(help="transformers, vllm or openai (needs --server).")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Questions per benchmark, the same ones every time; by default all.")
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PATH_OR_ID",
+        help="Where a benchmark is; NAME=SOURCE:PATH for a file in another source's format. Repeatable.",
+    ),
+]
+Document = Annotated[
+    str | None, typer.Option(help="none: ask without the documents, to measure how much of the score is memory.")
+]
+Rescore = Annotated[str | None, typer.Option(metavar="LOGDIR", help="Score a finished evaluation again from its log.")]
+Out = Annotated[Path | None, typer.Option(help="Folder to write; by default a new one in .qwenlong/evaluations.")]
+PaperOrProfile = Annotated[
+    str | None, typer.Option(help="Profile that supplies the evaluation settings; by default the paper's protocol.")
+]
+
+
 def evaluate(
     model: OptionalModelRef = None,
-    benchmarks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B", help="Names with commas, or all (the paper's seven); by default the generated set."
-        ),
-    ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Answers per question; by default 1.")] = None,
-    engine: Annotated[str | None, typer.Option(help="transformers, vllm or openai (needs --server).")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Questions per benchmark, the same ones every time; by default all.")
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PATH_OR_ID",
-            help="Where a benchmark is; NAME=SOURCE:PATH for a file in another source's format. Repeatable.",
-        ),
-    ] = None,
-    document: Annotated[
-        str | None,
-        typer.Option(help="none: ask without the documents, to measure how much of the score is memory."),
-    ] = None,
-    rescore: Annotated[
-        str | None, typer.Option(metavar="LOGDIR", help="Score a finished evaluation again from its log.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write; by default a new one in .qwenlong/evaluations.")
-    ] = None,
+    benchmarks: Benchmarks = None,
+    samples: Samples = None,
+    engine: Engine = None,
+    limit: Limit = None,
+    data: Data = None,
+    document: Document = None,
+    rescore: Rescore = None,
+    out: Out = None,
     server: Server = None,
     server_model: ServerModel = None,
     server_key_variable: ServerKeyVariable = None,
     judge: JudgeUrl = None,
     judge_model: JudgeModel = None,
     judge_key_variable: JudgeKeyVariable = None,
-    profile: Annotated[
-        str | None, typer.Option(help="Profile that supplies the evaluation settings; by default the paper's protocol.")
-    ] = None,
+    profile: PaperOrProfile = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
@@ -85,31 +89,21 @@ def evaluate(
     an interrupted evaluation; a finished one is left as it is. Without --profile the protocol is the paper's
     (120,000 prompt tokens, 10,000 new tokens, temperature 0.7, top-p 0.95), within the model's context.
     """
-    check_judge(judge, judge_model, judge_key_variable)
+    asked = {"samples": samples, "engine": engine, "limit": limit, "document": document}
     values = {
-        **given_values("evaluation", {"samples": samples, "engine": engine, "limit": limit, "document": document}),
+        **given_values("evaluation", asked),
         **server_values(server, server_model, server_key_variable, model),
-        **given_values(
-            "evaluation.judge", {"base_url": judge, "model": judge_model, "api_key_variable": judge_key_variable}
-        ),
+        **judge_values(judge, judge_model, judge_key_variable),
     }
-    used = {
-        "--model": model,
-        "--benchmarks": benchmarks,
-        "--data": data,
-        "--document": document,
-        "--engine": engine,
-        "--samples": samples,
-        "--limit": limit,
-        "--server": server,
-    }
+    sampled = {"--model": model, "--benchmarks": benchmarks, "--data": data, "--server": server}
+    sampled |= {f"--{name}": value for name, value in asked.items()}
     with one_clear_message(resumes=True, options=_OPTIONS):
         from qwenlong.flows.cli.evaluation_run import evaluation_settings, run_evaluation, run_rescore
         from qwenlong.flows.cli.evaluation_tables import print_finished
 
         check_engine(server, engine)
         if rescore is not None:
-            _check_no_model_is_needed(used)
+            _check_no_model_is_needed(sampled)
             finished = run_rescore(evaluation_settings(profile, overrides or (), values), rescore, out)
         elif model is None:
             raise ValueError("give --model REF to evaluate a model, or --rescore LOGDIR to score an evaluation again")
@@ -123,9 +117,9 @@ def evaluate(
         print_finished(finished)
 
 
-def _check_no_model_is_needed(used: dict[str, Any]) -> None:
+def _check_no_model_is_needed(sampled: dict[str, Any]) -> None:
     """Refuse options that do nothing when a log is scored again."""
-    idle = [name for name, value in used.items() if value]
+    idle = [name for name, value in sampled.items() if value]
     if idle:
         raise ValueError(f"--rescore asks no model, so {', '.join(idle)} would do nothing: leave it out")
 

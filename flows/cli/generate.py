@@ -26,42 +26,54 @@ MIXED = "mixed"
 _PROGRESS_ROWS = 100
 
 
+Out = Annotated[Path, typer.Option(help="JSONL file to write; name it in data.train, data.sft or data.eval.")]
+Tokens = Annotated[
+    int, typer.Option(min=128, max=1_000_000, help="Prompt length in the policy's tokens, met within 2%.")
+]
+ToTokens = Annotated[
+    int | None, typer.Option(min=128, max=1_000_000, help="Spread the lengths evenly from --tokens to this.")
+]
+DomainName = Annotated[
+    str, typer.Option(help="math, logical, multihop, reading, or mixed: math, logical, multihop as 600:600:400.")
+]
+Kind = Annotated[
+    str | None, typer.Option(help="One kind of question of the domain; the error for an unknown one lists them.")
+]
+Steps = Annotated[int | None, typer.Option(help="Only questions that combine this many facts.")]
+Distractors = Annotated[int | None, typer.Option(min=0, help="Near misses in the document.")]
+Depth = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Place of the evidence: 0 start, 1 end; by default random.")
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        help="Base URL of an OpenAI-compatible teacher: keep only the rows that it solves, with its solution."
+    ),
+]
+TeacherModel = Annotated[str | None, typer.Option(help="Model that the teacher's endpoint serves.")]
+TeacherKeyVariable = Annotated[str | None, typer.Option(help="Environment variable that holds the teacher's key.")]
+TeacherSamples = Annotated[
+    int | None, typer.Option(min=1, help="Completions that the teacher gives per question; by default 4.")
+]
+
+
 def generate(
-    out: Annotated[Path, typer.Option(help="JSONL file to write; name it in data.train, data.sft or data.eval.")],
-    tokens: Annotated[
-        int, typer.Option(min=128, max=1_000_000, help="Prompt length in the policy's tokens, met within 2%.")
-    ],
+    out: Out,
+    tokens: Tokens,
     n: Annotated[int, typer.Option(min=1, help="Documents, each with one question.")] = 8,
-    domain: Annotated[
-        str, typer.Option(help="math, logical, multihop, reading, or mixed: math, logical, multihop as 600:600:400.")
-    ] = MIXED,
-    to_tokens: Annotated[
-        int | None, typer.Option(min=128, max=1_000_000, help="Spread the lengths evenly from --tokens to this.")
-    ] = None,
+    domain: DomainName = MIXED,
+    to_tokens: ToTokens = None,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
-    kind: Annotated[
-        str | None, typer.Option(help="One kind of question of the domain; the error for an unknown one lists them.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Only questions that combine this many facts.")] = None,
-    distractors: Annotated[int | None, typer.Option(min=0, help="Near misses in the document.")] = None,
-    depth: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Place of the evidence: 0 start, 1 end; by default random.")
-    ] = None,
+    kind: Kind = None,
+    steps: Steps = None,
+    distractors: Distractors = None,
+    depth: Depth = None,
     language: Annotated[str, typer.Option(help="en, or zh (multihop only).")] = "en",
     model: TokenizerOf = "smollm2-135m",
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            help="Base URL of an OpenAI-compatible teacher: keep only the rows that it solves, with its solution."
-        ),
-    ] = None,
-    teacher_model: Annotated[str | None, typer.Option(help="Model that the teacher's endpoint serves.")] = None,
-    teacher_key_variable: Annotated[
-        str | None, typer.Option(help="Environment variable that holds the teacher's key.")
-    ] = None,
-    teacher_samples: Annotated[
-        int | None, typer.Option(min=1, help="Completions that the teacher gives per question; by default 4.")
-    ] = None,
+    teacher: Teacher = None,
+    teacher_model: TeacherModel = None,
+    teacher_key_variable: TeacherKeyVariable = None,
+    teacher_samples: TeacherSamples = None,
     as_json: Json = False,
 ) -> None:
     """Write documents with questions whose answers are known by construction.
