@@ -91,7 +91,8 @@ def run_evaluation(
     examples = choose_items(rows, settings.evaluation.limit)
     plan = make_plan(job, examples, model.folder)
     folder = out or _default_folder(model, plan)
-    say(f"{model.name}: {len(examples):,} questions of {', '.join(specs)}, {plan.samples} answers each, in {folder}")
+    asked = f"{len(examples):,} questions of {', '.join(specs)}, answers per question: {plan.samples}"
+    say(f"{model.name}: {asked}, in {folder}")
     with _locked(folder), _progress_on_stderr():
         _write_rows(folder, examples)
         evaluate(job, plan, examples, model.folder, folder)

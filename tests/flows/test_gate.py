@@ -95,8 +95,9 @@ class World:
         )
         (folder / PLAN).write_text(plan.model_dump_json())
         blank = Sample(
-            example_id="", document_id="", domain="math", source="made", sample=0, prompt_digest="", prompt_tokens=1, lost_tokens=0,
-            depth=None, completion="", num_tokens=1, finish_reason="stop", score=WRONG, metrics={}, seconds=0.0,
+            example_id="", document_id="", domain="math", source="made", sample=0, prompt_digest="", prompt_tokens=1,
+            lost_tokens=0, depth=None, completion="", num_tokens=1, finish_reason="stop", score=WRONG,
+            metrics={}, seconds=0.0,
         )  # fmt: skip
         append_samples(
             folder / SAMPLES,
