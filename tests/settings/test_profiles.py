@@ -159,3 +159,11 @@ def test_a_store_address_that_makes_no_sense_is_refused(overrides, message):
 def test_one_setting_chooses_the_bucket():
     storage = load_settings("smoke", ["storage.uri='s3://bucket/team/project'"]).storage
     assert storage.uri == "s3://bucket/team/project" and storage.s3 is None
+
+
+def test_values_are_used_as_they_are_and_overrides_replace_them():
+    values = {"evaluation.document": "none", "evaluation.temperature": 0.1, "evaluation.limit": None}
+    settings = load_settings("smoke", ["evaluation.temperature=0.5"], values=values)
+    found = settings.evaluation
+    # As an override ``none`` would mean no value; as a value it is the text.
+    assert (found.document, found.temperature, found.limit) == ("none", 0.5, None)
