@@ -1,1 +1,1 @@
-"""Training and evaluation rows: prompts, sources, generated documents, preparation."""
+"""Training and evaluation data: sources, preparation, prompts, generated documents."""

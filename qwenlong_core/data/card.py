@@ -1,6 +1,6 @@
-"""The data card: what the prepared rows are, what was left out and why, for people to read.
+"""The data card: describes the prepared rows, and what was left out and why, for people to read.
 
-``card.md`` with ``lengths.svg`` beside it; both are the same bytes for the same rows.
+It is ``card.md`` with the picture ``lengths.svg``. The same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SAMPLE_CHARACTERS = 300
 
 
 def write_card(folder: Path, parts: Sequence[Split], summary: Mapping[str, Any]) -> None:
-    """Write card.md and lengths.svg for these splits; ``summary`` is what summary.json holds."""
+    """Write card.md and lengths.svg for these splits; ``summary`` is the content of summary.json."""
     limits = [phase["max_prompt_tokens"] for phase in summary.get("phases", {}).values()]
     _draw_lengths(folder / PICTURE, parts, limits)
     splits = summary["splits"]
@@ -35,20 +35,20 @@ def write_card(folder: Path, parts: Sequence[Split], summary: Mapping[str, Any])
         _table("By domain", "domain", splits, "domains"),
         _table("By answer type", "answer type", splits, "answer_types"),
         _phases(summary.get("phases", {})),
-        f"## Prompt lengths\n\n![Tokens of the whole prompts]({PICTURE})",
+        f"## Prompt lengths\n\n![Tokens per prompt]({PICTURE})",
         _table(
             "Dropped, by reason",
             "reason",
             splits,
             "dropped",
-            f"Each row stands in dropped.jsonl with the row it met.{_against(summary)}",
+            f"dropped.jsonl lists each row, beside the row it duplicates if there is one.{_against(summary)}",
         ),
         _table(
             "Refused, by reason",
             "reason",
             splits,
             "refused_by_reason",
-            "Each row stands in refused.jsonl with file, line and full reason.",
+            "refused.jsonl lists each row with its file, line and full reason.",
         ),
         *_samples(parts),
     ]
@@ -62,7 +62,7 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _counts(splits: Mapping[str, Any]) -> str:
     names = ("read", "refused", "dropped", "rows", "documents", "truncated", "renamed")
     said = ["rows read", "refused", "dropped", "rows kept", "documents", "shortened", "ids made unique"]
-    lengths = ["shortest prompt", "median", "longest", "tokens in all"]
+    lengths = ["shortest prompt", "median", "longest", "total tokens"]
     rows = []
     for name, split in splits.items():
         counts = {**split, "dropped": sum(split["dropped"].values())}
@@ -72,7 +72,7 @@ def _counts(splits: Mapping[str, Any]) -> str:
 
 
 def _table(title: str, head: str, splits: Mapping[str, Any], key: str, note: str = "") -> str:
-    """Counts by split of one kind of thing; with nothing to count a line that says so."""
+    """One kind of count by split, or \"None.\" if there is nothing to count."""
     entries = sorted({entry for split in splits.values() for entry in split[key]})
     counts = [[entry, *(f"{split[key].get(entry, 0):,}" for split in splits.values())] for entry in entries]
     body = _markdown([head, *splits], counts) if entries else "None."
@@ -83,19 +83,21 @@ def _phases(phases: Mapping[str, Any]) -> str:
     if not phases:
         return ""
     rows = [[index, f"{phase['max_prompt_tokens']:,}", f"{phase['rows']:,}"] for index, phase in phases.items()]
-    return "## By phase\n\n" + _markdown(["phase", "prompt tokens up to", "rows"], rows)
+    return "## By phase\n\n" + _markdown(["phase", "max. prompt tokens", "rows"], rows)
 
 
 def _against(summary: Mapping[str, Any]) -> str:
     if "against" not in summary:
         return ""
-    return " Compared with an evaluation set of {read:,} rows, {refused:,} of them unreadable.".format(
-        **summary["against"]
+    return (
+        " Training rows were compared with an evaluation set of {read:,} rows, {refused:,} of them unreadable.".format(
+            **summary["against"]
+        )
     )
 
 
 def _samples(parts: Sequence[Split]) -> list[str]:
-    """The first row of each source and domain, as JSON: no text can break out of an indented block."""
+    """The first row of each source and domain, as indented JSON, which no text can break out of."""
     sections = []
     for part in parts:
         for (source, domain), example in part.kept.samples.items():
@@ -124,7 +126,7 @@ def _shortened(example: Example) -> dict[str, Any]:
 
 
 def _draw_lengths(path: Path, parts: Sequence[Split], limits: Sequence[int]) -> None:
-    """Histogram of the prompts' tokens, one panel a split, with the phases' limits."""
+    """Draw a histogram of prompt lengths with one panel per split, and the phases' limits as lines."""
     longest = max(max(part.kept.lengths) for part in parts)
     shortest = min(min(part.kept.lengths) for part in parts)
     bins = np.geomspace(max(1, shortest), max(longest, shortest + 1) * 1.01, _BINS + 1)
@@ -138,5 +140,5 @@ def _draw_lengths(path: Path, parts: Sequence[Split], limits: Sequence[int]) -> 
             panel.spines[["top", "right"]].set_visible(False)
             for limit in limits if part.name == "train" else ():
                 panel.axvline(limit, color="#c44e52", linestyle="--", linewidth=1)
-        panels[-1].set_xlabel("tokens of the whole prompt (log scale; dashed: phase limits)")
+        panels[-1].set_xlabel("tokens per prompt (log scale; dashed: phase limits)")
         figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,4 +1,7 @@
-"""The rows of a split as they come from its sources, refusals and the other side of a shared file left out."""
+"""The readable rows of a split, source by source.
+
+Refused rows are left out, and so are the other split's documents of a file that both splits name.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("sft", "train", "eval")
 HELD_OUT_SHARE = 0.2
-"""Share of documents that go to evaluation where one file is named for both."""
+"""Share of the documents held out for evaluation when training and evaluation name the same file."""
 
 
 def specs_of(data: DataSettings, split: str) -> tuple[str, ...]:
@@ -27,7 +30,7 @@ def specs_of(data: DataSettings, split: str) -> tuple[str, ...]:
 
 
 def shared_files(data: DataSettings) -> set[Path]:
-    """Files that are named for evaluation and for training."""
+    """Files named for both evaluation and training."""
     files = {
         split: {path.resolve() for spec in specs_of(data, split) for path in local_files(spec)} for split in SPLITS
     }
@@ -35,10 +38,10 @@ def shared_files(data: DataSettings) -> set[Path]:
 
 
 def collect(data: DataSettings, split: Split, tokenizer: Any, seed: int) -> Iterator[Row]:
-    """Read or generate the rows of a split, one after the other.
+    """Read or generate the rows of a split, one by one.
 
     Raises:
-        ValueError: ``generated`` is named and no length bucket is given.
+        ValueError: the split names ``generated`` but has no length bucket.
     """
     shared = shared_files(data)
     for spec in specs_of(data, split.name):
@@ -53,10 +56,10 @@ def collect(data: DataSettings, split: Split, tokenizer: Any, seed: int) -> Iter
 
 
 def _of_file(rows: Iterable[Example | Refused], split: Split, seed: int | None) -> Iterator[Row]:
-    """The readable rows of a file, of a shared one (which has a seed) those of this side."""
+    """The readable rows of a file. A seed marks a shared file, of which only this split's documents are kept."""
     if seed is not None:
         logger.info(
-            "prepare %s: training and evaluation name the same file: %.0f%% of its documents are held out",
+            "prepare %s: training and evaluation name the same file, so %.0f%% of its documents are held out",
             split.name,
             100 * HELD_OUT_SHARE,
         )
@@ -73,6 +76,7 @@ def _of_file(rows: Iterable[Example | Refused], split: Split, seed: int | None) 
 
 
 def _held_out(row: Row, seed: int) -> bool:
+    # A hash of the text, not a random draw, so that all rows of a document go to the same split.
     return int.from_bytes(digest(str(seed), row.document.hex())[:4]) / 2**32 < HELD_OUT_SHARE
 
 

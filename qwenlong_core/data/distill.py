@@ -1,8 +1,8 @@
-"""Worked solutions from a teacher: ask an OpenAI-compatible endpoint, keep what the reward verifies.
+"""Worked solutions from a teacher: ask an OpenAI-compatible endpoint and keep what the reward verifies.
 
-Rejection sampling: several completions a question, scored by the rule alone (a judge that is talked
-into a wrong answer would put it into the training data); the shortest right one becomes the
-example's ``solution``. What happened to every question is counted.
+This is rejection sampling. Each question gets several completions, which are scored by the rule alone: a judge
+that is talked into a wrong answer would put it into the training data. The shortest correct completion becomes
+the example's ``solution``. Every question is counted.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ if TYPE_CHECKING:
 
 
 class TeacherSettings(Block):
-    """The teacher's endpoint and how it is sampled."""
+    """The teacher's endpoint and its sampling."""
 
     base_url: PlainUrl
     model: str
     api_key_variable: str | None = None
-    """Name of the environment variable that holds the key."""
+    """Name of the environment variable that holds the API key."""
     samples: int = Field(4, ge=1)
     """Completions per question."""
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
     max_tokens: int = Field(10_000, ge=1)
     concurrency: int = Field(16, ge=1)
-    """Questions under way at once."""
+    """Questions asked at the same time."""
     timeout_seconds: float = Field(600.0, gt=0)
     max_retries: int = Field(5, ge=0)
 
 
 @dataclass(slots=True)
 class DistillCounts:
-    """What became of the questions (``kept + unverified + failed == questions``) and the samples."""
+    """Outcome of the questions (``kept + unverified + failed == questions``) and of the samples."""
 
     questions: int = 0
     kept: int = 0
     unverified: int = 0
-    """No sample was right."""
+    """No sample was correct."""
     failed: int = 0
-    """The endpoint gave no completion; see ``last_error``."""
+    """The endpoint returned no completion; see ``last_error``."""
     samples: int = 0
     right: int = 0
     truncated: int = 0
@@ -66,11 +66,11 @@ class DistillCounts:
 
 
 def distill(examples: Iterable[Example], settings: TeacherSettings) -> tuple[list[Example], DistillCounts]:
-    """The examples that the teacher solved, in order, with its solution in place of their own.
+    """The examples that the teacher solved, in order, with its solutions.
 
     Raises:
         ValueError: ``api_key_variable`` names a variable that is not set.
-        ConnectionError: no question at all got a completion.
+        ConnectionError: no question got a completion.
     """
     return asyncio.run(_distill_all(list(examples), settings))
 
@@ -94,8 +94,8 @@ async def _distill_all(examples: list[Example], settings: TeacherSettings) -> tu
         solved = await asyncio.gather(*(one(example) for example in examples))
     if examples and counts.failed == len(examples):
         raise ConnectionError(
-            f"teacher {settings.model!r} at {settings.base_url} gave no completion for any of {len(examples)}"
-            f" questions; last error: {counts.last_error}"
+            f"teacher {settings.model!r} at {settings.base_url} returned no completion for any of {len(examples)}"
+            f" questions; last error: {counts.last_error}. Check the URL and the model name"
         )
     return [example for example in solved if example is not None], counts
 
@@ -133,9 +133,9 @@ async def _distill_one(
 
 
 def _verified(example: Example, choice: Choice, counts: DistillCounts) -> str | None:
-    """The sample as a solution, if it is whole and its answer is right."""
+    """The sample as a solution if it is complete and its answer is correct, else ``None``."""
     text = choice.message.content or ""
-    # Servers with a reasoning parser hand the thinking over in a field of its own.
+    # Servers with a reasoning parser return the thinking in a separate field.
     reasoning = getattr(choice.message, "reasoning_content", None)
     if reasoning:
         text = f"<think>{reasoning.strip()}</think>\n\n{text.strip()}"

@@ -1,7 +1,7 @@
-"""What is dropped from the rows that were read: duplicates, and training rows that stand in evaluation.
+"""Filters for duplicates and for training rows that leak evaluation data.
 
-Every filter takes a stream of rows and yields those that stay; dropped rows are counted in their split
-with the reason and, where they met another row, that row's id. Memory holds keys and ids, never texts.
+Each filter takes a stream of rows and yields the rows to keep. It records a dropped row in its split, with the
+reason and the id of the row it duplicates. Memory holds keys and ids, never texts.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from qwenlong_core.data.splits import Row, Split, digest
 from qwenlong_core.records import Example
 
 TEMPLATE_DOCUMENTS = 3
-"""A question asked of so many documents is a template: it does not count as leaked."""
+"""A question asked of this many documents is a template and does not count as a leak."""
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def question_key(example: Example) -> bytes:
-    """Key of the question with its answers; for a choice the answer is the option's text."""
+    """Key of the question with its answers; for multiple choice, the answers are the texts of the options."""
     if example.choices:
+        # Letters are not enough: the same question may list its options in another order.
         right = (example.choices[_LETTERS.index(letter)] for letter in example.answers)
         return digest(example.question.lower(), *sorted(text.lower() for text in right))
     return digest(example.question.lower(), *sorted(answer.lower() for answer in example.answers))
 
 
 def named_apart(rows: Iterable[Row], split: Split) -> Iterator[Row]:
-    """Give later rows with an id that is taken a number: sources may use the same ids."""
+    """Number the ids that several rows share, since different sources may use the same ids."""
     last_number: dict[str, int] = {}
     for row in rows:
         name = row.example.id
@@ -45,7 +46,7 @@ def named_apart(rows: Iterable[Row], split: Split) -> Iterator[Row]:
 
 
 def without_duplicates(rows: Iterable[Row], split: Split) -> Iterator[Row]:
-    """Of rows with the same document, question and answers the first one stays."""
+    """Keep the first of the rows that share document, question and answers."""
     seen: dict[bytes, str] = {}
     for row in rows:
         first = seen.setdefault(row.document + question_key(row.example), row.example.id)
@@ -57,12 +58,12 @@ def without_duplicates(rows: Iterable[Row], split: Split) -> Iterator[Row]:
 
 @dataclass
 class Templates:
-    """Questions asked of several documents: sharing one of them gives nothing away."""
+    """Counts how many documents each question is asked of: sharing a template is no leak."""
 
     _asked: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
-        """Note which document a question is asked of."""
+        """Record that the row's question is asked of its document."""
         question = digest(row.example.question)
         documents = self._asked.get(question, ())
         if len(documents) < TEMPLATE_DOCUMENTS and row.document not in documents:
@@ -74,18 +75,18 @@ class Templates:
 
 @dataclass
 class HeldOut:
-    """Keys of the evaluation rows, to find training rows that stand among them."""
+    """Keys of the evaluation rows, to find the training rows that repeat them."""
 
     documents: dict[bytes, str] = field(default_factory=dict)
     questions: dict[bytes, str] = field(default_factory=dict)
 
     def add(self, row: Row) -> None:
-        """Note an evaluation row."""
+        """Record an evaluation row."""
         self.documents[row.document] = self.questions[question_key(row.example)] = row.example.id
 
 
 def without_leaks(rows: Iterable[Row], split: Split, held_out: HeldOut, templates: Templates) -> Iterator[Row]:
-    """Drop training rows whose document, or question with its answers, is an evaluation row's."""
+    """Drop training rows that share their document, or their question with its answers, with evaluation."""
     for row in rows:
         example = row.example
         if met := held_out.documents.get(row.document):
@@ -97,10 +98,14 @@ def without_leaks(rows: Iterable[Row], split: Split, held_out: HeldOut, template
 
 
 class NearDuplicateFilter:
-    """Drops rows that repeat an earlier row on a nearly equal document, and training rows on a document
-    nearly equal to one of the evaluation set, which must pass first.
+    """Drops near duplicates within a split, and training rows whose document is nearly an evaluation document.
 
-    Different questions on nearly equal documents stay within a split. Each distinct document is hashed once.
+    A near duplicate has the same question and answers as an earlier row, on a nearly equal document. Different
+    questions on nearly equal documents are kept. Call :meth:`evaluation` before :meth:`training`. Each distinct
+    document is hashed once.
+
+    Args:
+        threshold: Jaccard similarity, 0 to 1, from which documents are nearly equal.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -109,22 +114,22 @@ class NearDuplicateFilter:
         self.documents = 0
         """Documents compared so far."""
         self.seconds = 0.0
-        """Processor time that took."""
+        """CPU time of the comparisons so far."""
 
     def evaluation(self, rows: Iterable[Row], split: Split) -> Iterator[Row]:
-        """The evaluation rows that stay; training rows are compared with them."""
+        """The evaluation rows to keep; training rows will be compared with them."""
         index = NearDuplicates(self._threshold)
         yield from self._without_repeats(rows, split, index)
         self._held_out = index
 
     def training(self, rows: Iterable[Row], split: Split) -> Iterator[Row]:
-        """The training rows that stay."""
+        """The training rows to keep."""
         return self._without_repeats(rows, split, NearDuplicates(self._threshold))
 
     def _without_repeats(self, rows: Iterable[Row], split: Split, index: NearDuplicates) -> Iterator[Row]:
-        group_of: dict[bytes, str] = {}
-        leaked: dict[bytes, str] = {}
-        asked: dict[tuple[str, bytes], str] = {}
+        group_of: dict[bytes, str] = {}  # document -> first row on a nearly equal document
+        leaked: dict[bytes, str] = {}  # document -> evaluation row on a nearly equal document
+        asked: dict[tuple[str, bytes], str] = {}  # group and question -> first row that asks it
         for row in rows:
             if row.document not in group_of:
                 group_of[row.document], met = self._look_up(row.example, index)
@@ -140,7 +145,7 @@ class NearDuplicateFilter:
                 split.drop(row.example, "near_duplicate", first)
 
     def _look_up(self, example: Example, index: NearDuplicates) -> tuple[str, str | None]:
-        """The first row on a nearly equal document (the row itself if none is), and the held-out row met."""
+        """The first row on a nearly equal document (or this row), and the evaluation row on one, if any."""
         start = time.thread_time()
         minhash = signature(example.context)
         met = self._held_out.find(minhash) if self._held_out else None

@@ -1,4 +1,4 @@
-"""Tokens of whole prompts, counted batch by batch on all cores, and rows fitted to their limits."""
+"""Count the tokens of whole prompts, in batches on all cores, and fit rows to their limits."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ T = TypeVar("T")
 
 
 class Measured(NamedTuple):
-    """A row whose prompt was counted, with the tokens of its solution."""
+    """A row with the token counts of its prompt (``num_tokens``) and its solution."""
 
     row: Row
     solution_tokens: int
 
 
 def phase_of(num_tokens: int, limits: Sequence[int]) -> int | None:
-    """The first phase, counted from 1, whose limit holds so many tokens; ``None`` if none does."""
+    """The first phase, counted from 1, with a limit of at least ``num_tokens``; ``None`` if there is none."""
     return next((index for index, limit in enumerate(limits, 1) if num_tokens <= limit), None)
 
 
 def fit_sft(rows: Iterable[Row], split: Split, tokenizer: Any, limit: int) -> Iterator[Row]:
-    """Rows with a solution that fit the limit together with it."""
+    """Rows whose prompt and solution together fit the limit; rows without a solution are dropped."""
 
     def solved() -> Iterator[Row]:
         for row in rows:
@@ -46,7 +46,7 @@ def fit_sft(rows: Iterable[Row], split: Split, tokenizer: Any, limit: int) -> It
 
 
 def fit_train(rows: Iterable[Row], split: Split, tokenizer: Any, limits: Sequence[int]) -> Iterator[tuple[Row, int]]:
-    """Rows with the phase they belong to; longer ones than the last phase's limit are dropped."""
+    """Rows with their phase; rows over the last phase's limit are dropped."""
     for row, _ in _measured(rows, lambda batch: _count(batch, tokenizer)):
         if phase := phase_of(row.example.num_tokens or 0, limits):
             yield row, phase
@@ -55,7 +55,7 @@ def fit_train(rows: Iterable[Row], split: Split, tokenizer: Any, limits: Sequenc
 
 
 def fit_eval(rows: Iterable[Row], split: Split, tokenizer: Any, limit: int) -> Iterator[Row]:
-    """All rows; longer ones than the limit lose the middle of their document."""
+    """All rows; those over the limit lose the middle of their document."""
 
     def shortened(batch: Sequence[Row]) -> list[Row]:
         return [_shorten(row, split, tokenizer, limit) for row, _ in _count(batch, tokenizer)]
@@ -82,8 +82,11 @@ def _count(batch: Sequence[Row], tokenizer: Any, *, solutions: bool = False) -> 
 
 
 def _measured(rows: Iterable[Row], work: Callable[[Sequence[Row]], list[T]]) -> Iterator[T]:
-    """``work`` on batch after batch, in order, in one thread: while the tokenizer (which needs no
-    interpreter lock) counts a batch, the next one is read and the last one written."""
+    """The results of ``work`` on batch after batch, in order.
+
+    ``work`` runs in one thread. The tokenizer releases the interpreter lock, so while it counts a batch, the
+    next batch is read here and the previous one is written.
+    """
     pending: Future[list[T]] | None = None
     with ThreadPoolExecutor(1) as thread:
         for batch in batches(rows):
@@ -95,7 +98,7 @@ def _measured(rows: Iterable[Row], work: Callable[[Sequence[Row]], list[T]]) -> 
 
 
 def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Batches of a bounded size of text, so that memory is bounded too."""
+    """Batches with a bounded amount of text, which bounds memory."""
     batch: list[Row] = []
     characters = 0
     for row in rows:

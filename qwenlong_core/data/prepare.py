@@ -1,4 +1,4 @@
-"""The prepare stage: sources in, training and evaluation rows out, every dropped row counted.
+"""The prepare stage: reads the sources and writes training and evaluation rows; every row left out is counted.
 
 Output folder::
 
@@ -6,26 +6,32 @@ Output folder::
     train.parquet    rows for GRPO, with their ``phase``
     eval.parquet     rows for evaluation
     refused.jsonl    rows that could not be read: file, line, reason
-    dropped.jsonl    rows that were read and left out: split, id, reason
+    dropped.jsonl    rows that were read but left out: split, id, reason
     summary.json     counts by split, domain, source, phase and reason; token lengths
     card.md          the same for people, with samples and lengths.svg
 
-Rules, in this order: unreadable rows are refused; exact and near duplicates are dropped; training rows
-(SFT and GRPO) whose document (or one nearly equal), or question with its answers, also stands in the
-evaluation set are dropped (questions asked of many documents count with their document only); over-long
-training rows are dropped, over-long evaluation rows lose the middle of their document; a GRPO row belongs
-to the first phase whose limit holds it. A file named for both training and evaluation is split by
-document. Two passes, both streams: the sources into scratch files without exact duplicates, then these
-through the filters that need to know all evaluation rows. Memory holds keys, not rows.
-Same inputs, same bytes. Stage command: ``python -m qwenlong_core.data.prepare``.
+The rules, in order:
+
+1. Unreadable rows are refused. A file named for both training and evaluation is split by document.
+2. Exact duplicates are dropped.
+3. Training rows (SFT and GRPO) that leak are dropped: their document, or their question with its answers, is
+   also in the evaluation set. Questions asked of many documents are templates and leak by document only.
+4. Near duplicates are dropped, and training rows whose document is nearly an evaluation document.
+5. Training rows over the token limit are dropped. Evaluation rows over it lose the middle of their document.
+6. A GRPO row belongs to the first phase whose limit it fits.
+
+Rows are streamed twice: from the sources to scratch files (rules 1 and 2), then through the filters that need
+to know all evaluation rows. Memory holds keys, not rows. The same inputs give the same bytes.
+Stage command: ``python -m qwenlong_core.data.prepare``.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,14 +61,14 @@ logger = logging.getLogger(__name__)
 
 REFUSED, DROPPED = "refused.jsonl", "dropped.jsonl"
 FILES = (*ROWS.values(), REFUSED, DROPPED, SUMMARY, CARD, PICTURE)
-"""All that preparation writes."""
+"""Every file that preparation writes."""
 
 
 def rows_per_phase(data: DataSettings, limits: Sequence[int], seed: int) -> dict[int, int]:
-    """Generated training rows that each phase will see, from the settings alone.
+    """Number of generated training rows per phase (counted from 1), from the settings alone.
 
-    Exact where no length bucket crosses a phase limit; else a row whose length is within 2% of the
-    limit may fall on its other side. Rows of other sources are known only after reading them.
+    The counts are exact if no length bucket crosses a phase limit. Otherwise a row within 2% of the limit may
+    end up on its other side. Rows of other sources are unknown until they are read, and not counted.
     """
     counts = {index: 0 for index in range(1, len(limits) + 1)}
     if GENERATED in data.train:
@@ -77,146 +83,158 @@ def rows_per_phase(data: DataSettings, limits: Sequence[int], seed: int) -> dict
 def prepare(
     job: PrepareJob, tokenizer: Any, output: Path, wanted: Sequence[str] = SPLITS, *, every_phase: bool = True
 ) -> dict[str, Any]:
-    """Read, filter, measure and bucket rows, and write the output folder; returns what summary.json holds.
+    """Read, filter, measure and sort rows into phases, and write the output folder.
 
-    Only the ``wanted`` splits are written; an evaluation set is read in any case, since training rows are
-    compared with it. Without ``every_phase`` a phase may be empty. After an error the folder holds
-    refused.jsonl at most.
+    Args:
+        wanted: the splits to write. An evaluation set is read in any case, because training rows are compared
+            with it.
+        every_phase: whether a phase without any row is an error.
+
+    Returns:
+        what summary.json holds. After an error the folder holds refused.jsonl at most.
 
     Raises:
-        ValueError: a source without a file, too many unreadable rows, an empty split or phase.
+        ValueError: a source has no file, too many rows are unreadable, or a split or phase is empty.
     """
-    read = [split for split in SPLITS if split in wanted or (split == "eval" and job.data.eval)]
-    for split in SPLITS:
-        for spec in specs_of(job.data, split):
+    names = [name for name in SPLITS if name in wanted or (name == "eval" and job.data.eval)]
+    # A missing source of any split should fail now, not after hours of reading the others.
+    for name in SPLITS:
+        for spec in specs_of(job.data, name):
             local_files(spec)
     output.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".prepare-", dir=output.parent) as folder, ExitStack() as logs:
         scratch, finished = Path(folder), Path(folder) / OUTPUT
         finished.mkdir()
+        # refused.jsonl is written in place: after an error it is what a reader needs.
         refused = logs.enter_context((output / REFUSED).open("w", encoding="utf-8"))
         dropped = logs.enter_context((finished / DROPPED).open("w", encoding="utf-8"))
-        parts = {name: Split(name, refused, dropped) for name in read}
+        splits = {name: Split(name, refused, dropped) for name in names}
         held_out, templates = HeldOut(), Templates()
-        for part in parts.values():
-            _spool(job, part, tokenizer, scratch, held_out, templates)
-        _check_refused(parts.values(), job.data.max_refused_share, output / REFUSED)
+        for split in splits.values():
+            _spool(job, split, tokenizer, scratch, held_out, templates)
+        _check_refused(splits.values(), job.data.max_refused_share, output / REFUSED)
         near = NearDuplicateFilter(job.data.near_duplicates) if job.data.near_duplicates is not None else None
-        for name in sorted(read, key=lambda name: name != "eval"):
-            rows = _filtered(parts[name], scratch, held_out, templates, near)
+        # Evaluation comes first, because training rows are compared with the evaluation rows that stay.
+        for name in sorted(names, key=lambda name: name != "eval"):
+            rows = _filtered(splits[name], scratch, held_out, templates, near)
             if name in wanted:
-                _write(job, parts[name], rows, tokenizer, finished)
+                _write(job, splits[name], rows, tokenizer, finished)
             elif near is not None:
-                deque(rows, maxlen=0)
-        if near is not None:
-            logger.info(
-                "prepare: %d documents compared for near duplicates in %.1f s of one core", near.documents, near.seconds
-            )
-        _check_filled([parts[name] for name in wanted], job.phase_limits, every_phase)
-        summary = _summary(parts, wanted, job.phase_limits)
+                deque(rows, maxlen=0)  # not written, but its documents have to enter the near-duplicate index
+        kept = [splits[name] for name in names if name in wanted]
+        _check_filled(kept, job.phase_limits, every_phase)
+        summary = _summary(splits, wanted, job.phase_limits)
         (finished / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        write_card(finished, [parts[name] for name in parts if name in wanted], summary)
+        write_card(finished, kept, summary)
         logs.close()
         for path in finished.iterdir():
             path.replace(output / path.name)
-    for name in wanted:
-        part = parts[name]
-        logger.info(
-            "prepare %s: %d rows kept of %d read, %d dropped, %d refused, %d shortened",
-            name,
-            part.kept.rows,
-            part.read,
-            part.dropped.total(),
-            part.refused.total(),
-            part.truncated,
-        )
+    _log_counts(kept, near)
     return summary
 
 
+def _log_counts(kept: Iterable[Split], near: NearDuplicateFilter | None) -> None:
+    if near is not None:
+        logger.info(
+            "prepare: compared %d documents for near duplicates in %.1f s of CPU time", near.documents, near.seconds
+        )
+    for split in kept:
+        logger.info(
+            "prepare %s: kept %d of %d rows; %d dropped, %d refused, %d shortened",
+            split.name,
+            split.kept.rows,
+            split.read,
+            split.dropped.total(),
+            split.refused.total(),
+            split.truncated,
+        )
+
+
 def _spool(
-    job: PrepareJob, part: Split, tokenizer: Any, scratch: Path, held_out: HeldOut, templates: Templates
+    job: PrepareJob, split: Split, tokenizer: Any, scratch: Path, held_out: HeldOut, templates: Templates
 ) -> None:
-    """First pass: a split's readable rows without exact duplicates, into a scratch file."""
-    with ExampleWriter(scratch / part.name, DOCUMENT) as file:
-        for row in without_duplicates(named_apart(collect(job.data, part, tokenizer, job.seed), part), part):
+    """First pass: write a split's readable rows, without exact duplicates, to a scratch file."""
+    with ExampleWriter(scratch / split.name, DOCUMENT) as file:
+        for row in without_duplicates(named_apart(collect(job.data, split, tokenizer, job.seed), split), split):
             templates.add(row)
-            if part.name == "eval":
+            if split.name == "eval":
                 held_out.add(row)
             file.write(row.example, row.document)
 
 
 def _filtered(
-    part: Split, scratch: Path, held_out: HeldOut, templates: Templates, near: NearDuplicateFilter | None
+    split: Split, scratch: Path, held_out: HeldOut, templates: Templates, near: NearDuplicateFilter | None
 ) -> Iterator[Row]:
-    rows: Iterator[Row] = (Row(example, key) for example, key in stream_rows(scratch / part.name, DOCUMENT))
-    if part.name == "eval":
-        return near.evaluation(rows, part) if near else rows
-    rows = without_leaks(rows, part, held_out, templates)
-    return near.training(rows, part) if near else rows
+    """The spooled rows of a split that pass the filters which need to know all evaluation rows."""
+    rows: Iterator[Row] = (Row(example, key) for example, key in stream_rows(scratch / split.name, DOCUMENT))
+    if split.name == "eval":
+        return near.evaluation(rows, split) if near else rows
+    rows = without_leaks(rows, split, held_out, templates)
+    return near.training(rows, split) if near else rows
 
 
-def _write(job: PrepareJob, part: Split, rows: Iterable[Row], tokenizer: Any, folder: Path) -> None:
-    """Second pass: what the filters leave is measured, fitted, counted and written."""
-    logger.info("prepare %s: counting the tokens of %d prompts at most", part.name, part.read)
+def _write(job: PrepareJob, split: Split, rows: Iterable[Row], tokenizer: Any, folder: Path) -> None:
+    """Second pass: measure the filtered rows, fit them to their limits, count them and write them."""
+    logger.info("prepare %s: counting the tokens of up to %d prompts", split.name, split.read)
     fitted: Iterable[tuple[Row, int | None]]
-    if part.name == "train":
-        fitted = fit_train(rows, part, tokenizer, job.phase_limits)
-    elif part.name == "sft":
-        fitted = ((row, None) for row in fit_sft(rows, part, tokenizer, job.sft_max_tokens))
+    if split.name == "train":
+        fitted = fit_train(rows, split, tokenizer, job.phase_limits)
+    elif split.name == "sft":
+        fitted = ((row, None) for row in fit_sft(rows, split, tokenizer, job.sft_max_tokens))
     else:
-        fitted = ((row, None) for row in fit_eval(rows, part, tokenizer, job.eval_max_tokens))
-    with ExampleWriter(folder / ROWS[part.name], PHASE if part.name == "train" else None) as file:
+        fitted = ((row, None) for row in fit_eval(rows, split, tokenizer, job.eval_max_tokens))
+    with ExampleWriter(folder / ROWS[split.name], PHASE if split.name == "train" else None) as file:
         for row, phase in fitted:
-            part.kept.add(row, phase)
+            split.kept.add(row, phase)
             file.write(row.example, phase)
 
 
-def _check_refused(parts: Iterable[Split], limit: float, listed: Path) -> None:
-    parts = list(parts)
-    refused, read = sum(part.refused.total() for part in parts), sum(part.read for part in parts)
+def _check_refused(splits: Collection[Split], limit: float, listed: Path) -> None:
+    refused, read = sum(split.refused.total() for split in splits), sum(split.read for split in splits)
     if not refused:
         return
-    shown = [str(row) for part in parts for row in part.shown][:SHOWN_REFUSALS]
+    shown = [str(row) for split in splits for row in split.shown][:SHOWN_REFUSALS]
     more = f" and {refused - len(shown)} more" if refused > len(shown) else ""
     share = refused / read
     message = f"{refused} of {read} rows are unreadable: {'; '.join(shown)}{more}"
     if share > limit:
         if refused == read:
             raise ValueError(f"{message}. Mend the rows (all are listed in {listed})")
-        enough = f"{min(1.0, share * 1.01):.2g}"
+        enough = math.ceil(share * 1_000) / 1_000  # rounded up, so that this share of rows does pass
         raise ValueError(
-            f"{message}. That is a share of {share:.3g}, over data.max_refused_share={limit}: mend the rows "
-            f"(all are listed in {listed}), or leave them out by setting data.max_refused_share={enough}"
+            f"{message}. Their share of {share:.3g} is over data.max_refused_share={limit}: mend the rows "
+            f"(all are listed in {listed}), or leave them out with data.max_refused_share={enough}"
         )
-    logger.warning("%s (they stand in %s)", message, listed)
+    logger.warning("%s (all are listed in %s)", message, listed)
 
 
-def _check_filled(parts: Iterable[Split], limits: Sequence[int], every_phase: bool) -> None:
-    for part in parts:
-        if (part.name != "train" or not part.read) and not part.kept.rows:
+def _check_filled(splits: Iterable[Split], limits: Sequence[int], every_phase: bool) -> None:
+    for split in splits:
+        dropped = dict(sorted(split.dropped.items()))
+        if (split.name != "train" or not split.read) and not split.kept.rows:
             raise ValueError(
-                f"no row is left in the {part.name} split: {part.read} rows read, dropped by reason "
-                f"{dict(sorted(part.dropped.items()))}: name other sources in data.{part.name} or raise its limit"
+                f"the {split.name} split is empty: {split.read} rows were read, dropped by reason {dropped}: "
+                f"name other sources in data.{split.name} or raise its limit"
             )
-        counts = {f"phase {i} (<= {limit} tokens)": part.kept.phases[i] for i, limit in enumerate(limits, 1)}
-        if part.name == "train" and (0 in counts.values() if every_phase else not part.kept.rows):
-            lengths = part.kept.lengths
+        counts = {f"phase {i} (<= {limit} tokens)": split.kept.phases[i] for i, limit in enumerate(limits, 1)}
+        if split.name == "train" and (0 in counts.values() if every_phase else not split.kept.rows):
+            lengths = split.kept.lengths
             raise ValueError(
-                f"a GRPO phase has no training row: {counts}; dropped by reason {dict(sorted(part.dropped.items()))}; "
-                f"prompts kept have {min(lengths, default=0)}..{max(lengths, default=0)} tokens: change grpo.phases' "
-                "max_prompt_tokens or add rows of that length (data.train, data.generate_train)"
+                f"a GRPO phase has no training row: {counts}; dropped by reason {dropped}; the prompts kept have "
+                f"{min(lengths, default=0)}..{max(lengths, default=0)} tokens: change max_prompt_tokens in "
+                "grpo.phases, or add rows of the missing lengths (data.train, data.generate_train)"
             )
 
 
-def _summary(parts: Mapping[str, Split], wanted: Sequence[str], limits: Sequence[int]) -> dict[str, Any]:
-    summary: dict[str, Any] = {"splits": {name: part.summary() for name, part in parts.items() if name in wanted}}
+def _summary(splits: Mapping[str, Split], wanted: Sequence[str], limits: Sequence[int]) -> dict[str, Any]:
+    summary: dict[str, Any] = {"splits": {name: split.summary() for name, split in splits.items() if name in wanted}}
     if "train" in wanted:
-        phases = parts["train"].kept.phases
+        phases = splits["train"].kept.phases
         summary["phases"] = {
             str(i): {"max_prompt_tokens": limit, "rows": phases[i]} for i, limit in enumerate(limits, 1)
         }
-    if "eval" in parts and "eval" not in wanted:
-        against = parts["eval"]
+    if "eval" in splits and "eval" not in wanted:
+        against = splits["eval"]
         summary["against"] = {
             "read": against.read,
             "refused": against.refused.total(),
@@ -226,8 +244,8 @@ def _summary(parts: Mapping[str, Split], wanted: Sequence[str], limits: Sequence
 
 
 def run(job: PrepareJob, inputs: Mapping[str, Path], work: Path) -> None:
-    """The prepare stage: input ``base`` (for its tokenizer), output a folder of rows."""
-    from transformers import AutoTokenizer  # brings torch in, which readers of this module do not need
+    """The prepare stage. It takes the tokenizer from input ``base`` and writes a folder of rows."""
+    from transformers import AutoTokenizer  # lazy: it imports torch, which the other users of this module do not need
 
     prepare(job, AutoTokenizer.from_pretrained(inputs["base"]), work / OUTPUT)
 

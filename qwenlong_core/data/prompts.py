@@ -1,7 +1,7 @@
-"""The one prompt of training and evaluation, its tokens, and cutting it to a length.
+"""The prompt of training and evaluation: its wording, its tokens, and how to shorten it.
 
-The wording is QwenLong-L1's (paper table 1): an instruction, the document in ``<text>`` tags, the
-question with its options, and the form in which the answer is to be given.
+The wording is QwenLong-L1's (arXiv 2505.17667, table 1): an instruction, the document in ``<text>`` tags, the
+question with its options, and the form that the answer must have.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _FORM = "Therefore, the answer is (insert answer here)"
 _CHOICE_FORM = "The correct answer is (insert answer here)"
 
 TEMPLATE_DIGEST = hashlib.sha256("\n".join((_PROMPT, _FORM, _CHOICE_FORM)).encode()).hexdigest()
-"""Tells prompts of another wording apart; the chat template is the policy's own."""
+"""Identifies the wording of the prompt; the chat template is the policy's own and not included."""
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def answer_form(answer_type: str, answer: str) -> str:
-    """The sentence that commits to ``answer``, as the prompt asks for it."""
+    """The sentence that states ``answer`` in the form the prompt asks for."""
     return f"The correct answer is ({answer})." if answer_type == "choice" else f"Therefore, the answer is {answer}."
 
 
 def user_message(example: Example) -> str:
-    """The text of the user's turn, before the chat template."""
+    """The text of the user's turn, without the chat template."""
     question = example.question
     if example.choices:
         options = (f"({letter}) {text}" for letter, text in zip(_LETTERS, example.choices, strict=False))
@@ -44,50 +44,51 @@ def user_message(example: Example) -> str:
 
 
 def analysis_message(example: Example) -> str:
-    """The user's turn for a reader's own question: the article's wording, which asks for no form of answer."""
+    """The user's turn for a reader's own question. This wording asks for no form of answer."""
     return _ANALYSIS.format(context=example.context, question=example.question)
 
 
 Message = Callable[[Example], str]
-"""How a question on a document is worded."""
+"""A wording: makes the user's turn of an example."""
 
 
 def render_prompt(tokenizer: Any, example: Example, message: Message = user_message) -> str:
-    """The whole prompt under the policy's chat template, up to where its answer begins."""
+    """The whole prompt under the policy's chat template, up to where the policy's answer begins."""
     turn = {"role": "user", "content": message(example)}
     text: str = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
     return text
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a rendered prompt; nothing is added, since the template holds the BOS already."""
+    """Token ids of a rendered prompt. No special tokens are added: the chat template has them already."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 
 def count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
-    """Tokens of each text, tokenized as one batch on all cores.
+    """Number of tokens of each text, tokenized as one batch on all cores.
 
-    The Rust tokenizer is asked directly: ids as Python lists, which nobody reads here, would take half of
-    the time.
+    This calls the Rust tokenizer directly: converting the ids to Python lists, which are not needed here, would
+    take half of the time.
     """
     if not texts:
         return []
     if not tokenizer.is_fast:
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     backend = tokenizer.backend_tokenizer
+    # A tokenizer that was saved with truncation or padding would count its limit instead.
     backend.no_truncation()
     backend.no_padding()
     return [len(encoding) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def prompt_tokens(tokenizer: Any, example: Example, message: Message = user_message) -> int:
-    """Tokens of the whole rendered prompt."""
+    """Number of tokens of the whole rendered prompt."""
     return len(encode(tokenizer, render_prompt(tokenizer, example, message)))
 
 
 def opens_thinking(prompt: str) -> bool:
-    """Whether the template has opened the ``<think>`` block itself, as R1-distilled models' does."""
+    """Whether the chat template opens the ``<think>`` block itself, as those of R1-distilled models do."""
     return prompt.rstrip().endswith("<think>")
 
 
@@ -96,14 +97,14 @@ def truncate_middle(
 ) -> tuple[Example, int, int]:
     """Cut the middle out of the document until the whole prompt has at most ``max_tokens`` tokens.
 
-    Instruction, question and options survive whole; of the document the first and the last part
-    are kept in equal shares (LongBench's rule, applied to the document alone).
+    Instruction, question and options are kept whole. Equal parts of the document's start and end are kept, as
+    in LongBench, which however cuts the whole prompt.
 
     Returns:
-        the example with the shortened context, the document tokens kept and the tokens lost.
+        the example with the shortened context, the number of document tokens kept, and the number lost.
 
     Raises:
-        ValueError: the prompt without any document is longer than ``max_tokens`` already.
+        ValueError: the prompt is longer than ``max_tokens`` even without the document.
     """
     total = prompt_tokens(tokenizer, example, message)
     encoded = tokenizer(example.context, add_special_tokens=False, return_offsets_mapping=True)
@@ -111,7 +112,7 @@ def truncate_middle(
     if total <= max_tokens:
         return example, len(spans), 0
     frame = prompt_tokens(tokenizer, replace(example, context=""), message)
-    # A cut may split what was one token, so the budget shrinks until the whole really fits.
+    # A cut may split one token into several, so shrink the budget until the whole prompt fits.
     keep = max_tokens - frame
     while keep > 0:
         head, tail = (keep + 1) // 2, keep // 2

@@ -1,4 +1,4 @@
-"""Example rows on disk: parquet files, written and read row group by row group; same rows, same bytes."""
+"""Examples in parquet files, written and read one row group at a time. The same rows give the same bytes."""
 
 from __future__ import annotations
 
@@ -32,17 +32,20 @@ _SCHEMA = pa.schema(
     ]
 )
 PHASE = pa.field("phase", pa.int32())
-"""Column of ``train.parquet``: the phase of a row, counted from 1."""
+"""Extra column of ``train.parquet``: the phase of a row, counted from 1."""
 DOCUMENT = pa.field("document", pa.binary())
-"""Column of rows in preparation: the key of their document."""
+"""Extra column of rows in preparation: the key of their document."""
 _GROUP_CHARACTERS = 8_000_000
 _GROUP_ROWS = 1_024
 
 
 class ExampleWriter:
-    """A parquet file that is written while its rows come in: memory holds one row group.
+    """Writes a parquet file row by row; memory holds one row group. Use it as a context manager.
 
     Metadata is stored as JSON with sorted keys, since its fields differ from source to source.
+
+    Args:
+        column: an extra column, whose values are passed to :meth:`write`.
     """
 
     def __init__(self, path: Path, column: pa.Field | None = None) -> None:
@@ -63,7 +66,7 @@ class ExampleWriter:
         self._file.close()
 
     def write(self, example: Example, value: Any = None) -> None:
-        """Append a row, with its value of the further column if there is one."""
+        """Append a row, with its value of the extra column if there is one."""
         row = example.to_dict()
         row["metadata"] = json.dumps(row["metadata"], ensure_ascii=False, sort_keys=True)
         self._rows.append(row if self._column is None else {**row, self._column.name: value})
@@ -78,14 +81,14 @@ class ExampleWriter:
 
 
 def write_examples(path: Path, examples: Sequence[Example], phases: Sequence[int] | None = None) -> None:
-    """Write rows to a parquet file; ``phases`` adds the column ``phase``, one number a row."""
+    """Write rows to a parquet file; ``phases`` adds the column ``phase`` with one number per row."""
     with ExampleWriter(path, None if phases is None else PHASE) as file:
         for example, phase in zip(examples, phases or repeat(None, len(examples)), strict=True):
             file.write(example, phase)
 
 
 def stream_rows(path: Path, column: pa.Field) -> Iterator[tuple[Example, Any]]:
-    """The rows of a file with the values of its further column; memory holds one row group."""
+    """The rows of a file with their values of an extra column; memory holds one row group."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             for row in file.read_row_group(group).to_pylist():
@@ -94,7 +97,7 @@ def stream_rows(path: Path, column: pa.Field) -> Iterator[tuple[Example, Any]]:
 
 
 def stream_examples(path: Path) -> Iterator[Example]:
-    """The rows of a file one by one; memory holds one row group."""
+    """The rows of a file, one by one; memory holds one row group."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             for row in file.read_row_group(group, columns=_SCHEMA.names).to_pylist():
@@ -114,11 +117,13 @@ def read_phase(path: Path, index: int) -> list[Example]:
     """The rows of ``train.parquet`` that belong to phase ``index`` (counted from 1).
 
     Raises:
-        ValueError: the file holds no row of that phase.
+        ValueError: the file has no row of that phase.
     """
     table = pq.read_table(path, columns=_SCHEMA.names, filters=[("phase", "=", index)])
     if not table.num_rows:
-        raise ValueError(f"{path} holds no row of phase {index}: prepare the data with the limits of these phases")
+        raise ValueError(
+            f"{path} has no row of phase {index}: prepare the data again with the limits of the present phases"
+        )
     return [_to_example(row) for row in table.to_pylist()]
 
 

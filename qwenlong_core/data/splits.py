@@ -1,7 +1,7 @@
-"""One split on its way through preparation: what was read, refused, dropped and kept, in counts.
+"""Counts of a split's rows during preparation: read, refused, dropped and kept.
 
-Memory holds numbers, keys and a few samples, never the rows: those pass by, and refused and dropped ones are
-written to their files as they are met.
+Rows are streamed; memory holds only counts, keys and a few samples. Refused and dropped rows are written to
+their files at once.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ SHOWN_REFUSALS = 5
 _SAMPLES = 6
 _KEY_BYTES = 16
 _VARYING = re.compile(r"\[.*?\]|\d[\d,.]*\d|\d")
-"""Values and positions in the reason of a refusal."""
+"""The values and positions in a reason, left out so that equal reasons are counted together."""
 
 
 class Row(NamedTuple):
-    """A row in preparation, with the key of its document."""
+    """A row in preparation, with its document's key."""
 
     example: Example
     document: bytes
 
 
 def digest(*parts: str) -> bytes:
-    """128 bits of the SHA-256 of texts, blind to white space."""
+    """128 bits of the SHA-256 of texts; differences in white space are ignored."""
     return hashlib.sha256("\x1f".join(" ".join(part.split()) for part in parts).encode()).digest()[:_KEY_BYTES]
 
 
 def document_key(example: Example) -> bytes:
-    """Key of the document's text."""
+    """Key of the example's document, computed from its text."""
     return digest(example.context)
 
 
 @dataclass
 class Kept:
-    """Counts of the rows that a split kept, and the first row of each source and domain."""
+    """Counts of the rows kept, and the first row of each source and domain."""
 
     rows: int = 0
     domains: Counter[str] = field(default_factory=Counter)
@@ -52,11 +52,11 @@ class Kept:
     phases: Counter[int] = field(default_factory=Counter)
     documents: set[bytes] = field(default_factory=set)
     lengths: array[int] = field(default_factory=lambda: array("q"))
-    """Tokens of each prompt."""
+    """Token count of each prompt."""
     samples: dict[tuple[str, str], Example] = field(default_factory=dict)
 
     def add(self, row: Row, phase: int | None) -> None:
-        """Count a row; ``phase`` is ``None`` outside GRPO."""
+        """Count a row; ``phase`` is ``None`` except for GRPO rows."""
         example = row.example
         self.rows += 1
         self.domains[example.domain] += 1
@@ -79,30 +79,34 @@ class Split:
     dropped_log: TextIO
     read: int = 0
     renamed: int = 0
-    """Rows whose id was taken."""
+    """Rows that got a new id because another row had theirs."""
     truncated: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    """By reason, without the values in it."""
+    """By reason, without the values that the reason mentions."""
     dropped: Counter[str] = field(default_factory=Counter)
     shown: list[Refused] = field(default_factory=list)
     """The first refusals, for an error message."""
     kept: Kept = field(default_factory=Kept)
 
     def refuse(self, row: Refused) -> None:
-        """Count and write down a row that could not be read."""
+        """Count a row that could not be read, and log it to refused.jsonl."""
         self.refused[_VARYING.sub("...", row.reason.partition(":")[0])] += 1
         self.refused_log.write(json.dumps(row.to_dict(), ensure_ascii=False) + "\n")
         if len(self.shown) < SHOWN_REFUSALS:
             self.shown.append(row)
 
     def drop(self, row: Example, reason: str, met: str = "") -> None:
-        """Leave a row out, and say why and, if it met another row, which."""
+        """Count a row that is left out, and log it to dropped.jsonl.
+
+        Args:
+            met: id of the row that it duplicates or leaks, if there is one.
+        """
         self.dropped[reason] += 1
         entry = {"split": self.name, "id": row.id, "source": row.source, "reason": reason}
         self.dropped_log.write(json.dumps({**entry, "met": met} if met else entry, ensure_ascii=False) + "\n")
 
     def summary(self) -> dict[str, Any]:
-        """All counts, JSON-ready; a split that kept nothing has no ``tokens``."""
+        """All counts as JSON types; ``tokens`` is empty if no row was kept."""
         kept, lengths = self.kept, sorted(self.kept.lengths)
         tokens = (
             {"min": lengths[0], "median": lengths[len(lengths) // 2], "max": lengths[-1], "total": sum(lengths)}

@@ -227,7 +227,7 @@ def test_an_empty_phase_names_limits_and_counts(tokenizer: Any, tmp_path: Path) 
 
 def test_an_empty_split_and_a_missing_bucket_name_the_setting(tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(ValueError, match=r"no row is left in the eval split: 0 rows read"):
+    with pytest.raises(ValueError, match=r"the eval split is empty: 0 rows were read"):
         prepare(job(eval=str(tmp_path / "empty.jsonl")), tokenizer, tmp_path)
     with pytest.raises(ValueError, match=r"data\.generate_eval holds no length bucket"):
         prepare(job(generate_eval=()), tokenizer, tmp_path)
@@ -261,8 +261,8 @@ def test_examples_read_back_equal(tmp_path: Path) -> None:
     from qwenlong_core.data.rows import write_examples
 
     rows = [
-        Example(id="a", source="s", domain="logical", answer_type="choice", context="合同\n…", question="?", answers=("A",),
-                choices=("x", "y"), metadata={"b": [1, {"c": None}]}),
+        Example(id="a", source="s", domain="logical", answer_type="choice", context="合同\n…", question="?",
+                answers=("A",), choices=("x", "y"), metadata={"b": [1, {"c": None}]}),
         Example(id="b", source="s", domain="math", answer_type="number", context="c", question="?", answers=("1", "2"),
                 num_tokens=5, solution="s", document_id="d"),
     ]  # fmt: skip

@@ -1,1 +1,1 @@
-"""Readers of upstream formats: start at :mod:`~qwenlong_core.data.sources.read`."""
+"""Readers of upstream formats; start reading at ``read.py``."""

@@ -26,12 +26,12 @@ _MAX_LITERAL = 5_000_000
 
 
 def parse_docmath(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
-    """Paragraphs joined by newlines; the gold is the number that the reference program gives."""
+    """The document is the paragraphs, joined by newlines; the gold is the result of the reference program."""
     paragraphs = row.get("paragraphs")
     if not isinstance(paragraphs, list) or not any(str(text).strip() for text in paragraphs):
         raise BadRow("no 'paragraphs'")
     if "ground_truth" not in row:
-        raise BadRow("no 'ground_truth': the DocMath-Eval test splits are published without it; use testmini")
+        raise BadRow("no 'ground_truth': the test splits of DocMath-Eval are published without it; use testmini")
     answers = texts(row["ground_truth"], "ground_truth")
     yield Example(
         id=f"docmath-{text_field(row, 'question_id')}",
@@ -46,21 +46,20 @@ def parse_docmath(row: dict[str, Any], path: Path, number: int) -> Iterator[Exam
 
 
 def parse_frames(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
-    """Tongyi-Zhiwen's copy: title and text of every Wikipedia article in ``wiki_items``."""
+    """Tongyi-Zhiwen's copy, which has title and text of every Wikipedia article in ``wiki_items``."""
     if "Prompt" not in row:
         raise BadRow(
-            f"no 'Prompt'; found {', '.join(list(row)[:8])}: not rows of FRAMES; rows with articles are in the hub's"
-            " Tongyi-Zhiwen/frames"
+            f"no 'Prompt'; found {', '.join(list(row)[:8])}: these are not rows of FRAMES; the hub's"
+            " Tongyi-Zhiwen/frames has them with the articles"
         )
     if not row.get("wiki_items"):
         raise BadRow(
-            "no 'wiki_items': google/frames-benchmark holds links only; the articles are in the hub's"
-            " Tongyi-Zhiwen/frames"
+            "no 'wiki_items': google/frames-benchmark has links only; the hub's Tongyi-Zhiwen/frames has the articles"
         )
     items = _listed(row["wiki_items"], "wiki_items")
     context = "\n".join(f"{item.get('title', '')}\n{item.get('text', '')}" for item in items)
     if not any(str(item.get("text") or "").strip() for item in items):
-        raise BadRow("'wiki_items' holds no text")
+        raise BadRow("'wiki_items' has no text")
     answers, question = texts(row.get("Answer"), "Answer"), text_field(row, "Prompt")
     index = next((str(row[key]) for key in ("id", "Unnamed: 0", "index") if row.get(key) is not None), str(number))
     yield Example(
@@ -76,7 +75,7 @@ def parse_frames(row: dict[str, Any], path: Path, number: int) -> Iterator[Examp
 
 
 def _listed(value: Any, key: str) -> list[dict[str, Any]]:
-    """A list of objects, or its text as JSON or as a Python literal."""
+    """A list of objects, which may be written as JSON or as a Python literal."""
     if isinstance(value, str):
         if len(value) > _MAX_LITERAL:
             raise BadRow(f"{key!r} is a text of {len(value):,} characters")
@@ -93,10 +92,10 @@ def _listed(value: Any, key: str) -> list[dict[str, Any]]:
 
 
 def parse_longbench(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
-    """The question-answering tasks of LongBench; all answers are gold."""
+    """The question-answering tasks of LongBench; every answer listed is gold."""
     task = text_field(row, "dataset").removesuffix("_e")
     if task not in _LONGBENCH:
-        raise BadRow(f"LongBench task {task!r} has no short gold answer: read are {', '.join(_LONGBENCH)}")
+        raise BadRow(f"LongBench task {task!r} has no short gold answer: use one of {', '.join(_LONGBENCH)}")
     answers = tuple(dict.fromkeys(texts(row.get("answers"), "answers")))
     row_id = row.get("_id") or number
     yield Example(
@@ -112,7 +111,7 @@ def parse_longbench(row: dict[str, Any], path: Path, number: int) -> Iterator[Ex
 
 
 def parse_longbench_v2(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
-    """Four options, one letter."""
+    """Multiple choice with four options."""
     choices = tuple(text_field(row, f"choice_{letter}") for letter in "ABCD")
     yield Example(
         id=f"longbench-v2-{text_field(row, '_id')}",

@@ -1,4 +1,4 @@
-"""The named sources: what each is, where it can be had, and the function that reads its rows."""
+"""The named sources: what each one is, where to get it, and the function that reads its rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qwenlong_core.data.sources import benchmarks, docqa_rl, multihop, reading, 
 from qwenlong_core.records import Example
 
 Parse = Callable[[dict[str, Any], Path, int], Iterator[Example]]
-"""``parse(record, file, number)``: the examples of one record, or ``BadRow``."""
+"""``parse(record, file, number)`` yields the examples of one record, or raises ``BadRow`` with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +23,14 @@ class Source:
     role: Literal["train", "evaluation", "both"]
     domain: str
     size: str
-    """As its authors state it."""
+    """As stated by its authors."""
     licence: str
     hub: str | None = None
-    """Hub id of a data set repository."""
+    """Id of a data set repository on the Hugging Face hub."""
     files: tuple[str, ...] = ()
     """Patterns of the files in that repository."""
     beside: tuple[str, ...] = ()
-    """Patterns of files in the folder of a local file that its rows are completed from."""
+    """Patterns of files beside a local file that its rows are completed from."""
     note: str = ""
 
 
@@ -46,22 +46,27 @@ SOURCES: dict[str, Source] = {
         Source(name="musique", parse=multihop.parse_musique, role="both", domain="multihop", size="2,417 rows (dev)",
                licence="CC-BY-4.0", hub="dgslibisey/MuSiQue", files=("musique_ans_v1.0_dev.jsonl",)),
         Source(name="multihoprag", parse=multihop.parse_multihoprag, role="both", domain="multihop", size="2,556 rows",
-               licence="ODC-BY", hub="yixuantt/MultiHopRAG", files=("MultiHopRAG.json", "corpus.json"), beside=("corpus.json", "corpus.jsonl"),
+               licence="ODC-BY", hub="yixuantt/MultiHopRAG", files=("MultiHopRAG.json", "corpus.json"),
+               beside=("corpus.json", "corpus.jsonl"),
                note="corpus.json beside the questions gives whole articles"),
         Source(name="frames", parse=benchmarks.parse_frames, role="evaluation", domain="multihop", size="824 rows",
                licence="Apache-2.0", hub="Tongyi-Zhiwen/frames", files=("test.jsonl",)),
         Source(name="2wikimultihopqa", parse=multihop.parse_2wiki, role="evaluation", domain="multihop",
-               size="12,576 rows (dev)", licence="Apache-2.0", note="from github.com/Alab-NII/2wikimultihop: give its path"),
+               size="12,576 rows (dev)", licence="Apache-2.0",
+               note="from github.com/Alab-NII/2wikimultihop: give its path"),
         Source(name="hotpotqa", parse=multihop.parse_hotpotqa, role="evaluation", domain="multihop",
                size="7,405 rows (validation)", licence="CC-BY-SA-4.0", hub="hotpotqa/hotpot_qa",
                files=("distractor/validation*.parquet",)),
         Source(name="narrativeqa", parse=reading.parse_narrativeqa, role="evaluation", domain="reading",
-               size="10,557 rows (test)", licence="Apache-2.0", hub="deepmind/narrativeqa", files=("data/test-*.parquet",),
+               size="10,557 rows (test)", licence="Apache-2.0", hub="deepmind/narrativeqa",
+               files=("data/test-*.parquet",),
                beside=("tmp/*.content",), note="the official qaps.csv needs the stories in tmp/ beside it"),
         Source(name="qasper", parse=reading.parse_qasper, role="evaluation", domain="reading", size="416 papers (test)",
-               licence="CC-BY-4.0", note="release JSON from allenai.org/data/qasper, or the hub's parquet: give its path"),
+               licence="CC-BY-4.0",
+               note="release JSON from allenai.org/data/qasper, or the hub's parquet: give its path"),
         Source(name="longbench", parse=benchmarks.parse_longbench, role="evaluation", domain="multihop, reading",
-               size="200 rows a task", licence="MIT", note="data.zip of the hub's THUDM/LongBench: unpack it, give its path"),
+               size="200 rows a task", licence="MIT",
+               note="data.zip of the hub's THUDM/LongBench: unpack it, give its path"),
         Source(name="longbench-v2", parse=benchmarks.parse_longbench_v2, role="evaluation", domain="reading",
                size="503 rows", licence="Apache-2.0", hub="THUDM/LongBench-v2", files=("data.json",)),
     )

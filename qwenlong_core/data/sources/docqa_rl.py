@@ -1,8 +1,8 @@
-"""DocQA-RL-1.6K: a parquet file in verl's layout, one prompt a row.
+"""DocQA-RL-1.6K: a parquet file in verl's layout, one prompt per row.
 
-``data_source`` tells domain and answer form (``long_toc_choices_*`` multiple choice, ``docmath_*``
-numbers, ``musique_*`` and ``multihoprag_*`` multi-hop); document, question and options stand in the
-prompt's user turn, the gold answer inside its phrase in ``reward_model.ground_truth``.
+The column ``data_source`` gives domain and answer type: ``long_toc_choices_*`` is multiple choice, ``docmath_*``
+has numbers, ``musique_*`` and ``multihoprag_*`` are multi-hop. The prompt's user turn holds document, question and
+options. ``reward_model.ground_truth`` holds the gold answer inside a phrase.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _ground_truth(reward_model: Any) -> Any:
 
 
 def _bare(answer: str) -> str:
-    """The answer without the phrase around it: ``Therefore, the answer is 5.`` is ``5``."""
+    """The answer without its phrase: ``5`` for ``Therefore, the answer is 5.``"""
     match = _PHRASE.match(answer)
     if not match:
         return answer.strip()
@@ -99,7 +99,7 @@ def _bare(answer: str) -> str:
 
 
 def _options(question: str) -> tuple[str, tuple[str, ...]]:
-    """The question alone and its options A, B, C, ..., the last such run in the text."""
+    """The question without its options, and the options: the last run of A, B, C, ... in the text."""
     found = list(_OPTION.finditer(question))
     starts = [i for i, match in enumerate(found) if match[1] == "A"]
     run = found[starts[-1] :] if starts else []

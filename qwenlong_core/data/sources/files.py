@@ -1,8 +1,8 @@
-"""Records of a file one after the other, whatever it is written in.
+"""Read the records of a file one by one, in any of these formats: JSON, JSONL, CSV, TSV, parquet.
 
-JSON (a list, an object keyed by id, or one object), JSONL, CSV, TSV, parquet, the text ones also gzipped.
-A place that cannot be read yields the reason as a string instead of a record. Lists and lines are
-read lazily: memory does not grow with the file.
+JSON may hold a list, an object keyed by id, or a single object. Text files may be gzipped. In place of a record
+that cannot be read comes the reason, as a string. Lists and lines are read lazily, so that memory does not grow
+with the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 MAX_LINE_BYTES = 64 * 2**20
-"""Longest line read; a longer one is skipped without holding it in memory."""
+"""Longest line read; longer lines are skipped without holding them in memory."""
 _CHUNK_CHARACTERS = 2**20
 _BATCH_ROWS = 64
 
@@ -29,13 +29,13 @@ Records = Iterator[tuple[int, dict[str, Any] | str]]
 
 
 def kind_of(path: Path) -> str:
-    """The file's format by its name, without ``.gz``: one of :data:`SUFFIXES`, else ``.jsonl``."""
+    """The file's format, by its name without ``.gz``: one of :data:`SUFFIXES`, else ``.jsonl``."""
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     return suffix if suffix in SUFFIXES else ".jsonl"
 
 
 def records(path: Path) -> Records:
-    """Numbered records of the file, or reasons why one cannot be read."""
+    """The records of the file with their numbers, counted from 1; a string is why a record cannot be read."""
     kind = kind_of(path)
     if kind == ".parquet":
         yield from _parquet(path)
@@ -64,7 +64,7 @@ def _open_text(path: Path) -> IO[str]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes | str]]:
-    """Numbered lines of a plain or gzipped file; a string in a line's place is why it is unreadable."""
+    """The lines of a plain or gzipped file with their numbers; a string is why a line cannot be read."""
     number = 0
     with open_bytes(path) as stream:
         while True:
@@ -94,7 +94,7 @@ def _json_lines(path: Path) -> Records:
 
 
 def parse_object(text: bytes) -> dict[str, Any] | str:
-    """A JSON object, or the reason why the text is none."""
+    """The JSON object in the text, or the reason why there is none."""
     try:
         row = json.loads(text.decode())
     except UnicodeDecodeError as error:
@@ -129,7 +129,7 @@ def _json(path: Path) -> Records:
 
 
 def _elements(stream: IO[str], buffer: str) -> Records:
-    """Elements of a JSON list whose opening bracket has been read, one at a time."""
+    """The elements of a JSON list, one at a time; its opening bracket has been read already."""
     decoder, number, position = json.JSONDecoder(), 0, 0
     while True:
         while position < len(buffer) and buffer[position] in " \t\r\n,":
@@ -139,6 +139,7 @@ def _elements(stream: IO[str], buffer: str) -> Records:
         try:
             element, end = decoder.raw_decode(buffer, position)
         except json.JSONDecodeError as error:
+            # The element may just be incomplete. Doubling the buffer keeps the total work linear.
             more = stream.read(max(_CHUNK_CHARACTERS, len(buffer)))
             if not more:
                 yield number + 1, f"not valid JSON from here on: {error.msg}"
@@ -166,6 +167,7 @@ def _table(path: Path, delimiter: str) -> Records:
             except csv.Error as error:
                 yield number, f"not a valid table row: {error}"
                 continue
+            # csv.DictReader puts surplus cells under the key None, and None into missing cells.
             broken = None in row or None in row.values()
             yield number, "a row with too few or too many cells" if broken else dict(row)
 

@@ -1,6 +1,6 @@
 """HotpotQA, 2WikiMultihopQA, MuSiQue and MultiHop-RAG in their own layouts.
 
-Each passage of the document stands under its number and title, as in LongBench.
+Each passage of the document follows its number and title, as in LongBench.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qwenlong_core.records import Example
 
 _UNANSWERABLE = "unanswerable"
 _OTHER_ARTICLES = 6
-"""Articles beside the evidence in a MultiHop-RAG document, where the corpus is at hand."""
+"""Articles added to the evidence of a MultiHop-RAG question if the corpus is available."""
 
 
 def _passages(pairs: Iterable[tuple[str, str]]) -> str:
@@ -48,7 +48,7 @@ def _titled_sentences(value: Any) -> list[tuple[str, str]]:
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise BadRow(f"'context' is a text that is no JSON: {error.msg}") from error
+            raise BadRow(f"'context' is a text but not valid JSON: {error.msg}") from error
     if isinstance(value, dict):
         value = list(zip(value.get("title") or (), value.get("sentences") or (), strict=False))
     if not isinstance(value, list) or not value:
@@ -83,7 +83,7 @@ def parse_2wiki(row: dict[str, Any], path: Path, number: int) -> Iterator[Exampl
 
 
 def parse_musique(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
-    """MuSiQue-Ans and MuSiQue-Full; aliases are gold too, unanswerable rows ask for a refusal."""
+    """MuSiQue-Ans and MuSiQue-Full. Aliases are gold answers too; unanswerable rows have a gold that says so."""
     paragraphs = row.get("paragraphs")
     if not isinstance(paragraphs, list) or not paragraphs:
         raise BadRow("no 'paragraphs'")
@@ -105,7 +105,7 @@ def parse_musique(row: dict[str, Any], path: Path, number: int) -> Iterator[Exam
 
 @functools.lru_cache(maxsize=2)
 def _corpus(folder: Path) -> dict[str, str]:
-    """Article text by title; empty where the corpus does not lie beside the questions."""
+    """Article texts by title; empty if there is no corpus beside the questions."""
     path = next((folder / name for name in ("corpus.json", "corpus.jsonl") if (folder / name).is_file()), None)
     if path is None:
         return {}
@@ -114,17 +114,18 @@ def _corpus(folder: Path) -> dict[str, str]:
 
 
 def parse_multihoprag(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
-    """With ``corpus.json`` beside it, the articles of the evidence among others; else the evidence sentences."""
+    """The document is the evidence articles among others if ``corpus.json`` is there, else the evidence sentences."""
     if "body" in row and "query" not in row:
-        return  # the corpus itself, met when a folder is read
+        return  # a row of corpus.json, which is read too if the source is a folder
     question, answers = text_field(row, "query"), texts(row.get("answer"), "answer")
     evidence = [item for item in row.get("evidence_list") or [] if isinstance(item, dict)]
     corpus = _corpus(path.parent)
     if corpus:
+        # Seeded by the question: which articles are added does not depend on the other rows.
         rng = Random(question)
         wanted = list(dict.fromkeys(str(item.get("title")) for item in evidence))
         if missing := [title for title in wanted if title not in corpus]:
-            raise BadRow(f"corpus.json holds no article {missing[0]!r}")
+            raise BadRow(f"corpus.json has no article {missing[0]!r}")
         others = rng.sample(sorted(set(corpus) - set(wanted)), min(_OTHER_ARTICLES, len(corpus) - len(wanted)))
         titles = [*wanted, *others]
         rng.shuffle(titles)
@@ -145,5 +146,5 @@ def parse_multihoprag(row: dict[str, Any], path: Path, number: int) -> Iterator[
 
 
 def _source_lines(item: dict[str, Any]) -> str:
-    """Title, paper and date: the questions ask by them."""
+    """Title, publisher and date, which the questions refer to."""
     return "\n".join(f"{key}: {item[key]}" for key in ("title", "source", "published_at") if item.get(key))

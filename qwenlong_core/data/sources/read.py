@@ -1,9 +1,9 @@
-"""Where rows come from: one function per upstream format, each a stream of examples and refusals.
+"""Read the rows of a data source as a stream of examples and refusals.
 
-A source specification is ``generated``, a path, folder or glob of files in the uniform record, or
-``NAME:PATH_OR_HUB_ID`` with a name of :data:`~.catalogue.SOURCES` (``NAME:`` alone takes its hub id).
-A row that cannot be read is a :class:`Refused` with file, line and reason; it neither stops the
-stream nor vanishes. A source without any file is an error at the door.
+A source is named by ``generated``; by a path, folder or glob of files in the uniform record; or by
+``NAME:PATH_OR_HUB_ID`` with a name from :data:`~.catalogue.SOURCES` (``NAME:`` alone means the source's own
+hub id). A row that cannot be read does not stop the stream: it comes out as a :class:`Refused` with file, line
+and reason. A source without any file is an error.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def _split(spec: str) -> tuple[Source, str]:
 
 
 def local_files(spec: str) -> list[Path]:
-    """The local files a source depends on, sorted; none for ``generated`` and for a hub id.
+    """The local files that a source depends on, sorted; none for ``generated`` and for a hub id.
 
     Raises:
-        ValueError: the path, folder or glob holds no file, or the source's name is unknown.
+        ValueError: no file matches the path, folder or glob, or the source's name is unknown.
     """
     if spec == GENERATED:
         return []
@@ -65,23 +65,23 @@ def _is_hub_id(source: Source, location: str) -> bool:
     if source.hub is None or Path(location).exists() or set(location) & _GLOB_CHARACTERS:
         return False
     if location.endswith((*SUFFIXES, ".gz")):
-        return False  # a mistyped path such as data/train.parquet
+        return False  # data/train.parquet has the form of a hub id, but is a mistyped path
     owner, slash, name = location.partition("@")[0].partition("/")
     return bool(owner and slash and name) and "/" not in name and not owner.startswith((".", "~"))
 
 
 def read_source(spec: str) -> Iterator[Example | Refused]:
-    """All rows of a source other than ``generated``, in file and line order; see :func:`read_by_file`."""
+    """All rows of a source other than ``generated``, in order of file and line; see :func:`read_by_file`."""
     for _, rows in read_by_file(spec):
         yield from rows
 
 
 def read_by_file(spec: str) -> Iterator[tuple[Path, Iterator[Example | Refused]]]:
-    """Each file of a source other than ``generated`` with the stream of its rows.
+    """Each file of a source other than ``generated``, with the stream of its rows.
 
     Raises:
         ValueError: no file matches.
-        ConnectionError: a hub id cannot be fetched; names the id and the way around.
+        ConnectionError: the hub id cannot be fetched; the message says how to give a path instead.
     """
     source, location = _split(spec)
     local_files(spec)
@@ -90,7 +90,7 @@ def read_by_file(spec: str) -> Iterator[tuple[Path, Iterator[Example | Refused]]
 
 
 def read_files(source: Source, files: list[Path]) -> Iterator[Example | Refused]:
-    """The rows of these files in the format of a source."""
+    """The rows of these files, read in the source's format."""
     for path in files:
         for number, record in records(path):
             if isinstance(record, str):
@@ -102,12 +102,13 @@ def read_files(source: Source, files: list[Path]) -> Iterator[Example | Refused]
             except BadRow as error:
                 yield Refused(str(path), number, str(error))
             except (TypeError, KeyError, AttributeError, ValueError) as error:
-                # A record of another shape than documented: refused with what Python met in it.
+                # The record has another shape than documented: refuse it with Python's own message.
                 yield Refused(str(path), number, f"a field of the wrong type: {type(error).__name__}: {error}")
 
 
 def _fetch(source: Source, location: str) -> list[Path]:
-    import httpx2  # huggingface_hub lets its client's errors through when it lists a repository
+    # Lazy: only hub ids need these. httpx2 is huggingface_hub's client, whose errors list_repo_files passes on.
+    import httpx2
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -119,12 +120,12 @@ def _fetch(source: Source, location: str) -> list[Path]:
             names = [name for name in listed if any(fnmatch.fnmatch(name, pattern) for pattern in source.files)]
         if not names:
             raise ValueError(
-                f"the hub dataset {repo!r} holds no file {' or '.join(source.files)}: download it and give its path"
+                f"the hub dataset {repo!r} has no file {' or '.join(source.files)}: download the data and give its path"
             )
         return [Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision or None)) for name in names]
     except (LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError) as error:
         raise ConnectionError(
             f"data source {source.name}:{location}: {', '.join(source.files)} of the hub dataset {repo!r} could not be "
-            f"fetched ({error}). Without network download it elsewhere and give its path: "
+            f"fetched ({error}). Without network, download it elsewhere and give its path: "
             f"{source.name}:/path/to/{source.files[0]}"
         ) from error

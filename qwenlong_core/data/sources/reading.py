@@ -18,9 +18,9 @@ def _key(text: str) -> str:
 
 
 def parse_narrativeqa(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
-    """Hub layout (the story in ``document.text``), or the official ``qaps.csv`` beside ``tmp/ID.content``."""
+    """Hub layout (the story is in ``document.text``), or the official ``qaps.csv`` beside ``tmp/ID.content``."""
     if "story_url" in row and "question" not in row:
-        raise BadRow("documents.csv names the stories and holds neither text nor questions: give qaps.csv")
+        raise BadRow("documents.csv lists the stories without text and questions: give qaps.csv")
     if isinstance(row.get("document"), dict):
         document = row["document"]
         question = text_field(row["question"] if isinstance(row.get("question"), dict) else row, "text")
@@ -46,14 +46,14 @@ def parse_narrativeqa(row: dict[str, Any], path: Path, number: int) -> Iterator[
 def _story(path: Path) -> str:
     if not path.is_file():
         raise BadRow(
-            f"the story {path} is missing: the official CSVs hold none; run download_stories.sh of "
+            f"the story {path} is missing, and the official CSVs do not include it: run download_stories.sh of "
             "google-deepmind/narrativeqa there, or use the hub's deepmind/narrativeqa"
         )
     return path.read_text(encoding="utf-8", errors="strict")
 
 
 def _rows(value: Any) -> list[dict[str, Any]]:
-    """A list of rows, or the hub's columns of equal length turned into rows."""
+    """A list of rows; the hub's layout, columns of equal length, is turned into rows."""
     if isinstance(value, dict):
         columns = {key: column for key, column in value.items() if isinstance(column, list)}
         return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
@@ -61,7 +61,7 @@ def _rows(value: Any) -> list[dict[str, Any]]:
 
 
 def parse_qasper(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
-    """One paper with its questions, release JSON or hub layout; every annotator's answer is gold."""
+    """One paper with its questions, as release JSON or in the hub's layout. Every annotator's answer is gold."""
     if "qas" not in row or "full_text" not in row:
         raise BadRow(f"no 'full_text' and 'qas'; found {', '.join(list(row)[:8])}")
     paper_id, title = str(row.get("id")), text_field(row, "title")
@@ -84,7 +84,7 @@ def parse_qasper(row: dict[str, Any], path: Path, number: int) -> Iterator[Examp
 
 
 def _annotated(qa: dict[str, Any]) -> tuple[tuple[str, ...], AnswerType]:
-    """All annotators' answers; where they differ in kind, exact match against any of them decides."""
+    """All annotators' answers and their type; if they disagree in type, or on yes and no, it is ``span``."""
     golds: dict[str, AnswerType] = {}
     annotations = qa.get("answers")
     if isinstance(annotations, dict):

@@ -1,9 +1,9 @@
-"""The uniform record: one question each, usually a line of JSONL.
+"""The uniform record: one question per record, usually a line of JSONL.
 
-Required: ``id``, ``domain``, ``context``, ``question``, ``answers``. Optional: ``source``,
-``choices`` (then ``answers`` is one letter), ``answer_type``, ``answer_scale`` (``percent``,
-``thousand``, ``million``, ``billion``: the gold is a bare number in that scale), ``solution``,
-``document_id``. Every other field is kept in the metadata, where the reward's rule finds the scale.
+Required fields: ``id``, ``domain``, ``context``, ``question``, ``answers``. Optional fields: ``source``,
+``choices`` (then ``answers`` is one letter), ``answer_type``, ``answer_scale`` (``percent``, ``thousand``,
+``million`` or ``billion``, if the gold is a bare number in that scale), ``solution``, ``document_id``. All other
+fields are kept in the metadata, and so is the scale, which the reward's rule reads there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def parse(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
 
 
 def from_record(row: dict[str, Any], default_source: str) -> Example:
-    """A parsed record as an example.
+    """The example of a parsed record.
 
     Raises:
         BadRow: with the reason.
@@ -61,7 +61,7 @@ def from_record(row: dict[str, Any], default_source: str) -> Example:
     answers = texts(row["answers"], "answers")
     answer_type = infer_answer_type(domain, answers, choices)
     stated = row.get("answer_type")
-    # Other vocabularies of this field, such as TAT-QA's, are kept in the metadata.
+    # Other data sets use this field with other values (TAT-QA does): these stay in the metadata.
     if isinstance(stated, str) and stated in get_args(AnswerType):
         answer_type = cast(AnswerType, stated)
         row = {key: value for key, value in row.items() if key != "answer_type"}
@@ -71,7 +71,7 @@ def from_record(row: dict[str, Any], default_source: str) -> Example:
     if solution is not None:
         solution = text_field(row, "solution")
     metadata = {key: value for key, value in row.items() if key not in _KNOWN}
-    if isinstance(metadata.get("metadata"), str):  # as in the parquet files that preparation writes
+    if isinstance(metadata.get("metadata"), str):  # preparation stores it as JSON text
         metadata["metadata"] = parse_object(metadata["metadata"].encode())
     if isinstance(metadata.get("metadata"), dict):
         metadata = {**metadata.pop("metadata"), **metadata}

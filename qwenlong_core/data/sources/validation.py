@@ -1,4 +1,4 @@
-"""Checks that every row of every source passes before it becomes an example."""
+"""The checks that a row of any source must pass to become an example."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qwenlong_core.records import DOMAINS, AnswerType, Example
 from qwenlong_core.rewards.rules import check_gold
 
 _MAX_CHARACTERS = 20_000_000
-"""Longest document read: about forty times the largest phase; more is a broken file, not a document."""
+"""Longest document read: about forty times the largest phase. Anything longer is a broken file."""
 
 _NUMBER = re.compile(
     r"^\(?[-+−–]?\s*[$€£¥]?\s*[-+−–]?\d[\d,]*(\.\d+)?\)?\s*(%|percent|thousand|million|billion|trillion)?\.?$",
@@ -37,11 +37,15 @@ class Refused:
 
 
 class BadRow(ValueError):
-    """The reason why a row is refused."""
+    """Raised for a row that is refused; the message is the reason."""
 
 
 def text_field(row: dict[str, Any], key: str) -> str:
-    """A text that is there, is a string, is not blank and can be stored."""
+    """The text under ``key``.
+
+    Raises:
+        BadRow: it is missing, not a string, blank, or cannot be stored.
+    """
     value = row.get(key)
     if key not in row:
         raise BadRow(f"no {key!r}")
@@ -54,7 +58,11 @@ def text_field(row: dict[str, Any], key: str) -> str:
 
 
 def check_text(value: str, key: str) -> None:
-    """Refuse NUL bytes, lone surrogates and absurd lengths."""
+    """Refuse texts that hold NUL bytes or lone surrogates or are too long.
+
+    Raises:
+        BadRow: with the reason.
+    """
     if "\x00" in value:
         raise BadRow(f"{key!r} holds a NUL byte")
     if len(value) > _MAX_CHARACTERS:
@@ -66,7 +74,11 @@ def check_text(value: str, key: str) -> None:
 
 
 def texts(value: Any, key: str) -> tuple[str, ...]:
-    """A non-empty list of answers or options; numbers are written out, blanks and NaN refused."""
+    """A non-empty list of answers or options. Numbers are converted to text.
+
+    Raises:
+        BadRow: the list is empty, or an entry is blank, NaN or neither a text nor a number.
+    """
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         value = [value]
     if not isinstance(value, (list, tuple)) or not value:
@@ -86,7 +98,11 @@ def texts(value: Any, key: str) -> tuple[str, ...]:
 
 
 def domain_field(row: dict[str, Any]) -> Any:
-    """The row's domain, one of the four."""
+    """The row's domain.
+
+    Raises:
+        BadRow: it is missing, or not one of :data:`~qwenlong_core.records.DOMAINS`.
+    """
     domain = text_field(row, "domain")
     if domain not in DOMAINS:
         raise BadRow(f"'domain' is {domain!r}, not one of {', '.join(DOMAINS)}")
@@ -94,7 +110,7 @@ def domain_field(row: dict[str, Any]) -> Any:
 
 
 def infer_answer_type(domain: str, answers: tuple[str, ...], choices: tuple[str, ...]) -> AnswerType:
-    """What rule compares the answers, for rows that do not say it."""
+    """The answer type of a row that does not state it: it decides which rule compares answers."""
     if choices:
         return "choice"
     plain = {answer.strip().rstrip(".").lower() for answer in answers}
@@ -108,7 +124,11 @@ def infer_answer_type(domain: str, answers: tuple[str, ...], choices: tuple[str,
 
 
 def check_choice(answers: tuple[str, ...], choices: tuple[str, ...]) -> tuple[str, ...]:
-    """The gold letter of a multiple-choice row, checked against its options."""
+    """The gold letter of a multiple-choice row.
+
+    Raises:
+        BadRow: it is not one letter of the options.
+    """
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]
     answer = answers[0].strip("() .")
     if len(answers) != 1 or answer not in tuple(letters):
@@ -117,10 +137,10 @@ def check_choice(answers: tuple[str, ...], choices: tuple[str, ...]) -> tuple[st
 
 
 def checked(example: Example) -> Example:
-    """The example, if its gold fits its answer type and the reward's rule can read it.
+    """The example, if its gold answer fits its answer type and the reward's rule can read it.
 
     Raises:
-        BadRow: more than one yes/no answer, options that are no options, a number that is none.
+        BadRow: the gold says both yes and no, there are fewer than two options, or a number is not a number.
     """
     if example.answer_type == "choice" and len(example.choices) < 2:
         raise BadRow(f"a choice row needs at least two 'choices', got {len(example.choices)}")

@@ -1,1 +1,1 @@
-"""Documents written by program: start at :mod:`~qwenlong_core.data.synthesis.generate`."""
+"""Generated documents with known answers; start reading at ``generate.py``."""

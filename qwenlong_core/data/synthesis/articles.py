@@ -1,7 +1,7 @@
-"""Linked articles about people, places and works (domain ``multihop``).
+"""Linked articles about people, places and films (domain ``multihop``).
 
-A question follows links from article to article, or compares two of them. Articles about others
-look the same; an unanswerable question lacks one link and has a tempting fact in its place.
+A question follows links from article to article, or compares two articles. The other articles look alike but
+are about other subjects. An unanswerable question lacks its last link and has a tempting fact in its place.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ _ASK = ' If the text does not say, answer "unanswerable".'
 
 _CLOSERS = (
     "Further reading is listed elsewhere.", "This article is a summary.", "See also the index.", "Sources agree.",
-    "The archive is open to the public.", "Critics remain divided.", "Photographs exist.", "Much was written about it.",
-    "The story is often told in schools.", "A revised edition is planned.", "Letters survive.", "It is well known.",
-    "The records of those years are incomplete.", "Some details are disputed by historians of the period.",
-    "Visitors come mostly in summer.", "A plaque was put up later.", "Little else is known.",
-    "The matter has been studied at length.", "Older books give other spellings of some of the names.",
-    "An exhibition was held.", "The facts were checked.", "Opinions differ.", "Translations followed soon after.",
-    "This page was last reviewed by the editors in spring.", "None of this was reported at the time.",
+    "The archive is open to the public.", "Critics remain divided.", "Photographs survive.", "Some letters survive.",
+    "Much has been written about it.", "The story is often told in schools.", "A revised edition is planned.",
+    "It is well known.", "The records of those years are incomplete.", "Little else is known.",
+    "Some details are disputed by historians of the period.", "Most visitors come in summer.",
+    "A plaque was put up later.", "The matter has been studied at length.", "An exhibition was held.",
+    "Older books spell some of the names differently.", "The facts have been checked.", "Opinions differ.",
+    "Translations followed soon after.", "The editors last reviewed this page in the spring.",
+    "None of this was reported at the time.",
 )  # fmt: skip
 
 
 class _World:
-    """Invented entities; every block states facts about one of them."""
+    """Invented people, places and films. Every block states facts about one of them."""
 
     def __init__(self, rng: Random, shape: Shape) -> None:
         self.rng, self.shape, self.names = rng, shape, Names(rng)
         self.far_countries = [self.names.country() for _ in range(24)]
 
     def film(self, work: str, director: str) -> Block:
-        text = f"{work} is a film of {self.rng.randint(1930, 2019)}. It was directed by {director}."
+        text = f"{work} is a {self.rng.randint(1930, 2019)} film directed by {director}."
         return Block(text, (Fact(work, "director", director),))
 
     def birth(self, person: str, city: str) -> Block:
@@ -83,6 +84,7 @@ class _World:
         kind: str,
         answer_type: AnswerType,
         evidence: list[Block],
+        *,
         question: str,
         answers: tuple[str, ...],
         work: str,
@@ -109,36 +111,38 @@ class _World:
 _FILM_REMARKS = (
     "It was shot in nine weeks with a small crew and found its audience only years later.",
     "The music was recorded first, and the scenes were cut to fit it.",
-    "Two endings were filmed, and the studio chose the darker one after a trial showing.",
-    "The lead role had been offered to four actors before a stage player from the provinces took it.",
-    "Reviewers praised the quiet camera work, while the box office was modest in its first weeks.",
-    "Most of the outdoor scenes were taken on a single farm, over one long and rainy summer.",
+    "Two endings were filmed, and the studio chose the darker one after a test screening.",
+    "The lead role had been offered to four actors before a stage actor from the provinces took it.",
+    "Reviewers praised the understated camera work, but box office takings were modest in the first weeks.",
+    "Most of the outdoor scenes were shot on a single farm over one long, rainy summer.",
     "A print that had been thought lost turned up in a school cellar and was restored by hand.",
     "It was shown without an interval, which was unusual for a film of that length.",
 )
 _PERSON_REMARKS = (
-    "The letters of those years show a patient and rather private person who liked long walks.",
-    "A first job in a print shop left a lasting interest in maps and in old books.",
-    "Friends remembered a dry humour and a habit of answering every letter on the same day.",
+    "Letters from those years show a patient and rather private person who liked long walks.",
+    "A first job in a print shop left a lasting interest in maps and old books.",
+    "Friends remembered a dry sense of humour and a habit of answering every letter the same day.",
     "The family moved twice before settling in a narrow house behind the market.",
-    "Two years at sea came before any thought of a career, and they are mentioned in every interview.",
-    "The early work was signed with initials only, and some of it has been identified just recently.",
+    "Two years at sea came before any thought of a career and were mentioned in every interview.",
+    "The early work was signed with initials only, and some of it was identified only recently.",
     "Later in life there was a small orchard to look after, and little time for journalists.",
-    "Teaching paid the bills for a decade, and several of the students became well known themselves.",
+    "Teaching paid the bills for a decade, and several students went on to become well known themselves.",
 )
 _PLACE_REMARKS = (
-    "It has about {n} thousand inhabitants, a weekly market and a bridge from the last century.",
+    "It has a population of about {n} thousand, a weekly market and a bridge from the last century.",
     "The river floods every few years, and {n} houses near the mill stand on raised ground.",
     "Its railway station, {n} kilometres from the coast, was rebuilt after a fire.",
-    "A glass works employs {n} people, and the rest commute to the larger towns nearby.",
+    "A glassworks employs {n} people; many others commute to the larger towns nearby.",
     "The town hall keeps {n} volumes of council minutes, the oldest of them bound in wood.",
-    "In winter the pass is closed for about {n} days, and supplies come by the valley road.",
+    "In winter, the pass is closed for about {n} days, and supplies come by the valley road.",
     "The old quarter burned down once and was rebuilt on the same {n} plots.",
-    "A festival in August brings in some {n} thousand guests, most of them for a single day.",
+    "A festival in August attracts some {n} thousand visitors, most of them just for the day.",
 )
 
 
 def _bridge(hops: int) -> Callable[[_World], Draft]:
+    """The question that follows ``hops`` links: film, director, birthplace, country, capital."""
+
     def make(world: _World) -> Draft:
         names = world.names
         work, person, city, country, capital = names.work(), names.person(), names.city(), names.country(), names.city()
@@ -166,33 +170,33 @@ def _bridge(hops: int) -> Callable[[_World], Draft]:
             f"bridge_{hops}",
             "span",
             chain[:hops],
-            asked,
-            (answer,),
-            " ".join(said[:hops]),
-            {"op": "path", "start": work, "path": path},
-            misses,
+            question=asked,
+            answers=(answer,),
+            work=" ".join(said[:hops]),
+            query={"op": "path", "start": work, "path": path},
+            misses=misses,
         )
 
     return make
 
 
 def _unanswerable(world: _World) -> Draft:
-    """A chain of two to four links whose last one is missing; a fact that looks like it is there."""
+    """A chain of two to four links without its last one, and with a similar fact in its place."""
     hops = world.rng.choice((2, 3, 4) if not world.shape.is_short else (2,))
     draft, names = KINDS[f"bridge_{hops}"].make(world), world.names
     last = draft.evidence[-1].facts[0]
     tempting = {
         "birthplace": world.schooling(last.subject, names.city()),
         "country": Block(
-            f"Merchants of {last.subject} trade mostly with {(far := names.country())}.",
+            f"Merchants in {last.subject} trade mostly with {(far := names.country())}.",
             (Fact(last.subject, "trade partner", far),),
         ),
         "capital": Block(
-            f"The largest port of {last.subject} is {(port := names.city())}.",
+            f"The largest port in {last.subject} is {(port := names.city())}.",
             (Fact(last.subject, "largest port", port),),
         ),
     }[last.attribute]
-    # The near misses of the chain may hold the same tempting fact about the same subject.
+    # The chain may already offer a fact of this kind about this subject: two of them would contradict each other.
     misses = [
         block for block in draft.distractors if not {f[:2] for f in block.facts} & {f[:2] for f in tempting.facts}
     ]
@@ -219,11 +223,11 @@ def _same_country(world: _World) -> Draft:
         "same_country",
         "yes_no",
         evidence,
-        f"Are the towns {a} and {b} in the same country?",
-        (answer,),
-        f"{a} is in {home}. {b} is in {other}.",
-        {"op": "same", "of": [[a, "country"], [b, "country"]]},
-        world.near_misses(world.place(names.city(), home)),
+        question=f"Are the towns of {a} and {b} in the same country?",
+        answers=(answer,),
+        work=f"{a} is in {home}. {b} is in {other}.",
+        query={"op": "same", "of": [[a, "country"], [b, "country"]]},
+        misses=world.near_misses(world.place(names.city(), home)),
     )
 
 
@@ -237,11 +241,11 @@ def _older(world: _World) -> Draft:
         "older",
         "yes_no",
         evidence,
-        f"Was {a} born before {b}?",
-        (answer,),
-        f"{a} was born in {years[0]}, {b} in {years[1]}.",
-        {"op": "before", "of": [[a, "birth year"], [b, "birth year"]]},
-        world.near_misses(world.birth_year(names.person(), world.rng.randint(1900, 1989))),
+        question=f"Was {a} born before {b}?",
+        answers=(answer,),
+        work=f"{a} was born in {years[0]} and {b} in {years[1]}.",
+        query={"op": "before", "of": [[a, "birth year"], [b, "birth year"]]},
+        misses=world.near_misses(world.birth_year(names.person(), world.rng.randint(1900, 1989))),
     )
 
 

@@ -1,7 +1,7 @@
-"""Linked articles in Chinese: the same questions over the same kinds of facts.
+"""Linked articles in Chinese, with the same kinds of questions and facts.
 
-They show that nothing in the pipeline takes English for granted: no spaces between words, full-width
-punctuation, answers of two or three characters.
+They test that the pipeline does not assume English: Chinese has no spaces between words, full-width
+punctuation, and answers of two or three characters.
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ _WORK_LAST = (
 )
 
 _CLOSERS = (
-    "资料齐全。", "说法不一。", "详见索引。", "此事广为人知。", "档案向公众开放。", "照片保存至今。", "评论家意见不同。",
-    "部分细节尚有争议。", "游客多在夏季到来。", "后来立了一块石碑。", "其余不详。", "书信留存。", "当时没有报道。",
-    "学者们对此做过长期研究。", "旧书中有些名字的写法不同。", "举办过展览。", "事实经过核对。", "译本随后出版。",
-    "本页由编辑部在春季最后一次审阅。", "这个故事常在学校里讲述。", "修订版正在计划之中。", "那几年的记录并不完整。",
+    "资料齐全。", "说法不一。", "详见索引。", "此事广为人知。", "档案向公众开放。", "照片保存至今。",
+    "评论家意见不同。", "部分细节尚有争议。", "游客多在夏季到来。", "后来立了一块石碑。", "其余不详。",
+    "书信留存。", "当时没有报道。", "学者们对此做过长期研究。", "旧书中有些名字的写法不同。", "举办过展览。",
+    "事实经过核对。", "译本随后出版。", "本页由编辑部在春季最后一次审阅。", "这个故事常在学校里讲述。",
+    "修订版正在计划之中。", "那几年的记录并不完整。",
 )  # fmt: skip
 _FILM_REMARKS = (
     "拍摄用了九个星期，多年以后才找到自己的观众。",
@@ -87,12 +88,12 @@ class _World:
         for attempt in range(1_000_000):
             name = pattern.format(*(self.rng.choice(part) for part in parts))
             if attempt >= 16:
-                # A second draw lengthens the name once the short ones are used up.
+                # Short names are running out: draw a longer one.
                 name = pattern.format(*(self.rng.choice(part) + self.rng.choice(parts[-1]) for part in parts))
             if name not in self._used:
                 self._used.add(name)
                 return name
-        raise RuntimeError(f"no unused name of the form {pattern!r} is left")
+        raise RuntimeError(f"every name of the form {pattern!r} is used: ask for a shorter document")
 
     def person(self) -> str:
         return self._new(_SURNAMES, _GIVEN, _GIVEN, pattern="{}{}{}")

@@ -1,8 +1,8 @@
 """Contracts with a question that has four options (domain ``logical``).
 
-The right option stands in one clause; the wrong ones stand in others: the clause before it was
-amended, its exception, the same clause of another order. All four have the same form, and which of
-them is right is drawn, so nothing but the document tells them apart.
+The right option is stated in one clause. The wrong ones are stated in others: the clause before it was
+amended, its exception, or the same clause of another order. All four options have the same form, and the
+right one is drawn at random, so that only the document tells them apart.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ class _Clause(NamedTuple):
     text: str
     """With ``{order}`` and ``{value}``."""
     asked: str
+    """The question with ``{order}``, in lower case and without its question mark."""
+    term: str
+    """What the value is."""
     unit: str
     values: tuple[int, ...]
     exception: str
@@ -27,85 +30,98 @@ class _Clause(NamedTuple):
 
 
 _CLAUSES = (
-    _Clause("Termination", "Either party may end {order} on {value} notice", "What notice ends {order}", "{} days",
-            (10, 15, 20, 25, 30, 45, 60, 75, 90), "in the first year"),
-    _Clause("Payment", "Invoices under {order} are due within {value}", "When are invoices under {order} due", "{} days",
-            (10, 14, 20, 25, 30, 35, 40, 45, 60), "for spare parts"),
-    _Clause("Liability", "Liability under {order} is limited to {value}", "To what is liability under {order} limited",
-            "${},000", (20, 25, 30, 40, 50, 60, 75, 80, 90), "for breach of secrecy"),
-    _Clause("Warranty", "Goods under {order} carry a warranty of {value}", "What warranty do goods under {order} carry",
-            "{} months", (12, 15, 18, 24, 30, 36, 42, 48), "for used goods"),
-    _Clause("Delivery", "The Seller delivers under {order} within {value}", "Within what time does the Seller deliver under {order}",
-            "{} weeks", (10, 11, 12, 14, 15, 16, 18, 20), "for rush items"),
-    _Clause("Late delivery", "A delay under {order} costs the Seller {value} of the price a week",
-            "What part of the price does a week of delay cost the Seller under {order}", "{}%",
-            (2, 3, 4, 5, 6, 7, 8, 9), "after a strike"),
-    _Clause("Secrecy", "Secrets learned under {order} are kept for {value}", "How long are secrets learned under {order} kept",
-            "{} years", (2, 3, 4, 5, 6, 7, 8, 9), "for source code"),
-    _Clause("Audit", "The Buyer may audit {order} on {value} notice", "On what notice may the Buyer audit {order}", "{} days",
-            (10, 12, 14, 15, 18, 20, 21, 28), "after a data loss"),
+    _Clause("Termination", "Either party may terminate {order} on {value}' notice",
+            "how much notice is required to terminate {order}",
+            "notice period", "{} days", (10, 15, 20, 25, 30, 45, 60, 75, 90), "in the first year"),
+    _Clause("Payment", "Invoices under {order} are due within {value}",
+            "how long does the Buyer have to pay invoices under {order}",
+            "payment period", "{} days", (10, 14, 20, 25, 30, 35, 40, 45, 60), "for spare parts"),
+    _Clause("Liability", "Liability under {order} is limited to {value}",
+            "what is the limit of liability under {order}",
+            "liability limit", "${},000", (20, 25, 30, 40, 50, 60, 75, 80, 90), "for breach of confidentiality"),
+    _Clause("Warranty", "Goods supplied under {order} carry a warranty of {value}",
+            "what warranty period applies under {order}",
+            "warranty period", "{} months", (12, 15, 18, 24, 30, 36, 42, 48), "for used goods"),
+    _Clause("Delivery", "The Seller shall deliver goods under {order} within {value}",
+            "what delivery period applies under {order}",
+            "delivery period", "{} weeks", (10, 11, 12, 14, 15, 16, 18, 20), "for rush items"),
+    _Clause("Late delivery", "For each week of delay under {order}, the Seller owes {value} of the price",
+            "what share of the price does the Seller owe for each week of delay under {order}",
+            "weekly charge", "{}%", (2, 3, 4, 5, 6, 7, 8, 9), "after a strike"),
+    _Clause("Confidentiality", "Information disclosed under {order} must be kept confidential for {value}",
+            "what confidentiality period applies under {order}",
+            "confidentiality period", "{} years", (2, 3, 4, 5, 6, 7, 8, 9), "for source code"),
+    _Clause("Audit", "The Buyer may audit the Seller's records for {order} on {value}' notice",
+            "how much notice must the Buyer give before an audit under {order}",
+            "audit notice period", "{} days", (10, 12, 14, 15, 18, 20, 21, 28), "after a data breach"),
 )  # fmt: skip
 
 _CLOSERS = (
-    "Headings are for reference only.", "Notices are in writing.", "Days are calendar days.", "Time is of the essence.",
-    "The parties act in good faith.", "Copies are as good as originals.", "Waivers are in writing.",
-    "Neither party may assign this agreement without the consent of the other.", "English text prevails.",
-    "Each party bears its own costs of negotiation and signature.", "Taxes are extra.",
-    "If a clause is void, the others remain in force.", "Singular words include the plural.",
-    "This agreement binds successors and permitted assigns.", "Nobody else gains rights.",
-    "The recitals form part of this agreement.", "Signed in two copies.", "Business hours apply.",
-    "No partnership or agency is created between the parties by this agreement.", "Force majeure excuses delay.",
-    "The Seller keeps insurance.", "The Buyer keeps records.", "Disputes go first to the managers of both parties.",
-    "Electronic signatures are valid.", "Schedules are part of the agreement.",
+    "Headings are for reference only.", "Notices must be in writing.", "Days are calendar days.",
+    "Time is of the essence.", "The parties shall act in good faith.", "Copies count as originals.",
+    "Waivers must be in writing.", "The English text prevails.",
+    "Neither party may assign this agreement without the consent of the other.", "Taxes are extra.",
+    "Each party bears its own costs of negotiation and signature.", "The singular includes the plural.",
+    "If a clause is void, the others remain in force.", "Third parties gain no rights.",
+    "This agreement binds successors and permitted assigns.", "Signed in duplicate.",
+    "The recitals form part of this agreement.", "Business hours apply.",
+    "Nothing in this agreement creates a partnership or agency between the parties.",
+    "Force majeure excuses delay.", "The Seller carries insurance.", "The Buyer keeps records.",
+    "Disputes are first referred to the managers of both parties.", "Electronic signatures are valid.",
+    "The schedules are part of this agreement.",
 )  # fmt: skip
 
 _BOILERPLATE = (
     (
-        "Before work under {order} starts, {buyer} names a manager who may give instructions. The manager may hand this"
-        " right to a deputy by letter, and {seller} may rely on what the deputy says until told otherwise."
+        "Before work under {order} begins, {buyer} appoints a manager who may give instructions. The manager may"
+        " delegate this authority in writing, and {seller} may rely on the delegate's instructions until notified"
+        " otherwise."
     ),
     (
-        "Risk in goods under {order} passes to {buyer} when they leave the carrier at the agreed place. Title passes"
-        " when the price is paid in full, and until then {buyer} stores the goods apart and marks them as the property"
-        " of {seller}."
+        "Risk in goods under {order} passes to {buyer} when the carrier unloads them at the agreed place. Title passes"
+        " once the price has been paid in full; until then, {buyer} stores the goods separately and marks them as the"
+        " property of {seller}."
     ),
     (
-        "{seller} follows the site rules of {buyer} while it performs {order}. It reports every accident on the day it "
-        "happens and keeps a list of the persons that it has sent to the site."
+        "{seller} follows the site rules of {buyer} while performing {order}. It reports every accident on the day it"
+        " happens and keeps a list of the people it has sent to the site."
     ),
     (
-        "Drawings made for {order} remain with the party that made them. The other party may copy them as far as it"
-        " needs them to use, to maintain and to repair the goods, and for no other purpose."
+        "Drawings made for {order} remain the property of the party that made them. The other party may copy them only"
+        " as needed to use, maintain and repair the goods, and for no other purpose."
     ),
     (
-        "If the scope of {order} changes, {seller} states in writing what the change costs and how it moves the dates."
-        " The change takes effect once {buyer} has agreed to the statement."
+        "If the scope of {order} changes, {seller} states in writing how the change affects the price and the"
+        " schedule. The change takes effect once {buyer} has agreed to it in writing."
     ),
     (
-        "{seller} may have parts of {order} done by others, but answers for them as for its own staff. {buyer} may"
-        " object to a subcontractor for good reason, in particular where it competes with {buyer}."
+        "{seller} may subcontract parts of {order} but is responsible for its subcontractors as for its own staff."
+        " {buyer} may reject a subcontractor for good reason, for example if it is a competitor of {buyer}."
     ),
     (
-        "Goods under {order} are tested at the works of {seller} before they are sent. {buyer} is invited to the tests,"
-        " and if it stays away the results recorded by {seller} are taken as correct."
+        "Goods under {order} are tested at the works of {seller} before shipment. {buyer} is invited to the tests; if"
+        " it does not attend, the results recorded by {seller} are deemed correct."
     ),
     (
-        "Where the law of the place of delivery changes after {order} was signed, the parties meet and share the burden"
-        " of the change in a fair way. Neither of them may stop its work while these talks go on."
+        "If the law at the place of delivery changes after {order} is signed, the parties meet and agree on a fair way"
+        " to share the cost. Neither party may stop work while these talks are under way."
     ),
     (
-        "{buyer} provides power, water and a dry room at the site for the purposes of {order}. {seller} clears the site"
-        " when it leaves and takes its waste along at its own cost."
+        "{buyer} provides power, water and a dry room on site for {order}. When the work is finished, {seller} clears"
+        " the site and removes its waste at its own expense."
     ),
     (
-        "Both parties keep the papers of {order} in good order and let the other see them during office hours, so far"
-        " as no duty towards a third party stands against it."
+        "Both parties keep proper records of {order} and let the other party inspect them during office hours, unless"
+        " a duty to a third party prevents it."
     ),
 )
 
+_LEADS = {"as a rule": "as a general rule, ", "today": "as of today, "}
+"""Conditions that open the question; exceptions close it."""
+
 
 class _Contract:
-    """One framework agreement with its orders; every order has clauses of its own."""
+    """One framework agreement with its orders. Each order has clauses of its own."""
 
     def __init__(self, rng: Random, shape: Shape) -> None:
         self.rng, self.shape, self.names = rng, shape, Names(rng)
@@ -117,31 +133,31 @@ class _Contract:
         self.values = [self.clause.unit.format(value) for value in rng.sample(self.clause.values, 4)]
 
     def new_order(self) -> str:
-        """Orders are lettered, in drawn order, and numbered once the letters are used up."""
+        """An unused order: letters in random order first, numbers once the letters run out."""
         if self._letters:
             return f"Order {self._letters.pop()}"
         self._orders += 1
         return f"Order {self._orders}"
 
     def title(self) -> str:
-        title = f"Agreement of {self.buyer} (Buyer) and {self.seller} (Seller)"
+        title = f"Agreement between {self.buyer} (Buyer) and {self.seller} (Seller)"
         if self.shape.is_short:
             return title
         return (
-            f"{title}\n\nThe Buyer intends to place several orders with the Seller. This agreement states the terms;"
-            " where they differ from order to order, the clause that names the order decides."
+            f"{title}\n\nThe Buyer intends to place several orders with the Seller. This agreement sets out the terms;"
+            " where they differ from order to order, the clause that names the order applies."
         )
 
     def stated(self, order: str, clause: _Clause, value: str, exception: str | None = None) -> Block:
-        text = f"{clause.heading}. {clause.text.format(order=order, value=value)}"
+        text = f"{clause.heading}. {clause.text.format(order=order, value=value)}."
         facts = [Fact(order, clause.heading, value)]
         if exception:
-            text += f", but {exception} {clause.exception}"
+            text += f" {_sentence(clause.exception)}, the {clause.term} is {exception}."
             facts.append(Fact(order, clause.heading, exception, clause.exception))
-        return Block(text + ".", tuple(facts))
+        return Block(text, tuple(facts))
 
     def elsewhere(self, values: list[str]) -> list[Block]:
-        """The same clause of other orders: where the wrong options come from."""
+        """The same clause of other orders, which supply the wrong options."""
         return [self.stated(self.new_order(), self.clause, value) for value in values]
 
     def filler(self, rng: Random) -> Block:
@@ -155,13 +171,31 @@ class _Contract:
             blocks.append(self.stated(order, clause, rule, exception if rng.random() < 0.4 else None))
         return Block("\n".join(block.text for block in blocks), tuple(fact for block in blocks for fact in block.facts))
 
+    def question(self, condition: str) -> str:
+        """The question under a condition: none, an exception, ``as a rule`` or ``today``."""
+        asked = self.clause.asked.format(order=self.order)
+        if condition in _LEADS:
+            asked = _LEADS[condition] + asked
+        elif condition:
+            asked = f"{asked} {condition}"
+        return f"{_sentence(asked)}?"
+
     def draft(
-        self, kind: str, steps: int, evidence: list[Block], answer: str, condition: str, why: str, misses: list[Block]
+        self,
+        kind: str,
+        steps: int,
+        evidence: list[Block],
+        *,
+        answer: str,
+        condition: str,
+        why: str,
+        misses: list[Block],
     ) -> Draft:
+        """A draft whose options are the four drawn values; ``why`` opens the worked solution."""
         options = list(self.values)
         self.rng.shuffle(options)
         letter = "ABCD"[options.index(answer)]
-        asked = self.clause.asked.format(order=self.order)
+        work = f"{why} The {self.clause.term} is {answer}, option {letter}."
         if self.shape.is_short:
             evidence = [Block(" ".join(b.text for b in evidence), tuple(f for b in evidence for f in b.facts))]
         return Draft(
@@ -170,10 +204,10 @@ class _Contract:
             kind=kind,
             steps=steps,
             title=self.title(),
-            question=f"{asked}{f' {condition}' if condition else ''}?",
+            question=self.question(condition),
             answers=(letter,),
             choices=tuple(options),
-            solution=f"<think>{why} This is {answer}, option {letter}.</think>\n\n{answer_form('choice', letter)}",
+            solution=f"<think>{work}</think>\n\n{answer_form('choice', letter)}",
             query={"op": "clause", "subject": self.order, "attribute": self.clause.heading, "condition": condition},
             evidence=tuple(evidence),
             distractors=tuple(misses[: max(3, self.shape.distractors)]),
@@ -183,45 +217,73 @@ class _Contract:
         )
 
 
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def _lookup(contract: _Contract) -> Draft:
     answer, *others = contract.values
     clause = contract.stated(contract.order, contract.clause, answer)
-    why = f"The clause on {contract.clause.heading.lower()} of {contract.order} decides."
-    return contract.draft("lookup", 1, [clause], answer, "", why, contract.elsewhere(others))
+    return contract.draft(
+        "lookup",
+        1,
+        [clause],
+        answer=answer,
+        condition="",
+        why=f"The {contract.clause.heading} clause for {contract.order} applies.",
+        misses=contract.elsewhere(others),
+    )
 
 
 def _exception(contract: _Contract) -> Draft:
     rule, exception, *others = contract.values
     clause = contract.stated(contract.order, contract.clause, rule, exception)
     misses = contract.elsewhere(others)
+    # Half of the questions ask for the rule, so that an exception in sight is no hint.
     if contract.rng.random() < 0.5:
-        why = f"The exception {contract.clause.exception} applies."
-        return contract.draft("exception", 2, [clause], exception, contract.clause.exception, why, misses)
-    return contract.draft("exception", 2, [clause], rule, "as a rule", "The rule applies, not the exception.", misses)
+        answer, condition = exception, contract.clause.exception
+        why = f"The question asks about the {contract.clause.term} {condition}, so the exception applies."
+    else:
+        answer, condition = rule, "as a rule"
+        why = "The question asks for the general rule, so the exception does not apply."
+    return contract.draft("exception", 2, [clause], answer=answer, condition=condition, why=why, misses=misses)
 
 
 def _amended(contract: _Contract) -> Draft:
     before, after, *others = contract.values
+    heading, term = contract.clause.heading, contract.clause.term
     clause = contract.stated(contract.order, contract.clause, before)
     amendment = Block(
-        f'Amendment. In the clause "{contract.clause.heading}" of {contract.order}, {before} is replaced by {after}.',
-        (Fact(contract.order, contract.clause.heading, after, "amendment"),),
+        f"Amendment. The {term} under {contract.order} is changed from {before} to {after}.",
+        (Fact(contract.order, heading, after, "amendment"),),
     )
-    why = f"The amendment replaced {before}."
-    return contract.draft("amended", 2, [clause, amendment], after, "today", why, contract.elsewhere(others))
+    return contract.draft(
+        "amended",
+        2,
+        [clause, amendment],
+        answer=after,
+        condition="today",
+        why=f"The amendment replaced {before}.",
+        misses=contract.elsewhere(others),
+    )
 
 
 def _amended_exception(contract: _Contract) -> Draft:
     rule, before, after, other = contract.values
     clause = contract.stated(contract.order, contract.clause, rule, before)
-    condition, heading = contract.clause.exception, contract.clause.heading
+    condition, heading, term = contract.clause.exception, contract.clause.heading, contract.clause.term
     amendment = Block(
-        f'Amendment. In the clause "{heading}" of {contract.order}, the exception {condition} now reads {after}.',
+        f"Amendment. {_sentence(condition)}, the {term} under {contract.order} is now {after}.",
         (Fact(contract.order, heading, after, f"amendment {condition}"),),
     )
-    why = f"The exception {condition} applies, and the amendment replaced {before}."
     return contract.draft(
-        "amended_exception", 3, [clause, amendment], after, condition, why, contract.elsewhere([other])
+        "amended_exception",
+        3,
+        [clause, amendment],
+        answer=after,
+        condition=condition,
+        why=f"The exception applies, and the amendment replaced {before}.",
+        misses=contract.elsewhere([other]),
     )
 
 

@@ -1,8 +1,8 @@
-"""What a generator hands to the layout: pieces of text with the facts they state.
+"""What a generator hands to the layout: blocks of text with the facts they state.
 
-A generator writes a :class:`Draft`; :func:`qwenlong_core.data.synthesis.layout.lay_out` makes it as
-long as asked. The facts of all blocks that were used are the document's structured twin: an
-independent solver can answer ``Draft.query`` from them without reading the text.
+A generator writes a :class:`Draft`, and :func:`qwenlong_core.data.synthesis.layout.lay_out` brings it to the
+length asked for. The facts of all blocks used are the document's structured twin: a solver can answer
+``Draft.query`` from these facts without reading the text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qwenlong_core.records import AnswerType, Domain
 
 
 class Fact(NamedTuple):
-    """``subject`` has ``value`` for ``attribute``; ``qualifier`` names a condition or an amendment."""
+    """The ``value`` of an ``attribute`` of a ``subject``; ``qualifier`` names a condition, year or amendment."""
 
     subject: str
     attribute: str
@@ -34,14 +34,14 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A question with its evidence, and a supply of text to stand around it."""
+    """A question with its evidence, and a supply of text to place around the evidence."""
 
     domain: Domain
     answer_type: AnswerType
     kind: str
     """The form of question, for example ``percent_change``."""
     steps: int
-    """Facts that have to be combined."""
+    """Number of facts to combine."""
     title: str
     question: str
     answers: tuple[str, ...]
@@ -49,16 +49,16 @@ class Draft:
     query: dict[str, Any]
     """The question in structured form, over the facts."""
     evidence: tuple[Block, ...]
-    """Blocks without which the question has no answer; they keep this order in the document."""
+    """Blocks that the answer needs; they keep this order in the document."""
     distractors: tuple[Block, ...]
-    """Blocks that look like evidence and are not; used in this order while there is room."""
+    """Blocks that look like evidence but are not; used in this order while there is room."""
     filler: Callable[[Random], Block]
-    """Draws one more block about other subjects; facts never collide with those of another."""
+    """Writes one more block about other subjects; its facts never contradict those of another block."""
     closers: tuple[str, ...]
-    """Short sentences without facts, of many lengths, for the last few tokens."""
+    """Short sentences without facts and of various lengths, to fill the last few tokens."""
     choices: tuple[str, ...] = ()
     prefix: str = ""
-    """Numbering before each block, with ``{n}``."""
+    """Text before each block, with ``{n}`` for its number."""
     language: str = "en"
 
 
@@ -66,25 +66,25 @@ class Kind(NamedTuple):
     """A form of question."""
 
     steps: int
-    """Facts that have to be combined: the difficulty."""
+    """Number of facts to combine: the difficulty."""
     weight: int
-    """Share among the forms drawn at random."""
+    """Relative frequency among the forms drawn at random."""
     make: Callable[[Any], Draft]
-    """Writes the draft from the domain's own state."""
+    """Writes the draft from the domain's own state, such as a report or a contract."""
     min_tokens: int = 0
-    """Shortest prompt in which it is drawn at random."""
+    """Shortest prompt for which the form is drawn at random."""
 
 
 def choose_kind(kinds: dict[str, Kind], shape: Shape, rng: Random) -> Kind:
-    """The form of question named by the shape, or one drawn by weight.
+    """The form of question that the shape names, or one drawn by weight.
 
     Raises:
-        ValueError: no such form, or none with so many steps.
+        ValueError: there is no such form, or none with that many steps.
     """
     if shape.kind is not None:
         if shape.kind not in kinds:
             raise ValueError(
-                f"kind={shape.kind!r} is no form of question of this domain: use one of {', '.join(kinds)}"
+                f"kind={shape.kind!r} is not a form of question of this domain: use one of {', '.join(kinds)}"
             )
         return kinds[shape.kind]
     steps = sorted({kind.steps for kind in kinds.values()})
@@ -96,14 +96,14 @@ def choose_kind(kinds: dict[str, Kind], shape: Shape, rng: Random) -> Kind:
 
 
 class Shape(NamedTuple):
-    """What a generator is told about the document to come."""
+    """What the document should be like."""
 
     tokens: int
-    """Prompt length aimed at; short documents have short numbers and one evidence block."""
+    """Target length of the prompt; short documents have short numbers and a single evidence block."""
     kind: str | None
     """Form of question, or ``None`` for any."""
     distractors: int
-    """Near misses to offer."""
+    """Number of near misses to offer."""
     steps: int | None = None
     """Number of steps of the question, or ``None`` for any."""
 

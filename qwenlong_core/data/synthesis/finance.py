@@ -1,8 +1,8 @@
 """Financial reports with a question whose answer is a number (domain ``math``).
 
-Every form of question needs figures from several places of the report, and offers the figures a
-hasty reader would take instead: another year, another line, another company, interest for half a
-year where the whole year is asked.
+Every form of question needs figures from several places in the report. The report also offers the figures
+that a hasty reader would take instead: another year, another line, another company, or half a year's
+interest where the whole year's is asked for.
 """
 
 from __future__ import annotations
@@ -10,63 +10,52 @@ from __future__ import annotations
 from random import Random
 
 from qwenlong_core.data.synthesis.document import Block, Draft, Fact, Kind, Shape, choose_kind
-from qwenlong_core.data.synthesis.report import Report, million, text
+from qwenlong_core.data.synthesis.report import Report, million, possessive, text
 
 _MONTHS = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-)
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
 
 
 def _change(report: Report) -> Draft:
-    y0, y1, subject = report.year - 1, report.year, f"the {report.line} of {report.company}"
+    y0, y1, company = report.year - 1, report.year, report.company
     before, after = report.figures((y0, y1)).values()
-    verb, sign = ("grow", 1) if after > before else ("fall", -1)
-    answer = million(abs(after - before))
+    verb, sign = ("increase", 1) if after > before else ("decrease", -1)
     high, low = max(before, after), min(before, after)
     return report.draft(
         "change",
         2,
         report.over_years({y0: before, y1: after}),
-        f"By how much did {subject} {verb} from {y0} to {y1}?",
-        answer,
-        f"{text(high)} - {text(low)} = {text(high - low)}.",
-        {
+        question=f"By how much did {possessive(company)} {report.line} {verb} from {y0} to {y1}?",
+        answer=million(high - low),
+        work=f"{text(high)} - {text(low)} = {text(high - low)}.",
+        query={
             "op": "difference",
             "sign": sign,
-            "of": [[report.company, report.line, str(y1)], [report.company, report.line, str(y0)]],
+            "of": [[company, report.line, str(y1)], [company, report.line, str(y0)]],
         },
     )
 
 
 def _percent_change(report: Report) -> Draft:
+    # A multiple of 20 and a percentage in steps of 5 give a whole change.
     before = report.figure(step=20)
     percent = report.rng.choice([5, 10, 15, 20, 25, 30, 35, 40, 45, 55, 60, 65, 70, 75, 80])
-    sign = report.rng.choice([1, -1])
+    verb, sign = report.rng.choice([("increase", 1), ("decrease", -1)])
     after = before + sign * before * percent // 100
-    y0, y1 = report.year - 1, report.year
+    y0, y1, company = report.year - 1, report.year, report.company
     return report.draft(
         "percent_change",
         2,
         report.over_years({y0: before, y1: after}),
-        f"By what percentage did the {report.line} of {report.company} {'grow' if sign > 0 else 'fall'} "
-        f"from {y0} to {y1}?",
-        f"{percent}%",
-        f"{text(abs(after - before))} / {text(before)} = {percent}%.",
-        {
+        question=f"By what percentage did {possessive(company)} {report.line} {verb} from {y0} to {y1}?",
+        answer=f"{percent}%",
+        work=f"The change is {text(abs(after - before))}. {text(abs(after - before))} / {text(before)} = {percent}%.",
+        query={
             "op": "percent",
             "sign": sign,
-            "of": [[report.company, report.line, str(y1)], [report.company, report.line, str(y0)]],
+            "of": [[company, report.line, str(y1)], [company, report.line, str(y0)]],
         },
     )
 
@@ -75,46 +64,54 @@ def _share(report: Report) -> Draft:
     whole, percent = report.figure(step=20), report.rng.choice([5, 10, 15, 20, 25, 30, 35, 40, 45, 55, 60])
     part, year, line = whole * percent // 100, report.year, report.other_lines.pop(0)
     company = report.company
+    verb = "were" if line.endswith("s") else "was"
     return report.draft(
         "share",
         2,
         [report.stated(company, line, {year: part}), report.stated(company, report.line, {year: whole})],
-        f"What percentage of its {report.line} was the {line} of {company} in {year}?",
-        f"{percent}%",
-        f"{text(part)} / {text(whole)} = {percent}%.",
-        {"op": "share", "of": [[company, line, str(year)], [company, report.line, str(year)]]},
+        question=f"What {verb} {possessive(company)} {line} in {year} as a percentage of its {report.line}?",
+        answer=f"{percent}%",
+        work=f"{text(part)} / {text(whole)} = {percent}%.",
+        query={"op": "share", "of": [[company, line, str(year)], [company, report.line, str(year)]]},
     )
 
 
 def first_year_cost(report: Report, principal: float, rate: float, issue_cost: float) -> Draft:
-    """Issue cost plus the first year's interest of notes that pay twice a year.
+    """Issue costs plus the first year's interest of notes that pay twice a year.
 
     The trap is to take one half-yearly payment for the year's interest.
+
+    Args:
+        principal: face value of the notes in $ million.
+        rate: interest in percent a year.
+        issue_cost: in $ million.
     """
     company = report.company
+    # Rounded, since 0.1 + 0.2 must not print as 0.30000000000000004.
     half = round(principal * rate / 100 / 2, 6)
-    total = round(issue_cost + 2 * half, 6)
+    year = round(2 * half, 6)
+    total = round(issue_cost + year, 6)
     notes = Block(
-        f"{company} issued notes of {million(principal)}. Interest of {million(half)} is due every six months.",
+        f"{company} issued {million(principal)} in notes. Interest of {million(half)} is due every six months.",
         (Fact(company, "note principal", principal), Fact(company, "half-yearly interest", half)),
     )
     issue = Block(
-        f"{company} paid issue costs of {million(issue_cost)} on the notes.",
+        f"{company} paid {million(issue_cost)} in issue costs for the notes.",
         (Fact(company, "issue costs", issue_cost),),
     )
     other = report.names.company()
     paid = report.figure()
-    misses = [Block(f"{other} paid issue costs of {million(paid)} on its bonds.", (Fact(other, "issue costs", paid),))]
+    misses = [Block(f"{other} paid {million(paid)} in issue costs for its bonds.", (Fact(other, "issue costs", paid),))]
     return report.draft(
         "first_year_cost",
         3,
         [notes, issue],
-        f"What do the notes cost {company} in their first year, issue costs and interest together?",
-        million(total),
-        f"Interest is 2 x {text(half)} = {text(round(2 * half, 6))}. "
-        f"{text(round(2 * half, 6))} + {text(issue_cost)} = {text(total)}.",
-        {"op": "first_year_cost", "company": company},
-        misses,
+        question=f"What do the notes cost {company} in the first year, including issue costs and interest?",
+        answer=million(total),
+        work=f"Interest for the year is 2 x {text(half)} = {text(year)}. "
+        f"With issue costs, {text(year)} + {text(issue_cost)} = {text(total)}.",
+        query={"op": "first_year_cost", "company": company},
+        distractors=misses,
     )
 
 
@@ -126,13 +123,13 @@ def _random_first_year_cost(report: Report) -> Draft:
 def _annual_interest(report: Report) -> Draft:
     company, half = report.company, report.rng.randint(2, 48)
     notes = Block(
-        f"On its notes {company} pays interest of {million(half)} in June and again in December of each year.",
+        f"{company} pays interest of {million(half)} on its notes every June and again every December.",
         (Fact(company, "half-yearly interest", half),),
     )
     other, paid = report.names.company(), report.rng.randint(2, 48)
     misses = [
         Block(
-            f"On its notes {other} pays interest of {million(paid)} once a year.",
+            f"{other} pays interest of {million(paid)} on its notes once a year.",
             (Fact(other, "yearly interest", paid),),
         )
     ]
@@ -140,11 +137,11 @@ def _annual_interest(report: Report) -> Draft:
         "annual_interest",
         2,
         [notes],
-        f"How much interest do the notes cost {company} in a full year?",
-        million(2 * half),
-        f"It pays twice a year. 2 x {half} = {2 * half}.",
-        {"op": "annual_interest", "company": company},
-        misses,
+        question=f"How much interest does {company} pay on its notes in a full year?",
+        answer=million(2 * half),
+        work=f"Interest is paid twice a year. 2 x {half} = {2 * half}.",
+        query={"op": "annual_interest", "company": company},
+        distractors=misses,
     )
 
 
@@ -155,11 +152,11 @@ def _mixed_scale(report: Report) -> Draft:
     total = round(whole + thousands / 1_000, 6)
     blocks = [
         Block(
-            f"Orders of {company} from the north came to {million(whole)} in {year}.",
+            f"{company} received orders worth {million(whole)} from the north in {year}.",
             (Fact(company, "orders north, $ million", whole, str(year)),),
         ),
         Block(
-            f"Orders of {company} from the south came to ${text(thousands)} thousand in {year}.",
+            f"{company} received orders worth ${text(thousands)} thousand from the south in {year}.",
             (Fact(company, "orders south, $ thousand", thousands, str(year)),),
         ),
     ]
@@ -167,18 +164,23 @@ def _mixed_scale(report: Report) -> Draft:
         "mixed_scale",
         3,
         blocks,
-        f"What did the orders of {company} from north and south come to together in {year}?",
-        million(total),
-        f"{text(thousands)} thousand is {text(thousands / 1_000)} million. "
+        question=f"What was the total value of {possessive(company)} orders from the north and the south in {year}?",
+        answer=million(total),
+        work=f"{text(thousands)} thousand is {text(thousands / 1_000)} million. "
         f"{whole} + {text(thousands / 1_000)} = {text(total)}.",
-        {"op": "mixed_scale", "company": company, "year": str(year)},
+        query={"op": "mixed_scale", "company": company, "year": str(year)},
     )
 
 
-def extension_interest(
-    report: Report, debt: float, rate: float, start: tuple[int, int], months: int, answer: str | None = None
-) -> Draft:
-    """Simple interest over the months by which a debt was extended."""
+def extension_interest(report: Report, debt: float, rate: float, start: tuple[int, int], months: int) -> Draft:
+    """Simple interest over the months by which a debt was extended.
+
+    Args:
+        debt: in dollars.
+        rate: interest in percent a year.
+        start: year, and month counted from 0, in which the debt was due.
+        months: length of the extension.
+    """
     company, (year, month) = report.company, start
     end = year * 12 + month + months
     begins = f"{_MONTHS[month]} {year}"
@@ -189,14 +191,14 @@ def extension_interest(
         (Fact(company, "debt", debt), Fact(company, "debt rate", rate)),
     )
     extended = Block(
-        f"The debt of {company}, due in {begins}, was extended to {ends}.",
+        f"The debt of {company}, originally due in {begins}, was extended to {ends}.",
         (Fact(company, "due month", begins), Fact(company, "extended month", ends)),
     )
     other = report.names.company()
     later = f"{_MONTHS[(end + 5) % 12]} {(end + 5) // 12}"
     misses = [
         Block(
-            f"The debt of {other}, due in {begins}, was extended to {later}.",
+            f"The debt of {other}, originally due in {begins}, was extended to {later}.",
             (Fact(other, "due month", begins), Fact(other, "extended month", later)),
         )
     ]
@@ -205,18 +207,19 @@ def extension_interest(
         "extension_interest",
         4,
         [debt_block, extended],
-        f"How much interest in dollars does the debt of {company} bear over the months of its extension?",
-        answer or f"${interest:,}",
-        f"{months} months. {text(rate)}% of {text(debt)} is {text(round(debt * rate / 100, 2))} a year, "
-        f"{text(monthly)} a month. {months} x {text(monthly)} = {interest:,}.",
-        {"op": "extension_interest", "company": company},
-        misses,
+        question=f"How much interest, in dollars, does the debt of {company} bear over the extension?",
+        answer=f"${interest:,}",
+        work=f"The extension is {months} months. {text(rate)}% of {text(debt)} is {text(round(debt * rate / 100, 2))}"
+        f" a year, {text(monthly)} a month. {months} x {text(monthly)} = {interest:,}.",
+        query={"op": "extension_interest", "company": company},
+        distractors=misses,
     )
 
 
 def _random_extension(report: Report) -> Draft:
     short = report.shape.is_short
     rate = report.rng.choice([5, 6, 8, 10])
+    # A multiple of 1,200 bears a whole number of dollars a month.
     debt = 1200 * report.rng.randint(1, 9) if short else 1200 * report.rng.randint(50, 8_000)
     months = report.rng.randint(2, 9) if short else report.rng.randint(5, 40)
     return extension_interest(report, debt, rate, (report.year, report.rng.randrange(12)), months)
@@ -234,7 +237,7 @@ def _weighted_rate(report: Report) -> Draft:
     weighted = round((a * low + b * (low + gap)) / (a + b), 2)
     blocks = [
         Block(
-            f"Loan {name} of {company} is {million(size)} at {rate}% a year.",
+            f"Loan {name} to {company} is {million(size)} at {rate}% a year.",
             (Fact(company, f"loan {name} amount", size), Fact(company, f"loan {name} rate", rate)),
         )
         for name, size, rate in (("A", a, low), ("B", b, low + gap))
@@ -244,10 +247,10 @@ def _weighted_rate(report: Report) -> Draft:
         "weighted_rate",
         4,
         blocks,
-        f"What is the weighted average interest rate of loans A and B of {company}, in percent a year?",
-        f"{text(weighted)}%",
-        f"{products}. {text(a * low + b * (low + gap))} / {text(a + b)} = {text(weighted)}%.",
-        {"op": "weighted_rate", "company": company},
+        question=f"What is the weighted average annual interest rate on Loans A and B to {company}, in percent?",
+        answer=f"{text(weighted)}%",
+        work=f"{products}. {text(a * low + b * (low + gap))} / {text(a + b)} = {text(weighted)}%.",
+        query={"op": "weighted_rate", "company": company},
     )
 
 

@@ -1,7 +1,8 @@
-"""Documents written by program, with questions whose answers are known by construction.
+"""Generated documents with questions whose answers are known by construction.
 
-Deterministic by seed and of any length. :func:`generate` writes one, :func:`generate_bucket` the
-rows of a length bucket in the paper's proportion of domains (600 : 600 : 400).
+Documents may have any length, and the same seed gives the same document. :func:`generate` writes one;
+:func:`generate_bucket` writes the rows of a length bucket in the paper's proportion of domains
+(600 : 600 : 400).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from qwenlong_core.records import Domain, Example
 from qwenlong_core.settings.data import LengthBucket
 
 TOLERANCE = 0.02
-"""Greatest relative distance of a prompt's length from the length asked for."""
+"""Greatest relative difference between a prompt's length and the length asked for."""
 
 _ATTEMPTS = 40
 
@@ -37,7 +38,7 @@ _CYCLE: tuple[Domain, ...] = ("math", "logical", "multihop", "math", "logical", 
 
 
 def domain_of_row(index: int) -> Domain:
-    """Domain of generated row ``index``: 3 : 3 : 2 over every eight rows."""
+    """Domain of generated row ``index``: 3 math, 3 logical and 2 multihop in every eight rows."""
     return _CYCLE[index % len(_CYCLE)]
 
 
@@ -59,17 +60,17 @@ def generate(
 
     Args:
         tokens: length of the whole rendered prompt in the tokenizer's tokens, met within 2%.
-        seed: same seed, same bytes (under the same tokenizer).
+        seed: the same seed gives the same bytes under the same tokenizer.
         window: smallest and greatest length allowed; by default 2% around ``tokens``.
         kind: form of question; by default one is drawn.
-        steps: facts that the question combines; by default any number.
+        steps: number of facts that the question combines; by default any.
         distractors: near misses to offer; by default more in longer documents.
-        depth: place of the evidence, 0 start to 1 end; by default it is spread at random.
+        depth: place of the evidence, from 0 (start) to 1 (end); by default it is spread at random.
         language: ``en``, or ``zh`` (linked articles only).
 
     Raises:
-        ValueError: an unknown domain or kind.
-        DoesNotFit: no question drawn fits into so short a prompt.
+        ValueError: the domain, language, kind or number of steps is unknown, or the depth is not in 0..1.
+        DoesNotFit: the prompt is too short for every question drawn.
     """
     write = _writer(domain, language)
     if depth is not None and not 0 <= depth <= 1:
@@ -85,7 +86,7 @@ def generate(
         try:
             return lay_out(draft, tokenizer, low=low, high=high, rng=rng, depth=depth, row_id=row_id)
         except DoesNotFit:
-            # In the shortest prompts some questions or names are too long: draw others.
+            # In the shortest prompts some questions or names are too long, so draw others.
             if attempt == _ATTEMPTS - 1:
                 raise
     raise DoesNotFit(
@@ -106,7 +107,7 @@ def _writer(domain: Domain, language: str) -> Callable[[Random, Shape], Draft]:
 
 
 def _names_its_answer(draft: Draft) -> bool:
-    """Whether the question happens to hold its own answer, as when an amount equals the year asked about."""
+    """Whether the question happens to contain its answer, as when an amount equals the year asked about."""
     if draft.answer_type in ("yes_no", "unanswerable"):
         return False
     if draft.answer_type == "number":
@@ -116,7 +117,7 @@ def _names_its_answer(draft: Draft) -> bool:
 
 
 def bucket_lengths(bucket: LengthBucket, seed: int | str) -> list[int]:
-    """Prompt lengths aimed at for the rows of a bucket: evenly spread, in drawn order."""
+    """Target prompt lengths of the rows of a bucket: evenly spread, in random order."""
     span = bucket.max_tokens - bucket.min_tokens
     lengths = [bucket.min_tokens + round(span * (i + 0.5) / bucket.rows) for i in range(bucket.rows)]
     Random(f"{seed}/lengths").shuffle(lengths)
@@ -124,7 +125,7 @@ def bucket_lengths(bucket: LengthBucket, seed: int | str) -> list[int]:
 
 
 def generate_bucket(tokenizer: Any, bucket: LengthBucket, seed: int | str) -> Iterator[Example]:
-    """Rows of a bucket; every prompt has ``min_tokens..max_tokens`` tokens of the tokenizer."""
+    """The rows of a bucket; every prompt has ``min_tokens..max_tokens`` of the tokenizer's tokens."""
     for index, tokens in enumerate(bucket_lengths(bucket, seed)):
         window = (
             max(bucket.min_tokens, math.ceil(tokens * (1 - TOLERANCE))),

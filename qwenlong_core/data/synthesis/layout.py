@@ -1,8 +1,8 @@
-"""Making a draft exactly as long as asked, with its evidence at a known depth.
+"""Bring a draft to the length asked for, with its evidence at a known depth.
 
-Blocks are counted once each and summed; the finished prompt is tokenized whole, and the small
-difference (tokens that merge across block borders) is corrected with fillers and closing sentences
-until the whole is within the window.
+Each block's tokens are counted once and summed. The finished prompt is then tokenized as a whole, because
+tokens merge across block borders, and the difference is corrected with fillers and closing sentences until
+the prompt is within the window.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qwenlong_core.data.synthesis.document import Block, Draft, Fact
 from qwenlong_core.records import Example
 
 _CLOSING_ROOM = 100
-"""Tokens left to closing sentences: more than one filler block may leave open."""
+"""Tokens left to closing sentences: more than the longest filler block would need."""
 _MAX_ROUNDS = 12
 _SEPARATOR = "\n\n"
 
@@ -26,25 +26,25 @@ _closer_counts: weakref.WeakKeyDictionary[Any, dict[str, int]] = weakref.WeakKey
 
 
 class DoesNotFit(ValueError):
-    """A draft cannot be laid out within the length asked for."""
+    """The draft does not fit into the length asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A generated example and its document's structured twin."""
+    """A generated example with the structured twin of its document."""
 
     example: Example
     twin: tuple[Fact, ...]
-    """Every fact that the document states."""
+    """All facts that the document states."""
     query: dict[str, Any]
-    """The question over the twin."""
+    """The question in structured form, over the twin."""
     evidence: tuple[tuple[Fact, ...], ...]
     """The facts of each evidence block, in the order of ``metadata["evidence"]``."""
 
 
 @dataclass(slots=True)
 class _Placed:
-    """A block with its place: blocks stand in ascending order of ``key``."""
+    """A block with its place: the document holds the blocks in ascending order of ``key``."""
 
     block: Block
     key: float
@@ -57,7 +57,7 @@ def _tokens_of(tokenizer: Any, draft: Draft, blocks: Sequence[Block]) -> list[in
 
 
 def _subset(counts: Sequence[int], room: int) -> list[int]:
-    """Indexes of the counts whose sum comes closest to ``room`` from below (knapsack)."""
+    """Indexes of the counts whose sum is closest to ``room`` without exceeding it (subset sum)."""
     reach: dict[int, tuple[int, ...]] = {0: ()}
     for index, count in enumerate(counts):
         for total, chosen in list(reach.items()):
@@ -91,6 +91,7 @@ class _Layout:
         blocks.sort(key=lambda placed: placed.key)
         if self.depth is None:
             return sorted([*blocks, *self.evidence], key=lambda placed: placed.key)
+        # All evidence goes together, before the block whose middle lies at or past the depth asked for.
         around = sum(placed.tokens for placed in blocks)
         before = 0
         for index, placed in enumerate(blocks):
@@ -100,7 +101,7 @@ class _Layout:
         return [*blocks, *self.evidence]
 
     def text(self) -> tuple[str, list[tuple[int, int]]]:
-        """The document, and where in it each evidence block stands (characters)."""
+        """The document, and the start and end of each evidence block in it, in characters."""
         parts = [self.draft.title] if self.draft.title else []
         position = sum(map(len, parts))
         spans: dict[int, tuple[int, int]] = {}
@@ -116,8 +117,8 @@ class _Layout:
         return _SEPARATOR.join(parts), [spans[index] for index in range(len(self.evidence))]
 
     def grow(self, room: int) -> None:
-        """Add blocks worth about ``room`` tokens and close the rest with short sentences, or take
-        blocks away where ``room`` is negative. ``room`` counts without closing sentences."""
+        """Add blocks of about ``room`` tokens and fill the rest with short sentences, or remove blocks if
+        ``room`` is negative. ``room`` does not count the present closing sentences."""
         while room < 0 and self.fillers:
             room += self.fillers.pop().tokens
         while room > _CLOSING_ROOM or (self.pending and room > 0):
@@ -129,7 +130,7 @@ class _Layout:
         self.closing = []
         if room > 0:
             counts = self._closer_tokens()
-            # Two tokens for the border of the closing paragraph and its numbering.
+            # The closing paragraph itself costs tokens: its border, and its numbering if there is one.
             frame = 1 + len(self.draft.prefix) // 2
             self.closing = [self.closers[i] for i in _subset(counts, room - frame)] if room > frame else []
 
@@ -143,7 +144,7 @@ class _Layout:
         return [cache[text] for text in self.closers]
 
     def closing_tokens(self) -> int:
-        """Tokens that the closing sentences add, as counted piece by piece."""
+        """Tokens that the closing sentences add, each counted by itself."""
         cache = _closer_counts.get(self.tokenizer, {})
         return sum(cache[text] for text in self.closing) + (1 + len(self.draft.prefix) // 2 if self.closing else 0)
 
@@ -154,8 +155,10 @@ def lay_out(
     """Write the document so that the whole rendered prompt has ``low..high`` tokens.
 
     Args:
-        depth: where the evidence stands, 0 at the start and 1 at the end of the document; ``None``
-            spreads its blocks over random places.
+        low: smallest number of prompt tokens allowed.
+        high: greatest number allowed.
+        depth: place of the evidence, from 0 (start of the document) to 1 (end); ``None`` spreads its blocks
+            over random places.
 
     Raises:
         DoesNotFit: the question and its evidence alone are longer than ``high``.

@@ -1,7 +1,7 @@
 """Technical manuals with a question about a limit, a step or a part (domain ``reading``).
 
-Limits stand in tables, a note may shift them, procedures are numbered lists, and parts are named by
-a class that another table explains. Other devices have the same tables with other values.
+Limits are given in tables, and a note may change them. Procedures are numbered lists. Parts are named by
+class, and another table says which part each class is. Other devices have the same tables with other values.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from qwenlong_core.records import AnswerType
 _QUANTITIES = (
     ("pressure", "bar", (4, 40)),
     ("temperature", "degrees C", (20, 95)),
-    ("speed", "turns a minute", (30, 99)),
+    ("speed", "rpm", (30, 99)),
     ("load", "kg", (20, 98)),
-    ("flow", "litres a minute", (12, 90)),
+    ("flow", "litres per minute", (12, 90)),
     ("current", "amperes", (5, 63)),
 )
 _STEPS = (
@@ -29,7 +29,7 @@ _STEPS = (
     "drain the tank",
     "switch off the power",
     "lock the cover",
-    "check the oil",
+    "check the oil level",
     "turn the key",
     "press the green button",
     "wait for the lamp",
@@ -38,8 +38,8 @@ _STEPS = (
     "set the timer",
 )
 _PARTS = (
-    "hex key",
-    "torque wrench",
+    "hex bolt",
+    "drive belt",
     "copper ring",
     "rubber seal",
     "steel pin",
@@ -52,28 +52,32 @@ _PARTS = (
 _PLACES = ("cover", "gearbox", "inlet", "motor", "frame", "panel", "outlet", "bearing")
 
 _CLOSERS = (
-    "Keep this manual.", "Wear gloves.", "Wear safety glasses at all times.", "Do not use force.", "Call service if unsure.",
-    "Use original parts only.", "Record all work in the log book.", "Keep the area dry.", "Mind hot surfaces.",
-    "Work on the device only after training.", "Read all warnings first.", "Keep children away.", "Dispose of oil properly.",
-    "Tools must be clean.", "Values apply at sea level.", "Drawings are not to scale.", "Stop if noise is unusual.",
-    "The maker may change details without notice.", "Check for transport damage on arrival.", "Store upright.",
-    "A trained second person should be within calling distance during work.", "Ask for the spare parts list.",
-    "Replace worn labels.", "Never bypass a safety switch, not even for a short test.", "Tighten crosswise.",
+    "Keep this manual.", "Wear gloves.", "Wear safety glasses at all times.", "Do not use force.",
+    "Contact service if unsure.", "Use original parts only.", "Record all work in the log book.", "Keep the area dry.",
+    "Beware of hot surfaces.", "Only trained staff may work on the device.", "Read all warnings first.",
+    "Keep children away.", "Dispose of oil properly.", "Use clean tools.", "Values apply at sea level.",
+    "Drawings are not to scale.", "Stop if you hear unusual noise.", "Store upright.", "Replace worn labels.",
+    "The manufacturer may change details without notice.", "Check for shipping damage on arrival.",
+    "A second trained person should be within earshot while work is in progress.",
+    "A spare parts list is available.", "Never bypass a safety switch, not even for a short test.",
+    "Tighten bolts crosswise.",
 )  # fmt: skip
 
 _REMARKS = (
-    "After transport let the {device} stand for two hours before it is connected, so that oil can flow back.",
-    "The housing of the {device} is cast in one piece and must not be drilled or welded.",
-    "If the {device} has not run for a month, turn it by hand before it is started.",
-    "The {device} is fixed to the floor with four anchors; the floor must be level and free of grease.",
-    "A humming sound of the {device} in the first minutes is normal and goes away as it warms up.",
-    "Cables of the {device} are led through the side, never through the door, and are kept clear of moving parts.",
-    "For cleaning the {device} use a soft cloth and water without additives; steam damages the seals.",
-    "The type plate of the {device} is found at the rear, beside the connection for the drain hose.",
+    "After transport, let the {device} stand for two hours before connecting it, so that the oil can settle.",
+    "The housing of the {device} is a single casting and must not be drilled or welded.",
+    "If the {device} has not been used for a month, turn it over by hand before starting it.",
+    "Bolt the {device} to the floor with four anchors; the floor must be level and free of grease.",
+    "A humming sound from the {device} during the first few minutes is normal and stops once it has warmed up.",
+    "Route the cables of the {device} through the side, never through the door, and keep them clear of moving parts.",
+    "Clean the {device} with a soft cloth and water without additives; steam damages the seals.",
+    "The nameplate of the {device} is at the rear, next to the connection for the drain hose.",
 )
 
 
 class _Manual:
+    """The device asked about, and everything the manual says of it and of others."""
+
     def __init__(self, rng: Random, shape: Shape) -> None:
         self.rng, self.shape, self.names = rng, shape, Names(rng)
         self.device = self.new_device()
@@ -86,13 +90,11 @@ class _Manual:
     def limits(self, device: str, quantity: str, unit: str, span: tuple[int, int]) -> tuple[Block, list[int]]:
         """A table of three limits in ascending order."""
         low, normal, high = sorted(self.rng.sample(range(*span), 3))
-        head = (
-            f"Limits of the {device}, {quantity} in {unit}\n| Minimum | Normal | Maximum |\n| {low} | {normal} |"
-            f" {high} |"
-        )
+        head = f"{quantity.capitalize()} limits of the {device} in {unit}"
+        table = f"| Minimum | Normal | Maximum |\n| {low} | {normal} | {high} |"
         named = zip(("minimum", "normal", "maximum"), (low, normal, high), strict=True)
         facts = tuple(Fact(device, f"{name} {quantity}", value) for name, value in named)
-        return Block(head, facts), [low, normal, high]
+        return Block(f"{head}\n{table}", facts), [low, normal, high]
 
     def procedure(self, device: str, task: str) -> tuple[Block, list[str]]:
         steps = self.rng.sample(_STEPS, 4)
@@ -102,11 +104,12 @@ class _Manual:
 
     def needs(self, device: str, place: str, letter: str) -> Block:
         return Block(
-            f"The {place} of the {device} takes a part of class {letter}.",
+            f"The {place} of the {device} takes a Class {letter} part.",
             (Fact(device, f"part class of {place}", f"class {letter}"),),
         )
 
     def near_misses(self) -> list[Block]:
+        """In turn a table, a procedure and a part of other devices."""
         blocks = []
         for index in range(self.shape.distractors):
             device = self.new_device()
@@ -137,6 +140,7 @@ class _Manual:
         steps: int,
         answer_type: AnswerType,
         evidence: list[Block],
+        *,
         question: str,
         answer: str,
         work: str,
@@ -169,10 +173,10 @@ def _limit(manual: _Manual) -> Draft:
         1,
         "number",
         [table],
-        f"What is the {name} {manual.quantity} of the {manual.device}, in {manual.unit}?",
-        str(values[index]),
-        f"The table gives {values[0]}, {values[1]}, {values[2]}. The {name} is {values[index]}.",
-        {"op": "value", "of": [manual.device, f"{name} {manual.quantity}"]},
+        question=f"What is the {name} {manual.quantity} of the {manual.device}, in {manual.unit}?",
+        answer=str(values[index]),
+        work=f"The table lists {values[0]}, {values[1]} and {values[2]}. The {name} is {values[index]}.",
+        query={"op": "value", "of": [manual.device, f"{name} {manual.quantity}"]},
     )
 
 
@@ -183,11 +187,11 @@ def _reserve(manual: _Manual) -> Draft:
         2,
         "number",
         [table],
-        f"By how much does the maximum {manual.quantity} of the {manual.device} lie above the normal one, in"
-        f" {manual.unit}?",
-        str(high - normal),
-        f"{high} - {normal} = {high - normal}.",
-        {
+        question=f"By how much does the maximum {manual.quantity} of the {manual.device} exceed the normal"
+        f" {manual.quantity}, in {manual.unit}?",
+        answer=str(high - normal),
+        work=f"The maximum is {high}, the normal value {normal}. {high} - {normal} = {high - normal}.",
+        query={
             "op": "subtract",
             "of": [[manual.device, f"maximum {manual.quantity}"], [manual.device, f"normal {manual.quantity}"]],
         },
@@ -198,7 +202,7 @@ def _kit(manual: _Manual) -> Draft:
     table, values = manual.limits(manual.device, manual.quantity, manual.unit, manual.span)
     more = manual.rng.randint(2, 9)
     kit = Block(
-        f"With the winter kit the maximum {manual.quantity} of the {manual.device} is {more} {manual.unit} higher.",
+        f"The winter kit raises the maximum {manual.quantity} of the {manual.device} by {more} {manual.unit}.",
         (Fact(manual.device, f"winter kit adds to maximum {manual.quantity}", more),),
     )
     total = values[2] + more
@@ -207,10 +211,10 @@ def _kit(manual: _Manual) -> Draft:
         2,
         "number",
         [table, kit],
-        f"What is the maximum {manual.quantity} of the {manual.device} with the winter kit, in {manual.unit}?",
-        str(total),
-        f"The maximum is {values[2]}. {values[2]} + {more} = {total}.",
-        {
+        question=f"What is the maximum {manual.quantity} of the {manual.device} with the winter kit, in {manual.unit}?",
+        answer=str(total),
+        work=f"The maximum is {values[2]} without the kit. {values[2]} + {more} = {total}.",
+        query={
             "op": "add",
             "of": [
                 [manual.device, f"maximum {manual.quantity}"],
@@ -228,10 +232,10 @@ def _next_step(manual: _Manual) -> Draft:
         1,
         "span",
         [block],
-        f'When starting the {manual.device}, which step follows "{steps[index]}"?',
-        steps[index + 1],
-        f"Step {index + 1} is {steps[index]}. Step {index + 2} is {steps[index + 1]}.",
-        {"op": "path", "start": manual.device, "path": [f"start: step after {steps[index]}"]},
+        question=f'When starting the {manual.device}, which step follows "{steps[index]}"?',
+        answer=steps[index + 1],
+        work=f'Step {index + 1} is "{steps[index]}". Step {index + 2} is "{steps[index + 1]}".',
+        query={"op": "path", "start": manual.device, "path": [f"start: step after {steps[index]}"]},
     )
 
 
@@ -246,10 +250,10 @@ def _cross_reference(manual: _Manual) -> Draft:
         2,
         "span",
         [manual.needs(manual.device, place, letter), table],
-        f"Which part does the {place} of the {manual.device} take?",
-        part,
-        f"The {place} takes class {letter}. Class {letter} is the {part}.",
-        {"op": "path", "start": manual.device, "path": [f"part class of {place}", "part"]},
+        question=f"Which part does the {place} of the {manual.device} take?",
+        answer=part,
+        work=f"The {place} takes a Class {letter} part. The Class {letter} part is the {part}.",
+        query={"op": "path", "start": manual.device, "path": [f"part class of {place}", "part"]},
     )
 
 

@@ -1,7 +1,8 @@
-"""The financial report around a question: its company, its figures, and the notes that fill it."""
+"""The financial report around a question: the company, its figures, and the notes about others."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -24,29 +25,36 @@ _LINES = (
     "marketing costs",
 )
 _CLOSERS = (
-    "All figures are audited.", "Figures are rounded.", "No dividend was paid.", "Staff numbers were stable.",
-    "The board met often.", "The auditor agreed.", "See the other notes.", "Amounts are in US dollars.",
+    "All figures have been audited.", "Figures are rounded.", "No dividend was paid.", "Approved.",
+    "The board met every month.", "The auditors agreed.", "See also the other notes.", "Leases are short-term.",
+    "Amounts are in US dollars.", "Headcount was stable.", "Weather had little effect.",
     "Markets remained competitive throughout the period.", "Management expects a steady year.",
-    "There were no events after the reporting date.", "The accounts follow the usual standards.",
-    "Risks are reviewed by the audit committee every quarter.", "Leases are short.", "Noted.",
-    "The group has no significant contingent liabilities at this time.", "Weather had little effect.",
-    "Comparative figures were not restated.", "Currency effects were minor.", "Suppliers delivered on time.",
-    "Customers paid as agreed.", "Energy prices eased a little towards the end.", "Insurance was renewed.",
-    "The annual meeting is held in spring.", "Further details are available on request from the company.",
+    "There were no significant events after the reporting date.", "Customers paid on time.",
+    "The accounts follow generally accepted principles.", "Comparative figures were not restated.",
+    "Risks are reviewed by the audit committee every quarter.", "Currency effects were minor.",
+    "The group has no significant contingent liabilities at this time.", "Suppliers delivered on time.",
+    "Energy prices eased a little towards the end of the year.", "Insurance was renewed.",
+    "The annual meeting is held in spring.", "Further details are available from the company on request.",
 )  # fmt: skip
 
 
 def text(value: float) -> str:
-    """A figure as printed in the report: thousands separators, no trailing zeros."""
+    """A figure as printed in the report, with thousands separators and without trailing zeros."""
     return f"{value:,.10g}" if value < 1e10 else f"{value:,.0f}"
 
 
 def million(value: float) -> str:
+    """An amount in millions of dollars."""
     return f"${text(value)} million"
 
 
+def possessive(name: str) -> str:
+    """The name in the genitive: ``Nord Steel's``, ``Delta Foods'``."""
+    return f"{name}'" if name.endswith("s") else f"{name}'s"
+
+
 class Report:
-    """The company asked about and the figures already given away."""
+    """The company asked about, and the names and lines that are still unused."""
 
     def __init__(self, rng: Random, shape: Shape) -> None:
         self.rng, self.shape, self.names = rng, shape, Names(rng)
@@ -55,12 +63,12 @@ class Report:
         self.line, *self.other_lines = rng.sample(_LINES, 6)
 
     def figure(self, step: int = 1) -> int:
-        """A figure in $ million, of two digits in short documents, a multiple of ``step``."""
+        """A figure in $ million and a multiple of ``step``; it has two digits in short documents."""
         low, high = (20, 99) if self.shape.is_short else (110, 4_900)
         return step * self.rng.randint(-(-low // step), high // step)
 
     def figures(self, years: tuple[int, ...]) -> dict[int, float]:
-        """A line's figures over the years: each within a quarter of the one before, and never equal."""
+        """A line's figures over the years. Each is within a quarter of the one before, and never equal to it."""
         values = [self.figure()]
         while len(values) < len(years):
             last = values[-1]
@@ -69,7 +77,7 @@ class Report:
         return dict(zip(years, values, strict=True))
 
     def stated(self, company: str, line: str, values: dict[int, float]) -> Block:
-        """One sentence, or a table of several years."""
+        """One sentence, or a table if there are several years."""
         facts = tuple(Fact(company, line, value, str(year)) for year, value in values.items())
         years = list(values)
         if len(years) > 2 or (len(years) == 2 and not self.shape.is_short and self.rng.random() < 0.5):
@@ -77,10 +85,10 @@ class Report:
             rows = "\n".join(f"| {year} | {text(value)} |" for year, value in values.items())
             return Block(f"{head}\n| Year | Amount |\n{rows}", facts)
         listed = " and ".join(f"{million(value)} in {year}" for year, value in values.items())
-        return Block(f"The {line} of {company} {'were' if line[-1] == 's' else 'was'} {listed}.", facts)
+        return Block(f"{company} reported {line} of {listed}.", facts)
 
     def over_years(self, values: dict[int, float]) -> list[Block]:
-        """The line asked about over the years: one sentence, or in long reports a statement a year."""
+        """The line asked about: one sentence, or in long reports one statement per year."""
         if self.shape.is_short:
             return [self.stated(self.company, self.line, values)]
         others = [self.other_lines.pop() for _ in range(2)]
@@ -92,10 +100,10 @@ class Report:
         self.rng.shuffle(lines)
         rows = "\n".join(f"| {line.capitalize()} | {text(figures[line])} |" for line in lines)
         facts = tuple(Fact(self.company, line, figures[line], str(year)) for line in lines)
-        return Block(f"{self.company}, year {year} ($ million)\n| Item | Amount |\n{rows}", facts)
+        return Block(f"{self.company}, fiscal year {year} ($ million)\n| Item | Amount |\n{rows}", facts)
 
     def near_misses(self) -> list[Block]:
-        """In turn other lines of the same company and the same line of other companies."""
+        """In turn other lines of the same company, and the same line of other companies."""
         years, lines, blocks = (self.year - 1, self.year), list(self.other_lines), []
         for index in range(self.shape.distractors):
             values = self.figures(years)
@@ -133,14 +141,21 @@ class Report:
         kind: str,
         steps: int,
         evidence: list[Block],
+        *,
         question: str,
         answer: str,
         work: str,
         query: dict[str, Any],
-        distractors: list[Block] | None = None,
+        distractors: Sequence[Block] = (),
     ) -> Draft:
-        """``work`` is the reasoning of the trace; short documents state all evidence in one block."""
-        misses = [*(distractors or []), *self.near_misses()]
+        """A draft about this company.
+
+        Args:
+            evidence: a short document states all of it in one block.
+            work: the reasoning of the worked solution.
+            distractors: near misses to use before those that every form of question has.
+        """
+        misses = [*distractors, *self.near_misses()]
         if self.shape.is_short:
             evidence = [Block(" ".join(b.text for b in evidence), tuple(f for b in evidence for f in b.facts))]
         return Draft(
@@ -148,7 +163,7 @@ class Report:
             answer_type="number",
             kind=kind,
             steps=steps,
-            title=f"{self.company}: annual report {self.year}",
+            title=f"{self.company}: annual report for {self.year}",
             question=question,
             answers=(answer,),
             solution=f"<think>{work}</think>\n\n{answer_form('number', answer)}",
@@ -162,16 +177,16 @@ class Report:
 
 
 _REMARKS = (
-    "{company} explains the movement by lower freight rates and by two new customers in the region.",
-    "The change at {company} is mostly due to prices, as volumes hardly moved during the period.",
-    "The directors of {company} regard this level as sufficient for the plans of the coming year.",
-    "At {company} the amount includes items that are not expected to occur again.",
-    "A strike at the main plant held {company} back in spring, but most of the loss was made up by autumn.",
-    "The auditors of {company} tested a sample of the entries and found no difference that would matter.",
-    "{company} intends to move the reporting of this item to the regional units from next year on.",
-    "Analysts had expected somewhat less of {company} after the weak figures of its competitors.",
-    "The new warehouse of {company} went into service in March and shortened delivery times by a third.",
-    "{company} hedges the larger part of its currency exposure and reviews the policy every quarter.",
-    "Wages at {company} rose in line with the industry, and the number of staff stayed almost the same.",
-    "The figure of {company} is stated before the effect of a contract that was settled after the year's end.",
+    "{company} attributes the change to lower freight rates and to two new customers in the region.",
+    "The change at {company} is mostly due to prices, as volumes were almost flat during the period.",
+    "The directors of {company} consider this level adequate for the plans of the coming year.",
+    "At {company}, the amount includes items that are not expected to recur.",
+    "A strike at the main plant slowed {company} down in spring, but most of the shortfall was made up by autumn.",
+    "The auditors of {company} tested a sample of the entries and found no material differences.",
+    "From next year on, the regional units of {company} will report this item themselves.",
+    "Analysts had expected slightly less from {company} after the weak figures of its competitors.",
+    "{company} opened a new warehouse in March, which cut delivery times by a third.",
+    "{company} hedges most of its currency exposure and reviews the policy every quarter.",
+    "Wages at {company} rose in line with the industry, while headcount was almost unchanged.",
+    "The figure for {company} is stated before the effect of a contract that was settled after year-end.",
 )

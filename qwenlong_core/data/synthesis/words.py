@@ -1,5 +1,7 @@
-"""Invented names. Lists of one kind share no word with lists of another, so that no answer can
-stand inside a name that the question has to mention."""
+"""Invented names.
+
+Lists for different kinds of name share no word, so that an answer is never part of a name in its question.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ WORK_LAST = _words(
     "Ocean Puzzle Queen Refuge Stairway Tide Umbrella Valley Wedding Arrow Bell"
 )
 DEVICE_FIRST = _words("AX BR CT DM EV FK GL HP KR LS MT NV PX QR RS TL VK WX ZT")
-DEVICE_KINDS = _words("pump valve compressor boiler conveyor mixer chiller dryer press lathe generator filter")
+DEVICE_KINDS = _words("pump blower compressor boiler conveyor mixer chiller dryer press lathe generator fan")
 
 
 _COMPANY_MORE = [
@@ -63,11 +65,11 @@ _PLACE_MORE = [word + " {}" for word in _words("Upper Lower Old New Great Little
 _PERSON_MORE = ["{} " + word for word in _words("Junior Senior")]
 _WORK_MORE = ["{} " + word for word in _words("Returns Revisited Remembered Unbound Rises Abroad")]
 _EASY_DRAWS = 12
-"""Failed draws after which names get longer, as the short ones are getting rare."""
+"""Failed draws after which names get longer, since short ones are running out."""
 
 
 class Names:
-    """Draws names without ever giving one twice."""
+    """Draws names and never gives the same one twice."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
@@ -83,7 +85,7 @@ class Names:
             if name not in self._used:
                 self._used.add(name)
                 return name
-        raise RuntimeError(f"no unused name of the form {pattern!r} is left")
+        raise RuntimeError(f"every name of the form {pattern!r} is used: ask for a shorter document")
 
     def company(self) -> str:
         return self._draw(COMPANY_FIRST, COMPANY_SECOND, "{} {}", _COMPANY_MORE)

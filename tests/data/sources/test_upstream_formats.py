@@ -214,7 +214,8 @@ def test_longbench(tmp_path: Path) -> None:
 
 def test_longbench_v2(tmp_path: Path) -> None:
     raw = {"_id": "v", "domain": "Single-Document QA", "sub_domain": "Legal", "difficulty": "hard", "length": "short",
-           "question": "Which?", "choice_A": "a", "choice_B": "b", "choice_C": "c", "choice_D": "d", "answer": "C", "context": "T"}  # fmt: skip
+           "question": "Which?", "choice_A": "a", "choice_B": "b", "choice_C": "c", "choice_D": "d",
+           "answer": "C", "context": "T"}  # fmt: skip
     (row,) = examples("longbench-v2", save(tmp_path / "data.json", [raw]))
     assert (row.choices, row.answers, row.metadata["sub_domain"]) == (("a", "b", "c", "d"), ("C",), "Legal")
     gold_scores_one([row])

@@ -22,8 +22,8 @@ from qwenlong_core.settings.rewards import RewardSettings
 DOMAINS = ("math", "logical", "multihop", "reading")
 LANGUAGES = [("math", "en"), ("logical", "en"), ("multihop", "en"), ("reading", "en"), ("multihop", "zh")]
 KINDS = [
-    *(("math", kind) for kind in ("change", "percent_change", "share", "annual_interest", "mixed_scale", "first_year_cost",
-                                  "weighted_rate", "extension_interest")),
+    *(("math", kind) for kind in ("change", "percent_change", "share", "annual_interest", "mixed_scale",
+                                  "first_year_cost", "weighted_rate", "extension_interest")),
     *(("logical", kind) for kind in ("lookup", "exception", "amended", "amended_exception")),
     *(("multihop", kind) for kind in ("bridge_2", "bridge_3", "bridge_4", "same_country", "older", "unanswerable")),
     *(("reading", kind) for kind in ("limit", "reserve", "kit", "next_step", "cross_reference")),

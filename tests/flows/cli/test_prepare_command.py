@@ -115,7 +115,7 @@ def test_prepared_rows_are_a_source_again(tmp_path: Path) -> None:
         (["--source", "jsonl=GOOD", "--phase", "4000", "--phase", "400"], "give the limits in ascending order"),
         (["--source", "jsonl=GOOD", "--phase", "128"], "a GRPO phase has no training row"),
         (["--source", "jsonl=BAD"], "1 of 3 rows are unreadable"),
-        (["--source", "jsonl=GOOD", "--against", "jsonl=BAD"], "--max-refused-share"),
+        (["--source", "jsonl=GOOD", "--against", "jsonl=BAD"], "data.max_refused_share="),
     ],
 )
 def test_bad_input_ends_in_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:
