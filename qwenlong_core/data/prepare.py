@@ -199,10 +199,10 @@ def _check_refused(splits: Collection[Split], limit: float, listed: Path) -> Non
     message = f"{refused} of {read} rows are unreadable: {'; '.join(shown)}{more}"
     if share > limit:
         if refused == read:
-            raise ValueError(f"{message}. Mend the rows (all are listed in {listed})")
+            raise ValueError(f"{message}. Fix the rows (all are listed in {listed})")
         enough = math.ceil(share * 1_000) / 1_000  # rounded up, so that this share of rows does pass
         raise ValueError(
-            f"{message}. Their share of {share:.3g} is over data.max_refused_share={limit}: mend the rows "
+            f"{message}. Their share of {share:.3g} is over data.max_refused_share={limit}: fix the rows "
             f"(all are listed in {listed}), or leave them out with data.max_refused_share={enough}"
         )
     logger.warning("%s (all are listed in %s)", message, listed)

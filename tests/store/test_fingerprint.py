@@ -97,4 +97,5 @@ def test_data_preparation_depends_on_the_reward_rules_but_not_on_the_judge():
     rewards = {name.rpartition(".")[2] for name in modules if name.startswith("qwenlong_core.rewards.")}
     assert "rules" in rewards
     assert rewards.isdisjoint({"judge", "judge_prompt", "health", "monitor", "hybrid"})
+    assert "qwenlong_core.endpoint" not in modules
     assert "openai" not in libraries

@@ -32,7 +32,7 @@ _STEPS = (
     "check the oil level",
     "turn the key",
     "press the green button",
-    "wait for the lamp",
+    "wait for the lamp to light up",
     "clean the filter",
     "release the brake",
     "set the timer",
