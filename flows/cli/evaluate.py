@@ -95,7 +95,7 @@ def evaluate(
         **server_values(server, server_model, server_key_variable, model),
         **judge_values(judge, judge_model, judge_key_variable),
     }
-    sampled = {"--model": model, "--benchmarks": benchmarks, "--data": data, "--server": server}
+    sampled: dict[str, Any] = {"--model": model, "--benchmarks": benchmarks, "--data": data, "--server": server}
     sampled |= {f"--{name}": value for name, value in asked.items()}
     with one_clear_message(resumes=True, options=_OPTIONS):
         from qwenlong.flows.cli.evaluation_run import evaluation_settings, run_evaluation, run_rescore
