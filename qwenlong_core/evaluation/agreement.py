@@ -1,8 +1,8 @@
-"""Does the judge judge as the labels say? Cohen's kappa on pairs whose right verdict is known.
+"""Does the judge agree with known labels? Cohen's kappa on pairs whose right verdict is known.
 
-The labels hold by construction: a gold restated in other words or in another unit is equal to it; a near
-miss, another sign or magnitude, a denial and the gold of another question are not. For numbers the
-strict rule must confirm the label, or the pair is not made.
+The labels hold by construction. A gold answer restated in other words or in another unit is equal to it; a near
+miss, another sign or magnitude, a denial and the gold answer of another question are not. For numbers the strict
+rule must confirm the label, or the pair is left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LabelledPair:
     kind: str
     """How it was made: ``restated``, ``other unit``, ``near miss``, ``other sign`` ..."""
     example_id: str
-    """Pairs of one question stand or fall together: intervals cluster on it."""
+    """Pairs of one question succeed and fail together, so intervals cluster on it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,12 +42,13 @@ class Agreement:
     high: float | None
     pairs: int
     no_verdict: int
+    """Pairs without a verdict, counted neither as agreement nor as disagreement."""
     confusion: dict[str, int]
     """``said equal, is equal`` and the other three."""
     by_kind: dict[str, tuple[int, int]]
-    """Right verdicts and verdicts of each kind of pair."""
+    """``(right verdicts, verdicts)`` of each kind of pair."""
     last_error: str = ""
-    """Of the last pair without a verdict."""
+    """Why the last pair without a verdict got none."""
 
 
 Made = tuple[str, bool, str]
@@ -76,7 +77,7 @@ def _other_unit(gold: str) -> list[Made]:
 
 
 def _near_miss(gold: str) -> list[Made]:
-    """The gold with its first digit changed by one: close to read, and more than any tolerance apart."""
+    """The gold with its first digit changed by one: it looks alike, and differs by more than any tolerance."""
     found = re.search(r"[1-9]", gold)
     if not found:
         return []
@@ -104,14 +105,14 @@ def _pairs_of(example: Example, other: Example) -> list[Made]:
         made = [
             (answer, equal, kind) for answer, equal, kind in made if (rule_score(answer, example).value == 1) is equal
         ]
-    # Two questions may happen to share an answer: only what the strict rule keeps apart is labelled so.
+    # Two questions may happen to share an answer, so the strict rule must tell the two apart.
     if rule_score(other.answers[0], example).value == 0:
         made.append((other.answers[0], False, "other gold"))
     return made
 
 
 def labelled_pairs(examples: Sequence[Example], limit: int, seed: int) -> list[LabelledPair]:
-    """Pairs built from rows with answers in words or numbers, at most ``limit``, half of them equal.
+    """At most ``limit`` pairs from rows with answers in words or numbers; half of the pairs are equal.
 
     Raises:
         ValueError: fewer than two rows are of those types.
@@ -119,7 +120,7 @@ def labelled_pairs(examples: Sequence[Example], limit: int, seed: int) -> list[L
     rng = random.Random(seed)
     usable = sorted((e for e in examples if e.answer_type in ("span", "number")), key=lambda e: e.id)
     if len(usable) < 2:
-        raise ValueError(f"{len(usable)} rows with span or number answers: labelled pairs need at least two")
+        raise ValueError(f"{len(usable)} rows with span or number answers: labelled pairs need at least two, add rows")
     rng.shuffle(usable)
     made: dict[bool, list[LabelledPair]] = {True: [], False: []}
     for index, example in enumerate(usable):
@@ -138,7 +139,7 @@ def _confusion(verdicts: Sequence[tuple[LabelledPair, bool]]) -> dict[str, int]:
 
 
 async def judge_agreement(judge: Judge, pairs: Sequence[LabelledPair]) -> Agreement:
-    """Ask the judge about every pair; one without a verdict is counted apart, not as disagreement."""
+    """Ask the judge about every pair. Pairs without a verdict are counted separately, not as disagreement."""
     verdicts = await judge.verdicts([pair.question for pair in pairs])
     given = [(pair, verdict.equal) for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.equal is not None]
     labels, said = [pair.equal for pair, _ in given], [equal for _, equal in given]

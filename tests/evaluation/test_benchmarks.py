@@ -67,7 +67,7 @@ def test_names_and_data_become_sources(names, data, specs):
 @pytest.mark.parametrize(
     ("names", "data", "said"),
     [
-        (("hotpot",), (), "'hotpot' is none of docmath, frames"),
+        (("hotpot",), (), "unknown benchmark 'hotpot': take one of docmath, frames"),
         (("frames",), ("musique=x",), "data is given for 'musique', which is not among the benchmarks asked for"),
         ((), ("musique",), "is not NAME=PATH_OR_HUB_ID"),
     ],

@@ -189,7 +189,7 @@ def test_a_run_on_the_paper_s_benchmarks_stands_below_the_paper_s_scores(
         ("Qasper", ""),
         ("average", ""),
     ]
-    assert "QwenLong-L1-32B (DAPO) (theirs)" in text
+    assert "QwenLong-L1-32B (DAPO) (paper)" in text
     assert "(this run)" not in build_page(JOB, inputs), "generated questions are none of the paper's"
 
 
@@ -207,7 +207,7 @@ def test_one_evaluation_is_compared_with_nothing(tmp_path, make_evaluation, writ
     text = build_page(JOB, {"evaluate-a-model-with-a-long-name": folder})
     assert (
         "gain over" not in text
-        and "gain is" not in text
+        and "Gains are" not in text
         and "Scores by stage" not in text
         and "Evaluated: a-model-with-a-long-name." in text
     )
