@@ -118,6 +118,7 @@ def labelled_pairs(examples: Sequence[Example], limit: int, seed: int) -> list[L
         ValueError: fewer than two rows are of those types.
     """
     rng = random.Random(seed)
+    # Answers of the other types are decided by rule. Sorted, so that the order of the file does not matter.
     usable = sorted((e for e in examples if e.answer_type in ("span", "number")), key=lambda e: e.id)
     if len(usable) < 2:
         raise ValueError(f"{len(usable)} rows with span or number answers: labelled pairs need at least two, add rows")
@@ -128,12 +129,13 @@ def labelled_pairs(examples: Sequence[Example], limit: int, seed: int) -> list[L
         for answer, equal, kind in _pairs_of(example, alike[0]) if alike else []:
             question = JudgeQuestion(question=example.question, golds=example.answers[:1], answer=answer)
             made[equal].append(LabelledPair(question=question, equal=equal, kind=kind, example_id=example.id))
+    # Half and half: kappa depends on the share of equal pairs, not on the judge alone.
     half = min(limit // 2, len(made[True]), len(made[False]))
     return rng.sample(made[True], half) + rng.sample(made[False], half)
 
 
 def _confusion(verdicts: Sequence[tuple[LabelledPair, bool]]) -> dict[str, int]:
-    counts = Counter((said, pair.equal) for pair, said in verdicts)
+    counts = Counter((verdict, pair.equal) for pair, verdict in verdicts)
     names = {True: "equal", False: "different"}
     return {f"said {names[said]}, is {names[true]}": counts[said, true] for said in names for true in names}
 
@@ -142,12 +144,12 @@ async def judge_agreement(judge: Judge, pairs: Sequence[LabelledPair]) -> Agreem
     """Ask the judge about every pair. Pairs without a verdict are counted separately, not as disagreement."""
     verdicts = await judge.verdicts([pair.question for pair in pairs])
     given = [(pair, verdict.equal) for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.equal is not None]
-    labels, said = [pair.equal for pair, _ in given], [equal for _, equal in given]
-    low, high = kappa_interval(labels, said, [pair.example_id for pair, _ in given]) if given else (None, None)
+    labels, judged = [pair.equal for pair, _ in given], [equal for _, equal in given]
+    low, high = kappa_interval(labels, judged, [pair.example_id for pair, _ in given]) if given else (None, None)
     kinds = sorted({pair.kind for pair, _ in given})
     right = Counter(pair.kind for pair, equal in given if equal is pair.equal)
     return Agreement(
-        kappa=kappa(labels, said) if given else None,
+        kappa=kappa(labels, judged) if given else None,
         low=low,
         high=high,
         pairs=len(pairs),

@@ -84,7 +84,7 @@ def read_benchmarks(specs: Mapping[str, str], buckets: Sequence[LengthBucket]) -
             local_files(spec)
         except ValueError as error:
             missing[name] = error
-    if missing:  # said before anything is fetched, and for all at once
+    if missing:  # before anything is fetched, and all at once
         raise ValueError("\n".join(_mend(name, specs[name], error) for name, error in missing.items()))
     rows: list[Example] = []
     for name, spec in specs.items():

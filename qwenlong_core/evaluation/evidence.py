@@ -15,6 +15,7 @@ def occurrences(context: str, answers: tuple[str, ...]) -> list[tuple[int, int]]
     """
     spans: list[tuple[int, int]] = []
     for answer in filter(None, {answer.strip() for answer in answers}):
+        # Not \b: an answer may begin or end with a sign, such as "$5" or "12%", where \b would not match.
         pattern = rf"(?<!\w){re.escape(answer)}(?!\w)"
         spans.extend(match.span() for match in re.finditer(pattern, context, re.IGNORECASE))
     merged: list[tuple[int, int]] = []
@@ -52,5 +53,6 @@ def evidence_depth(example: Example) -> float | None:
     given = example.metadata.get("evidence_depth")
     if given:
         return fmean(given)
+    # An answer that occurs twice may be evidence at either place, so its depth is not known.
     found = occurrences(example.context, marked_texts(example))
     return found[0][0] / len(example.context) if len(found) == 1 else None

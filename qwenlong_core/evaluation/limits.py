@@ -18,6 +18,7 @@ def fit_limits(context: int | None, prompt: int | None = None, completion: int |
     Args:
         context: Tokens the model can hold; ``None`` where that is not known.
     """
+    # The completion first: without a limit it takes its share, and the prompt gets the rest.
     if completion is None:
         completion = _PAPER.max_completion_tokens
         if context is not None and (prompt or _PAPER.max_prompt_tokens) + completion > context:

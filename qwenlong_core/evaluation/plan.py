@@ -58,6 +58,8 @@ def choose_items(examples: Sequence[Example], limit: int | None) -> list[Example
         groups.setdefault((example.source, example.domain), []).append(example)
     for rows in groups.values():
         chosen += sorted(rows, key=_rank)[:limit]
+    # Rows of similar length share a batch. Equal contexts stay side by side even without document ids, so that an
+    # engine processes them once.
     return sorted(chosen, key=lambda row: (len(row.context), row.document_id, row.context, row.id))
 
 
@@ -82,10 +84,10 @@ def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
         repeated = next(item for item in items if items.count(item) > 1)
         raise ValueError(f"evaluation row id {repeated!r} occurs twice: ids must be unique, run prepare again")
     settings = job.evaluation
-    # Left out: what stands elsewhere in the plan, and what only the intervals depend on.
-    apart = {"samples", "limit", "judge", "server", "bootstrap_resamples", "confidence"}
+    # Left out: what the plan holds in other fields, and what only the intervals depend on.
+    excluded = {"samples", "limit", "judge", "server", "bootstrap_resamples", "confidence"}
     # As JSON, since it is compared with a plan that was read from a file.
-    protocol = settings.model_dump(mode="json", exclude=apart)
+    protocol = settings.model_dump(mode="json", exclude=excluded)
     server = settings.server.model_dump(include={"model", "endpoint"}) if settings.server else None
     return Plan(
         model_digest=folder_digest(model),
@@ -113,6 +115,7 @@ def adopt_plan(plan: Plan, folder: Path) -> None:
     if not path.exists():
         if (folder / SAMPLES).exists():
             raise ValueError(f"{folder / SAMPLES} has no {PLAN} beside it: use an empty work folder")
+        # Renamed when whole: a kill while writing must not leave half a plan that no later run can read.
         staging = path.with_suffix(".tmp")
         staging.write_text(plan.model_dump_json(indent=1))
         staging.replace(path)

@@ -39,6 +39,7 @@ def rescore(job: EvaluateJob, evaluation: Path, data: Path, output: Path) -> Non
     samples = read_samples(evaluation / SAMPLES)
     rules = RewardSettings(number_tolerance=job.number_tolerance, judge=settings.judge)
     protocol = plan.protocol | scoring_protocol(settings.judge, job.number_tolerance)
+    # Without a judge the answers keep the verdicts of the log's judge, and the plan goes on naming that judge.
     if settings.judge is None and plan.protocol["judge"] is not None:
         scored = score_with_old_verdicts(samples, rows, rules)
         protocol["judge"] = plan.protocol["judge"]

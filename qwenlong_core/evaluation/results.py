@@ -59,6 +59,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: the evaluation is not finished, run it again")
     content = json.loads((folder / SCORES).read_text())
+    # Everything below trusts the scores, so they must belong to this log, to the byte.
     if content.get("samples_sha256") != digest_file(folder / SAMPLES):
         raise ValueError(f"{folder / SAMPLES} is damaged: it is not the log its scores were computed from")
     return Evaluation(

@@ -80,7 +80,7 @@ def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: P
     if scores.exists() and not any(sample.finish_reason == "error" for sample in read_samples(log)):
         logger.info("evaluate | finished before: %d samples", len(plan.expected))
         return
-    scores.unlink(missing_ok=True)
+    scores.unlink(missing_ok=True)  # it marks a finished evaluation, which this is not any more
     drop_cut_line(log)
     drop_cut_line(output / METRICS)
     settings = job.evaluation
@@ -108,6 +108,7 @@ def _repair_log(log: Path, examples: Iterable[Example], rules: RewardSettings, j
     Answers without a verdict go to the judge once more. Errors leave the log, so that the engine is asked again.
     """
     samples = read_samples(log)
+    # Only the verdict is missing: the answers themselves are expensive and stay.
     answered = [sample for sample in samples if sample.finish_reason != "error"]
     unscored = [sample for sample in answered if sample.score.status == "unscored"]
     if len(answered) < len(samples):

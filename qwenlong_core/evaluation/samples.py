@@ -94,11 +94,11 @@ def read_samples(path: Path) -> list[Sample]:
             except ValidationError as error:
                 reason = error.errors()[0]["msg"]
                 raise ValueError(
-                    f"{path}:{number} is not a sample ({reason}): restore the log or start anew"
+                    f"{path}:{number} is not a sample ({reason}): restore the log or start again"
                 ) from error
             if sample.key in seen:
                 raise ValueError(
-                    f"{path}:{number} repeats sample {sample.key}: each may occur once, restore the log or start anew"
+                    f"{path}:{number} repeats sample {sample.key}: each may occur once, restore the log or start again"
                 )
             seen.add(sample.key)
             samples.append(sample)

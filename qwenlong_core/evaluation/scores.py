@@ -77,6 +77,7 @@ def _documents(groups: Sequence[list[Sample]]) -> list[str]:
 def _pass_at_k(groups: Sequence[list[Sample]]) -> dict[int, float]:
     counts = [len(group) for group in groups]
     correct = [sum(sample.accuracy == 1 for sample in group) for group in groups]
+    # Powers of two: the usual points of a pass@k curve, up to what the item with the fewest samples allows.
     ks = [1 << power for power in range(min(counts).bit_length())]
     return {k: float(statistics.pass_at_k(counts, correct, k).mean()) for k in ks}
 

@@ -72,7 +72,7 @@ def decide(
     before = [*checks, *preconditions(challenger, champion)]
     after = rates(challenger, champion, settings)
     by_name = {condition.name: condition.passed for condition in before}
-    if not (by_name["same data"] and by_name["complete"]):
+    if not (by_name["same data"] and by_name["complete"]):  # then the items cannot be paired
         promote, reason = _verdict([*before, *after])
         return Decision(promote=promote, reason=reason, conditions=(*before, *after))
     pairs = pair_items(challenger.samples, champion.samples)

@@ -51,16 +51,18 @@ def count_overlap(
     """
     same, other = list(same), list(other)
     held_out, documents, templates = HeldOut(), HeldOut(), Templates()
+    # A question that many documents share is a template, not a leak; which ones are shows only over all rows.
     for row in (*_rows(evaluated), *_training_rows(other)):
         templates.add(row)
     for row in _rows(evaluated):
         held_out.add(row)
-    documents.documents = held_out.documents
+    documents.documents = held_out.documents  # these keys compare documents alone
     near = NearDuplicateFilter(near_duplicates) if near_duplicates is not None else None
     read, found = 0, Counter[str]()
     # The filters of preparation write what they drop; here only the counts matter.
     with open(os.devnull, "w") as nowhere:
         if near is not None:
+            # The filter learns the documents of the evaluation as its rows pass through.
             for _ in near.evaluation(_rows(evaluated), Split("eval", nowhere, nowhere)):
                 pass
         for folders, keys in ((same, documents), (other, held_out)):

@@ -70,6 +70,7 @@ def changes(tonight: Evaluation, before: Sequence[Evaluation], *, confidence: fl
             gain = new[item] - fmean(night[item] for night in means)
             rows.setdefault(benchmarks[group[0].source, group[0].domain], []).append((gain, group[0].document_id))
     names = sorted(rows)
+    # A t-test on the item gains of each benchmark, clustered on documents as everywhere.
     raw = [statistics.loss_p_value([g for g, _ in rows[name]], [d for _, d in rows[name]]) for name in names]
     return [
         Change(

@@ -102,6 +102,7 @@ def _source_rows(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
     rows = []
     for source, part in last.items():
         row: dict[str, Any] = {"source": source, "items": part.items}
+        # All stages answered the same items, so each has every source.
         row |= {name: Interval(e.scores.sources[source].accuracy) for name, e in evaluations.items()}
         row["its own metrics (last stage)"] = ", ".join(f"{name} {value:.2f}" for name, value in part.metrics.items())
         rows.append(row)
@@ -249,6 +250,7 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
         "settings": _settings(inputs),
         "published": _published(evaluations),
     }
+    # Autoescape: questions, documents and completions are untrusted text. Strict: a missing value fails the stage.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(page.TEMPLATE).render(context)
 

@@ -73,6 +73,7 @@ def base_of(steps: Sequence[Step]) -> str | None:
     """Hub id of the base model, or ``None`` where the steps do not name one."""
     named = str(steps[0].settings.get("model", {}).get("name", "")) if steps else ""
     name = _BUNDLED.get(named, named)
+    # OWNER/NAME is a hub id; everything else is a path of the machine that imported it.
     return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else None
 
 

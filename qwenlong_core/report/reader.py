@@ -133,6 +133,7 @@ def choose_samples(evaluations: Mapping[str, Evaluation], baseline: str, example
     rows = {example.id: example for example in examples}
     firsts = {name: {s.example_id: s for s in e.samples if s.sample == 0} for name, e in evaluations.items()}
     last = list(evaluations)[-1]
+    # Rows that were not asked of every stage (another limit, an older run) cannot be compared.
     shared = [item for item in evaluations[last].plan.items if item in rows and all(item in f for f in firsts.values())]
     outcomes = {item: _outcome(firsts[baseline][item], firsts[last][item]) for item in shared}
     items = []

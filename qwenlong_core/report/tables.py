@@ -25,6 +25,7 @@ class Interval(float):
     estimate: statistics.Estimate
     signed: bool
 
+    # Pickle and copy rebuild a float subclass through ``__new__``, which takes these two.
     def __getnewargs__(self) -> tuple[statistics.Estimate, bool]:  # type: ignore[override]
         return self.estimate, self.signed
 

@@ -21,7 +21,7 @@ def informative_chance(right: int, samples: int, group_size: int) -> float:
     if samples >= group_size:
         same = comb(right, group_size) + comb(samples - right, group_size)
         return 1 - same / comb(samples, group_size)
-    rate = right / samples
+    rate = right / samples  # 1 - P(all right) - P(all wrong) of independent draws
     return float(1 - rate**group_size - (1 - rate) ** group_size)
 
 

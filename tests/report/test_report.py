@@ -100,6 +100,14 @@ def test_rows_are_numbers_that_read_with_their_interval(make_evaluation):
     assert [str(cell) for cell in again[1].values()] == [str(cell) for cell in rows[1].values()]
 
 
+def test_a_cell_stays_one_cell_and_numbers_stand_right():
+    rows = [{"name": "a|b", "count": 1}, {"name": "two\nlines", "count": 20}]
+    assert markdown_table(rows, numbers=True) == (
+        "| name | count |\n| --- | ---: |\n| a\\|b | 1 |\n| two lines | 20 |\n"
+    )
+    assert markdown_table([]) == ""
+
+
 def test_markdown_table_of_folders(inputs):
     text = markdown_table(scores_table({"base": inputs["evaluate-base"], "sft": inputs["evaluate-sft"]}))
     lines = text.splitlines()
