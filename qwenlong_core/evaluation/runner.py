@@ -108,8 +108,8 @@ def _repair_log(log: Path, examples: Iterable[Example], rules: RewardSettings, j
     Answers without a verdict go to the judge once more. Errors leave the log, so that the engine is asked again.
     """
     samples = read_samples(log)
-    # Only the verdict is missing: the answers themselves are expensive and stay.
     answered = [sample for sample in samples if sample.finish_reason != "error"]
+    # Only their verdict is missing: the answers themselves were expensive and stay.
     unscored = [sample for sample in answered if sample.score.status == "unscored"]
     if len(answered) < len(samples):
         logger.info("evaluate | asking again for %d answers that failed", len(samples) - len(answered))

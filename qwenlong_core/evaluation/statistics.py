@@ -215,7 +215,7 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -> Floats:
     n = np.asarray(num_samples, dtype=np.float64)
     c = np.asarray(num_correct, dtype=np.float64)
     if k < 1 or (n < k).any():
-        raise ValueError(f"pass@{k} needs k >= 1 and at least k samples of every item; the fewest are {n.min():.0f}")
+        raise ValueError(f"pass@{k} needs at least {max(k, 1)} samples of every item, one has {n.min():.0f}")
     # The ratio of binomials as a product of k factors: the binomials themselves overflow.
     miss = np.ones_like(n)
     for j in range(k):
