@@ -10,7 +10,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], *, numbers: bool = False) 
     """Rows with equal keys as a markdown table; the keys are its head. No rows give an empty string.
 
     Args:
-        numbers: All columns but the first hold numbers, and stand flush right.
+        numbers: All columns but the first hold numbers and are aligned right.
     """
     if not rows:
         return ""

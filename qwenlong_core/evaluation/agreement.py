@@ -1,8 +1,8 @@
-"""Does the judge judge as the labels say? Cohen's kappa on pairs whose right verdict is known.
+"""Does the judge agree with known labels? Cohen's kappa on pairs whose right verdict is known.
 
-The labels hold by construction: a gold restated in other words or in another unit is equal to it; a near
-miss, another sign or magnitude, a denial and the gold of another question are not. For numbers the
-strict rule must confirm the label, or the pair is not made.
+The labels hold by construction. A gold answer restated in other words or in another unit is equal to it; a near
+miss, another sign or magnitude, a denial and the gold answer of another question are not. For numbers the strict
+rule must confirm the label, or the pair is left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LabelledPair:
     kind: str
     """How it was made: ``restated``, ``other unit``, ``near miss``, ``other sign`` ..."""
     example_id: str
-    """Pairs of one question stand or fall together: intervals cluster on it."""
+    """Pairs of one question succeed and fail together, so intervals cluster on it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,12 +42,13 @@ class Agreement:
     high: float | None
     pairs: int
     no_verdict: int
+    """Pairs without a verdict, counted neither as agreement nor as disagreement."""
     confusion: dict[str, int]
     """``said equal, is equal`` and the other three."""
     by_kind: dict[str, tuple[int, int]]
-    """Right verdicts and verdicts of each kind of pair."""
+    """``(right verdicts, verdicts)`` of each kind of pair."""
     last_error: str = ""
-    """Of the last pair without a verdict."""
+    """Why the last pair without a verdict got none."""
 
 
 Made = tuple[str, bool, str]
@@ -76,7 +77,7 @@ def _other_unit(gold: str) -> list[Made]:
 
 
 def _near_miss(gold: str) -> list[Made]:
-    """The gold with its first digit changed by one: close to read, and more than any tolerance apart."""
+    """The gold with its first digit changed by one: it looks alike, and differs by more than any tolerance."""
     found = re.search(r"[1-9]", gold)
     if not found:
         return []
@@ -104,22 +105,23 @@ def _pairs_of(example: Example, other: Example) -> list[Made]:
         made = [
             (answer, equal, kind) for answer, equal, kind in made if (rule_score(answer, example).value == 1) is equal
         ]
-    # Two questions may happen to share an answer: only what the strict rule keeps apart is labelled so.
+    # Two questions may happen to share an answer, so the strict rule must tell the two apart.
     if rule_score(other.answers[0], example).value == 0:
         made.append((other.answers[0], False, "other gold"))
     return made
 
 
 def labelled_pairs(examples: Sequence[Example], limit: int, seed: int) -> list[LabelledPair]:
-    """Pairs built from rows with answers in words or numbers, at most ``limit``, half of them equal.
+    """At most ``limit`` pairs from rows with answers in words or numbers; half of the pairs are equal.
 
     Raises:
         ValueError: fewer than two rows are of those types.
     """
     rng = random.Random(seed)
+    # Answers of the other types are decided by rule. Sorted, so that the order of the file does not matter.
     usable = sorted((e for e in examples if e.answer_type in ("span", "number")), key=lambda e: e.id)
     if len(usable) < 2:
-        raise ValueError(f"{len(usable)} rows with span or number answers: labelled pairs need at least two")
+        raise ValueError(f"{len(usable)} rows with span or number answers: labelled pairs need at least two, add rows")
     rng.shuffle(usable)
     made: dict[bool, list[LabelledPair]] = {True: [], False: []}
     for index, example in enumerate(usable):
@@ -127,26 +129,27 @@ def labelled_pairs(examples: Sequence[Example], limit: int, seed: int) -> list[L
         for answer, equal, kind in _pairs_of(example, alike[0]) if alike else []:
             question = JudgeQuestion(question=example.question, golds=example.answers[:1], answer=answer)
             made[equal].append(LabelledPair(question=question, equal=equal, kind=kind, example_id=example.id))
+    # Half and half: kappa depends on the share of equal pairs, not on the judge alone.
     half = min(limit // 2, len(made[True]), len(made[False]))
     return rng.sample(made[True], half) + rng.sample(made[False], half)
 
 
 def _confusion(verdicts: Sequence[tuple[LabelledPair, bool]]) -> dict[str, int]:
-    counts = Counter((said, pair.equal) for pair, said in verdicts)
+    counts = Counter((verdict, pair.equal) for pair, verdict in verdicts)
     names = {True: "equal", False: "different"}
     return {f"said {names[said]}, is {names[true]}": counts[said, true] for said in names for true in names}
 
 
 async def judge_agreement(judge: Judge, pairs: Sequence[LabelledPair]) -> Agreement:
-    """Ask the judge about every pair; one without a verdict is counted apart, not as disagreement."""
+    """Ask the judge about every pair. Pairs without a verdict are counted separately, not as disagreement."""
     verdicts = await judge.verdicts([pair.question for pair in pairs])
     given = [(pair, verdict.equal) for pair, verdict in zip(pairs, verdicts, strict=True) if verdict.equal is not None]
-    labels, said = [pair.equal for pair, _ in given], [equal for _, equal in given]
-    low, high = kappa_interval(labels, said, [pair.example_id for pair, _ in given]) if given else (None, None)
+    labels, judged = [pair.equal for pair, _ in given], [equal for _, equal in given]
+    low, high = kappa_interval(labels, judged, [pair.example_id for pair, _ in given]) if given else (None, None)
     kinds = sorted({pair.kind for pair, _ in given})
     right = Counter(pair.kind for pair, equal in given if equal is pair.equal)
     return Agreement(
-        kappa=kappa(labels, said) if given else None,
+        kappa=kappa(labels, judged) if given else None,
         low=low,
         high=high,
         pairs=len(pairs),

@@ -1,41 +1,37 @@
-"""From rows to scored samples: render the prompts, let the engine answer, score what it said.
+"""Questions go to the model, answers come back: from an engine in this process, or from a server.
 
-    row --Prompt--> engine --Answer--> rules and judge --> Sample
+    row --render--> Prompt --engine--> Answer        (scored in :mod:`~qwenlong_core.evaluation.scoring`)
 
-The local engines answer batch by batch; batches are a fixed cut of the plan's order, so that what an
-interrupted one leaves out is drawn again with the same neighbours. A server answers one request a
-sample, and each answer is handed on as it comes.
+:func:`load_answerer` chooses the way once, where the engine is made. A local engine answers batch by batch: batches
+are a fixed cut of the plan's order, so what an interrupted one leaves out is drawn again with the same neighbours. A
+server answers one request per sample, and each answer is handed on as it arrives.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt, truncate_middle, user_message
-from qwenlong_core.evaluation.evidence import evidence_depth
-from qwenlong_core.evaluation.official import official_metrics
-from qwenlong_core.evaluation.samples import Sample
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.generation.load import load_engine
-from qwenlong_core.jobs import EvaluateJob
-from qwenlong_core.records import Completion, Example, Score
-from qwenlong_core.rewards.hybrid import score_completions_sync
-from qwenlong_core.rewards.judge import Judge
+from qwenlong_core.records import Completion, Example
 from qwenlong_core.settings.evaluation import EvaluationSettings
-from qwenlong_core.settings.rewards import RewardSettings
+from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.running import LaunchSettings
+
+if TYPE_CHECKING:
+    from qwenlong_core.generation.openai_engine import OpenAIEngine, Request
 
 _VLLM_BATCH = 256
-"""Prompts in one vLLM call: enough to keep its scheduler full, few enough to lose little to a kill."""
+"""Prompts in one vLLM call: enough to keep its scheduler full, few enough that a kill loses little."""
 
 _QUESTIONS = 16
-"""Questions on one document in one call: the document is then a small part of the work, and a kill loses
-no more than these."""
+"""Questions on one document in one call: enough that the document is a small part of the work. A kill loses no
+more than these."""
 
 _NO_DOCUMENT = "(The text is not available.)"
 
@@ -52,18 +48,20 @@ class Prompt:
     """The row with the document that the prompt holds."""
     token_ids: list[int]
     lost_tokens: int
+    """Tokens of the document that were cut."""
     prefix: str
-    """``<think>`` where the chat template opens the thinking itself, so that the log shows it."""
+    """``<think>`` where the chat template itself opens the thinking; it goes into the log before the completion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What the engine gave for one sample."""
+    """What the engine returned for one sample."""
 
     prompt: Prompt
     number: int
+    """Number of the sample within its example, from 0."""
     completion: Completion | None
-    """``None``: an error of the engine."""
+    """``None`` where the engine failed, see ``error``."""
     num_tokens: int
     seconds: float
     error: str = ""
@@ -74,65 +72,32 @@ class Answer:
         return self.prompt.example.id, self.number
 
 
+class Answerer(Protocol):
+    """A way to get answers."""
+
+    def answers(self, examples: Sequence[Example], missing: set[Key]) -> Iterator[list[Answer]]:
+        """The missing answers to ``examples``, each list as soon as it is there."""
+        ...
+
+
 def render(tokenizer: Any, example: Example, settings: EvaluationSettings) -> Prompt:
-    """The prompt of a row: the document whole, without its middle, or left out."""
+    """The prompt of a row, with the whole document, with its middle cut out, or without it."""
     if settings.document == "none":
         shown, lost = replace(example, context=_NO_DOCUMENT), 0
     else:
         shown, _, lost = truncate_middle(tokenizer, example, settings.max_prompt_tokens)
-        # What the prepare stage has cut already, to the same limit, is lost as well.
+        # The prepare stage may have cut the document to the same limit before; that is lost as well.
         lost += example.metadata.get("lost_tokens", 0)
     text = render_prompt(tokenizer, shown)
     prefix = "<think>\n" if opens_thinking(text) else ""
     return Prompt(example=example, shown=shown, token_ids=encode(tokenizer, text), lost_tokens=lost, prefix=prefix)
 
 
-def load_policy_engine(job: EvaluateJob, folder: Path) -> tuple[Engine, Any]:
-    """The engine of the settings over the policy in ``folder``, and its tokenizer."""
-    from qwenlong_core.models import load_tokenizer
-
-    tokenizer, settings = load_tokenizer(folder), job.evaluation
-    if settings.server is not None:
-        from qwenlong_core.generation.openai_engine import OpenAIEngine
-
-        return OpenAIEngine(settings.server), tokenizer
-    engine = load_engine(
-        settings.engine,
-        folder,
-        tokenizer,
-        job.model,
-        job.launch,
-        batch_size=settings.batch_size,
-        longest=settings.max_prompt_tokens + settings.max_completion_tokens,
-        setting="evaluation.engine",
-        limits="evaluation.max_prompt_tokens + max_completion_tokens",
-    )
-    return engine, tokenizer
-
-
-def sampling_of(job: EvaluateJob) -> Sampling:
-    """How the job draws its completions."""
-    settings = job.evaluation
-    return Sampling(settings.temperature, settings.top_p, settings.max_completion_tokens, job.seed, settings.stop)
-
-
-def answers(
-    job: EvaluateJob, engine: Engine, tokenizer: Any, examples: Sequence[Example], missing: set[Key]
-) -> Iterator[list[Answer]]:
-    """The missing answers, as many together as came together."""
-    from qwenlong_core.generation.openai_engine import OpenAIEngine
-
-    if isinstance(engine, OpenAIEngine):
-        yield from ([answer] for answer in _served(job, engine, tokenizer, examples, missing))
-    else:
-        yield from _local(job, engine, tokenizer, examples, missing)
-
-
 def batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
-    """Engine calls: ``size`` rows, and more where they go on with questions on the last row's document.
+    """Engine calls of ``size`` rows, extended while the next rows ask about the last row's document.
 
-    The plan has the questions on one document side by side, and an engine runs what the prompts of a call
-    have in common once.
+    The plan puts the questions on one document side by side, and an engine runs once what the prompts of a call
+    have in common.
     """
     batch: list[Example] = []
     for example in examples:
@@ -145,19 +110,31 @@ def batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
         yield batch
 
 
-def _local(
-    job: EvaluateJob, engine: Engine, tokenizer: Any, examples: Sequence[Example], missing: set[Key]
-) -> Iterator[list[Answer]]:
-    settings = job.evaluation
-    for batch in batches(examples, _VLLM_BATCH if settings.engine == "vllm" else settings.batch_size):
-        wanted = missing & {(example.id, number) for example in batch for number in range(settings.samples)}
-        if not wanted:
-            continue
+@dataclass(frozen=True, kw_only=True)
+class LocalAnswerer:
+    """Answers from an engine in this process, a batch at a time."""
+
+    engine: Engine
+    tokenizer: Any
+    settings: EvaluationSettings
+    sampling: Sampling
+
+    def answers(self, examples: Sequence[Example], missing: set[Key]) -> Iterator[list[Answer]]:
+        """See :class:`Answerer`."""
+        size = _VLLM_BATCH if self.settings.engine == "vllm" else self.settings.batch_size
+        for batch in batches(examples, size):
+            wanted = missing & {(example.id, number) for example in batch for number in range(self.settings.samples)}
+            if wanted:
+                # The whole batch is drawn, also where a part of it is in the log: the same call, the same draws.
+                yield [answer for answer in self._draw(batch) if answer.key in wanted]
+
+    def _draw(self, batch: Sequence[Example]) -> list[Answer]:
         started = time.monotonic()
-        prompts = [render(tokenizer, example, settings) for example in batch]
-        groups = engine.generate([prompt.token_ids for prompt in prompts], settings.samples, sampling_of(job))
-        seconds = (time.monotonic() - started) / (len(batch) * settings.samples)
-        found = [
+        prompts = [render(self.tokenizer, example, self.settings) for example in batch]
+        ids = [prompt.token_ids for prompt in prompts]
+        groups = self.engine.generate(ids, self.settings.samples, self.sampling)
+        seconds = (time.monotonic() - started) / (len(batch) * self.settings.samples)
+        return [
             Answer(
                 prompt=prompt,
                 number=number,
@@ -168,99 +145,83 @@ def _local(
             for prompt, group in zip(prompts, groups, strict=True)
             for number, completion in enumerate(group)
         ]
-        yield [answer for answer in found if answer.key in wanted]
 
 
-def _served(
-    job: EvaluateJob, engine: Any, tokenizer: Any, examples: Sequence[Example], missing: set[Key]
-) -> Iterator[Answer]:
-    from qwenlong_core.generation.openai_engine import Request
+@dataclass(frozen=True, kw_only=True)
+class ServerAnswerer:
+    """Answers from a server, one request per sample; a request that fails for good is an answer with an error."""
 
-    def requests() -> Iterator[Request[tuple[Prompt, int]]]:
+    engine: OpenAIEngine
+    tokenizer: Any
+    settings: EvaluationSettings
+    sampling: Sampling
+
+    def answers(self, examples: Sequence[Example], missing: set[Key]) -> Iterator[list[Answer]]:
+        """See :class:`Answerer`; each list holds one answer."""
+        for reply in self.engine.replies(self._requests(examples, missing), self.sampling):
+            prompt, number = reply.key
+            tokens = reply.num_tokens
+            if tokens is None:  # not every server counts them
+                tokens = len(encode(self.tokenizer, reply.completion.text)) if reply.completion else 0
+            yield [
+                Answer(
+                    prompt=prompt,
+                    number=number,
+                    completion=reply.completion,
+                    num_tokens=tokens,
+                    seconds=reply.seconds,
+                    error=reply.error,
+                )
+            ]
+
+    def _requests(self, examples: Sequence[Example], missing: set[Key]) -> Iterator[Request[tuple[Prompt, int]]]:
+        from qwenlong_core.generation.openai_engine import Request
+
+        chat = self.engine.settings.endpoint == "chat"
         for example in examples:
-            numbers = [number for number in range(job.evaluation.samples) if (example.id, number) in missing]
-            prompt = render(tokenizer, example, job.evaluation) if numbers else None
+            numbers = [number for number in range(self.settings.samples) if (example.id, number) in missing]
+            if not numbers:
+                continue
+            prompt = render(self.tokenizer, example, self.settings)
+            # A chat server applies a template of its own; the completions endpoint sees our prompt as it is.
+            text = user_message(prompt.shown) if chat else prompt.token_ids
             for number in numbers:
-                assert prompt is not None
-                chat = engine.settings.endpoint == "chat"
-                yield Request((prompt, number), user_message(prompt.shown) if chat else prompt.token_ids, number)
-
-    for reply in engine.replies(requests(), sampling_of(job)):
-        prompt, number = reply.key
-        tokens = reply.num_tokens
-        if tokens is None:
-            tokens = len(encode(tokenizer, reply.completion.text)) if reply.completion else 0
-        yield Answer(
-            prompt=prompt,
-            number=number,
-            completion=reply.completion,
-            num_tokens=tokens,
-            seconds=reply.seconds,
-            error=reply.error,
-        )
+                yield Request((prompt, number), text, number)
 
 
-def rewards_of(job: EvaluateJob) -> RewardSettings:
-    """The rules and the judge of the job."""
-    return RewardSettings(number_tolerance=job.number_tolerance, judge=job.evaluation.judge)
+def load_answerer(
+    settings: EvaluationSettings, policy: Path, model: ModelSettings, launch: LaunchSettings, seed: int
+) -> Answerer:
+    """The way to get answers that the settings ask for.
 
+    Args:
+        settings: Engine or server, limits and sampling.
+        policy: Folder of the policy; for a server it gives the tokenizer that counts and cuts.
+        model: Precision and attention of a local engine.
+        launch: CPU threads and GPUs of a local engine.
+        seed: With the prompt it decides every draw.
 
-def judge_of(job: EvaluateJob) -> Judge | None:
-    """The judge of the job, if it has one."""
-    return Judge(job.evaluation.judge) if job.evaluation.judge else None
+    Raises:
+        ValueError: vLLM is not installed, the limits are over the model's context, or a server's key is not set.
+    """
+    from qwenlong_core.models import load_tokenizer  # imports transformers, which a finished evaluation never needs
 
+    tokenizer = load_tokenizer(policy)
+    sampling = Sampling(settings.temperature, settings.top_p, settings.max_completion_tokens, seed, settings.stop)
+    if settings.server is not None:
+        from qwenlong_core.generation.openai_engine import OpenAIEngine
 
-def score_answers(job: EvaluateJob, judge: Judge | None, found: Iterable[Answer]) -> list[Sample]:
-    """Samples of the answers, in order; an error of the engine is one, never a score."""
-    found = list(found)
-    whole = [(answer.prompt, _whole(answer)) for answer in found if answer.completion is not None]
-    started = time.monotonic()
-    scores = iter(
-        score_completions_sync([p.example for p, _ in whole], [c for _, c in whole], rewards_of(job), judge=judge)
+        client = OpenAIEngine(settings.server)
+        return ServerAnswerer(engine=client, tokenizer=tokenizer, settings=settings, sampling=sampling)
+    engine = load_engine(
+        settings.engine,
+        policy,
+        tokenizer,
+        model,
+        launch,
+        batch_size=settings.batch_size,
+        longest=settings.max_prompt_tokens + settings.max_completion_tokens,
+        setting="evaluation.engine",
+        limits="evaluation.max_prompt_tokens + max_completion_tokens",
     )
-    each = (time.monotonic() - started) / len(found) if found else 0.0
-    completions = iter(completion for _, completion in whole)
-    return [
-        (
-            _error_sample(job, answer)
-            if answer.completion is None
-            else _to_sample(job, answer, next(completions), next(scores), answer.seconds + each)
-        )
-        for answer in found
-    ]
-
-
-def _whole(answer: Answer) -> Completion:
-    """The completion with the thinking's opening tag, where the prompt held it."""
-    completion = answer.completion
-    assert completion is not None
-    if completion.text.lstrip().startswith("<think>"):
-        return completion
-    return replace(completion, text=answer.prompt.prefix + completion.text)
-
-
-def _error_sample(job: EvaluateJob, answer: Answer) -> Sample:
-    nothing = Completion(text="", token_ids=(), finish_reason="stop")
-    score = Score(value=None, status="error", reason=answer.error)
-    return replace(_to_sample(job, answer, nothing, score, answer.seconds), finish_reason="error")
-
-
-def _to_sample(job: EvaluateJob, answer: Answer, completion: Completion, score: Score, seconds: float) -> Sample:
-    prompt, example = answer.prompt, answer.prompt.example
-    return Sample(
-        example_id=example.id,
-        document_id=example.document_id or example.id,
-        domain=example.domain,
-        source=example.source,
-        sample=answer.number,
-        prompt_digest=hashlib.sha256(json.dumps(prompt.token_ids).encode()).hexdigest(),
-        prompt_tokens=len(prompt.token_ids),
-        lost_tokens=prompt.lost_tokens,
-        depth=evidence_depth(example),
-        completion=completion.text,
-        num_tokens=answer.num_tokens,
-        finish_reason=completion.finish_reason,
-        score=score,
-        metrics=official_metrics(example, score.extracted, job.number_tolerance),
-        seconds=round(seconds, 4),
-    )
+    return LocalAnswerer(engine=engine, tokenizer=tokenizer, settings=settings, sampling=sampling)

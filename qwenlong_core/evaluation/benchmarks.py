@@ -1,7 +1,7 @@
-"""The benchmarks of an evaluation: the paper's seven, the generated set, or files of one's own.
+"""The benchmarks of an evaluation: the paper's seven, the generated set, or your own files.
 
-Rows are taken whole and unfiltered, so that a benchmark keeps its own denominator: nothing is
-dropped, and a row that cannot be read refuses the evaluation. Cutting is the runner's.
+Scores must cover every question of a benchmark, so no row is dropped here, and one that cannot be read is an error.
+Long documents are cut later, by the runner.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ PAPER = tuple(BENCHMARKS)
 """The seven benchmarks of arXiv 2505.17667, table 4, in its order."""
 ALL = "all"
 _LONGBENCH = PAPER[2:]
-"""Those that the paper takes from LongBench, 200 questions each."""
+"""The paper takes these from LongBench, 200 questions each."""
 _SHOWN = 3
+"""Unreadable rows that an error message quotes."""
 _GENERATED_SEED = "7-eval"
-"""The pipeline's own under its default seed: another sampling seed asks the same questions."""
+"""Seed of the generated questions: the pipeline's own under its default seed. Fixed here, so that an evaluation
+under another sampling seed asks the same questions."""
 
 
 def benchmark_specs(names: Sequence[str], data: Sequence[str]) -> dict[str, str]:
     """The source of each benchmark by name.
 
     Args:
-        names: benchmarks, ``all`` for the paper's seven, or none: those in ``data``, else ``generated``.
-        data: ``NAME=PATH_OR_HUB_ID``, read in the format of NAME, or ``NAME=SOURCE:PATH`` with another
-            source's format, such as ``hotpotqa=longbench:hotpotqa.jsonl``.
+        names: Benchmarks, or ``all`` for the paper's seven. Without names: those in ``data``, else ``generated``.
+        data: ``NAME=PATH_OR_HUB_ID``, read in the format of NAME, or ``NAME=SOURCE:PATH`` in another source's
+            format, such as ``hotpotqa=longbench:hotpotqa.jsonl``.
 
     Raises:
-        ValueError: an unknown benchmark, or data that is asked for nowhere.
+        ValueError: an unknown benchmark, or data for one that is not asked for.
     """
     given = dict(_named(item) for item in data)
     wanted = list(dict.fromkeys(name for item in names for name in (PAPER if item == ALL else (item,))))
@@ -50,8 +52,8 @@ def benchmark_specs(names: Sequence[str], data: Sequence[str]) -> dict[str, str]
     for name in wanted:
         if name not in given and name not in (*PAPER, GENERATED):
             raise ValueError(
-                f"benchmark {name!r} is none of {', '.join((*PAPER, GENERATED, ALL))}: take one of these, or give "
-                f"data for it, {name}=PATH"
+                f"unknown benchmark {name!r}: take one of {', '.join((*PAPER, GENERATED, ALL))}, or give data for it,"
+                f" {name}=PATH"
             )
     return {name: given.get(name) or (GENERATED if name == GENERATED else f"{name}:") for name in wanted}
 
@@ -68,8 +70,12 @@ def _named(item: str) -> tuple[str, str]:
 def read_benchmarks(specs: Mapping[str, str], buckets: Sequence[LengthBucket]) -> list[Example]:
     """All rows of the benchmarks, each with its benchmark as ``source``.
 
+    Args:
+        specs: The source of each benchmark, as :func:`benchmark_specs` gives it.
+        buckets: Lengths of the generated questions.
+
     Raises:
-        ValueError: files that are missing (all benchmarks without one are named) or hold unreadable rows.
+        ValueError: files that are missing (every benchmark without a file is named) or that hold unreadable rows.
         ConnectionError: the hub could not be reached.
     """
     missing: dict[str, ValueError] = {}
@@ -78,7 +84,7 @@ def read_benchmarks(specs: Mapping[str, str], buckets: Sequence[LengthBucket]) -
             local_files(spec)
         except ValueError as error:
             missing[name] = error
-    if missing:  # before anything is fetched
+    if missing:  # before anything is fetched, and all at once
         raise ValueError("\n".join(_mend(name, specs[name], error) for name, error in missing.items()))
     rows: list[Example] = []
     for name, spec in specs.items():
@@ -90,7 +96,7 @@ def read_benchmarks(specs: Mapping[str, str], buckets: Sequence[LengthBucket]) -
 
 
 def _generated(buckets: Sequence[LengthBucket]) -> Iterable[Example]:
-    """The embedded set, the same rows whatever model is evaluated."""
+    """The generated set. Its lengths are counted with one bundled tokenizer, so every model answers the same rows."""
     if not buckets:
         raise ValueError("the profile's data.generate_eval holds no length bucket: add one, or name benchmarks")
     tokenizer = bundled_tokenizer()
@@ -115,7 +121,7 @@ def _read(name: str, spec: str) -> list[Example]:
 
 
 def _mend(name: str, spec: str, error: Exception) -> str:
-    if spec != f"{name}:":  # a place was named: what is wrong there is the matter, not where else it might be
+    if spec != f"{name}:":  # a place was named, so the fault lies there: other places would not help
         return f"benchmark {name}: {error}"
     source = SOURCES[name]
     ways = [f"{name}={source.hub} (the hub)"] if source.hub else []

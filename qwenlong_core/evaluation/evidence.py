@@ -1,4 +1,4 @@
-"""Where in a document the answer stands: for accuracy by depth, and for readers of the report."""
+"""Where in a document the answer is, for accuracy by depth and for the marks in the report."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from qwenlong_core.records import Example
 
 
 def occurrences(context: str, answers: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Character spans of the answers in the context, case-insensitive, whole words, in order.
+    """Character spans ``(start, end)`` where the answers occur as whole words, whatever their case.
 
-    Overlapping spans are merged, so the result can be marked from left to right.
+    In order and without overlaps, so they can be marked from left to right.
     """
     spans: list[tuple[int, int]] = []
     for answer in filter(None, {answer.strip() for answer in answers}):
+        # Not \b: an answer may begin or end with a sign, such as "$5" or "12%", where \b would not match.
         pattern = rf"(?<!\w){re.escape(answer)}(?!\w)"
         spans.extend(match.span() for match in re.finditer(pattern, context, re.IGNORECASE))
     merged: list[tuple[int, int]] = []
@@ -27,7 +28,7 @@ def occurrences(context: str, answers: tuple[str, ...]) -> list[tuple[int, int]]
 
 
 def marked_texts(example: Example) -> tuple[str, ...]:
-    """The texts worth marking in the document: gold answers, or the right option's text."""
+    """The texts worth marking in the document: the gold answers, or the text of the right option."""
     if example.answer_type == "choice":
         index = ord(example.answers[0].strip().upper()[:1]) - ord("A")
         return (example.choices[index],) if 0 <= index < len(example.choices) else ()
@@ -35,18 +36,23 @@ def marked_texts(example: Example) -> tuple[str, ...]:
 
 
 def evidence_spans(example: Example) -> list[tuple[int, int]]:
-    """Character spans of the passages that the answer rests on, where the source names them; none in a
-    document that lost its middle, where they would point elsewhere."""
+    """Character spans of the passages that support the answer, where the source names them.
+
+    A document that lost its middle has none: the offsets of the whole document would point elsewhere in it.
+    """
     if example.metadata.get("lost_tokens"):
         return []
     return [(start, end) for start, end in example.metadata.get("evidence", [])]
 
 
 def evidence_depth(example: Example) -> float | None:
-    """Depth of the evidence in [0, 1]: the mean of the source's own ``evidence_depth`` if it gave
-    one, else the place of the only occurrence of the answer; ``None`` where that is not known."""
+    """Depth of the evidence in [0, 1], 0 at the start of the document; ``None`` where it is not known.
+
+    The mean of the source's own ``evidence_depth``, else the place of the answer where it occurs exactly once.
+    """
     given = example.metadata.get("evidence_depth")
     if given:
         return fmean(given)
+    # An answer that occurs twice may be evidence at either place, so its depth is not known.
     found = occurrences(example.context, marked_texts(example))
     return found[0][0] / len(example.context) if len(found) == 1 else None

@@ -1,4 +1,4 @@
-"""How long prompts and answers may be under a model's context."""
+"""How long prompts and answers may be in a model's context."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from qwenlong_core.settings.evaluation import EvaluationSettings
 
 _PAPER = EvaluationSettings()
 _ANSWER_SHARE = 4
-"""An answer gets a quarter of a context that is too short for the settings."""
+"""In a context that is too short for both limits, the answer gets one part in so many."""
 
 
 def fit_limits(context: int | None, prompt: int | None = None, completion: int | None = None) -> tuple[int, int]:
-    """Limits of prompt and completion, in tokens: the given ones, else the paper's, lowered to what the context leaves.
+    """Limits of prompt and completion, in tokens: those given, else the paper's, lowered to fit the context.
 
-    A given limit stays; where it leaves the other no room, the two together are over the context and the
-    engine says so.
+    A given limit is never changed. If it leaves no room for the other, the two together exceed the context, and
+    loading the engine fails with an error that says so.
+
+    Args:
+        context: Tokens the model can hold; ``None`` where that is not known.
     """
+    # The completion first: without a limit it takes its share, and the prompt gets the rest.
     if completion is None:
         completion = _PAPER.max_completion_tokens
         if context is not None and (prompt or _PAPER.max_prompt_tokens) + completion > context:

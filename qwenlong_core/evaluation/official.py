@@ -1,4 +1,4 @@
-"""The benchmarks' own metrics of an answer, beside the composite score: they never decide anything."""
+"""The benchmarks' own metrics, shown beside our score. No decision depends on them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from qwenlong_core.records import Example
 from qwenlong_core.rewards.metrics import exact_match, f1, hotpot_f1, musique_f1, numeric_accuracy, rouge_l
 
 _TOKEN_F1 = {"hotpotqa": hotpot_f1, "2wikimultihopqa": hotpot_f1, "musique": musique_f1}
-"""Of the benchmarks whose own scorer departs from SQuAD's."""
+"""Token F1 of the benchmarks whose own scorer differs from SQuAD's."""
 
 
 def official_metrics(example: Example, extracted: str | None, number_tolerance: float) -> dict[str, float]:
     """Metrics by name for one extracted answer; no answer scores 0 in each.
 
-    Numbers have ``numeric_accuracy`` (DocMath-Eval); texts have ``em``, ``f1`` (SQuAD's, or the benchmark's
-    own) and ``rouge_l`` (NarrativeQA). A choice has none: its accuracy is the metric.
+    Numbers have ``numeric_accuracy`` (DocMath-Eval). Texts have ``em``, ``f1`` (SQuAD's, or the benchmark's own)
+    and ``rouge_l`` (NarrativeQA). A choice has none, since its metric is plain accuracy.
     """
     prediction, golds = extracted or "", example.answers
     if example.answer_type == "choice":

@@ -1,7 +1,7 @@
-"""What an evaluation sets out to answer, fixed before the first sample.
+"""What an evaluation will ask, fixed before the first answer.
 
-A log of samples belongs to one plan: another model, other rows, another sampling or another seed
-never continue it. The plan also holds every item's id, so a missing one cannot go unnoticed.
+A log of samples belongs to one plan. A run with another model, other rows, other sampling or another seed never
+continues it. The plan lists the id of every item, so a missing answer is noticed.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from qwenlong_core.data.rows import dataset_digest
 from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
 from qwenlong_core.settings.base import Block
+from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.store.artifacts import folder_digest
 
 PLAN, SAMPLES, SCORES = "plan.json", "samples.jsonl", "scores.json"
 
 
 class Plan(Block):
-    """Identity of an evaluation."""
+    """What identifies an evaluation."""
 
     model_digest: str
     dataset_digest: str
-    """Over the content of the chosen rows."""
+    """Digest of the content of the chosen rows."""
     items: tuple[str, ...]
     """Ids of the chosen rows, in the order they are answered."""
     samples: int
@@ -37,7 +38,7 @@ class Plan(Block):
 
     @property
     def expected(self) -> set[tuple[str, int]]:
-        """Key of every sample that the evaluation is to hold."""
+        """Keys ``(item id, number)`` of all samples that a finished evaluation holds."""
         return {(item, number) for item in self.items for number in range(self.samples)}
 
 
@@ -46,10 +47,10 @@ def _rank(example: Example) -> str:
 
 
 def choose_items(examples: Sequence[Example], limit: int | None) -> list[Example]:
-    """At most ``limit`` rows of each domain of each source, documents together, shorter documents first.
+    """At most ``limit`` rows per source and domain, the rows of a document together, shorter documents first.
 
-    Which rows are taken depends on their ids alone, so every model and every seed answers the same
-    ones, and a larger limit takes the same rows and more.
+    The choice depends on the ids alone: every model and every seed answers the same rows, and a larger limit adds
+    rows to those of a smaller one.
     """
     chosen: list[Example] = []
     groups: dict[tuple[str, str], list[Example]] = {}
@@ -57,15 +58,16 @@ def choose_items(examples: Sequence[Example], limit: int | None) -> list[Example
         groups.setdefault((example.source, example.domain), []).append(example)
     for rows in groups.values():
         chosen += sorted(rows, key=_rank)[:limit]
+    # Rows of similar length share a batch. Equal contexts stay side by side even without document ids, so that an
+    # engine processes them once.
     return sorted(chosen, key=lambda row: (len(row.context), row.document_id, row.context, row.id))
 
 
-def scoring_protocol(job: EvaluateJob) -> dict[str, Any]:
-    """The part of the protocol that scores a completion; the rest is how it was sampled."""
-    judge = job.evaluation.judge
+def scoring_protocol(judge: JudgeSettings | None, number_tolerance: float) -> dict[str, Any]:
+    """The part of the protocol that decides how a completion is scored; the rest decides how it is sampled."""
     return {
         "judge": judge.model_dump(include={"model", "temperature", "seed"}) if judge else None,
-        "number_tolerance": job.number_tolerance,
+        "number_tolerance": number_tolerance,
     }
 
 
@@ -82,8 +84,10 @@ def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
         repeated = next(item for item in items if items.count(item) > 1)
         raise ValueError(f"evaluation row id {repeated!r} occurs twice: ids must be unique, run prepare again")
     settings = job.evaluation
-    apart = {"samples", "limit", "judge", "server", "bootstrap_resamples", "confidence"}
-    protocol = settings.model_dump(mode="json", exclude=apart)  # compared with what is read from the file
+    # Left out: what the plan holds in other fields, and what only the intervals depend on.
+    excluded = {"samples", "limit", "judge", "server", "bootstrap_resamples", "confidence"}
+    # As JSON, since it is compared with a plan that was read from a file.
+    protocol = settings.model_dump(mode="json", exclude=excluded)
     server = settings.server.model_dump(include={"model", "endpoint"}) if settings.server else None
     return Plan(
         model_digest=folder_digest(model),
@@ -91,7 +95,7 @@ def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
         items=items,
         samples=settings.samples,
         protocol=protocol
-        | scoring_protocol(job)
+        | scoring_protocol(settings.judge, job.number_tolerance)
         | {
             "server": server,
             "dtype": job.model.dtype,
@@ -105,12 +109,13 @@ def adopt_plan(plan: Plan, folder: Path) -> None:
     """Write the plan, or check that the log already in ``folder`` belongs to it.
 
     Raises:
-        ValueError: another evaluation stands there; it names what differs.
+        ValueError: the folder holds another evaluation; the message names what differs.
     """
     path = folder / PLAN
     if not path.exists():
         if (folder / SAMPLES).exists():
             raise ValueError(f"{folder / SAMPLES} has no {PLAN} beside it: use an empty work folder")
+        # Renamed when whole: a kill while writing must not leave half a plan that no later run can read.
         staging = path.with_suffix(".tmp")
         staging.write_text(plan.model_dump_json(indent=1))
         staging.replace(path)

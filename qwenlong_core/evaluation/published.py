@@ -1,7 +1,7 @@
-"""The paper's own scores, for orientation beside ours: QwenLong-L1, arXiv 2505.17667, table 4.
+"""The paper's own scores, to compare ours with: QwenLong-L1, arXiv 2505.17667, table 4.
 
-One sample per item, judged by DeepSeek-V3, 200 items a benchmark (FRAMES: 824). They are the
-authors' numbers on the authors' data; nothing here was measured by this project.
+One sample per item, judged by DeepSeek-V3, 200 items per benchmark (FRAMES: 824). They are the authors' numbers on
+the authors' data; this project measured none of them.
 """
 
 BENCHMARKS = {
@@ -13,7 +13,7 @@ BENCHMARKS = {
     "narrativeqa": "NarrativeQA",
     "qasper": "Qasper",
 }
-"""The paper's name of each benchmark by ours."""
+"""Our name of each benchmark, and the paper's."""
 
 SCORES: dict[str, tuple[float, ...]] = {
     "R1-Distill-Qwen-14B": (61.0, 64.2, 87.0, 77.5, 58.0, 51.0, 51.0),
@@ -28,3 +28,4 @@ SCORES: dict[str, tuple[float, ...]] = {
     "OpenAI o3-mini": (66.5, 75.5, 86.5, 83.5, 66.5, 59.0, 55.0),
     "Qwen3-235B-A22B": (67.5, 74.6, 91.5, 84.4, 63.3, 60.0, 53.0),
 }
+"""Percent by model, in the order of :data:`BENCHMARKS`."""

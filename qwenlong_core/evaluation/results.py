@@ -1,4 +1,4 @@
-"""A finished evaluation on disk: its scores computed from its log, and reading it back whole."""
+"""A finished evaluation on disk: scores computed from its log, and a reader that checks both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwenlong_core.store.files import digest_file
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """A finished evaluation as it is read back: its plan, its samples and its computed scores."""
+    """A finished evaluation: its plan, its samples and the scores computed from them."""
 
     plan: Plan
     samples: tuple[Sample, ...]
@@ -24,7 +24,7 @@ class Evaluation:
 
 
 def write_scores(output: Path, bootstrap: Bootstrap) -> None:
-    """Compute ``scores.json`` from the plan and the log in ``output``; needs no model and no data.
+    """Compute ``scores.json`` from the plan and the log in ``output``, without a model and without the data.
 
     Raises:
         ValueError: the log does not hold exactly the planned samples.
@@ -43,21 +43,23 @@ def write_scores(output: Path, bootstrap: Bootstrap) -> None:
         "seconds": sum(sample.seconds for sample in samples),
         "scores": compute_scores(samples, bootstrap).model_dump(),
     }
+    # Renamed when whole: ``scores.json`` is the sign that an evaluation is finished.
     staging = output / f"{SCORES}.tmp"
     staging.write_text(json.dumps(content, indent=1))
     staging.replace(output / SCORES)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Read a finished evaluation back, checking that its log is the one the scores were computed from.
+    """Read a finished evaluation, and check that its log is the one its scores were computed from.
 
     Raises:
-        ValueError: a file is missing, unreadable or damaged; it says which.
+        ValueError: a file is missing, unreadable or damaged; the message names it.
     """
     for name in (PLAN, SAMPLES, SCORES):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: the evaluation is not finished, run it again")
     content = json.loads((folder / SCORES).read_text())
+    # Everything below trusts the scores, so they must belong to this log, to the byte.
     if content.get("samples_sha256") != digest_file(folder / SAMPLES):
         raise ValueError(f"{folder / SAMPLES} is damaged: it is not the log its scores were computed from")
     return Evaluation(

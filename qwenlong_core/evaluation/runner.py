@@ -1,11 +1,14 @@
-"""Sample and score one checkpoint, one log line per answer, resumably.
+"""Sample and score one checkpoint, with one log line per answer. A killed run resumes.
 
-    rows --choose_items--> plan --missing keys--> answers --> scores --> samples.jsonl
+    rows --choose_items--> plan --missing keys--> answers --scoring--> samples.jsonl
     samples.jsonl --compute_scores--> scores.json
 
-An interrupted evaluation asks for what is missing with the same seed, so the log does not depend on
-where a run was killed. Stage command: ``python -m qwenlong_core.evaluation.runner``; a finished one
-does nothing.
+Stage command::
+
+    python -m qwenlong_core.evaluation.runner --job job.json --input model=DIR --input data=DIR --work DIR
+
+A run asks for what its log lacks, with the same seed, so the log does not depend on where an earlier run was killed.
+Once all is answered and scored, the command does nothing.
 """
 
 from __future__ import annotations
@@ -14,26 +17,29 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from qwenlong_core.data.prepared import EVAL_ROWS
 from qwenlong_core.data.rows import read_examples
-from qwenlong_core.evaluation.answers import answers, judge_of, load_policy_engine, score_answers
+from qwenlong_core.evaluation.answers import Answer, load_answerer
 from qwenlong_core.evaluation.plan import SAMPLES, SCORES, Plan, adopt_plan, choose_items, make_plan
-from qwenlong_core.evaluation.rescoring import ask_again, bootstrap_of, check_unscored
 from qwenlong_core.evaluation.results import write_scores
-from qwenlong_core.evaluation.samples import Sample, append_samples, drop_cut_line, read_samples
+from qwenlong_core.evaluation.samples import Sample, append_samples, drop_cut_line, read_samples, rewrite_samples
+from qwenlong_core.evaluation.scores import Bootstrap
+from qwenlong_core.evaluation.scoring import score_again, score_answers
 from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
 from qwenlong_core.rewards.health import require_judge
+from qwenlong_core.rewards.judge import Judge
+from qwenlong_core.settings.rewards import RewardSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.files import METRICS
 
 logger = logging.getLogger(__name__)
 
 _FAILURES_IN_A_ROW = 8
-"""A server counts as down after so many, or as many as are under way at once."""
+"""Failed requests after which a server counts as down; with more under way at once, as many as those."""
 
 
 class _Progress:
@@ -57,60 +63,112 @@ class _Progress:
             stream.write(json.dumps(line) + "\n")
 
 
-def _answer_missing(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: Path, output: Path) -> None:
-    log = output / SAMPLES
-    done = read_samples(log)
-    missing = plan.expected - {sample.key for sample in done}
-    if not missing:
-        return
-    judge = judge_of(job)
-    if judge:
-        # Answers are dear and verdicts are cheap: a judge that is down stops the run before the first one.
-        asyncio.run(require_judge(judge))
-    engine, tokenizer = load_policy_engine(job, model)
-    progress = _Progress(done, len(plan.expected), output / METRICS)
-    failures = 0
-    for found in answers(job, engine, tokenizer, examples, missing):
-        fresh = score_answers(job, judge, found)
-        append_samples(log, fresh)
-        progress.add(fresh)
-        failures = failures + len(fresh) if all(s.score.status == "error" for s in fresh) else 0
-        _stop_if_down(job, failures, fresh[-1].score.reason)
-
-
-def _stop_if_down(job: EvaluateJob, failures: int, reason: str) -> None:
-    """A server that answers nothing is not asked for everything.
-
-    Raises:
-        ConnectionError: too many requests failed in a row.
-    """
-    server = job.evaluation.server
-    if server and failures >= max(_FAILURES_IN_A_ROW, server.concurrency):
-        raise ConnectionError(
-            f"the last {failures} requests all failed, such as: {reason}. Mend the server and run again: the answers "
-            "so far are kept"
-        )
-
-
 def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: Path, output: Path) -> None:
     """Answer and score the plan's ``examples`` with the policy in folder ``model``.
 
-    Leaves in ``output``: ``plan.json``, ``samples.jsonl``, ``metrics.jsonl`` and, when all is answered,
-    ``scores.json``. Interrupted, it goes on; finished, it does nothing, except that answers which an
-    engine's error left out are asked for again.
+    Leaves in ``output``: ``plan.json``, ``samples.jsonl``, ``metrics.jsonl`` and, once all is answered,
+    ``scores.json``. A run that was interrupted is resumed. A finished one does nothing, except that answers which
+    an engine's error left out are asked for again.
+
+    Raises:
+        ValueError: ``output`` holds another evaluation, or the settings do not fit the model.
+        ConnectionError: the server that samples is down.
+        RuntimeError: the judge cannot be reached, or too many answers are left without a verdict.
     """
     adopt_plan(plan, output)
     log, scores = output / SAMPLES, output / SCORES
     if scores.exists() and not any(sample.finish_reason == "error" for sample in read_samples(log)):
         logger.info("evaluate | finished before: %d samples", len(plan.expected))
         return
-    scores.unlink(missing_ok=True)
+    scores.unlink(missing_ok=True)  # it marks a finished evaluation, which this is not any more
     drop_cut_line(log)
     drop_cut_line(output / METRICS)
-    ask_again(job, {example.id: example for example in examples}, log)
-    _answer_missing(job, plan, examples, model, output)
-    check_unscored(job, read_samples(log))
-    write_scores(output, bootstrap_of(job))
+    settings = job.evaluation
+    rules = RewardSettings(number_tolerance=job.number_tolerance, judge=settings.judge)
+    judge = Judge(settings.judge) if settings.judge else None
+    _repair_log(log, examples, rules, judge)
+    done = read_samples(log)
+    missing = plan.expected - {sample.key for sample in done}
+    if missing:
+        if judge:
+            # Answers are expensive and verdicts cheap: a judge that is down stops the run before the first answer.
+            asyncio.run(require_judge(judge))
+        answerer = load_answerer(settings, model, job.model, job.launch, job.seed)
+        progress = _Progress(done, len(plan.expected), output / METRICS)
+        tolerated = max(_FAILURES_IN_A_ROW, settings.server.concurrency) if settings.server else None
+        _log_answers(answerer.answers(examples, missing), rules, judge, log, progress, tolerated=tolerated)
+    check_unscored(read_samples(log), settings.max_unscored_share)
+    bootstrap = Bootstrap(resamples=settings.bootstrap_resamples, confidence=settings.confidence, seed=job.seed)
+    write_scores(output, bootstrap)
+
+
+def _repair_log(log: Path, examples: Iterable[Example], rules: RewardSettings, judge: Judge | None) -> None:
+    """Take up what an earlier run left open.
+
+    Answers without a verdict go to the judge once more. Errors leave the log, so that the engine is asked again.
+    """
+    samples = read_samples(log)
+    answered = [sample for sample in samples if sample.finish_reason != "error"]
+    # Only their verdict is missing: the answers themselves were expensive and stay.
+    unscored = [sample for sample in answered if sample.score.status == "unscored"]
+    if len(answered) < len(samples):
+        logger.info("evaluate | asking again for %d answers that failed", len(samples) - len(answered))
+    if unscored:
+        logger.info("evaluate | asking the judge again about %d unscored answers", len(unscored))
+    if unscored or len(answered) < len(samples):
+        rows = {example.id: example for example in examples}
+        again = {sample.key: sample for sample in score_again(unscored, rows, rules, judge)}
+        rewrite_samples(log, [again.get(sample.key, sample) for sample in answered])
+
+
+def _log_answers(
+    found: Iterable[Sequence[Answer]],
+    rules: RewardSettings,
+    judge: Judge | None,
+    log: Path,
+    progress: _Progress,
+    *,
+    tolerated: int | None,
+) -> None:
+    """Score the answers as they come and append them to the log.
+
+    Args:
+        tolerated: Failures in a row that stop the run: a server that answers nothing is not asked for everything.
+            ``None`` for an engine in this process, which raises its errors.
+
+    Raises:
+        ConnectionError: so many requests in a row failed.
+    """
+    failures = 0
+    for answers in found:
+        fresh = score_answers(answers, rules, judge)
+        append_samples(log, fresh)
+        progress.add(fresh)
+        failures = failures + len(fresh) if all(sample.score.status == "error" for sample in fresh) else 0
+        if tolerated is not None and failures >= tolerated:
+            raise ConnectionError(
+                f"the last {failures} requests all failed, such as: {fresh[-1].score.reason}. Mend the server and run"
+                " again: the answers so far are kept"
+            )
+
+
+def check_unscored(samples: Sequence[Sample], limit: float) -> None:
+    """A judge or a server that was down must not read as a low score.
+
+    Args:
+        limit: ``evaluation.max_unscored_share``.
+
+    Raises:
+        RuntimeError: a larger share of the samples has no verdict; another run asks again.
+    """
+    missing = [sample for sample in samples if not sample.has_verdict]
+    if len(missing) > limit * len(samples):
+        errors = sum(sample.score.status == "error" for sample in missing)
+        raise RuntimeError(
+            f"{len(missing) - errors} of {len(samples)} answers are unscored and {errors} failed, over"
+            f" evaluation.max_unscored_share={limit}; the last reason: {missing[-1].score.reason}. Mend the judge or"
+            " the server and run again: the answers are kept"
+        )
 
 
 def run(job: EvaluateJob, inputs: Mapping[str, Path], work: Path) -> None:

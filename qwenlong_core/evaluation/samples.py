@@ -1,16 +1,16 @@
-"""One line per sampled answer: the log that every number of an evaluation is computed from.
+"""One line per sampled answer: the log from which every number of an evaluation is computed.
 
-Invariant: a line is appended only when its answer is generated and scored, and each
-``(example_id, sample)`` stands in the log once. A killed writer can leave at most one cut line at
-the end, which the next one drops; so an interrupted evaluation goes on where it stopped, and all
-metrics can be recomputed from the log with no model.
+Invariant: a line is appended only when its answer is generated and scored, and each ``(example_id, sample)`` occurs
+once. A killed writer leaves at most one cut line at the end, which the next writer drops. So an interrupted
+evaluation resumes where it stopped, and all metrics can be recomputed from the log without a model.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -37,34 +37,34 @@ class Sample:
     prompt_digest: str
     """SHA-256 of the prompt's token ids as the model saw them."""
     prompt_tokens: int
-    """Tokens the model saw."""
+    """Tokens of the prompt as the model saw it."""
     lost_tokens: int
-    """Tokens of the document's middle that were cut so that the prompt fits; 0 when it fitted."""
+    """Tokens cut from the middle of the document to make the prompt fit; 0 where it fitted."""
     depth: float | None
-    """Where the evidence stands in the document, 0 at its start and 1 at its end, where known."""
+    """Where the evidence is in the document, from 0 (start) to 1 (end); ``None`` where that is not known."""
     completion: str
     num_tokens: int
     """Tokens of the completion."""
     finish_reason: FinishReason | Literal["error"]
     score: Score
     metrics: dict[str, float]
-    """The benchmark's own metrics of the extracted answer, by name."""
+    """The benchmark's own metrics of the extracted answer."""
     seconds: float
-    """Time of the engine call and scoring, shared evenly among the samples it gave."""
+    """Time of the engine call and of scoring, divided evenly among the samples of the call."""
 
     @property
     def accuracy(self) -> float:
-        """1.0 or 0.0; an unscored answer and an error count 0, so that a denominator never shrinks."""
+        """1.0 or 0.0. An unscored answer and an error count 0, so scores cover every question."""
         return self.score.accuracy or 0.0
 
     @property
     def has_verdict(self) -> bool:
-        """Whether the model was really asked and judged: neither ``unscored`` nor ``error``."""
+        """Whether the answer was scored, so neither ``unscored`` nor ``error``."""
         return self.score.accuracy is not None
 
     @property
     def outcome(self) -> Outcome:
-        """What the answer came to, in one of six words."""
+        """The outcome of the answer, one of :data:`OUTCOMES`."""
         if self.score.status == "scored":
             return "right" if self.accuracy == 1 else "wrong"
         return "no answer" if self.score.status == "no_answer" else self.score.status
@@ -79,10 +79,10 @@ _SAMPLE = TypeAdapter(Sample)
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """All samples of a log, in the order they were written.
+    """All samples of a log, in the order in which they were written.
 
     Raises:
-        ValueError: a line is not a sample or repeats one; it names the file and the line.
+        ValueError: a line is not a sample or repeats one; the message names the file and the line.
     """
     samples: list[Sample] = []
     seen: set[tuple[str, int]] = set()
@@ -94,17 +94,19 @@ def read_samples(path: Path) -> list[Sample]:
             except ValidationError as error:
                 reason = error.errors()[0]["msg"]
                 raise ValueError(
-                    f"{path}:{number} is not a sample ({reason}): restore the log or start anew"
+                    f"{path}:{number} is not a sample ({reason}): restore the log or start again"
                 ) from error
             if sample.key in seen:
-                raise ValueError(f"{path}:{number} repeats sample {sample.key}: each may stand in the log once")
+                raise ValueError(
+                    f"{path}:{number} repeats sample {sample.key}: each may occur once, restore the log or start again"
+                )
             seen.add(sample.key)
             samples.append(sample)
     return samples
 
 
 def drop_cut_line(path: Path) -> None:
-    """Shorten a log to its last whole line, in place; a missing log becomes an empty one."""
+    """Cut a log back to its last whole line, in place. A missing log becomes an empty one."""
     path.touch()
     with path.open("rb+") as stream:
         content = stream.read()
@@ -119,8 +121,17 @@ def append_samples(path: Path, samples: Iterable[Sample]) -> None:
             stream.flush()
 
 
+def rewrite_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Replace a whole log at once: a reader finds the old one or the new one, never a part."""
+    staging = path.with_suffix(".tmp")
+    staging.unlink(missing_ok=True)
+    staging.touch()
+    append_samples(staging, samples)
+    os.replace(staging, path)
+
+
 def by_example(samples: Iterable[Sample]) -> Iterator[tuple[str, list[Sample]]]:
-    """The samples grouped by example, examples in order of id, samples in order of number."""
+    """The samples of each example; examples in order of id, samples in order of number."""
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.example_id, []).append(sample)
@@ -129,8 +140,10 @@ def by_example(samples: Iterable[Sample]) -> Iterator[tuple[str, list[Sample]]]:
 
 
 def benchmark_names(samples: Iterable[Sample]) -> dict[tuple[str, str], str]:
-    """Name of the benchmark of each source and domain that occurs: the source, or ``generated-math`` where a
-    source has rows of several domains."""
+    """The benchmark of each ``(source, domain)`` that occurs.
+
+    It is called by its source, or by source and domain (``generated-math``) where a source has several domains.
+    """
     found = sorted({(sample.source, sample.domain) for sample in samples})
     domains = Counter(source for source, _ in found)
     return {(source, domain): f"{source}-{domain}" if domains[source] > 1 else source for source, domain in found}

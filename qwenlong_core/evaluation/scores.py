@@ -1,8 +1,8 @@
 """From samples to numbers: accuracy with intervals, by domain, source, length and depth.
 
-The denominator is fixed by the items that the evaluation set out to answer. Wrong, truncated, no
-answer, unscored and error are counted apart; ``accuracy`` counts the last two as 0, and
-``accuracy_without_unscored`` leaves them out, so a judge or server that was down shows as a gap.
+The denominator is fixed: every planned item counts. Wrong, truncated, no answer, unscored and error are counted
+separately. ``accuracy`` counts the last two as 0 and ``accuracy_without_unscored`` leaves them out, so a judge or a
+server that was down shows as a gap between the two.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DEPTHS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 class Bootstrap(Block):
-    """How intervals are drawn."""
+    """How the bootstrap intervals are drawn."""
 
     resamples: int
     confidence: float
@@ -34,16 +34,16 @@ class Slice(Block):
     """The numbers of one group of items."""
 
     accuracy: statistics.Estimate
-    """Mean over items of the mean over their samples; an unscored one or an error counts 0."""
+    """Mean over items of the mean over each item's samples; an unscored sample and an error count 0."""
     accuracy_without_unscored: statistics.Estimate | None
-    """The same without unscored samples and errors; ``None`` when nothing is left."""
+    """The same without unscored samples and errors; ``None`` where none is left."""
     minimum_detectable_effect: float | None
-    """Gain that an *unpaired* look at this slice would find with 80% power, as if the other model
-    had the same error; pairing usually does better. ``None`` without a standard error."""
+    """True gain that an *unpaired* comparison on this slice would detect with 80% power, if the other model had the
+    same standard error. Pairing usually detects smaller ones. ``None`` without a standard error."""
     pass_at_k: dict[int, float]
-    """k = 1, 2, 4 ... up to the samples every item has."""
+    """By k = 1, 2, 4 ... up to the number of samples that every item has."""
     metrics: dict[str, float]
-    """Mean of each of the benchmarks' own metrics over the items that have it, right or wrong; an error counts 0."""
+    """Mean of each of the benchmarks' own metrics over the samples that have it; an error counts 0."""
     items: int
     documents: int
     samples: int
@@ -61,9 +61,9 @@ class Scores(Block):
     domains: dict[str, Slice]
     sources: dict[str, Slice]
     lengths: dict[str, Slice]
-    """By tokens of the whole prompt before any truncation; the label is the range."""
+    """By tokens of the prompt before any truncation; the key is the range."""
     depths: dict[str, Slice]
-    """By place of the evidence, items where it is known."""
+    """By depth of the evidence, over the items where it is known."""
 
 
 def _item_means(groups: Sequence[list[Sample]]) -> list[float]:
@@ -77,6 +77,7 @@ def _documents(groups: Sequence[list[Sample]]) -> list[str]:
 def _pass_at_k(groups: Sequence[list[Sample]]) -> dict[int, float]:
     counts = [len(group) for group in groups]
     correct = [sum(sample.accuracy == 1 for sample in group) for group in groups]
+    # Powers of two: the usual points of a pass@k curve, up to what the item with the fewest samples allows.
     ks = [1 << power for power in range(min(counts).bit_length())]
     return {k: float(statistics.pass_at_k(counts, correct, k).mean()) for k in ks}
 
@@ -89,12 +90,12 @@ def _scored(groups: Sequence[list[Sample]]) -> list[list[Sample]]:
 def _effect(estimate: statistics.Estimate, confidence: float) -> float | None:
     if not estimate.standard_error:
         return None
-    error = estimate.standard_error * 2**0.5
+    error = estimate.standard_error * 2**0.5  # of the difference of two independent means
     return statistics.minimum_detectable_effect(error, estimate.documents, confidence=confidence)
 
 
 def summarise(samples: Iterable[Sample], bootstrap: Bootstrap) -> Slice:
-    """The numbers of one group of samples, at least one."""
+    """The numbers of a group of samples, which must hold at least one."""
     groups = [group for _, group in by_example(samples)]
     settings = bootstrap.model_dump()
     accuracy = statistics.clustered_accuracy(_item_means(groups), _documents(groups), **settings)

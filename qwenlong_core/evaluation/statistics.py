@@ -1,10 +1,11 @@
-"""How sure a benchmark number is: intervals, tests and power that respect shared documents.
+"""How certain a benchmark number is: intervals, tests and power that account for shared documents.
 
-Questions about one document succeed and fail together, so the unit that is drawn at random is the
-document (the *cluster*), never the item. Ignoring that makes intervals too narrow and promotions
-too easy (E. Miller, "Adding Error Bars to Evals", arXiv 2411.00640, section 2.2).
+Questions about one document succeed and fail together, so the unit of resampling is the document (the *cluster*), not
+the item. Ignoring that makes intervals too narrow and promotions too easy (E. Miller, "Adding Error Bars to Evals",
+arXiv 2411.00640, section 2.2).
 
-Arrays: ``values`` is ``[N]`` (one number per item), ``clusters`` is ``[N]`` (its document's id).
+Shapes: ``values`` is ``[N]``, one number per item; ``clusters`` is ``[N]``, the id of each item's document; C is the
+number of documents.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from scipy.special import ndtr, stdtr, stdtrit
 Floats = NDArray[np.float64]
 
 _FEW = 8
-"""Documents below which an interval is at least the t interval: the means that so few can be resampled to do
-not reach far enough (two documents that both gained are never resampled to a loss), and without a true gain
-the lower end lay above 0 in 19%, 8% and 5% of simulated comparisons on 2, 3 and 4 documents instead of 2.5%."""
+"""With fewer documents than this an interval is at least as wide as the t interval. Resampling so few does not
+spread far enough: two documents that both gained never resample to a loss. Simulated without a true gain, the
+bootstrap's lower end was above 0 in 19%, 8% and 5% of comparisons on 2, 3 and 4 documents, instead of 2.5%."""
 
 _BLOCK = 2_000_000
-"""Drawn indices held at once (16 MB); the draws do not depend on it."""
+"""Indices drawn at once (16 MB). The draws are the same for any value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A mean, with what is known about its error."""
+    """A mean and its uncertainty."""
 
     mean: float
     low: float | None
@@ -54,22 +55,25 @@ def _cluster_sums(values: ArrayLike, clusters: Sequence[str]) -> tuple[Floats, F
 
 
 def _robust_error(sums: Floats, sizes: Floats) -> float | None:
-    """Cluster-robust standard error of ``sums.sum() / sizes.sum()``; ``None`` for one cluster."""
+    """Cluster-robust standard error of the ratio ``sums.sum() / sizes.sum()``; ``None`` for one cluster."""
     count = len(sums)
     if count < 2:
         return None
+    # A cluster's residual is against its size times the mean: clusters with many items weigh more.
     residuals = sums - sums.sum() / sizes.sum() * sizes
     return float(np.sqrt(count / (count - 1) * np.square(residuals).sum()) / sizes.sum())
 
 
 def standard_error(values: ArrayLike, clusters: Sequence[str]) -> float | None:
-    """Cluster-robust standard error of the mean (arXiv 2411.00640, equation 4, with the small-sample
-    factor C / (C - 1)); ``None`` with fewer than two clusters."""
+    """Cluster-robust standard error of the mean; ``None`` with fewer than two clusters.
+
+    arXiv 2411.00640, equation 4, with the small-sample factor C / (C - 1).
+    """
     return _robust_error(*_cluster_sums(values, clusters))
 
 
 def _bootstrap_means(sums: Floats, sizes: Floats, resamples: int, seed: int) -> Floats:
-    """Means ``[R]`` of ``resamples`` draws of C clusters with replacement."""
+    """Means ``[R]`` of R = ``resamples`` draws of C clusters with replacement."""
     rng = np.random.default_rng(seed)
     count = len(sums)
     means = np.empty(resamples)
@@ -81,11 +85,11 @@ def _bootstrap_means(sums: Floats, sizes: Floats, resamples: int, seed: int) -> 
 
 
 def _tail(confidence: float, clusters: int) -> float:
-    """Tail share to cut from the bootstrap distribution on either side.
+    """Share to cut from each tail of the bootstrap distribution.
 
-    The plain percentile interval is too narrow with few clusters: it misses the factor
-    sqrt(C / (C - 1)) and the heavier tail of Student's t. Both are put back by cutting less
-    (T. Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, section 3.3).
+    With few clusters the plain percentile interval is too narrow: it lacks the factor sqrt(C / (C - 1)) and the heavier
+    tails of Student's t. Cutting a smaller share makes up for both (the expanded percentile interval of T. Hesterberg,
+    "What Teachers Should Know About the Bootstrap", 2015, section 3.3).
     """
     quantile = float(stdtrit(clusters - 1, (1 + confidence) / 2))
     return float(ndtr(-quantile * np.sqrt(clusters / (clusters - 1))))
@@ -94,10 +98,10 @@ def _tail(confidence: float, clusters: int) -> float:
 def clustered_mean(
     values: ArrayLike, clusters: Sequence[str], *, resamples: int, confidence: float, seed: int
 ) -> Estimate:
-    """Mean with a bootstrap interval over clusters (expanded percentile), with few of them at least the t interval.
+    """Mean with a bootstrap interval over clusters (expanded percentile); with few clusters at least the t interval.
 
     Raises:
-        ValueError: no values, or not one cluster per value.
+        ValueError: there are no values, or not one cluster per value.
     """
     sums, sizes = _cluster_sums(values, clusters)
     count, mean, error = len(sums), float(sums.sum() / sizes.sum()), _robust_error(sums, sizes)
@@ -113,18 +117,20 @@ def clustered_mean(
 
 
 def _unseen_share(confidence: float, documents: int) -> float:
-    """Upper bound on the share of documents that behave otherwise, when none of those seen did
-    (Clopper-Pearson; at 95% about 3.7 / C, near the "rule of three")."""
+    """Upper bound on the share of documents that behave differently, when none of those seen did.
+
+    Clopper-Pearson; at 95% about 3.7 / C, close to the "rule of three".
+    """
     return float(1 - ((1 - confidence) / 2) ** (1 / documents))
 
 
 def _bounded(
     values: Floats, bounds: tuple[float, float], clusters: Sequence[str], resamples: int, confidence: float, seed: int
 ) -> Estimate:
-    """:func:`clustered_mean` of values within ``bounds``, also where they are all the same.
+    """:func:`clustered_mean` of values within ``bounds``, with an interval even where all values are equal.
 
-    Then the bootstrap has no spread and would claim certainty. The interval is instead what the
-    mean could be if the largest share of documents not ruled out stood at a bound.
+    Equal values give the bootstrap no spread, so it would claim certainty. The interval then covers what the mean
+    would be if the largest share of documents that is not ruled out were at a bound.
     """
     estimate = clustered_mean(values, clusters, resamples=resamples, confidence=confidence, seed=seed)
     if estimate.low is None or estimate.high is None:
@@ -142,7 +148,7 @@ def _bounded(
 def clustered_accuracy(
     values: ArrayLike, clusters: Sequence[str], *, resamples: int, confidence: float, seed: int
 ) -> Estimate:
-    """Mean of values in [0, 1] with its interval; 0 of 12 right gives [0, 0.26], not [0, 0]."""
+    """Mean of values in [0, 1] with its interval. 0 of 12 right gives [0, 0.26], not [0, 0]."""
     return _bounded(np.asarray(values, dtype=np.float64), (0.0, 1.0), clusters, resamples, confidence, seed)
 
 
@@ -151,9 +157,9 @@ def paired_difference(
 ) -> Estimate:
     """Mean of ``challenger - champion`` (values in [0, 1]) over the same items, with its interval.
 
-    Pairing removes how hard an item is from the error; two unpaired intervals that overlap can
-    still hide a clear difference. Equal answers on a few documents are no proof of equal models,
-    and one more right answer on each of three documents is no proof of a gain.
+    Pairing takes the difficulty of the items out of the error, so it finds differences that two overlapping unpaired
+    intervals would hide. The interval stays wide on few documents: equal answers there do not prove equal models, and
+    one more right answer on each of three documents does not prove a gain.
     """
     gains = np.asarray(challenger, dtype=np.float64) - np.asarray(champion, dtype=np.float64)
     return _bounded(gains, (-1.0, 1.0), clusters, resamples, confidence, seed)
@@ -162,21 +168,21 @@ def paired_difference(
 def loss_p_value(gains: ArrayLike, clusters: Sequence[str], margin: float = 0.0) -> float:
     """One-sided p-value of "the mean gain is not below ``-margin``" (cluster-robust t-test).
 
-    Without spread a t-test has no error to hold the mean against. Where all C documents fell alike the
-    sign test is left, 1/2 to the power of C; where they did not fall, or there is one document, 1.0.
+    Where all documents fell by the same amount a t-test has no spread to compare the mean with, and the sign test
+    takes its place: 1/2 to the power of C. If they did not fall, or there is one document, the p-value is 1.0.
     """
     sums, sizes = _cluster_sums(gains, clusters)
     error = _robust_error(sums, sizes)
     beyond = sums.sum() / sizes.sum() + margin
     if error is None:
         return 1.0
-    if error < 1e-12:
+    if error < 1e-12:  # rounding leaves a little above 0
         return float(0.5 ** len(sums)) if beyond < 0 else 1.0
     return float(stdtr(len(sums) - 1, beyond / error))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, in the given order; reject where the result is <= alpha.
+    """Holm's step-down adjustment, in the given order. A test is significant where its result is <= alpha.
 
     S. Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """
@@ -189,17 +195,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def minimum_detectable_effect(standard_error: float, documents: int, *, confidence: float, power: float = 0.8) -> float:
-    """Smallest true gain that a comparison with this standard error finds with probability ``power``.
+    """Smallest true gain that a comparison with this standard error detects with probability ``power``.
 
-    The gate asks for the lower end of a two-sided interval above 0, a one-sided test at level
-    ``(1 - confidence) / 2``: ``(t_(1-alpha) + t_power) * standard_error``.
+    The gate requires the lower end of a two-sided interval above 0, which is a one-sided test at level
+    ``alpha = (1 - confidence) / 2``, so the effect is ``(t_(1-alpha) + t_power) * standard_error``.
     """
     freedom = documents - 1
     return float((stdtrit(freedom, (1 + confidence) / 2) + stdtrit(freedom, power)) * standard_error)
 
 
 def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -> Floats:
-    """Chance ``[N]`` that at least one of k samples is right, unbiased: ``1 - C(n-c, k) / C(n, k)``.
+    """Unbiased chance ``[N]`` that at least one of k samples is right: ``1 - C(n-c, k) / C(n, k)``.
 
     M. Chen et al., "Evaluating Large Language Models Trained on Code", arXiv 2107.03374, equation 1.
 
@@ -210,6 +216,7 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -> Floats:
     c = np.asarray(num_correct, dtype=np.float64)
     if k < 1 or (n < k).any():
         raise ValueError(f"pass@{k} needs at least {max(k, 1)} samples of every item, one has {n.min():.0f}")
+    # The ratio of binomials as a product of k factors: the binomials themselves overflow.
     miss = np.ones_like(n)
     for j in range(k):
         miss *= np.clip(n - c - j, 0, None) / (n - j)
@@ -217,7 +224,7 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -> Floats:
 
 
 def kappa(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Cohen's kappa of two raters' yes/no verdicts; 1.0 where both give one and the same verdict.
+    """Cohen's kappa of two raters' yes/no verdicts; 1.0 where both give the same verdict in every case.
 
     Raises:
         ValueError: no verdicts, or not the same number from both.
@@ -247,6 +254,7 @@ def kappa_interval(
     if count < 2:
         return None, None
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    # Kappa depends on four counts alone, so a resample adds up the counts of the drawn clusters.
     cells = np.stack([np.bincount(index, weights=cell, minlength=count) for cell in (a & b, a & ~b, ~a & b, ~a & ~b)])
     drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
     both, only_a, only_b, neither = cells[:, drawn].sum(axis=-1)

@@ -15,6 +15,7 @@ from qwenlong_core.settings.evaluation import PromotionSettings
 
 
 def preconditions(challenger: Evaluation, champion: Evaluation) -> list[Condition]:
+    """What must hold before the scores mean anything: another model, same data, same protocol, nothing missing."""
     new, old = challenger.plan, champion.plan
     missing = {
         name: len(evaluation.plan.expected ^ {sample.key for sample in evaluation.samples})
@@ -65,15 +66,18 @@ def _share(name: str, who: str, hits: Sequence[bool], ceiling: float) -> Conditi
 
 
 def rates(challenger: Evaluation, champion: Evaluation, settings: PromotionSettings) -> list[Condition]:
+    """Ceilings on unscored answers of both models, and on the challenger's truncated ones."""
     conditions = [
         _share("unscored share", who, [not s.has_verdict for s in samples], settings.max_unscored_share)
         for who, samples in (("challenger", challenger.samples), ("champion", champion.samples))
     ]
+    # Of the challenger alone: a champion that rambles must not keep a better model out.
     cut = [sample.finish_reason == "length" for sample in challenger.samples]
     return [*conditions, _share("truncated share", "challenger", cut, settings.max_truncated_share)]
 
 
 def gain_condition(gain: statistics.Estimate, margin: float, confidence: float) -> Condition:
+    """The lower end of the interval of the mean gain is above ``margin``."""
     if gain.low is None:
         detail = f"{gain.items} items of {gain.documents} document give no interval: evaluate on more documents"
         return Condition(name="gain", passed=False, detail=detail)
@@ -90,7 +94,7 @@ def gain_condition(gain: statistics.Estimate, margin: float, confidence: float) 
 
 
 def benchmark_gains(pairs: Pairs, bootstrap: Bootstrap) -> dict[str, statistics.Estimate]:
-    """Challenger minus champion of each benchmark."""
+    """Challenger minus champion, for each benchmark."""
     new, old, documents, names = map(np.array, (pairs.challenger, pairs.champion, pairs.documents, pairs.benchmarks))
     return {
         name: statistics.paired_difference(
@@ -101,9 +105,10 @@ def benchmark_gains(pairs: Pairs, bootstrap: Bootstrap) -> dict[str, statistics.
 
 
 def _unseen_loss(estimate: statistics.Estimate, level: float) -> str:
-    """How large a loss this many items would show: who reads "pass" must know what could have failed."""
+    """The size of loss that this many items would show, so that a reader of "pass" knows what could be missed."""
     if not estimate.standard_error:
         return ""
+    # One-sided at ``level`` is two-sided at ``1 - 2 * level``.
     effect = statistics.minimum_detectable_effect(estimate.standard_error, estimate.documents, confidence=1 - 2 * level)
     return f"; a true loss below about {effect:.3f} is likely to go unnoticed"
 
@@ -111,10 +116,10 @@ def _unseen_loss(estimate: statistics.Estimate, level: float) -> str:
 def loss_conditions(
     pairs: Pairs, gains: Mapping[str, statistics.Estimate], settings: PromotionSettings
 ) -> list[Condition]:
-    """No benchmark may be worse beyond its own margin.
+    """No benchmark has a significant drop larger than its margin.
 
-    Worse: that its mean fell is proven, by one-sided tests that Holm corrects over all benchmarks (chance
-    alone refuses a model at most ``1 - loss_confidence`` of the time). Beyond: it fell by more than its margin.
+    Significant: by one-sided tests, Holm-corrected over all benchmarks, so that chance alone refuses a model at most
+    ``1 - loss_confidence`` of the time. Larger: its mean fell by more than its margin.
     """
     differences, documents = np.subtract(pairs.challenger, pairs.champion), np.array(pairs.documents)
     names, level = np.array(pairs.benchmarks), 1 - settings.loss_confidence
@@ -129,6 +134,7 @@ def loss_conditions(
             else ""
         )
         detail = f"{estimate.mean:+.3f} over {estimate.items} items, may fall by {margin:.3f}{doubt}"
+        # Holm's strictest level, since it depends on the other benchmarks which level this one would meet.
         detail += "" if beyond and proven else _unseen_loss(estimate, level / len(gains))
         conditions.append(Condition(name=f"no loss in {name}", passed=not (beyond and proven), detail=detail))
     if unknown := sorted(settings.max_loss_of.keys() - gains.keys()):

@@ -1,9 +1,11 @@
-"""May a challenger take the alias ``champion``? Yes only when every condition is proven; else no.
+"""May a challenger take the alias ``champion``? Only if every condition is proven.
 
-The gate fails closed: an item that is missing, a score that the judge could not give, a dataset that
-changed or a file that cannot be read each end in a refusal with its reason, never in an exception
-that someone might retry until it passes. Stage command:
-``python -m qwenlong_core.promotion.gate``.
+    two evaluations -> preconditions -> paired gain, losses per benchmark, rates -> Decision
+
+The gate fails closed. A missing item, an answer that the judge could not score, a dataset that changed and a file that
+cannot be read are refusals with their reason, not exceptions, which a retry might make pass. Stage command::
+
+    python -m qwenlong_core.promotion.gate --job job.json --input challenger=DIR --input champion=DIR ... --work DIR
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from qwenlong_core.stage_main import OUTPUT, stage_main
 logger = logging.getLogger(__name__)
 
 TRAINED = "trained-"
-"""Inputs of that name, and a number, are data that the challenger was trained on."""
+"""Inputs of this name and a number (``trained-1``) are data that the challenger was trained on."""
 
 
 def _verdict(conditions: Sequence[Condition]) -> tuple[bool, str]:
@@ -43,7 +45,7 @@ def _verdict(conditions: Sequence[Condition]) -> tuple[bool, str]:
 
 
 def refusal(reason: str) -> Decision:
-    """A refusal before anything could be compared."""
+    """A refusal because nothing could be compared."""
     condition = Condition(name="readable", passed=False, detail=reason)
     return Decision(promote=False, reason=f"refused: {reason}", conditions=(condition,))
 
@@ -57,16 +59,20 @@ def decide(
 ) -> Decision:
     """Compare two evaluations of the same items under the promotion settings.
 
-    Everything is compared that can be: where the items cannot be paired, the refusal says so and
-    the statistics are left out.
+    All conditions are evaluated, so that a refusal names every reason at once. Where the items cannot be paired, the
+    statistics are left out.
 
     Args:
-        checks: conditions that were looked at before, on more than the two evaluations.
+        challenger: The model that may become champion.
+        champion: The model to beat.
+        settings: Margins and ceilings.
+        bootstrap: How intervals are drawn.
+        checks: Conditions that were checked before on other evidence, such as the artifacts.
     """
     before = [*checks, *preconditions(challenger, champion)]
     after = rates(challenger, champion, settings)
     by_name = {condition.name: condition.passed for condition in before}
-    if not (by_name["same data"] and by_name["complete"]):
+    if not (by_name["same data"] and by_name["complete"]):  # then the items cannot be paired
         promote, reason = _verdict([*before, *after])
         return Decision(promote=promote, reason=reason, conditions=(*before, *after))
     pairs = pair_items(challenger.samples, champion.samples)
@@ -84,12 +90,12 @@ def decide(
 
 def _verified(job: PromoteJob) -> Condition:
     names = ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(job.verified.items()))
-    detail = f"every file equals its manifest: {names}" if names else "nobody checked an artifact against its manifest"
+    detail = f"every file equals its manifest: {names}" if names else "no artifact was checked against its manifest"
     return Condition(name="artifacts verified", passed=bool(names), detail=detail)
 
 
 def judge_promotion(job: PromoteJob, inputs: Mapping[str, Path]) -> Decision:
-    """The decision on what lies in the input folders; whatever cannot be read is a refusal."""
+    """The decision on the evaluations in the input folders; what cannot be read is a refusal."""
     if job.faults:
         return refusal("; ".join(job.faults))
     try:
@@ -103,9 +109,11 @@ def judge_promotion(job: PromoteJob, inputs: Mapping[str, Path]) -> Decision:
 
 
 def run(job: PromoteJob, inputs: Mapping[str, Path], work: Path) -> None:
-    """The promotion stage: inputs ``challenger`` and ``champion`` (evaluations), ``rows`` (the prepared
-    data they answered) and ``trained-1 ...`` (what the challenger was trained on); output
-    ``decision.json`` and ``decision.md``. A refusal is a normal result."""
+    """The promotion stage: writes ``decision.json`` and ``decision.md``. A refusal is a normal result.
+
+    Inputs: ``challenger`` and ``champion`` (evaluations), ``rows`` (the prepared data that they answered) and
+    ``trained-1 ...`` (the data that the challenger was trained on).
+    """
     decision = judge_promotion(job, inputs)
     write_decision(decision, work / OUTPUT)
     logger.info("promote | %s", decision.reason)

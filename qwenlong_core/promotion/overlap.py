@@ -1,8 +1,8 @@
-"""Does a model's training data hold what it is evaluated on? Counted anew from the prepared rows.
+"""Does a model's training data contain what it is evaluated on? Counted again from the prepared rows.
 
-Preparation drops training rows that stand in its own evaluation set; a challenger may have been
-trained on data that was prepared at another time, for another evaluation set. The keys are the same
-as there (:mod:`qwenlong_core.data.filters`).
+Preparation drops training rows that overlap with its own evaluation set. But a challenger may have been trained on data
+that was prepared at another time, against another evaluation set. Rows are compared by the same keys as there
+(:mod:`qwenlong_core.data.filters`).
 """
 
 from __future__ import annotations
@@ -40,26 +40,29 @@ def _training_rows(folders: Iterable[Path]) -> Iterator[Row]:
 def count_overlap(
     evaluated: Sequence[Example], same: Iterable[Path], other: Iterable[Path], near_duplicates: float | None
 ) -> tuple[int, Counter[str]]:
-    """Training rows looked at, and how many of them stand in the evaluation, by reason.
+    """The number of training rows, and how many of them overlap with the evaluation, by reason.
 
     Args:
-        same: prepared data whose own evaluation set these rows are. Preparation compared the questions,
-            knowing which are templates; here the documents are compared again.
-        other: data that was prepared apart; questions are compared as well.
-        near_duplicates: similarity from which two documents count as nearly the same; ``None`` looks for
-            equal ones only.
+        evaluated: The rows of the evaluation.
+        same: Prepared data with this very evaluation set. Its preparation compared the questions, knowing all
+            templates among them, so here only the documents are compared again.
+        other: Data that was prepared separately; documents and questions are compared.
+        near_duplicates: Similarity from which two documents count as nearly equal; ``None`` finds equal ones only.
     """
     same, other = list(same), list(other)
     held_out, documents, templates = HeldOut(), HeldOut(), Templates()
+    # A question that many documents share is a template, not a leak; which ones are shows only over all rows.
     for row in (*_rows(evaluated), *_training_rows(other)):
         templates.add(row)
     for row in _rows(evaluated):
         held_out.add(row)
-    documents.documents = held_out.documents
+    documents.documents = held_out.documents  # these keys compare documents alone
     near = NearDuplicateFilter(near_duplicates) if near_duplicates is not None else None
     read, found = 0, Counter[str]()
+    # The filters of preparation write what they drop; here only the counts matter.
     with open(os.devnull, "w") as nowhere:
         if near is not None:
+            # The filter learns the documents of the evaluation as its rows pass through.
             for _ in near.evaluation(_rows(evaluated), Split("eval", nowhere, nowhere)):
                 pass
         for folders, keys in ((same, documents), (other, held_out)):
@@ -79,10 +82,10 @@ def _counted(rows: Iterable[Row], part: Split) -> Iterator[Row]:
 
 
 def overlap_condition(plan: Plan, rows: Path, trained: Iterable[Path], near_duplicates: float | None) -> Condition:
-    """No training row of the challenger stands among the evaluated rows.
+    """No training row of the challenger overlaps with the evaluated rows.
 
     Raises:
-        ValueError: the rows in ``rows`` are not those that the plan was made of.
+        ValueError: the data in ``rows`` is not the data that the plan was made from.
     """
     items = set(plan.items)
     evaluated = [example for example in read_examples(rows / EVAL_ROWS) if example.id in items]

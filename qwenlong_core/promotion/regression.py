@@ -1,8 +1,8 @@
-"""Has tonight's score fallen? Paired with earlier nights on the same items, corrected for many looks.
+"""Has tonight's score fallen? Compared item by item with earlier nights, and corrected for many comparisons.
 
-One look at several benchmarks every night finds a "significant" fall by chance within weeks. So the
-p-values are Holm-adjusted over the benchmarks of a night, and a fall counts only when a second seed
-shows it too (:func:`confirmed_falls`).
+Several benchmarks tested every night show a "significant" fall by chance within weeks. So the p-values are
+Holm-adjusted over the benchmarks of a night, and a fall counts only if a second seed confirms it
+(:func:`confirmed_falls`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Change:
 
     name: str
     mean: float
-    """Tonight minus the mean of earlier nights, over the items that were scored in all of them."""
+    """Tonight minus the mean of the earlier nights, over the items that have a scored answer in every night."""
     items: int
     p: float
-    """Holm-adjusted, one-sided: small means that a fall is hard to explain by chance."""
+    """One-sided, Holm-adjusted: a small value means that chance hardly explains the fall."""
     significant: bool
 
     @property
@@ -38,8 +38,11 @@ class Change:
 
 
 def _scored_means(evaluation: Evaluation) -> dict[str, float]:
-    """Mean accuracy of each item over its scored samples. A judge that was down is not a fall: items
-    without a scored sample are left out here, and the unscored rate has a ceiling of its own."""
+    """Mean accuracy of each item over its scored samples.
+
+    Items without a scored sample are left out, since a judge that was down is not a fall. The unscored share has a
+    ceiling of its own.
+    """
     scored = (sample for sample in evaluation.samples if sample.has_verdict)
     return {item: fmean(sample.accuracy for sample in group) for item, group in by_example(scored)}
 
@@ -48,14 +51,17 @@ def changes(tonight: Evaluation, before: Sequence[Evaluation], *, confidence: fl
     """Tonight against the mean of earlier nights, for each benchmark.
 
     Args:
-        confidence: over all benchmarks together, a fall is called significant by chance in at most
-            ``1 - confidence`` of nights without one.
+        tonight: Tonight's evaluation.
+        before: Earlier nights on the same rows, at least one.
+        confidence: Without any fall, at most ``1 - confidence`` of nights call one significant, over all benchmarks.
 
     Raises:
-        ValueError: there are no earlier nights, or they answered other rows.
+        ValueError: there are no earlier nights, or they answered different rows.
     """
     if not before or any(night.plan.dataset_digest != tonight.plan.dataset_digest for night in before):
-        raise ValueError("nights can be compared on the same rows alone: give earlier evaluations of tonight's dataset")
+        raise ValueError(
+            "nights are compared on the same rows only: give earlier evaluations of tonight's dataset, at least one"
+        )
     means = [_scored_means(night) for night in before]
     new, benchmarks = _scored_means(tonight), benchmark_names(tonight.samples)
     rows: dict[str, list[tuple[float, str]]] = {}
@@ -64,6 +70,7 @@ def changes(tonight: Evaluation, before: Sequence[Evaluation], *, confidence: fl
             gain = new[item] - fmean(night[item] for night in means)
             rows.setdefault(benchmarks[group[0].source, group[0].domain], []).append((gain, group[0].document_id))
     names = sorted(rows)
+    # A t-test on the item gains of each benchmark, clustered on documents as everywhere.
     raw = [statistics.loss_p_value([g for g, _ in rows[name]], [d for _, d in rows[name]]) for name in names]
     return [
         Change(
@@ -84,11 +91,11 @@ def comparable(tonight: Evaluation, earlier: Evaluation) -> bool:
 
 
 def confirmed_falls(first: Sequence[Change], second: Sequence[Change]) -> list[Change]:
-    """Benchmarks that fell significantly under both of tonight's seeds, as the second one saw them."""
+    """Benchmarks that fell significantly under both of tonight's seeds, with the numbers of the second."""
     fell = {change.name for change in first if change.significant}
     return [change for change in second if change.significant and change.name in fell]
 
 
 def unscored_share(evaluation: Evaluation) -> float:
-    """Share of samples that the judge could not score, to hold against a ceiling."""
+    """Share of samples without a score, to compare with its ceiling."""
     return float(np.mean([not sample.has_verdict for sample in evaluation.samples]))

@@ -1,8 +1,10 @@
 """The report stage: one self-contained HTML page about a pipeline run.
 
-In: the folders of whatever was made, by name: ``data``, ``sft``, ``grpo-1`` ..., ``evaluate-base``,
-``evaluate-sft`` ..., ``probe`` (the last stage asked without documents), ``promote``, ``register``. Out: ``report.html``. A section whose folders are not
-given is left out. Stage command: ``python -m qwenlong_core.report.build``.
+Inputs are folders by name, all optional: ``data``, ``sft``, ``grpo-1`` ..., ``evaluate-base``, ``evaluate-sft`` ...,
+``probe`` (the last stage asked without documents), ``promote``, ``register``. A section without its input is left out.
+Output: ``report.html``. Stage command::
+
+    python -m qwenlong_core.report.build --job job.json --input evaluate-base=DIR ... --work DIR
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def _whisker(label: str, part: Slice) -> Whisker:
 
 
 def _forests(evaluations: Mapping[str, Evaluation]) -> list[Panel]:
-    """Overall and each domain: one row per stage."""
+    """One chart overall and one per domain, with a row for each stage."""
     panels = [("All items", {name: e.scores.overall for name, e in evaluations.items()})]
     for domain in DOMAINS:
         parts = {n: e.scores.domains[domain] for n, e in evaluations.items() if domain in e.scores.domains}
@@ -57,7 +59,7 @@ def _forests(evaluations: Mapping[str, Evaluation]) -> list[Panel]:
 
 
 def _slice_panel(title: str, evaluations: Mapping[str, Evaluation], field: str) -> Panel | None:
-    """Baseline and last stage side by side: more would not be told apart."""
+    """The baseline and the last stage side by side; more than two would be hard to tell apart."""
     names = list(evaluations)
     shown = list(dict.fromkeys((baseline_of(names), names[-1])))
     parts: dict[str, dict[str, Slice]] = {name: getattr(evaluations[name].scores, field) for name in shown}
@@ -95,11 +97,12 @@ def _outcome_row(stage: str, scores: Scores) -> dict[str, Any]:
 
 
 def _source_rows(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
-    """One row per source: every stage's accuracy, and the source's own metrics for the last stage."""
+    """One row per source: the accuracy of every stage, and the source's own metrics of the last one."""
     last = list(evaluations.values())[-1].scores.sources
     rows = []
     for source, part in last.items():
         row: dict[str, Any] = {"source": source, "items": part.items}
+        # All stages answered the same items, so each has every source.
         row |= {name: Interval(e.scores.sources[source].accuracy) for name, e in evaluations.items()}
         row["its own metrics (last stage)"] = ", ".join(f"{name} {value:.2f}" for name, value in part.metrics.items())
         rows.append(row)
@@ -116,26 +119,27 @@ def _scores_words(evaluations: Mapping[str, Evaluation], job: ReportJob) -> str:
         f" from {first.bootstrap.resamples:,} bootstrap resamples of documents."
     )
     if len(evaluations) > 1:
-        words += f" The gain is paired ({job.confidence:.0%}): the same items under {baseline} and the stage."
+        words += (
+            f" Gains are paired ({job.confidence:.0%} intervals): {baseline} and the stage answered the same items."
+        )
     if effect is None:
         return words
-    return (
-        words
-        + f" Two models compared without pairing would have to differ by {effect:.2f} to be told apart (80% power)."
-    )
+    return words + f" Without pairing, only a difference of {effect:.2f} or more would be detected with 80% power."
 
 
 def _probe_words(folder: Path) -> str:
-    """How much of the score needs no document."""
+    """How much of the score does not need the document."""
     probe = read_evaluation(folder)
     if probe.plan.protocol["document"] != "none":
-        raise ValueError(f'input probe={folder} was asked with documents: evaluate with evaluation.document = "none"')
+        raise ValueError(
+            f'input probe={folder} was asked with documents: evaluate it with evaluation.document = "none"'
+        )
     accuracy = Interval(probe.scores.overall.accuracy)
-    return f"Asked without its document, the last stage still answers {accuracy}: that much is memory or luck."
+    return f"Without the documents the last stage still answers {accuracy}: that share is memory or luck."
 
 
 def _data_rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows of each split: kept and dropped by reason, in the prepare stage's own count."""
+    """Rows of each split, kept and dropped by reason, as the prepare stage counted them."""
     path = folder / SUMMARY
     if not path.is_file():
         return []
@@ -155,7 +159,7 @@ def _data_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _settings(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
-    """The job each stage was given, where the pipeline left it beside the result."""
+    """The job of each stage, where the pipeline stored it beside the result."""
     jobs = {name: folder / JOB for name, folder in inputs.items()}
     return [
         {"name": name, "text": json.dumps(json.loads(path.read_text()), indent=2)}
@@ -165,9 +169,9 @@ def _settings(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
 
 
 def _published(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
-    """The paper's table, and below it the stages of this run that answered one of its benchmarks."""
+    """The paper's table, followed by the stages of this run that answered any of its benchmarks."""
     names = published.BENCHMARKS
-    table = {f"{model} (theirs)": dict(zip(names, scores, strict=True)) for model, scores in published.SCORES.items()}
+    table = {f"{model} (paper)": dict(zip(names, scores, strict=True)) for model, scores in published.SCORES.items()}
     for stage, evaluation in evaluations.items():
         sources = evaluation.scores.sources
         ours = {source: 100 * sources[source].accuracy.mean for source in names if source in sources}
@@ -204,7 +208,7 @@ def _evaluation_context(
 
 def _subtitle(evaluations: Mapping[str, Evaluation]) -> str:
     if not evaluations:
-        return "Nothing was evaluated."
+        return "No stage was evaluated."
     protocol = next(iter(evaluations.values())).plan.protocol
     stages = ", ".join(evaluations)
     return (
@@ -216,10 +220,14 @@ def _subtitle(evaluations: Mapping[str, Evaluation]) -> str:
 
 
 def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
-    """The whole page.
+    """The whole page as HTML.
+
+    Args:
+        job: Title, notes and the bootstrap of the gains.
+        inputs: Folders by name, as the module says.
 
     Raises:
-        ValueError: an evaluation is not finished or damaged, or they answered different items.
+        ValueError: an evaluation is unfinished or damaged, or the evaluations answered different items.
     """
     evaluations = {
         name.removeprefix(_EVALUATE): read_evaluation(folder)
@@ -242,6 +250,7 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
         "settings": _settings(inputs),
         "published": _published(evaluations),
     }
+    # Autoescape: questions, documents and completions are untrusted text. Strict: a missing value fails the stage.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(page.TEMPLATE).render(context)
 

@@ -1,7 +1,7 @@
-"""Small charts as inline SVG: no script, no font, colours from the page's light or dark palette.
+"""Small charts as inline SVG, without scripts or fonts; the colours are those of the page's light or dark palette.
 
-Every chart is a panel 340 units wide, so that text keeps its size in a one-column page on a phone and
-in a grid of panels on a desk. Each carries its numbers as text for readers who cannot see it.
+Every chart is 340 units wide, so its text is equally large in the single column of a phone and in the grid of a desktop
+page. Each carries its numbers as text for screen readers.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from markupsafe import Markup, escape
 _WIDTH, _HEIGHT = 340, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 12, 30
 _LETTER = 6.5
-"""Width of a letter of the small text, about."""
+"""Approximate width of a letter of the small text."""
 _NAME = 11
-"""Letters that fit beside a row."""
+"""Letters of a name that fit beside a row."""
 _COLOURS = 5
-"""Classes ``c0`` .. ``c4`` that the page's style sheet defines."""
+"""The page's style sheet defines the classes ``c0`` to ``c4``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Whisker:
-    """A dot with a whisker; the whisker is left out where there is no whisker."""
+    """A point with its interval, if it has one."""
 
     label: str
     mean: float
@@ -39,7 +39,7 @@ class Whisker:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """A line: points ``(x, y)``, or dots with whiskers over the categories of a chart."""
+    """One line of a chart: points ``(x, y)``, or points with intervals over categories."""
 
     name: str
     points: Sequence[tuple[float, float]] = ()
@@ -60,12 +60,13 @@ def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About ``count`` round numbers that cover ``low..high``: steps of 1, 2 or 5 times a power of ten."""
+    """About ``count`` round numbers that span ``low`` to ``high``, in steps of 1, 2 or 5 times a power of ten."""
     if high <= low:
         high = low + (abs(low) or 1.0)
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    # The small terms keep a bound that is round already from moving by a step through rounding.
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, last + 1)]
 
@@ -104,12 +105,12 @@ def _dot(x: float, y: float, colour: int) -> str:
 def _curve(axes: _Axes, series: Series, colour: int) -> list[str]:
     places = [(axes.x(x), axes.y(y)) for x, y in series.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    dots = [_dot(x, y, colour) for x, y in places] if len(places) <= 30 else []
+    dots = [_dot(x, y, colour) for x, y in places] if len(places) <= 30 else []  # more would hide the line
     return [f'<polyline points="{path}" class="curve c{colour % _COLOURS}"/>', *dots]
 
 
 def line_chart(title: str, series: Sequence[Series], marks: Sequence[tuple[float, str]] = ()) -> Markup:
-    """Lines over steps; ``marks`` are places on the x axis where something begins, with its name."""
+    """Lines over steps. ``marks`` are ``(x, name)`` of stages that begin there."""
     points = [point for one in series for point in one.points]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     axes = _Axes((min(xs), max(xs)), nice_ticks(min(ys), max(ys)))
@@ -127,10 +128,10 @@ def line_chart(title: str, series: Sequence[Series], marks: Sequence[tuple[float
 
 
 def category_chart(title: str, series: Sequence[Series], categories: Sequence[str]) -> Markup:
-    """Dots with whiskers over categories, accuracy from 0 to 1 upwards; several series side by side."""
+    """Points with intervals over categories, on a scale from 0 to 1; several series side by side."""
     axes = _Axes((-0.5, len(categories) - 0.5), [0, 0.25, 0.5, 0.75, 1.0])
     body = axes.grid()
-    # Many labels stand in two rows, so that they do not run into each other.
+    # Many labels take two rows, or they would overlap.
     crowded = len(categories) > 4
     body += [
         _text(axes.x(place), _HEIGHT - (3 if crowded and place % 2 else 16), name)
@@ -149,12 +150,12 @@ def category_chart(title: str, series: Sequence[Series], categories: Sequence[st
 
 
 def _shortened(name: str) -> str:
-    """What of a name fits beside a forest's row; the whole one is in the tables and the chart's text."""
+    """The part of a name that fits beside a row. The tables and the chart's text have the whole name."""
     return name if len(name) <= _NAME else name[: _NAME - 1] + "…"
 
 
 def forest_chart(title: str, whiskers: Sequence[Whisker]) -> Markup:
-    """One row per stage: a dot with its whisker on a scale from 0 to 1."""
+    """One row per stage: a point with its interval on a scale from 0 to 1."""
     row, left = 24, 78
     height = _TOP + row * len(whiskers) + _BOTTOM
     body = []
@@ -168,7 +169,7 @@ def forest_chart(title: str, whiskers: Sequence[Whisker]) -> Markup:
     for index, whisker in enumerate(whiskers):
         y = _TOP + row * (index + 0.5)
         body.append(_text(left - 8, y + 4, _shortened(whisker.label), "end", "name"))
-        colour = 0 if index == 0 else 1
+        colour = 0 if index == 0 else 1  # the first stage is what the others are compared with
         if whisker.low is not None and whisker.high is not None:
             body.append(_line(x(whisker.low), y, x(whisker.high), y, f"whisker c{colour}"))
         body.append(_dot(x(whisker.mean), y, colour))

@@ -1,4 +1,4 @@
-"""Charts of training: one panel per quantity, the stages one after another on the step axis."""
+"""Charts of training: one panel per quantity, with all stages along one step axis."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """A chart with its heading and, for several lines, their names by colour."""
+    """A chart with its heading, and with the names of its lines if it has several."""
 
     title: str
     chart: Markup
@@ -49,19 +49,19 @@ _GRPO: dict[str, _Lines] = {
     },
     "Entropy (nats per token)": {"entropy": _field("entropy")},
     "Groups kept by dynamic sampling (share)": {"kept": _kept_share},
-    "Truncated, and without an answer (share)": {
+    "Truncated / without an answer (share)": {
         "truncated": _field("truncated_share"),
         "no answer": _field("no_answer_share"),
     },
     "Gradient norm": {"gradient norm": _field("grad_norm")},
-    "KL to the phase's start": {"KL": _field("kl")},
+    "KL to the start of the phase": {"KL": _field("kl")},
     "Accuracy by domain": {domain: _field(f"accuracy_{domain}") for domain in DOMAINS},
     "Clipped ratios (share of tokens)": {"low": _field("clip_low_share"), "high": _field("clip_high_share")},
-    "Unscored, and paid by the judge alone (share)": {
+    "Unscored / rewarded by the judge alone (share)": {
         "unscored": _field("unscored_share"),
         "judge alone": _field("judge_only_share"),
     },
-    "Engine against trainer (log-prob beyond what the nucleus explains)": {
+    "Log-prob mismatch of engine and trainer (beyond the effect of top-p)": {
         "mean": _field("engine_mismatch"),
         "largest": _field("engine_mismatch_max"),
     },
@@ -69,7 +69,7 @@ _GRPO: dict[str, _Lines] = {
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a ``metrics.jsonl``; a stage without one has none."""
+    """Rows of a ``metrics.jsonl``; none where there is no such file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
@@ -83,6 +83,7 @@ def _panel(title: str, lines: _Lines, stages: Mapping[str, Sequence[Row]]) -> Pa
                 value = value_of(row)
                 if value is not None:
                     found[name].append((offset + row["step"], value))
+        # Each stage counts its steps from 1; on the axis they follow each other.
         offset += max((row["step"] for row in rows), default=0)
     series = [Series(name=name, points=points) for name, points in found.items() if points]
     if not series:
@@ -92,7 +93,7 @@ def _panel(title: str, lines: _Lines, stages: Mapping[str, Sequence[Row]]) -> Pa
 
 
 def training_panels(inputs: Mapping[str, Path]) -> list[Panel]:
-    """The panels that the training artifacts have numbers for."""
+    """The panels for which the training artifacts have numbers."""
     rows = {name: read_rows(folder / METRICS) for name, folder in inputs.items()}
     sft = {name: found for name, found in rows.items() if name == "sft" and found}
     grpo = {name: found for name, found in rows.items() if name.startswith("grpo-") and found}

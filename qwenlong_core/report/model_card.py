@@ -1,4 +1,4 @@
-"""The README.md of an exported model: what it is, what it was made from, how well it does, under what licence."""
+"""The README.md of an exported model: its origin, its scores, its data and its licence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LICENCES = {
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": "mit",
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B": "mit",
 }
-"""As the base models' own cards state them."""
+"""As stated on the cards of the base models."""
 _BUNDLED = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 
 _USE = """## Use
@@ -29,7 +29,8 @@ tokenizer = AutoTokenizer.from_pretrained("{path}")
 model = AutoModelForCausalLM.from_pretrained("{path}", dtype="auto", device_map="auto")
 ```
 
-or `vllm serve {path}`. Recommended sampling: temperature 0.7, top-p 0.95, up to 10,000 new tokens. Context: {context} tokens.
+or `vllm serve {path}`. Recommended sampling: temperature 0.7, top-p 0.95, up to 10,000 new tokens.
+Context: {context} tokens.
 """
 
 
@@ -46,13 +47,13 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a card states; what is not known is left out and said."""
+    """What a card states. The card says so where something is not known."""
 
     name: str
     path: str
     context: int | None
     steps: Sequence[Step]
-    """From the base model on; empty for a folder whose origin nobody recorded."""
+    """From the base model on; empty for a folder of unknown origin."""
     data: Mapping[str, Any] | None
     """``summary.json`` of the data it was trained on."""
     data_digest: str | None
@@ -62,7 +63,7 @@ class Facts:
 
 
 def stage_name(job: Mapping[str, Any]) -> str:
-    """What a stage did, by its job."""
+    """What a stage did, in words, from its job."""
     if "phase" in job:
         return f"GRPO phase {job['index']}, prompts up to {job['phase']['max_prompt_tokens']:,} tokens"
     return "supervised fine-tuning" if "sft" in job else "base model"
@@ -72,11 +73,12 @@ def base_of(steps: Sequence[Step]) -> str | None:
     """Hub id of the base model, or ``None`` where the steps do not name one."""
     named = str(steps[0].settings.get("model", {}).get("name", "")) if steps else ""
     name = _BUNDLED.get(named, named)
+    # OWNER/NAME is a hub id; everything else is a path of the machine that imported it.
     return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else None
 
 
 def model_card(facts: Facts) -> str:
-    """The card as markdown with the hub's front matter."""
+    """The card in markdown, with the front matter that the Hugging Face hub reads."""
     base = base_of(facts.steps)
     use = _USE.format(path=facts.path, context=f"{facts.context:,}" if facts.context else "see config.json")
     parts = [_front(base), f"# {facts.name}\n", _origin(facts, base), use, _scores(facts.evaluation), _data(facts)]
@@ -92,9 +94,9 @@ def _front(base: str | None) -> str:
 
 def _origin(facts: Facts, base: str | None) -> str:
     if not facts.steps:
-        return "Exported from a folder; how it was made is not recorded.\n"
+        return "Exported from a folder; its origin is not recorded.\n"
     if len(facts.steps) == 1:
-        return f"{base or 'The base model'}, untrained by this project; artifact `{facts.steps[0].digest}`.\n"
+        return f"{base or 'The base model'}, without further training; artifact `{facts.steps[0].digest}`.\n"
     rows = [{"step": s.name, "artifact (SHA-256)": f"`{s.digest}`", "made": s.made} for s in facts.steps]
     words = f"Trained by qwenlong from {base or 'a local base model'}, after QwenLong-L1 (arXiv 2505.17667).\n\n"
     return f"{words}## How it was made\n\n{markdown_table(rows)}"
@@ -102,7 +104,7 @@ def _origin(facts: Facts, base: str | None) -> str:
 
 def _scores(evaluation: Evaluation | None) -> str:
     if evaluation is None:
-        return "## Scores\n\nNone are given: it was exported without an evaluation.\n"
+        return "## Scores\n\nNone: the model was exported without an evaluation.\n"
     plan, scores = evaluation.plan, evaluation.scores
     protocol, confidence = plan.protocol, f"{evaluation.bootstrap.confidence:.0%}"
     rows = [
@@ -115,10 +117,10 @@ def _scores(evaluation: Evaluation | None) -> str:
         for name, part in {**scores.sources, "all": scores.overall}.items()
     ]
     counts = ", ".join(f"{outcome} {count:,}" for outcome, count in scores.overall.outcomes.items())
-    judge = (protocol["judge"] or {}).get("model", "none, exact match alone")
+    judge = (protocol["judge"] or {}).get("model", "none (exact match only)")
     return (
-        f"## Scores\n\n{markdown_table(rows)}\nPrompts up to {protocol['max_prompt_tokens']:,} tokens (longer documents"
-        f" lose their middle), {protocol['max_completion_tokens']:,} new tokens, temperature"
+        f"## Scores\n\n{markdown_table(rows)}\nPrompts up to {protocol['max_prompt_tokens']:,} tokens (the middle of"
+        f" longer documents is cut), {protocol['max_completion_tokens']:,} new tokens, temperature"
         f" {protocol['temperature']:g}, top-p {protocol['top_p']:g}, {plan.samples} per question, seed {plan.seed},"
         f" engine {protocol['engine']}, judge {judge}; intervals by bootstrap clustered on documents. Answers:"
         f" {counts}. Rows: SHA-256 `{plan.dataset_digest}`.\n"
@@ -144,17 +146,19 @@ def _settings(steps: Sequence[Step]) -> str:
     if not steps:
         return ""
     blocks = (
-        f"<details><summary>{step.name}</summary>\n\n```json\n{json.dumps(step.settings, indent=1)}\n```\n\n</details>\n"
+        f"<details><summary>{step.name}</summary>\n\n"
+        f"```json\n{json.dumps(step.settings, indent=1)}\n```\n\n</details>\n"
         for step in steps
     )
     return "## Settings\n\n" + "\n".join(blocks)
 
 
 def _files(files: Mapping[str, str]) -> str:
-    return "## Files\n\n" + markdown_table([{"file": name, "SHA-256": f"`{digest}`"} for name, digest in files.items()])
+    rows = [{"file": name, "SHA-256": f"`{digest}`"} for name, digest in files.items()]
+    return f"## Files\n\n{markdown_table(rows)}"
 
 
 def _licence(base: str | None) -> str:
     if base in _LICENCES:
-        return f"## Licence\n\n{_LICENCES[base]}, as its base model {base}.\n"
-    return f"## Licence\n\nThat of its base model{f', {base}' if base else ''}: see there.\n"
+        return f"## Licence\n\n{_LICENCES[base]}, like its base model {base}.\n"
+    return f"## Licence\n\nThat of its base model{f', {base}' if base else ''}.\n"

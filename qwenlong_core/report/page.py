@@ -1,5 +1,8 @@
 # ruff: noqa: E501 - a page of HTML, which reads as it is written
-"""The report's one page: style sheet and Jinja template. No script, no network, light and dark."""
+"""The report's style sheet and Jinja template: one page, no scripts, no network, light and dark.
+
+Both are Python strings because a stage's code digest covers Python modules only: an edit to the page makes a new report.
+"""
 
 STYLE = """
 :root { color-scheme: light dark;
@@ -98,11 +101,11 @@ TEMPLATE = """<!doctype html>
 {{ table(scores) }}
 <div class="grid" style="margin-top:16px">{% for p in forests %}{{ panel(p) }}{% endfor %}</div>
 <h3 style="margin-top:20px">By source</h3>
-<p class="soft">Accuracy as above, beside the benchmarks' own metrics: numeric accuracy, exact match, token F1, ROUGE-L.</p>
+<p class="soft">Accuracy as above, with the benchmarks' own metrics beside it: numeric accuracy, exact match, token F1, ROUGE-L.</p>
 {{ table(sources) }}
-<h3 style="margin-top:20px">What the answers came to</h3>
-<p class="soft">Counted apart, over a denominator that never shrinks. An unscored answer is one without the judge's verdict,
-an error one that the engine never gave; both count 0 in the table above, and the last column leaves them out.</p>
+<h3 style="margin-top:20px">Outcomes</h3>
+<p class="soft">Every answer is counted once; the total is fixed. An answer is unscored if the judge gave no verdict, and an error if
+the engine gave no answer. Both count 0 in the table above; the last column leaves them out.</p>
 {{ table(outcomes) }}
 </section>
 {% endif %}
@@ -121,8 +124,8 @@ an error one that the engine never gave; both count 0 in the table above, and th
 
 {% if slices %}
 <section>
-<h2>Where in the document, and how long</h2>
-<p>Accuracy by length of the prompt and by the place of its evidence, with intervals; only the stages named in the legend.</p>
+<h2>By length and place of the evidence</h2>
+<p>Accuracy by length of the prompt and by place of the evidence in the document, with intervals, for the stages in the legend.</p>
 <div class="grid">{% for p in slices %}{{ panel(p) }}{% endfor %}</div>
 </section>
 {% endif %}
@@ -130,17 +133,17 @@ an error one that the engine never gave; both count 0 in the table above, and th
 {% if curves %}
 <section>
 <h2>Training</h2>
-<p>Steps run on from phase to phase; a dashed line marks where one begins.</p>
+<p>Steps are numbered through all phases; a dashed line marks the start of each.</p>
 <div class="grid">{% for p in curves %}{{ panel(p) }}{% endfor %}</div>
 </section>
 {% endif %}
 
 {% if items %}
 <section>
-<h2>Answers to read</h2>
-<p>{{ items | length }} of {{ num_items }} items, taken in turn from every domain and outcome (so their shares say nothing about
-the score). In the document the <span class="evidence">evidence</span> is underlined where its source names it, and
-<mark>texts equal to a gold answer</mark> are marked. Documents are cut to {{ '{:,}'.format(max_document) }} characters here,
+<h2>Sample answers</h2>
+<p>{{ items | length }} of {{ num_items }} items, taken in turn from every domain and outcome, so their proportions do not
+reflect the score. In the documents <span class="evidence">evidence</span> is underlined where the source names it, and
+<mark>texts equal to a gold answer</mark> are highlighted. Documents are cut to {{ '{:,}'.format(max_document) }} characters here,
 completions to their last {{ '{:,}'.format(max_completion) }}.</p>
 {% for item in items %}
 <details>
@@ -158,7 +161,7 @@ completions to their last {{ '{:,}'.format(max_completion) }}.</p>
 <div class="text">{{ answer.thinking }}</div></details>{% endif %}
 <p class="text">{{ answer.visible or ('(nothing after the thinking)' if answer.thinking else '(no text)') }}</p>
 <p class="soft">{% if answer.sample.score.extracted is not none %}Extracted “{{ answer.sample.score.extracted }}”: {% endif %}
-{{- answer.sample.score.reason }}. {{ answer.sample.num_tokens }} tokens, {{ 'cut at the limit' if answer.sample.finish_reason == 'length' else 'ended by itself' }};
+{{- answer.sample.score.reason }}. {{ answer.sample.num_tokens }} tokens, {{ 'cut at the limit' if answer.sample.finish_reason == 'length' else 'complete' }};
 prompt of {{ '{:,}'.format(answer.sample.prompt_tokens) }} tokens{% if answer.sample.lost_tokens %}, {{ '{:,}'.format(answer.sample.lost_tokens) }} cut from the middle{% endif %}
 {%- if answer.cut_characters %}; {{ '{:,}'.format(answer.cut_characters) }} characters not shown{% endif %}.</p>
 </details>
@@ -169,17 +172,17 @@ prompt of {{ '{:,}'.format(answer.sample.prompt_tokens) }} tokens{% if answer.sa
 {% endif %}
 
 <section>
-<h2>What this was made from</h2>
+<h2>Data, artifacts and settings</h2>
 {% if data %}{{ table(data) }}{% endif %}
 <h3 style="margin-top:20px">Artifacts</h3>
 {{ table(artifacts) }}
 {% for setting in settings %}
 <details><summary>Settings of {{ setting.name }}</summary><pre>{{ setting.text }}</pre></details>
 {% endfor %}
-<details><summary>Published scores of the paper (theirs, not measured here), beside this run's where it has the benchmark</summary>
-<p class="soft">QwenLong-L1, arXiv 2505.17667, table 4: the authors' numbers, one sample per item, 200 items a benchmark
-(FRAMES 824), so about ±6 points each. Comparable only with a run on the same questions under the same protocol, never
-with a scaled-down one.</p>
+<details><summary>Scores published in the paper (not measured here), with this run's where it has the benchmark</summary>
+<p class="soft">QwenLong-L1, arXiv 2505.17667, table 4: the authors' numbers, one sample per item, 200 items per benchmark
+(FRAMES: 824), so about ±6 points each. Comparable only with a run on the same questions under the same protocol, never
+with a scaled-down run.</p>
 {{ table(published) }}</details>
 </section>
 

@@ -1,4 +1,4 @@
-"""A few dozen answers for people to read: question, document with the evidence marked, completions."""
+"""A few dozen answers to read: question, document with the evidence marked, and completions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Item:
 
 
 def split_thinking(completion: str) -> tuple[str, str]:
-    """The thinking and what follows it; an unfinished thought has nothing after it."""
+    """The thinking and the text after it, which is empty where the thinking never ended."""
     match = _THOUGHT.match(completion)
     if match:
         return match[1].strip(), completion[match.end() :].strip()
@@ -58,7 +58,7 @@ def split_thinking(completion: str) -> tuple[str, str]:
 
 def _answer(stage: str, sample: Sample) -> Answer:
     thinking, visible = split_thinking(sample.completion)
-    # The end of an answer is where it commits, so that is what stays.
+    # A long answer loses its beginning: the end is where it commits.
     shown = visible[-MAX_COMPLETION_CHARS:]
     thought = thinking[-MAX_COMPLETION_CHARS:]
     return Answer(
@@ -72,7 +72,7 @@ def _answer(stage: str, sample: Sample) -> Answer:
 
 
 def _window(length: int, spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The part of a long document to show: around the first span, else its beginning."""
+    """Which characters of a long document to show: those around the first span, else the beginning."""
     if length <= MAX_DOCUMENT_CHARS:
         return 0, length
     start = max(0, min((spans[0][0] if spans else 0) - MAX_DOCUMENT_CHARS // 3, length - MAX_DOCUMENT_CHARS))
@@ -93,15 +93,14 @@ def _within(spans: Sequence[tuple[int, int]], low: int, high: int) -> list[tuple
 
 
 def mark_document(example: Example) -> tuple[Markup, tuple[int, int]]:
-    """The document, shortened, with evidence passages underlined and gold answers marked; and which
-    characters of it are shown."""
+    """The document as HTML, shortened, with evidence underlined and gold answers marked; and the characters shown."""
     gold = occurrences(example.context, marked_texts(example))
     passages = sorted(evidence_spans(example))
     low, high = _window(len(example.context), passages or gold)
     text, parts, position = example.context[low:high], [], 0
     gold = _within(gold, low, high)
     for start, end in _within(passages, low, high):
-        start = max(start, position)
+        start = max(start, position)  # passages may overlap, their marks must not
         parts.append(_marked(text[position:start], _within(gold, position, start)))
         parts.append(f'<span class="evidence">{_marked(text[start:end], _within(gold, start, end))}</span>')
         position = max(position, end)
@@ -115,7 +114,7 @@ def _outcome(first: Sample, last: Sample) -> str:
 
 
 def _choose(outcomes: Mapping[str, str], examples: Mapping[str, Example]) -> list[str]:
-    """Ids to show: in turn from every domain and outcome, so that none crowds out the others."""
+    """Ids to show, taken in turn from every domain and outcome, so that none crowds out the others."""
     piles: dict[tuple[int, str], list[str]] = {}
     for item in sorted(outcomes):
         place = DOMAINS.index(examples[item].domain)
@@ -130,10 +129,11 @@ def _choose(outcomes: Mapping[str, str], examples: Mapping[str, Example]) -> lis
 
 
 def choose_samples(evaluations: Mapping[str, Evaluation], baseline: str, examples: Sequence[Example]) -> list[Item]:
-    """Items to read, each with the first sample of every stage; stages in the given order."""
+    """Items to read, each with the first sample of every stage, the last stage first."""
     rows = {example.id: example for example in examples}
     firsts = {name: {s.example_id: s for s in e.samples if s.sample == 0} for name, e in evaluations.items()}
     last = list(evaluations)[-1]
+    # Rows that were not asked of every stage (another limit, an older run) cannot be compared.
     shared = [item for item in evaluations[last].plan.items if item in rows and all(item in f for f in firsts.values())]
     outcomes = {item: _outcome(firsts[baseline][item], firsts[last][item]) for item in shared}
     items = []

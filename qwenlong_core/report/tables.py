@@ -1,4 +1,4 @@
-"""The table of scores by stage and domain: one implementation for console, Prefect and page."""
+"""The table of scores by stage and domain, for the console, Prefect and the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwenlong_core.records import DOMAINS
 
 
 class Interval(float):
-    """A mean that reads ``0.25 [0.10, 0.42]`` and is a plain number in JSON, in metrics and in sums."""
+    """A mean that prints as ``0.25 [0.10, 0.42]`` and is a plain number in JSON, metrics and sums."""
 
     def __new__(cls, estimate: statistics.Estimate, signed: bool = False) -> Interval:
         """``signed`` prints ``+0.05``, for differences."""
@@ -25,6 +25,7 @@ class Interval(float):
     estimate: statistics.Estimate
     signed: bool
 
+    # Pickle and copy rebuild a float subclass through ``__new__``, which takes these two.
     def __getnewargs__(self) -> tuple[statistics.Estimate, bool]:  # type: ignore[override]
         return self.estimate, self.signed
 
@@ -37,12 +38,12 @@ class Interval(float):
 
 
 def baseline_of(names: Sequence[str]) -> str:
-    """What the others are compared with: ``base``, else ``champion``, else the first."""
+    """The evaluation that the others are compared with: ``base``, else ``champion``, else the first."""
     return next((name for name in ("base", "champion") if name in names), names[0])
 
 
 def gain_over(evaluation: Evaluation, baseline: Evaluation, bootstrap: Bootstrap) -> statistics.Estimate:
-    """Paired difference over all items; an unscored answer counts against the evaluation, on either side.
+    """Paired difference over all items. An unscored answer of either side counts against ``evaluation``.
 
     Raises:
         ValueError: the two answered different items.
@@ -54,7 +55,7 @@ def gain_over(evaluation: Evaluation, baseline: Evaluation, bootstrap: Bootstrap
 def score_rows(evaluations: Mapping[str, Evaluation], bootstrap: Bootstrap | None = None) -> list[dict[str, Any]]:
     """One row per stage: accuracy overall and by domain, items, and the paired gain over the baseline.
 
-    ``bootstrap`` draws the interval of the gain; without it each evaluation's own settings do.
+    ``bootstrap`` says how the intervals of the gains are drawn; by default each evaluation's own settings do.
     """
     baseline = baseline_of(list(evaluations))
     domains = [d for d in DOMAINS if any(d in e.scores.domains for e in evaluations.values())]
@@ -76,9 +77,9 @@ def score_rows(evaluations: Mapping[str, Evaluation], bootstrap: Bootstrap | Non
 def scores_table(evaluations: Mapping[str, Path]) -> list[dict[str, Any]]:
     """:func:`score_rows` of finished evaluation folders, by stage name.
 
-    Cells are numbers that print with their interval, so one table serves JSON, metrics and people.
+    Cells are numbers that print with their interval, so one table serves JSON, metrics and readers.
 
     Raises:
-        ValueError: a folder is not a finished evaluation, or they answered different items.
+        ValueError: a folder is not a finished evaluation, or the evaluations answered different items.
     """
     return score_rows({name: read_evaluation(folder) for name, folder in evaluations.items()})

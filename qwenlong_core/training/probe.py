@@ -1,13 +1,13 @@
-"""How hard the training rows are for a model, before anything is paid for.
+"""How hard the training rows are for a model, measured before training.
 
-Samples a few completions of rows of every phase and scores them as training will: pass rate by domain
-and length, the share of rows that give no signal, and what a GRPO step will cost here. Leaves
-``difficulty.json`` in the form that the curriculum reads. Stage command::
+Samples a few completions for rows of every phase and scores them as training will. The result: pass rates by domain and
+length, the share of rows without a training signal, and the cost of a GRPO step on this machine. Also writes
+``difficulty.json``, which the curriculum reads. Stage command::
 
     python -m qwenlong_core.training.probe --job job.json --input model=DIR --input data=DIR --work DIR
 
-A row's line in ``probe.jsonl`` is written when it is done, and a row's draws depend on the seed and its
-prompt alone, so a probe that was killed goes on where it stopped and ends the same.
+Each row's line in ``probe.jsonl`` is written as soon as the row is done, and its draws depend on the seed and the
+prompt alone. So a probe that was killed resumes where it stopped, with the same result.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ PLAN, LOG, SUMMARY = "plan.json", "probe.jsonl", "probe.json"
 
 
 def choose_rows(examples: Sequence[Example], limit: int | None, seed: int) -> list[Example]:
-    """At most ``limit`` rows, the same ones whatever order the file has."""
+    """At most ``limit`` rows, chosen by their ids, so the order of the file does not matter."""
     rank = {e.id: hashlib.sha256(f"{seed}/{e.id}".encode()).digest() for e in examples}
     return sorted(examples, key=lambda e: rank[e.id])[:limit]
 
@@ -82,7 +82,7 @@ def _scorer(job: ProbeJob) -> Scorer:
 
 
 def _line(group: Group, phase: int, prompt_tokens: int, seconds: float) -> dict[str, Any] | None:
-    """What is kept of a row; ``None`` while a completion is unscored, so that it is asked again."""
+    """What is logged of a row; ``None`` if a completion is unscored, so that the next run asks again."""
     accuracies = [score.accuracy for score in group.scores]
     if None in accuracies:
         return None
@@ -99,17 +99,17 @@ def _line(group: Group, phase: int, prompt_tokens: int, seconds: float) -> dict[
 
 
 class _Prober:
-    """Answers the rows of one phase, a few at a time."""
+    """Samples and scores the rows of a phase, a few at a time."""
 
     def __init__(self, job: ProbeJob, model: Path, log: JsonLines) -> None:
-        PartialState(cpu=not torch.cuda.is_available())  # the rollouts gather over processes; here is one
+        PartialState(cpu=not torch.cuda.is_available())  # the rollouts gather over processes, of which there is one
         self.job, self.log = job, log
         self.tokenizer = load_tokenizer(model)
         self.context: int = AutoConfig.from_pretrained(model).max_position_embeddings
         self.scorer, self.engine = _scorer(job), _engine(job, model, self.tokenizer)
 
     def probe(self, index: int, phase: Phase, rows: Sequence[Example]) -> int:
-        """Answer rows of phase ``index`` and write their lines; returns how many stay unscored."""
+        """Sample rows of phase ``index`` and write their lines; returns the number of rows left unscored."""
         job = self.job
         prompts = Prompts(self.tokenizer, rows, phase, self.context)
         sampling = Sampling(job.temperature, job.top_p, phase.max_completion_tokens, job.seed, job.stop)
@@ -134,11 +134,12 @@ class _Prober:
 
 
 def _adopt_plan(job: ProbeJob, model: Path, chosen: Mapping[int, Sequence[Example]], output: Path) -> None:
-    """One log, one plan.
+    """Write the plan, or check that the log in the folder belongs to it.
 
     Raises:
-        ValueError: the folder holds a probe of something else.
+        ValueError: the folder holds another probe.
     """
+    # Neither threads nor the batch size changes a draw, so a probe may be resumed with others.
     settings = job.model_dump(mode="json", exclude={"launch", "rows_at_once"})
     rows = dataset_digest(example for examples in chosen.values() for example in examples)
     plan = {"settings": settings, "model": folder_digest(model), "rows": rows}
@@ -149,11 +150,11 @@ def _adopt_plan(job: ProbeJob, model: Path, chosen: Mapping[int, Sequence[Exampl
 
 
 def measure(job: ProbeJob, model: Path, data: Path, output: Path) -> dict[str, Any]:
-    """Probe the model on the rows of every phase; returns what ``probe.json`` holds.
+    """Probe the model on rows of every phase; returns the content of ``probe.json``.
 
     Raises:
         ValueError: the folder holds another probe, or rows that cannot be prompted.
-        RuntimeError: too many rows are unscored; their answers are asked for again by the same command.
+        RuntimeError: too many rows are unscored; the same command asks for them again.
     """
     output.mkdir(parents=True, exist_ok=True)
     chosen = {
@@ -184,7 +185,7 @@ def _check_unscored(job: ProbeJob, unscored: int, rows: int) -> None:
     if unscored > job.rewards.max_unscored_share * rows:
         raise RuntimeError(
             f"the judge gave no verdict on {unscored} of {rows} rows, over rewards.max_unscored_share="
-            f"{job.rewards.max_unscored_share}: mend it and run the same command again; what is scored is kept"
+            f"{job.rewards.max_unscored_share}: mend the judge and run the same command again; scored rows are kept"
         )
 
 

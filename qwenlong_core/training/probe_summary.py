@@ -1,4 +1,4 @@
-"""What a probe's lines say: pass rates, rows without signal, and what a GRPO step will cost."""
+"""Summary of a probe: pass rates, rows without a training signal, and the cost of a GRPO step."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Line = Mapping[str, Any]
 
 
 def informative_chance(right: int, samples: int, group_size: int) -> float:
-    """Chance that a group of ``group_size`` completions has right and wrong ones in it.
+    """Chance that a group of ``group_size`` completions holds right and wrong ones, and so gives a gradient.
 
-    With at least as many samples as a group takes this is unbiased: the share of all ways to draw the
-    group from the samples. With fewer the row's pass rate is taken for its true one.
+    With at least ``group_size`` samples this is unbiased: the share of all ways to draw the group from the samples.
+    With fewer, the measured pass rate stands in for the true one.
     """
     if samples >= group_size:
         same = comb(right, group_size) + comb(samples - right, group_size)
         return 1 - same / comb(samples, group_size)
-    rate = right / samples
+    rate = right / samples  # 1 - P(all right) - P(all wrong) of independent draws
     return float(1 - rate**group_size - (1 - rate) ** group_size)
 
 
@@ -46,10 +46,11 @@ def _statistics(lines: Sequence[Line], group_size: int) -> dict[str, Any]:
 
 
 def step_cost(found: Mapping[str, Any], job: ProbeJob) -> dict[str, Any]:
-    """What a step of a phase will draw: rounds go on until the batch is full or the rounds are used up.
+    """What a GRPO step of a phase will draw, and how long the sampling takes.
 
-    ``groups_drawn`` is what fills the batch on average, ``batch / informative share``, at most what the
-    rounds allow. Tokens count each prompt once a group. Seconds are of sampling alone, as measured here.
+    Dynamic sampling draws until the batch is full of informative groups or ``max_rounds`` are used up. So on average
+    ``groups_drawn`` is ``batch_size / informative share``, but at most ``batch_size * max_rounds``. Tokens count each
+    prompt once per group. Seconds cover sampling alone, as measured on this machine.
     """
     share = found["informative_share"]
     allowed = job.batch_size * job.max_rounds
@@ -63,7 +64,7 @@ def step_cost(found: Mapping[str, Any], job: ProbeJob) -> dict[str, Any]:
 
 
 def summary(lines: Sequence[Line], job: ProbeJob) -> dict[str, Any]:
-    """Statistics over all rows, by phase (with a step's cost) and by domain within each phase."""
+    """Statistics by phase, with the cost of a step, and by domain within each phase."""
 
     def by(key: Callable[[Line], Hashable]) -> dict[Any, list[Line]]:
         found: dict[Any, list[Line]] = {}
@@ -98,8 +99,8 @@ def _row(name: str, found: Mapping[str, Any]) -> str:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """The summary for people."""
-    lines = [f"{found['samples']} completions a row; informative: of groups of {found['group_size']}", _HEAD]
+    """The summary as a text table for the console."""
+    lines = [f"{found['samples']} completions per row; informative: share of groups of {found['group_size']}", _HEAD]
     for index, phase in found["phases"].items():
         lines.append(_row(f"phase {index}", phase))
         members = {k.partition("/")[2]: v for k, v in found["domains"].items() if k.startswith(f"{index}/")}

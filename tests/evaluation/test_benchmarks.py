@@ -7,7 +7,6 @@ import pytest
 from qwenlong_core.evaluation.benchmarks import PAPER, benchmark_specs, read_benchmarks
 from qwenlong_core.evaluation.limits import fit_limits
 from qwenlong_core.evaluation.published import BENCHMARKS
-from qwenlong_core.generation.load import context_of
 from qwenlong_core.settings.data import LengthBucket
 
 HOTPOT = [
@@ -67,7 +66,7 @@ def test_names_and_data_become_sources(names, data, specs):
 @pytest.mark.parametrize(
     ("names", "data", "said"),
     [
-        (("hotpot",), (), "'hotpot' is none of docmath, frames"),
+        (("hotpot",), (), "unknown benchmark 'hotpot': take one of docmath, frames"),
         (("frames",), ("musique=x",), "data is given for 'musique', which is not among the benchmarks asked for"),
         ((), ("musique",), "is not NAME=PATH_OR_HUB_ID"),
     ],
@@ -151,10 +150,3 @@ def test_limits_are_the_papers_where_the_context_holds_them(context, limits):
 )
 def test_a_given_limit_stays_and_the_other_gets_the_rest_of_the_context(given, limits):
     assert fit_limits(8_192, **given) == limits
-
-
-def test_the_context_is_read_from_the_config_also_of_a_composed_model(tmp_path):
-    assert context_of(tmp_path) is None
-    for config in ({"max_position_embeddings": 4096}, {"text_config": {"max_position_embeddings": 4096}}):
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        assert context_of(tmp_path) == 4096

@@ -1,10 +1,13 @@
 """The benchmarks' official metrics on cases worked out by hand from their published definitions.
 
-SQuAD v1.1 (evaluate-v1.1.py): lower, drop ASCII punctuation, drop a/an/the, split; EM is equality, F1 is of
-token multisets. HotpotQA (hotpot_evaluate_v1.py) and 2WikiMultihopQA (2wikimultihop_evaluate_v1.1.py): the same, but 0
-where the sides differ and one is yes, no or noanswer. MuSiQue (metrics/answer.py): SQuAD's, but 1 where nothing is
-left of either side; the best over aliases. Qasper: SQuAD's, the best over annotators. NarrativeQA: ROUGE-L F with beta 1, lower-cased
-words, the best over two references. DocMath-Eval: the number within 0.15%.
+- SQuAD v1.1 (evaluate-v1.1.py): lower case, no ASCII punctuation, no a/an/the, split; EM is equality, F1 is over
+  token multisets.
+- HotpotQA (hotpot_evaluate_v1.py), 2WikiMultihopQA (2wikimultihop_evaluate_v1.1.py): the same, but 0 where the two
+  differ and one is yes, no or noanswer.
+- MuSiQue (metrics/answer.py): SQuAD's, but 1 where nothing is left of either; the best over the aliases.
+- Qasper: SQuAD's; the best over the annotators.
+- NarrativeQA: ROUGE-L F with beta 1 on lower-case words; the best over two references.
+- DocMath-Eval: the number within 0.15%.
 """
 
 import pytest

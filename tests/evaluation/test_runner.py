@@ -16,9 +16,9 @@ import pytest
 from qwenlong_core.data.rows import dataset_digest, read_examples, write_examples
 from qwenlong_core.evaluation.answers import batches
 from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORES, Plan, choose_items
-from qwenlong_core.evaluation.rescoring import check_unscored, rescore
+from qwenlong_core.evaluation.rescoring import rescore
 from qwenlong_core.evaluation.results import read_evaluation
-from qwenlong_core.evaluation.runner import run
+from qwenlong_core.evaluation.runner import check_unscored, run
 from qwenlong_core.evaluation.samples import append_samples, read_samples
 from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example, Score
@@ -215,8 +215,8 @@ def test_answers_left_without_a_verdict_are_judged_again_not_sampled_again(work,
 def test_a_judge_that_died_fails_the_stage_instead_of_lowering_the_score(work):
     samples = leave_without_verdict(work / OUTPUT, every=5)
     with pytest.raises(RuntimeError, match=r"4 of 20 answers are unscored.*connection refused.*answers are kept"):
-        check_unscored(make_job(max_unscored_share=0.19), samples)
-    check_unscored(make_job(max_unscored_share=0.2), samples)
+        check_unscored(samples, 0.19)
+    check_unscored(samples, 0.2)
 
 
 def test_what_prepare_cut_counts_as_lost(tmp_path, policy, rows):

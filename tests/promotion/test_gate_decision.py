@@ -278,7 +278,7 @@ def test_stage_refuses_where_artifacts_are_at_fault_or_were_not_checked(tmp_path
     )
     assert verdict["reason"] == "refused: the model of the champion cannot be trusted: gone"
     verdict = decide_stage(tmp_path, case(), JOB.model_copy(update={"verified": {}}))
-    assert verdict["reason"] == "refused: artifacts verified: nobody checked an artifact against its manifest"
+    assert verdict["reason"] == "refused: artifacts verified: no artifact was checked against its manifest"
 
 
 @pytest.mark.parametrize(

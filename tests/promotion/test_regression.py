@@ -62,5 +62,5 @@ def test_unscored_answers_are_no_fall(make_evaluation):
 
 def test_other_rows_are_refused(make_evaluation):
     tonight = make_evaluation([1, 0])
-    with pytest.raises(ValueError, match="same rows alone"):
+    with pytest.raises(ValueError, match="same rows only"):
         changes(tonight, [])

@@ -100,6 +100,14 @@ def test_rows_are_numbers_that_read_with_their_interval(make_evaluation):
     assert [str(cell) for cell in again[1].values()] == [str(cell) for cell in rows[1].values()]
 
 
+def test_a_cell_stays_one_cell_and_numbers_stand_right():
+    rows = [{"name": "a|b", "count": 1}, {"name": "two\nlines", "count": 20}]
+    assert markdown_table(rows, numbers=True) == (
+        "| name | count |\n| --- | ---: |\n| a\\|b | 1 |\n| two lines | 20 |\n"
+    )
+    assert markdown_table([]) == ""
+
+
 def test_markdown_table_of_folders(inputs):
     text = markdown_table(scores_table({"base": inputs["evaluate-base"], "sft": inputs["evaluate-sft"]}))
     lines = text.splitlines()
@@ -189,7 +197,7 @@ def test_a_run_on_the_paper_s_benchmarks_stands_below_the_paper_s_scores(
         ("Qasper", ""),
         ("average", ""),
     ]
-    assert "QwenLong-L1-32B (DAPO) (theirs)" in text
+    assert "QwenLong-L1-32B (DAPO) (paper)" in text
     assert "(this run)" not in build_page(JOB, inputs), "generated questions are none of the paper's"
 
 
@@ -207,7 +215,7 @@ def test_one_evaluation_is_compared_with_nothing(tmp_path, make_evaluation, writ
     text = build_page(JOB, {"evaluate-a-model-with-a-long-name": folder})
     assert (
         "gain over" not in text
-        and "gain is" not in text
+        and "Gains are" not in text
         and "Scores by stage" not in text
         and "Evaluated: a-model-with-a-long-name." in text
     )

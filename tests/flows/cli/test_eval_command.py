@@ -179,7 +179,7 @@ def test_another_setting_or_one_limit_leaves_the_rest_bounded_by_the_context(pla
             "--server replaces the engine, so --engine vllm would do nothing",
         ),
         (("--model", "no/such/folder"), "names no model"),
-        (("--model", "policy", "--benchmarks", "hotpot"), "'hotpot' is none of docmath"),
+        (("--model", "policy", "--benchmarks", "hotpot"), "unknown benchmark 'hotpot': take one of docmath"),
         (("--model", "policy", "--engine", "openai"), "evaluation.engine='openai' and evaluation.server go together"),
         (("--model", "policy", "--engine", "magic"), "evaluation.engine"),
         (("--rescore", "nowhere"), "is no folder and no artifact evaluation/DIGEST"),

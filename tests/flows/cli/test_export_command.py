@@ -98,7 +98,7 @@ def test_a_plain_folder_says_what_is_not_known(tmp_path, export, trained):
     done = export("--model", tmp_path / "plain", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "how it was made is not recorded" in card and "exported without an evaluation" in card and "4,096" in card
+    assert "its origin is not recorded" in card and "exported without an evaluation" in card and "4,096" in card
     assert "base_model" not in card and "license:" not in card
 
 

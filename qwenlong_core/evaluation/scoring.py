@@ -1,0 +1,135 @@
+"""Answers become scored samples, and logged samples are scored again.
+
+Answer --rules, then judge--> Sample          an engine's error stays an error, never a score
+Sample --rules, then judge--> Sample          the same completion under other rules or another judge
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from qwenlong_core.evaluation.answers import Answer
+from qwenlong_core.evaluation.evidence import evidence_depth
+from qwenlong_core.evaluation.official import official_metrics
+from qwenlong_core.evaluation.samples import Sample
+from qwenlong_core.records import Completion, Example, Score
+from qwenlong_core.rewards.hybrid import RuleStage, score_by_rule, score_completions_sync, with_verdict
+from qwenlong_core.rewards.judge import Judge, Verdict
+from qwenlong_core.settings.rewards import RewardSettings
+
+
+def score_answers(answers: Sequence[Answer], rules: RewardSettings, judge: Judge | None) -> list[Sample]:
+    """A sample of each answer, in order.
+
+    Args:
+        answers: From the engine, at least one.
+        rules: How numbers are compared.
+        judge: Asked where the rules leave the matter open; ``None`` scores by rule alone.
+    """
+    given = [(answer.prompt.example, _whole(answer)) for answer in answers if answer.completion is not None]
+    started = time.monotonic()
+    scores = score_completions_sync([e for e, _ in given], [c for _, c in given], rules, judge=judge)
+    each = (time.monotonic() - started) / len(answers)
+    scored = iter(zip((completion for _, completion in given), scores, strict=True))
+    samples = []
+    for answer in answers:
+        if answer.completion is None:
+            samples.append(_error_sample(answer, rules.number_tolerance))
+        else:
+            completion, score = next(scored)
+            samples.append(_to_sample(answer, completion, score, rules.number_tolerance, answer.seconds + each))
+    return samples
+
+
+def _whole(answer: Answer) -> Completion:
+    """The completion with the thinking's opening tag, also where the prompt held the tag."""
+    completion = answer.completion
+    assert completion is not None
+    if completion.text.lstrip().startswith("<think>"):
+        return completion
+    return replace(completion, text=answer.prompt.prefix + completion.text)
+
+
+def _error_sample(answer: Answer, number_tolerance: float) -> Sample:
+    nothing = Completion(text="", token_ids=(), finish_reason="stop")
+    score = Score(value=None, status="error", reason=answer.error)
+    sample = _to_sample(answer, nothing, score, number_tolerance, answer.seconds)
+    return replace(sample, finish_reason="error")
+
+
+def _to_sample(answer: Answer, completion: Completion, score: Score, number_tolerance: float, seconds: float) -> Sample:
+    prompt, example = answer.prompt, answer.prompt.example
+    return Sample(
+        example_id=example.id,
+        document_id=example.document_id or example.id,
+        domain=example.domain,
+        source=example.source,
+        sample=answer.number,
+        prompt_digest=hashlib.sha256(json.dumps(prompt.token_ids).encode()).hexdigest(),
+        prompt_tokens=len(prompt.token_ids),
+        lost_tokens=prompt.lost_tokens,
+        depth=evidence_depth(example),
+        completion=completion.text,
+        num_tokens=answer.num_tokens,
+        finish_reason=completion.finish_reason,
+        score=score,
+        metrics=official_metrics(example, score.extracted, number_tolerance),
+        seconds=round(seconds, 4),
+    )
+
+
+def score_again(
+    samples: Sequence[Sample], rows: Mapping[str, Example], rules: RewardSettings, judge: Judge | None
+) -> list[Sample]:
+    """The same completions under these rules and this judge; an engine's error holds none and stays as it is.
+
+    Args:
+        rows: The rows that were answered, by id.
+    """
+    answered = [sample for sample in samples if sample.finish_reason != "error"]
+    examples = [rows[sample.example_id] for sample in answered]
+    scores = score_completions_sync(examples, [_completion(s) for s in answered], rules, judge=judge)
+    again = {
+        sample.key: _with_score(sample, example, score, rules.number_tolerance)
+        for sample, example, score in zip(answered, examples, scores, strict=True)
+    }
+    return [again.get(sample.key, sample) for sample in samples]
+
+
+def score_with_old_verdicts(
+    samples: Sequence[Sample], rows: Mapping[str, Example], rules: RewardSettings
+) -> list[Sample]:
+    """The same completions under these rules, with the judge's verdicts that the samples hold already.
+
+    An answer that needs a verdict and has none is ``unscored``.
+    """
+    scored = []
+    for sample in samples:
+        example = rows[sample.example_id]
+        if sample.finish_reason != "error":
+            stage = score_by_rule(example, _completion(sample), rules)
+            sample = _with_score(sample, example, _with_old_verdict(stage, sample.score), rules.number_tolerance)
+        scored.append(sample)
+    return scored
+
+
+def _completion(sample: Sample) -> Completion:
+    cut = sample.finish_reason == "length"
+    return Completion(text=sample.completion, token_ids=(), finish_reason="length" if cut else "stop")
+
+
+def _with_score(sample: Sample, example: Example, score: Score, number_tolerance: float) -> Sample:
+    return replace(sample, score=score, metrics=official_metrics(example, score.extracted, number_tolerance))
+
+
+def _with_old_verdict(stage: RuleStage, old: Score) -> Score:
+    if stage.question is None:
+        return stage.score
+    # A verdict belongs to the text that the judge saw: it does not carry over to another extracted answer.
+    if old.judge is not None and old.extracted == stage.question.answer:
+        return with_verdict(stage.score, Verdict(equal=old.judge == 1.0))
+    return with_verdict(stage.score, Verdict(equal=None, error="the log holds none for this answer; give a judge"))
