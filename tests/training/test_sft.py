@@ -47,7 +47,7 @@ def test_long_rows_are_dropped_and_counted(policy: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO):
         rows = tokenized(tokenizer, [example(0), long, example(2)], 256)
     assert len(rows) == 2
-    assert "over 256 tokens and dropped: 1" in caplog.text
+    assert "dropped for over 256 tokens: 1" in caplog.text
     with pytest.raises(ValueError, match=r"no SFT row fits sft.max_tokens=256 \(1 rows given\)"):
         tokenized(tokenizer, [long], 256)
 
