@@ -189,10 +189,12 @@ def _apply(
     fresh: bool,
     runs: str,
 ) -> str:
+    """What :func:`apply_decision` does where the version is not champion already."""
     champion = by_alias(settings, CHAMPION)
     if not verdict["promote"]:
         kept = f"champion stays version {champion.version}" if champion else "there is no champion"
         return f"version {version.version} not promoted, {kept}: {verdict['reason']}"
+    # A decision from the cache was made before the rollback, and would undo it.
     if not fresh and (why := _rolled_back(settings, version)):
         return (
             f"version {version.version} not promoted: {why}; to decide again, run the flow `promote`, or refresh the"
@@ -204,6 +206,7 @@ def _apply(
     made = _move_champion(settings, store, move)
     if made is not None and made.token == move.token:
         return f"version {version.version} promoted to champion: {verdict['reason']}"
+    # Another process was first: its claim took the number.
     now_there = made.words if made else f"it is version {_version(by_alias(settings, CHAMPION))}"
     return f"version {version.version} not promoted: the champion has changed meanwhile ({now_there}); decide again"
 

@@ -95,7 +95,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 class Tracker:
-    """Calls MLflow on behalf of the pipeline. The methods do not raise if MLflow is down."""
+    """Calls MLflow on behalf of the pipeline. Methods do not raise if MLflow is down; the two properties do."""
 
     def __init__(self, settings: TrackingSettings) -> None:
         self.settings = settings
