@@ -172,7 +172,7 @@ def test_a_server_that_is_away_all_the_time_is_told_by_sync(prepared, server):
         *(p for s in sets for p in ("--set", s)),
     ]
     away = subprocess.run(command, cwd=home, capture_output=True, text=True)
-    assert away.returncode == 1 and "1 wait in" in away.stderr
+    assert away.returncode == 1 and "1 still waiting in" in away.stderr
     server.start()
     for expected in ('{"delivered": 1, "left": 0}', '{"delivered": 0, "left": 0}'):
         done = subprocess.run(command, cwd=home, capture_output=True, text=True)
