@@ -77,6 +77,9 @@ class Quantity:
     """The currencies that the sign may mean; ``$`` may mean several."""
     unit: str | None = None
     """First other word after the number, singular: ``month``, ``share``."""
+    bracketed: bool = False
+    """Whether it stands in parentheses without a sign of its own: ``(5)``. Around a whole answer they are the prompt's
+    form, in a gold a balance sheet's minus (:func:`in_balance_sheet`)."""
     year_like: bool = False
     """Whether it is a bare integer from 1000 to 2999, which is compared exactly: a tolerance would mix up years."""
 
@@ -127,6 +130,13 @@ def read_quantity(text: str) -> Reading:
     if (word := DIRECTION.search(around)) and not quantity.face.is_signed():
         return Reading(quantity=None, reason=f"{word[0]!r} gives the sign in words", decided=False)
     return Reading(quantity=_with_unit(quantity, _QUANTITY.sub(" ", text[first.end() :])))
+
+
+def in_balance_sheet(quantity: Quantity) -> Quantity:
+    """The quantity as a balance sheet means it, where ``(5)`` is -5."""
+    if not quantity.bracketed:
+        return quantity
+    return replace(quantity, face=MATH.minus(quantity.face), value=MATH.minus(quantity.value))
 
 
 def same_quantity(
@@ -229,8 +239,10 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
         return None
     number = MATH.scaleb(number, int(match["exponent"] or 0))
     sign = (match["sign1"] or match["sign2"] or "+").strip().lower()
-    # Parentheses alone make a number negative, as in a balance sheet; beside a sign they only group.
-    negative = sign in ("-", "negative", "minus", "负") or (bool(match["open"]) and closed and not match["sign1"])
+    # Beside a sign parentheses only group. With a currency or percent sign outside they are a minus: $(5), (5)%.
+    bracketed = bool(match["open"]) and closed and not (match["sign1"] or match["sign2"])
+    table_minus = bracketed and bool(match["currency1"] or match[0].rstrip().endswith("%"))
+    negative = sign in ("-", "negative", "minus", "负") or table_minus
     face = MATH.minus(number) if negative else number
     scale = next((name for name in SCALE_WORDS if match[name]), None)
     return Quantity(
@@ -238,6 +250,7 @@ def _quantity(match: re.Match[str]) -> Quantity | None:
         value=MATH.multiply(face, FACTORS[scale]) if scale else face,
         scale=scale,
         currency=currency_of(match["currency1"] or match["currency2"] or match["currency3"]),
+        bracketed=bracketed and not table_minus,
         year_like=_BARE_YEAR.fullmatch(match[0].strip()) is not None,
     )
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from qwenlong_core.records import Example
 from qwenlong_core.rewards.number_words import known_scale, scales_asked
-from qwenlong_core.rewards.numbers import Quantity, read_quantity, same_quantity
+from qwenlong_core.rewards.numbers import Quantity, in_balance_sheet, read_quantity, same_quantity
 from qwenlong_core.rewards.options import before_reason, read_choice, read_yes_no
 from qwenlong_core.rewards.text import normalize_span, strip_wrappers
 
@@ -59,20 +59,24 @@ def _number(answer: str, example: Example, tolerance: float) -> RuleResult:
     reading = read_quantity(answer)
     if reading.quantity is None:
         return RuleResult(value=0.0, reason=f"{_shown(answer)}: {reading.reason}", decided=reading.decided)
-    asked = scales_asked(example.question)
+    said, asked = reading.quantity, scales_asked(example.question)
+    # The prompt's form may have parentheses, so around the whole answer they are no minus: (5) is 5. Around a part,
+    # as in (5) million, they may be one.
+    in_doubt = said.bracketed and not (answer.startswith("(") and answer.endswith(")"))
     for text, gold in golds:
-        if same_quantity(reading.quantity, gold, tolerance, scale, asked):
+        # Where the gold is in parentheses too, they mean in both what they mean in the gold.
+        meant = in_balance_sheet(said) if gold.bracketed else said
+        if (gold.bracketed or not in_doubt) and same_quantity(meant, gold, tolerance, scale, asked):
             return _equal(answer, text)
     # "13 years" against "13 months": only a judge can tell whether two units name the same amount.
-    unit = reading.quantity.unit
-    other_unit = bool(unit) and any(gold.unit and gold.unit != unit for _, gold in golds)
-    return _differs(answer, example, decided=not other_unit)
+    other_unit = bool(said.unit) and any(gold.unit and gold.unit != said.unit for _, gold in golds)
+    return _differs(answer, example, decided=not (other_unit or said.bracketed))
 
 
 @lru_cache(maxsize=4096)
 def _gold_quantities(example_id: str, answers: tuple[str, ...]) -> tuple[tuple[str, Quantity], ...]:
     readings = [(text, read_quantity(text)) for text in answers]
-    golds = tuple((text, reading.quantity) for text, reading in readings if reading.quantity is not None)
+    golds = tuple((text, in_balance_sheet(r.quantity)) for text, r in readings if r.quantity is not None)
     if not golds:
         raise ValueError(
             f"example {example_id!r}: gold {answers[0][:SHOWN_CHARS]!r} is not a number ({readings[0][1].reason}); "
