@@ -19,6 +19,8 @@ from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.store.artifacts import folder_digest
 
+_JUDGE = {"model", "temperature", "seed", "reasoning_model", "reasoning_effort"}
+"""The settings of a judge on which its verdicts depend."""
 PLAN, SAMPLES, SCORES = "plan.json", "samples.jsonl", "scores.json"
 
 
@@ -66,7 +68,7 @@ def choose_items(examples: Sequence[Example], limit: int | None) -> list[Example
 def scoring_protocol(judge: JudgeSettings | None, number_tolerance: float) -> dict[str, Any]:
     """The part of the protocol that decides how a completion is scored; the rest decides how it is sampled."""
     return {
-        "judge": judge.model_dump(include={"model", "temperature", "seed"}) if judge else None,
+        "judge": judge.model_dump(include=_JUDGE) if judge else None,
         "number_tolerance": number_tolerance,
     }
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from qwenlong_core.records import Completion, Example, Score, Status
+from qwenlong_core.rewards.candidate import refusal_reason
 from qwenlong_core.rewards.extract import extract_answer
 from qwenlong_core.rewards.judge import Judge, JudgeQuestion, Verdict
-from qwenlong_core.rewards.judge_prompt import refusal_reason
 from qwenlong_core.rewards.length import LengthLimits, length_penalty
 from qwenlong_core.rewards.rules import rule_score
 from qwenlong_core.settings.rewards import RewardSettings

@@ -15,7 +15,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from qwenlong_core.endpoint import api_key, fault_of, pause_before
-from qwenlong_core.rewards.judge_prompt import PROMPT_VERSION, REMINDER, judge_messages, read_verdict
+from qwenlong_core.rewards.judge_prompt import PROMPT_VERSION, REMINDER, judge_messages, read_verdict, without_thoughts
 from qwenlong_core.rewards.verdicts import VerdictCache, cache_key
 from qwenlong_core.settings.rewards import JudgeSettings
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_REPLY_TOKENS = 256
-"""Room for two sentences and the verdict."""
 _CONNECTIONS_PER_CLIENT = 16
 """A request walks over all connections in its client's pool. With 64 concurrent requests, pools of 16 took 13% less
 processor time in the client than one pool of 64."""
@@ -126,6 +124,7 @@ class Judge:
             settings.model,
             settings.temperature,
             settings.seed,
+            settings.reasoning_effort,
             PROMPT_VERSION,
             question.question,
             *question.golds,
@@ -169,6 +168,8 @@ class Judge:
         for attempt in range(self.settings.max_retries + 1):
             try:
                 return await self._request(client, messages)
+            except JudgeError:
+                raise  # asking the same again would end the same way
             except Exception as error:
                 fault = fault_of(error, self.settings.timeout_seconds)
                 if not fault.passing or attempt == self.settings.max_retries:
@@ -180,24 +181,17 @@ class Judge:
 
     async def _request(self, client: AsyncOpenAI, messages: list[dict[str, str]]) -> str:
         self.counts.requests += 1
-        body = {
-            "model": self.settings.model,
-            "messages": messages,
-            "temperature": self.settings.temperature,
-            "max_tokens": MAX_REPLY_TOKENS,
-        }
-        if self.settings.seed is not None:
-            body["seed"] = self.settings.seed
+        body = _body(self.settings, messages)
         # The client's own timeout restarts with every byte, so a server that trickles would never time out. Plain JSON
         # instead of the library's typed objects halves the client's work per request, which limits the throughput.
         async with asyncio.timeout(self.settings.timeout_seconds):
             reply = await client.post("/chat/completions", body=body, cast_to=object)
-        content = _content(reply)
         self._count_tokens(reply)
+        content = _content(reply, self.settings)
         return content.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored or sent on
 
     def _count_tokens(self, reply: Any) -> None:
-        usage = reply.get("usage")
+        usage = reply.get("usage") if isinstance(reply, dict) else None
         if not isinstance(usage, dict):
             return
         counted = (usage.get(key) for key in ("prompt_tokens", "completion_tokens"))
@@ -237,16 +231,37 @@ class Judge:
         return self._sessions[loop]
 
 
-def _content(reply: Any) -> str:
-    """The text of a chat completion.
+def _body(settings: JudgeSettings, messages: list[dict[str, str]]) -> dict[str, Any]:
+    """The request, with the parameter names that the settings' kind of model takes."""
+    body: dict[str, Any] = {"model": settings.model, "messages": messages}
+    if settings.reasoning_model:
+        body["max_completion_tokens"] = settings.max_tokens
+    else:
+        body |= {"max_tokens": settings.max_tokens, "temperature": settings.temperature}
+    optional = {"seed": settings.seed, "reasoning_effort": settings.reasoning_effort}
+    return body | {name: value for name, value in optional.items() if value is not None}
+
+
+def _content(reply: Any, settings: JudgeSettings) -> str:
+    """The text of a chat completion, without thoughts.
 
     Raises:
+        JudgeError: the judge's thoughts took all the tokens that it may use.
         ValueError: the reply is not a chat completion, or holds no text.
     """
     try:
-        content = reply["choices"][0]["message"]["content"]
+        choice = reply["choices"][0]
+        message = choice["message"]
+        content = message["content"]
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"not a chat completion: {str(reply)[:80]!r}") from error
-    if not isinstance(content, str) or not content.strip():
-        raise ValueError(f"the reply holds no text: {str(content)[:80]!r}")
-    return content
+    answer = without_thoughts(content) if isinstance(content, str) else ""
+    if answer.strip():
+        return answer
+    # Some endpoints show the thoughts, some hide them: an empty reply that was cut holds nothing else.
+    if choice.get("finish_reason") == "length":
+        raise JudgeError(
+            f"{settings.base_url}: the thoughts of judge {settings.model!r} used up max_tokens={settings.max_tokens} "
+            "before a verdict: raise max_tokens of the judge, or lower its reasoning_effort"
+        )
+    raise ValueError(f"the reply holds no text: {str(content)[:80]!r}")

@@ -148,20 +148,12 @@ def _span(answer: str, example: Example, _tolerance: float) -> RuleResult:
     for gold in example.answers:
         if wanted and wanted == _normalized_gold(gold):
             return _equal(answer, gold)
-    # Hedging with alternatives is final: a lenient judge would accept "Paris or London".
-    if _ALTERNATIVES.search(answer):
-        return RuleResult(value=0.0, reason=f"{_shown(answer)} names alternatives and equals no gold")
     return _differs(answer, example, decided=False)
 
 
 @lru_cache(maxsize=4096)
 def _normalized_gold(gold: str) -> str:
     return normalize_span(strip_wrappers(gold))  # extraction removed the answer's wrappers too
-
-
-_ALTERNATIVES = re.compile(
-    r"\b(?:or|either|and/or|alternatively|maybe|perhaps|possibly)\b|\s[/|]\s|[或/|](?=\S{2})|;", re.IGNORECASE
-)
 
 
 def _yes_no(answer: str, example: Example, _tolerance: float) -> RuleResult:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from qwenlong_core.settings.base import Block, Incidental, PlainUrl, Share
@@ -16,6 +18,13 @@ class JudgeSettings(Block):
     """Name of the environment variable that holds the key; the key itself is never a setting."""
     temperature: float = Field(0.0, ge=0)
     seed: int | None = None
+    max_tokens: int = Field(256, ge=16)
+    """Tokens of one reply, a judge's thoughts included: two sentences and the verdict need 256, thoughts thousands."""
+    reasoning_model: bool = False
+    """The names that OpenAI's reasoning models ask for: the limit is sent as ``max_completion_tokens``, and no
+    temperature, which they refuse."""
+    reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
+    """Sent as it is: ``low``, ``medium`` ..., whatever the endpoint knows; ``None`` sends none."""
     concurrency: Incidental[int] = Field(64, ge=1)
     """Requests under way at once."""
     timeout_seconds: Incidental[float] = Field(60.0, gt=0)

@@ -14,10 +14,11 @@ import pytest
 from endpoint_server import Respond, hang, payload, raw, reset, says, served, trickle
 
 from qwenlong_core.records import Completion, Example, Score
+from qwenlong_core.rewards.candidate import refusal_reason
 from qwenlong_core.rewards.health import _PAIRS, check_judge, require_judge
 from qwenlong_core.rewards.hybrid import score_completions_sync
 from qwenlong_core.rewards.judge import Judge, JudgeQuestion, Verdict
-from qwenlong_core.rewards.judge_prompt import judge_messages, read_verdict, refusal_reason
+from qwenlong_core.rewards.judge_prompt import judge_messages, read_verdict
 from qwenlong_core.rewards.length import LengthLimits
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
@@ -232,6 +233,55 @@ def test_noise_is_asked_about_once_more_with_a_reminder() -> None:
     assert second[2] == {"role": "assistant", "content": "Hmm, YES I guess"}
     assert "exactly [[YES]] or [[NO]]" in second[3]["content"]
     assert judge.counts.asked_again == 1
+
+
+# ---------------------------------------------------------------- judges that think
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"content": None, "reasoning_content": "Both name a city, so"},
+        {"content": "", "reasoning": "Both name a city, so"},
+        {"content": "<think>Both name a city, so [[YES]]"},
+        {"content": ""},  # the thoughts are not shown
+    ],
+)
+def test_thoughts_that_use_up_the_tokens_are_named_and_not_asked_for_again(reply: dict[str, Any]) -> None:
+    content, thoughts = reply["content"], {name: text for name, text in reply.items() if name != "content"}
+    with served(lambda n, r: says(content, finish_reason="length", **thoughts)) as server:
+        judge = judge_at(server.url, max_tokens=300)
+        got = score(judge, "London")
+        assert len(server.requests) == 1
+    assert (got.status, got.value) == ("unscored", None)
+    assert "the thoughts of judge 'm' used up max_tokens=300 before a verdict: raise max_tokens" in got.reason
+    assert judge.counts.completion_tokens == 5  # they were paid for
+
+
+def test_a_verdict_is_read_after_the_thoughts_and_never_in_them() -> None:
+    with served(lambda n, r: says("<think>Is it [[NO]]? Paris is Lutetia.</think>\nThe same city. [[YES]]")) as server:
+        judge = judge_at(server.url)
+        assert ask(judge, "Lutetia")[0].equal is True
+    assert judge.counts.asked_again == 0
+
+
+def test_a_rambling_reply_that_was_cut_is_asked_for_once_more() -> None:
+    replies = [says("Well, both are cities, and", finish_reason="length"), says("[[NO]]")]
+    with served(lambda n, r: replies[n]) as server:
+        assert ask(judge_at(server.url), "London")[0].equal is False
+
+
+def test_the_parameters_are_those_that_the_kind_of_model_takes() -> None:
+    with served(lambda n, r: says("[[NO]]")) as server:
+        ask(judge_at(server.url), "London")
+        ask(judge_at(server.url, max_tokens=4_000, reasoning_model=True, reasoning_effort="low", seed=1), "London")
+        ask(judge_at(server.url, max_tokens=2_000, reasoning_effort="none"), "London")
+    sent = [{name: r[name] for name in r if name not in ("model", "messages")} for r in server.requests]
+    assert sent == [
+        {"max_tokens": 256, "temperature": 0.0},
+        {"max_completion_tokens": 4_000, "reasoning_effort": "low", "seed": 1},
+        {"max_tokens": 2_000, "temperature": 0.0, "reasoning_effort": "none"},
+    ]
 
 
 # ---------------------------------------------------------------- concurrency, cache, counts

@@ -74,6 +74,8 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated(override):
         ("grpo.phases.0.step=4", "unknown setting grpo.phases.0.step: did you mean 'steps'?"),
         ("grop.group_size=4", "unknown setting grop: did you mean 'grpo'?"),
         ("rewards.judge.base_ulr='u'", "did you mean 'base_url'?"),
+        ("rewards.judge={base_url='u', model='m', max_tokens=1}", "setting rewards.judge.max_tokens=1"),
+        ("rewards.judge={base_url='u', model='m', reasoning_effort=''}", "setting rewards.judge.reasoning_effort=''"),
         ("grpo.group_size=1", "setting grpo.group_size=1: Input should be greater than or equal to 2"),
         ("grpo.learning_rate=fast", "setting grpo.learning_rate='fast'"),
         ("grpo.batch_size=3", "grpo.batch_size=3 is not a multiple of grpo.mini_batch_size=2"),
