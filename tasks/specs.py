@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qwenlong_core.bundled import BUNDLED, bundled_file
+from qwenlong_core.data.collect import SPLITS, specs_of
 from qwenlong_core.data.sources.read import local_files
 from qwenlong_core.jobs import (
     BaseJob,
@@ -96,8 +97,7 @@ def prepare_stage(settings: Settings) -> StageSpec:
     Raises:
         ValueError: a source names a file that is not there.
     """
-    data = settings.data
-    specs = dict.fromkeys((*data.sft, *data.train, *data.eval))
+    specs = dict.fromkeys(spec for split in SPLITS for spec in specs_of(settings.data, split))
     files = {str(path): digest_file(path) for spec in specs for path in local_files(spec)}
     return _spec("prepare", "data", "qwenlong_core.data.prepare", PrepareJob.of(settings, files))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.data.sources.read import GENERATED, local_files, read_by_file
+from qwenlong_core.data.sources.read import GENERATED, from_copies, local_files, read_by_file
 from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.data.splits import Row, Split, digest, document_key
 from qwenlong_core.data.synthesis.generate import generate_bucket
@@ -25,7 +25,13 @@ HELD_OUT_SHARE = 0.2
 
 
 def specs_of(data: DataSettings, split: str) -> tuple[str, ...]:
-    """The sources of a split."""
+    """The sources of a split; those of the evaluation in ``data.benchmarks_dir``, where that is set.
+
+    Raises:
+        ValueError: a copy that should be there is not whole.
+    """
+    if split == "eval" and data.benchmarks_dir is not None:
+        return tuple(from_copies(spec, Path(data.benchmarks_dir)) for spec in data.eval)
     return {"sft": data.sft, "train": data.train, "eval": data.eval}[split]
 
 

@@ -29,19 +29,32 @@ def question_key(example: Example) -> bytes:
     return digest(example.question.lower(), *sorted(answer.lower() for answer in example.answers))
 
 
-def named_apart(rows: Iterable[Row], split: Split) -> Iterator[Row]:
-    """Number the ids that several rows share, since different sources may use the same ids."""
-    last_number: dict[str, int] = {}
-    for row in rows:
-        name = row.example.id
-        if name in last_number:
-            number = last_number[name] + 1
-            while (numbered := f"{name}#{number}") in last_number:
+class Names:
+    """Gives every row an id of its own: different sources may use the same ids, and MuSiQue-Full's pairs share one."""
+
+    def __init__(self) -> None:
+        self._last_number: dict[str, int] = {}
+
+    def own(self, name: str) -> str:
+        """``name`` the first time, then ``name#2``, ``name#3`` ..."""
+        last, own = self._last_number, name
+        if name in last:
+            number = last[name] + 1
+            while (own := f"{name}#{number}") in last:
                 number += 1
-            last_number[name] = number
+            last[name] = number
+        last[own] = 1
+        return own
+
+
+def named_apart(rows: Iterable[Row], split: Split) -> Iterator[Row]:
+    """Number the ids that several rows share; see :class:`Names`."""
+    names = Names()
+    for row in rows:
+        own = names.own(row.example.id)
+        if own != row.example.id:
             split.renamed += 1
-            name, row = numbered, row._replace(example=replace(row.example, id=numbered))
-        last_number[name] = 1
+            row = row._replace(example=replace(row.example, id=own))
         yield row
 
 

@@ -6,13 +6,16 @@ Long documents are cut later, by the runner.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from qwenlong_core.bundled import bundled_tokenizer
-from qwenlong_core.data.sources.catalogue import SOURCES
-from qwenlong_core.data.sources.read import GENERATED, local_files, read_source
+from qwenlong_core.data.filters import Names, question_key
+from qwenlong_core.data.sources.catalogue import PAPER_TASKS, SOURCES
+from qwenlong_core.data.sources.read import GENERATED, from_copies, local_files, read_source
 from qwenlong_core.data.sources.validation import Refused
+from qwenlong_core.data.splits import document_key
 from qwenlong_core.data.synthesis.generate import generate_bucket
 from qwenlong_core.evaluation.published import BENCHMARKS
 from qwenlong_core.records import Example
@@ -21,8 +24,8 @@ from qwenlong_core.settings.data import LengthBucket
 PAPER = tuple(BENCHMARKS)
 """The seven benchmarks of arXiv 2505.17667, table 4, in its order."""
 ALL = "all"
-_LONGBENCH = PAPER[2:]
-"""The paper takes these from LongBench, 200 questions each."""
+SPECS = dict(zip(PAPER, ("docmath-200:", "frames:", *(f"longbench-{task}:" for task in PAPER_TASKS)), strict=True))
+"""The source of each: its hub id, with the very questions that the paper asks."""
 _SHOWN = 3
 """Unreadable rows that an error message quotes."""
 _GENERATED_SEED = "7-eval"
@@ -55,7 +58,12 @@ def benchmark_specs(names: Sequence[str], data: Sequence[str]) -> dict[str, str]
                 f"unknown benchmark {name!r}: take one of {', '.join((*PAPER, GENERATED, ALL))}, or give data for it,"
                 f" {name}=PATH"
             )
-    return {name: given.get(name) or (GENERATED if name == GENERATED else f"{name}:") for name in wanted}
+    return {name: given.get(name) or (GENERATED if name == GENERATED else SPECS[name]) for name in wanted}
+
+
+def benchmarks_of(specs: Sequence[str]) -> list[str]:
+    """The benchmarks among a profile's sources (``data.eval``), in the order of the paper's table."""
+    return [name for name, spec in SPECS.items() if spec in specs]
 
 
 def _named(item: str) -> tuple[str, str]:
@@ -67,32 +75,49 @@ def _named(item: str) -> tuple[str, str]:
     return name, f"{name}:{location}" if name in SOURCES else location
 
 
-def read_benchmarks(specs: Mapping[str, str], buckets: Sequence[LengthBucket]) -> list[Example]:
+def read_benchmarks(
+    specs: Mapping[str, str], buckets: Sequence[LengthBucket], copies: str | None = None
+) -> list[Example]:
     """All rows of the benchmarks, each with its benchmark as ``source``.
+
+    Rows that share an id, such as the pairs of MuSiQue-Full, are numbered apart as preparation does it.
 
     Args:
         specs: The source of each benchmark, as :func:`benchmark_specs` gives it.
         buckets: Lengths of the generated questions.
+        copies: The folder ``data.benchmarks_dir``, where hub ids are read from copies.
 
     Raises:
         ValueError: files that are missing (every benchmark without a file is named) or that hold unreadable rows.
         ConnectionError: the hub could not be reached.
     """
     missing: dict[str, ValueError] = {}
+    places = dict(specs)
     for name, spec in specs.items():
         try:
-            local_files(spec)
+            places[name] = from_copies(spec, Path(copies)) if copies is not None else spec
+            local_files(places[name])
         except ValueError as error:
             missing[name] = error
     if missing:  # before anything is fetched, and all at once
         raise ValueError("\n".join(_mend(name, specs[name], error) for name, error in missing.items()))
     rows: list[Example] = []
-    for name, spec in specs.items():
+    for name, spec in places.items():
         try:
             rows += _generated(buckets) if spec == GENERATED else _read(name, spec)
         except (ValueError, ConnectionError) as error:
             raise type(error)(_mend(name, spec, error)) from error
-    return rows
+    return list(_apart(rows))
+
+
+def _apart(rows: Iterable[Example]) -> Iterator[Example]:
+    """Different rows of one id, numbered. A row that comes twice keeps its id, and the plan refuses it."""
+    names = Names()
+    seen: set[tuple[str, bytes, bytes]] = set()
+    for row in rows:
+        key = row.id, document_key(row), question_key(row)
+        yield row if key in seen else replace(row, id=names.own(row.id))
+        seen.add(key)
 
 
 def _generated(buckets: Sequence[LengthBucket]) -> Iterable[Example]:
@@ -121,12 +146,6 @@ def _read(name: str, spec: str) -> list[Example]:
 
 
 def _mend(name: str, spec: str, error: Exception) -> str:
-    if spec != f"{name}:":  # a place was named, so the fault lies there: other places would not help
+    if spec != SPECS.get(name):  # a place was named, so the fault lies there: other places would not help
         return f"benchmark {name}: {error}"
-    source = SOURCES[name]
-    ways = [f"{name}={source.hub} (the hub)"] if source.hub else []
-    ways += [f"{name}=PATH (a local copy)"]
-    if name in _LONGBENCH:
-        ways += [f"{name}=longbench:PATH (LongBench's file with the paper's 200 questions)"]
-    reason = str(error) if source.hub else f"it has no hub id of its own; {source.note}"
-    return f"benchmark {name}: {reason}. Give its data as {' or '.join(ways)}"
+    return f"benchmark {name}: {error}. Other ways: {name}=PATH for its own release, or data.benchmarks_dir with copies of all"

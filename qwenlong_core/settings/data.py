@@ -34,6 +34,9 @@ class DataSettings(Block):
     """Rows with a worked solution to imitate."""
     train: Strings = ("generated",)
     eval: Strings = ("generated",)
+    benchmarks_dir: Annotated[str, Field(min_length=1)] | None = None
+    """Folder of copies of the hub's data sets, each in ``OWNER/NAME`` below it. The hub ids of ``eval`` are then read
+    there, never on the hub."""
     generate_sft: tuple[LengthBucket, ...] = ()
     generate_train: tuple[LengthBucket, ...] = ()
     generate_eval: tuple[LengthBucket, ...] = ()

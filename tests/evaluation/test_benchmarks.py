@@ -4,10 +4,14 @@ import json
 
 import pytest
 
+from qwenlong_core.bundled import bundled_tokenizer
+from qwenlong_core.data.prepare import prepare
+from qwenlong_core.data.rows import read_examples
 from qwenlong_core.evaluation.benchmarks import PAPER, benchmark_specs, read_benchmarks
 from qwenlong_core.evaluation.limits import fit_limits
 from qwenlong_core.evaluation.published import BENCHMARKS
-from qwenlong_core.settings.data import LengthBucket
+from qwenlong_core.jobs import PrepareJob
+from qwenlong_core.settings.data import DataSettings, LengthBucket
 
 HOTPOT = [
     {
@@ -51,7 +55,8 @@ def test_the_papers_seven_in_the_order_of_its_table():
     ("names", "data", "specs"),
     [
         ((), (), {"generated": "generated"}),
-        (("musique",), (), {"musique": "musique:"}),
+        (("musique",), (), {"musique": "longbench-musique:"}),
+        (("docmath",), (), {"docmath": "docmath-200:"}),
         ((), ("musique=dev.jsonl",), {"musique": "musique:dev.jsonl"}),
         (("frames", "musique"), ("musique=dev.jsonl",), {"frames": "frames:", "musique": "musique:dev.jsonl"}),
         (("hotpotqa",), ("hotpotqa=longbench:h.jsonl",), {"hotpotqa": "longbench:h.jsonl"}),
@@ -115,19 +120,49 @@ def test_what_is_wrong_with_a_named_file_is_said_and_not_where_else_it_might_be(
         assert "It can be read from" not in str(refused.value) and "hub id of its own" not in str(refused.value)
 
 
-def test_benchmarks_without_a_place_are_all_named_before_anything_is_fetched():
+def test_benchmarks_without_a_copy_are_all_named_before_anything_is_read(tmp_path):
     with pytest.raises(ValueError) as refused:
-        read_benchmarks(benchmark_specs(("all",), ()), ())
-    assert "benchmark 2wikimultihopqa" in str(refused.value) and "benchmark qasper" in str(refused.value)
-    assert "qasper=longbench:PATH" in str(refused.value)
+        read_benchmarks(benchmark_specs(("all",), ()), (), str(tmp_path))
+    assert all(f"benchmark {name}: " in str(refused.value) for name in PAPER)
 
 
-def test_without_network_the_error_names_both_ways(monkeypatch):
+def test_without_network_the_error_names_the_other_ways(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        ConnectionError, match=r"musique=dgslibisey/MuSiQue \(the hub\) or musique=PATH \(a local copy\)"
-    ):
+    with pytest.raises(ConnectionError, match=r"longbench-musique:/path/to/data\.zip.*musique=PATH.*benchmarks_dir"):
         read_benchmarks(benchmark_specs(("musique",), ()), ())
+
+
+PAIR = {
+    "id": "2hop__1_2",
+    "paragraphs": [{"idx": 0, "title": "A", "paragraph_text": "Ann rules A.", "is_supporting": True}],
+    "question": "Who rules A?",
+    "answer": "Ann",
+    "answer_aliases": [],
+    "question_decomposition": [],
+}
+
+
+def test_pairs_of_one_id_are_read_as_preparation_reads_them(tmp_path):
+    other = [{"idx": 0, "title": "B", "paragraph_text": "B has no ruler.", "is_supporting": False}]
+    pair = [{**PAIR, "answerable": True}, {**PAIR, "paragraphs": other, "answerable": False}]
+    (tmp_path / "full.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pair))
+    rows = read_benchmarks({"musique": f"musique:{tmp_path}/full.jsonl"}, ())
+    assert [(row.id, row.answer_type) for row in rows] == [
+        ("musique-2hop__1_2", "span"),
+        ("musique-2hop__1_2#2", "unanswerable"),
+    ]
+    data = DataSettings(sft=(), train=(), eval=(f"musique:{tmp_path}/full.jsonl",))
+    job = PrepareJob(data=data, sft_max_tokens=500, phase_limits=(500,), eval_max_tokens=500, seed=7)
+    prepare(job, bundled_tokenizer(), tmp_path / "prepared", ("eval",), every_phase=False)
+    prepared = {row.id: row for row in read_examples(tmp_path / "prepared" / "eval.parquet")}
+    assert {row.id: (row.context, row.answers) for row in rows} == {
+        name: (row.context, row.answers) for name, row in prepared.items()
+    }
+
+
+def test_a_row_that_comes_twice_keeps_its_id_so_that_the_plan_refuses_it(tmp_path):
+    (tmp_path / "twice.jsonl").write_text(2 * (json.dumps(UNIFORM) + "\n"))
+    assert [row.id for row in read_benchmarks({"mine": f"{tmp_path}/twice.jsonl"}, ())] == ["u1", "u1"]
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from qwenlong_core.data.sources.files import records
 from qwenlong_core.data.sources.validation import BadRow, check_choice, infer_answer_type, text_field, texts
 from qwenlong_core.records import Domain, Example
 
-_LONGBENCH: dict[str, Domain] = {
+LONGBENCH: dict[str, Domain] = {
     "2wikimqa": "multihop",
     "hotpotqa": "multihop",
     "musique": "multihop",
@@ -22,6 +24,9 @@ _LONGBENCH: dict[str, Domain] = {
     "dureader": "reading",
 }
 _LONGBENCH_NAMES = {"2wikimqa": "2wikimultihopqa"}
+DOCMATH_KINDS = ("complong", "compshort", "simplong", "simpshort")
+DOCMATH_SELECTION = "docmath_all_test_200.jsonl"
+"""Prompts of the paper's 200 questions. The other 600 of testmini are in DocQA-RL, the training data."""
 _MAX_LITERAL = 5_000_000
 
 
@@ -43,6 +48,39 @@ def parse_docmath(row: dict[str, Any], path: Path, number: int) -> Iterator[Exam
         answers=answers,
         metadata={"origin": row.get("source")},
     )
+
+
+def parse_docmath_selected(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
+    """The rows whose question and document stand in one of the prompts beside the file, as in the paper's evaluation.
+
+    The prompts are those of ``docmath_all_test_200.jsonl`` in Tongyi-Zhiwen/docmath.
+    """
+    if path.name == DOCMATH_SELECTION:
+        return
+    selection = path.with_name(DOCMATH_SELECTION)
+    if not selection.is_file():
+        raise BadRow(
+            f"{selection} is missing: it names the paper's 200 questions; put the file of the hub's"
+            " Tongyi-Zhiwen/docmath there, or read all 800 with the source docmath"
+        )
+    for example in parse_docmath(row, path, number):
+        question, context = example.question.strip(), example.context.strip()
+        # The question first: it stands in the short part after the document, and rules out nearly every prompt.
+        if any(question in asked and context in prompt for asked, prompt in _selected_prompts(selection)):
+            yield example
+
+
+@functools.lru_cache(maxsize=2)
+def _selected_prompts(path: Path) -> tuple[tuple[str, str], ...]:
+    """The part after the document, and the whole, of each prompt."""
+    prompts = []
+    for number, record in records(path):
+        try:
+            prompt = record["prompt"][0]["content"]  # type: ignore[index]
+        except (TypeError, KeyError, IndexError):
+            raise BadRow(f"{path}:{number} holds no prompt[0].content") from None
+        prompts.append((prompt.rpartition("</text>")[2], prompt))
+    return tuple(prompts)
 
 
 def parse_frames(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
@@ -91,18 +129,20 @@ def _listed(value: Any, key: str) -> list[dict[str, Any]]:
     return value
 
 
-def parse_longbench(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
-    """The question-answering tasks of LongBench; every answer listed is gold."""
+def parse_longbench(row: dict[str, Any], path: Path, number: int, only: str = "") -> Iterator[Example]:
+    """The question-answering tasks of LongBench, or ``only`` one of them; every answer listed is gold."""
     task = text_field(row, "dataset").removesuffix("_e")
-    if task not in _LONGBENCH:
-        raise BadRow(f"LongBench task {task!r} has no short gold answer: use one of {', '.join(_LONGBENCH)}")
+    if only and task != only:
+        raise BadRow(f"a question of LongBench's {task}, not of its {only}")
+    if task not in LONGBENCH:
+        raise BadRow(f"LongBench task {task!r} has no short gold answer: use one of {', '.join(LONGBENCH)}")
     answers = tuple(dict.fromkeys(texts(row.get("answers"), "answers")))
     row_id = row.get("_id") or number
     yield Example(
         id=f"longbench-{task}-{row_id}",
         source=_LONGBENCH_NAMES.get(task, task),
-        domain=_LONGBENCH[task],
-        answer_type=infer_answer_type(_LONGBENCH[task], answers, ()),
+        domain=LONGBENCH[task],
+        answer_type=infer_answer_type(LONGBENCH[task], answers, ()),
         context=text_field(row, "context"),
         question=text_field(row, "input"),
         answers=answers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +29,16 @@ class Source:
     hub: str | None = None
     """Id of a data set repository on the Hugging Face hub."""
     files: tuple[str, ...] = ()
-    """Patterns of the files in that repository."""
+    """Patterns of the files in that repository. A folder that holds any of them is read for these alone."""
+    member: str = ""
+    """Of a zip archive among them: the file inside that is read. Unpacked, it is read in place of the archive."""
     beside: tuple[str, ...] = ()
     """Patterns of files beside a local file that its rows are completed from."""
     note: str = ""
 
+
+PAPER_TASKS = ("2wikimqa", "hotpotqa", "musique", "narrativeqa", "qasper")
+"""The tasks of LongBench that the paper evaluates on."""
 
 SOURCES: dict[str, Source] = {
     source.name: source
@@ -43,6 +49,11 @@ SOURCES: dict[str, Source] = {
                licence="Apache-2.0", hub="Tongyi-Zhiwen/DocQA-RL-1.6K", files=("train.parquet",)),
         Source(name="docmath", parse=benchmarks.parse_docmath, role="both", domain="math", size="800 rows (testmini)",
                licence="MIT", hub="Tongyi-Zhiwen/docmath", files=("*_testmini.jsonl",)),
+        Source(name="docmath-200", parse=benchmarks.parse_docmath_selected, role="evaluation", domain="math",
+               size="200 rows", licence="MIT", hub="Tongyi-Zhiwen/docmath",
+               files=(*(f"{kind}_testmini.jsonl" for kind in benchmarks.DOCMATH_KINDS), benchmarks.DOCMATH_SELECTION),
+               beside=(benchmarks.DOCMATH_SELECTION,),
+               note="the 200 questions of the paper, of which DocQA-RL holds none"),
         Source(name="musique", parse=multihop.parse_musique, role="both", domain="multihop", size="2,417 rows (dev)",
                licence="CC-BY-4.0", hub="dgslibisey/MuSiQue", files=("musique_ans_v1.0_dev.jsonl",)),
         Source(name="multihoprag", parse=multihop.parse_multihoprag, role="both", domain="multihop", size="2,556 rows",
@@ -67,6 +78,10 @@ SOURCES: dict[str, Source] = {
         Source(name="longbench", parse=benchmarks.parse_longbench, role="evaluation", domain="multihop, reading",
                size="200 rows a task", licence="MIT",
                note="data.zip of the hub's THUDM/LongBench: unpack it, give its path"),
+        *(Source(name=f"longbench-{task}", parse=partial(benchmarks.parse_longbench, only=task), role="evaluation",
+                 domain=benchmarks.LONGBENCH[task], size="200 rows", licence="MIT", hub="THUDM/LongBench",
+                 files=("data.zip",), member=f"data/{task}.jsonl", note="the 200 questions of the paper")
+          for task in PAPER_TASKS),
         Source(name="longbench-v2", parse=benchmarks.parse_longbench_v2, role="evaluation", domain="reading",
                size="503 rows", licence="Apache-2.0", hub="THUDM/LongBench-v2", files=("data.json",)),
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from qwenlong_core.data.sources.catalogue import SOURCES, Source
 from qwenlong_core.data.sources.files import SUFFIXES, records
+from qwenlong_core.data.sources.published import BadArchive, download_command, hub_copy, opened, published_files
 from qwenlong_core.data.sources.validation import BadRow, Refused, checked
 from qwenlong_core.records import Example
 
@@ -40,7 +41,7 @@ def local_files(spec: str) -> list[Path]:
     source, location = _split(spec)
     if location and _is_hub_id(source, location):
         return []
-    if files := _matching(location):
+    if files := _files(source, location):
         beside = {path for file in files for pattern in source.beside for path in file.parent.glob(pattern)}
         return sorted({*files, *beside})
     where = f" Where to get it: {source.note}." if source.note and source.name != "jsonl" else ""
@@ -48,6 +49,12 @@ def local_files(spec: str) -> list[Path]:
         f"data source {spec!r}: no file matches {location!r}.{where} Give an existing path, folder or glob, "
         f"{GENERATED!r}, or NAME:PATH_OR_HUB_ID with NAME one of {', '.join(SOURCES)}"
     )
+
+
+def _files(source: Source, location: str) -> list[Path]:
+    """The local files at a location: in a folder the published ones of the source, if it holds any of them."""
+    published = published_files(source, Path(location))[0] if location and Path(location).is_dir() else []
+    return published or _matching(location)
 
 
 def _matching(location: str) -> list[Path]:
@@ -70,6 +77,27 @@ def _is_hub_id(source: Source, location: str) -> bool:
     return bool(owner and slash and name) and "/" not in name and not owner.startswith((".", "~"))
 
 
+def hub_repo(spec: str) -> tuple[Source, str] | None:
+    """The source and the hub id (with its revision) that a spec is fetched from, or ``None`` for anything local."""
+    if spec == GENERATED:
+        return None
+    source, location = _split(spec)
+    return (source, location) if location and _is_hub_id(source, location) else None
+
+
+def from_copies(spec: str, folder: Path) -> str:
+    """The spec of the copy of its hub data set in ``folder``; a spec that names no hub id is returned as it is.
+
+    Raises:
+        ValueError: the copy is not whole; the message has the command that fetches it.
+    """
+    hub = hub_repo(spec)
+    if hub is None:
+        return spec
+    source, location = hub
+    return f"{source.name}:{hub_copy(source, location, folder)}"
+
+
 def read_source(spec: str) -> Iterator[Example | Refused]:
     """All rows of a source other than ``generated``, in order of file and line; see :func:`read_by_file`."""
     for _, rows in read_by_file(spec):
@@ -85,25 +113,34 @@ def read_by_file(spec: str) -> Iterator[tuple[Path, Iterator[Example | Refused]]
     """
     source, location = _split(spec)
     local_files(spec)
-    for path in _matching(location) or _fetch(source, location):
+    for path in _files(source, location) or _fetch(source, location):
         yield path, read_files(source, [path])
 
 
 def read_files(source: Source, files: list[Path]) -> Iterator[Example | Refused]:
     """The rows of these files, read in the source's format."""
     for path in files:
-        for number, record in records(path):
-            if isinstance(record, str):
-                yield Refused(str(path), number, record)
-                continue
-            try:
-                for example in source.parse(record, path, number):
-                    yield checked(example)
-            except BadRow as error:
-                yield Refused(str(path), number, str(error))
-            except (TypeError, KeyError, AttributeError, ValueError) as error:
-                # The record has another shape than documented: refuse it with Python's own message.
-                yield Refused(str(path), number, f"a field of the wrong type: {type(error).__name__}: {error}")
+        try:
+            with opened(source, path) as inner:
+                yield from _rows(source, inner, str(path) if inner == path else f"{path}/{source.member}")
+        except BadArchive as error:
+            yield Refused(str(path), 1, str(error))
+
+
+def _rows(source: Source, path: Path, name: str) -> Iterator[Example | Refused]:
+    """The rows of one file, which refusals call ``name``."""
+    for number, record in records(path):
+        if isinstance(record, str):
+            yield Refused(name, number, record)
+            continue
+        try:
+            for example in source.parse(record, path, number):
+                yield checked(example)
+        except BadRow as error:
+            yield Refused(name, number, str(error))
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            # The record has another shape than documented: refuse it with Python's own message.
+            yield Refused(name, number, f"a field of the wrong type: {type(error).__name__}: {error}")
 
 
 def _fetch(source: Source, location: str) -> list[Path]:
@@ -127,5 +164,6 @@ def _fetch(source: Source, location: str) -> list[Path]:
         raise ConnectionError(
             f"data source {source.name}:{location}: {', '.join(source.files)} of the hub dataset {repo!r} could not be "
             f"fetched ({error}). Without network, download it elsewhere and give its path: "
-            f"{source.name}:/path/to/{source.files[0]}"
+            f"{source.name}:/path/to/{source.files[0]}, or the folder DIR of "
+            f"`{download_command(source, location, 'DIR')}`"
         ) from error
