@@ -36,9 +36,11 @@ from qwenlong.tasks.tracking.nights import (
 )
 from qwenlong.tasks.tracking.registry import CHALLENGER, CHAMPION, by_alias
 from qwenlong.tasks.tracking.runs import RunNote, Status
+from qwenlong_core.evaluation.average import AVERAGE
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.markdown import markdown_table
 from qwenlong_core.promotion.regression import Change, changes, comparable, confirmed_falls
+from qwenlong_core.report.tables import average_cell
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef
@@ -168,7 +170,9 @@ def compare_with_earlier_nights(
 def _as_markdown(night: Night, evaluations: dict[str, Evaluation], found: list[Change]) -> str:
     scores = markdown_table(
         [
-            {"model": alias, "accuracy": f"{e.scores.overall.accuracy.mean:.3f}", "items": e.scores.overall.items}
+            {"model": alias, "accuracy": f"{e.scores.overall.accuracy.mean:.3f}"}
+            | ({AVERAGE: average_cell(e.scores)} if e.scores.average else {})
+            | {"items": e.scores.overall.items}
             for alias, e in evaluations.items()
         ]
     )

@@ -200,9 +200,10 @@ def _judge(topic: str, judge: JudgeSettings | None) -> Finding:
 
 
 def _rows(settings: Settings) -> Iterator[Finding]:
-    """The rows of each phase, and whether the other sources are there."""
+    """The rows of each phase, and whether the sources of all splits are there."""
+    from qwenlong.flows.cli.doctor_sources import find_sources
     from qwenlong_core.data.prepare import rows_per_phase
-    from qwenlong_core.data.sources.read import GENERATED, local_files
+    from qwenlong_core.data.sources.read import GENERATED
 
     limits = [phase.max_prompt_tokens for phase in settings.grpo.phases]
     generated = rows_per_phase(settings.data, limits, settings.seed)
@@ -216,16 +217,7 @@ def _rows(settings: Settings) -> Iterator[Finding]:
         mend = "" if ok else f"add a bucket up to {limit} to data.generate_train"
         yield Finding(topic=f"phase {index}", ok=ok, found=found, mend=mend)
         below = limit
-    for spec in others:
-        try:
-            files = local_files(spec)
-        except ValueError as error:
-            yield Finding(topic="data source", ok=False, found=spec, mend=str(error))
-        else:
-            found = (
-                f"{spec}: {len(files)} local files" if files else f"{spec}: fetched from the hub when the pipeline runs"
-            )
-            yield Finding(topic="data source", ok=True, found=found)
+    yield from (Finding(**found._asdict()) for found in find_sources(settings.data))
 
 
 def _print(findings: list[Finding]) -> None:

@@ -132,4 +132,5 @@ def _to_dict(finished: Finished) -> dict[str, Any]:
         "plan": finished.evaluation.plan.model_dump(exclude={"items"}),
         "scores": finished.evaluation.scores.model_dump(mode="json"),
         "document_adds": {"mean": added.mean, "low": added.low, "high": added.high} if added else None,
+        "training_overlap": finished.overlap,
     }

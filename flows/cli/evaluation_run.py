@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong.flows.cli.common import say
+from qwenlong.tasks.lineage import training_data
 from qwenlong.tasks.models import Model, resolve_model, resolve_tokenizer
 from qwenlong.tasks.references import InStore, artifact_in, evaluation_folder
 from qwenlong.tasks.store import open_store
 from qwenlong_core.data.prepared import EVAL_ROWS
 from qwenlong_core.data.rows import write_examples
-from qwenlong_core.evaluation.benchmarks import benchmark_specs, read_benchmarks
+from qwenlong_core.evaluation.benchmarks import benchmark_specs, benchmarks_of, read_benchmarks
 from qwenlong_core.evaluation.limits import fit_limits
 from qwenlong_core.evaluation.plan import PLAN, SCORES, Plan, choose_items, make_plan
 from qwenlong_core.evaluation.rescoring import rescore
@@ -26,13 +27,14 @@ from qwenlong_core.evaluation.runner import evaluate
 from qwenlong_core.evaluation.statistics import Estimate
 from qwenlong_core.generation.load import context_of
 from qwenlong_core.jobs import EvaluateJob, ReportJob
+from qwenlong_core.promotion.overlap import count_overlap, overlap_words
 from qwenlong_core.records import Example
 from qwenlong_core.report.build import REPORT, build_page
 from qwenlong_core.report.tables import gain_over
 from qwenlong_core.settings.evaluation import EvaluationSettings
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
-from qwenlong_core.store.artifacts import Manifest
+from qwenlong_core.store.artifacts import ArtifactError, Manifest
 from qwenlong_core.store.files import MANIFEST, digest_json
 
 FOLDER = Path(".qwenlong/evaluations")
@@ -55,6 +57,8 @@ class Finished:
     documents_add: Estimate | None = None
     """What the documents add to the score, paired. Only known after an evaluation without documents, and only if the
     evaluation with them is there."""
+    overlap: str | None = None
+    """What of the model's training data overlaps with the questions; see :func:`training_overlap`."""
 
 
 def run_evaluation(
@@ -70,7 +74,7 @@ def run_evaluation(
 
     Args:
         given: a reference to the model.
-        benchmarks: names, as in :func:`benchmark_specs`.
+        benchmarks: names, as in :func:`benchmark_specs`; without names and data those of ``data.eval``.
         data: where benchmarks are, as in :func:`benchmark_specs`.
         out: the folder to write; by default one named after everything that decides the answers.
         bounded: whether to lower the paper's limits to the model's context.
@@ -80,8 +84,9 @@ def run_evaluation(
         ConnectionError: a hub, or the server that generates the answers, cannot be reached.
         RuntimeError: too many answers are left without a verdict.
     """
-    specs = benchmark_specs(benchmarks, data)
-    rows = read_benchmarks(specs, settings.data.generate_eval)
+    names = benchmarks or ([] if data else benchmarks_of(settings.data.eval))
+    specs = benchmark_specs(names, data)
+    rows = read_benchmarks(specs, settings.data.generate_eval, settings.data.benchmarks_dir)
     # A server holds the weights: the tokenizer is enough to render and count the prompts.
     resolve = resolve_tokenizer if settings.evaluation.server else resolve_model
     model = resolve(settings, given)
@@ -93,10 +98,31 @@ def run_evaluation(
     folder = out or _default_folder(model, plan)
     asked = f"{len(examples):,} questions of {', '.join(specs)}, answers per question: {plan.samples}"
     say(f"{model.name}: {asked}, in {folder}")
+    overlap = training_overlap(settings, model, examples)
+    if overlap:
+        say(f"warning: {overlap}")
     with _locked(folder), _progress_on_stderr():
         _write_rows(folder, examples)
         evaluate(job, plan, examples, model.folder, folder)
-        return _finish(settings, folder, model.name, _what_documents_add(model, plan, folder))
+        return _finish(settings, folder, model.name, _what_documents_add(model, plan, folder), overlap)
+
+
+def training_overlap(settings: Settings, model: Model, examples: Sequence[Example]) -> str | None:
+    """What of the model's training data overlaps with the rows, in words, counted as the gate counts it.
+
+    ``None`` if nothing does, or if the model does not come from the store, so that its data is not known.
+    """
+    if model.artifact is None:
+        return None
+    store = open_store(settings)
+    try:
+        trained = [store.fetch(ref) for ref in training_data(store, model.artifact)]
+    except ArtifactError as error:
+        return f"the model's training data was not compared with these questions: {error}"
+    read, found = count_overlap(examples, (), trained, settings.data.near_duplicates)
+    if not found.total():
+        return None
+    return f"of {read:,} rows the model was trained on, {overlap_words(found)}: the score is partly memory"
 
 
 def run_rescore(settings: Settings, given: str, out: Path | None) -> Finished:
@@ -210,13 +236,16 @@ def _write_rows(folder: Path, examples: Sequence[Example]) -> None:
         staging.replace(folder / EVAL_ROWS)
 
 
-def _finish(settings: Settings, folder: Path, name: str, documents_add: Estimate | None) -> Finished:
+def _finish(
+    settings: Settings, folder: Path, name: str, documents_add: Estimate | None, overlap: str | None = None
+) -> Finished:
     evaluation = read_evaluation(folder)
-    job = ReportJob.of(settings, f"qwenlong: evaluation of {name}")
+    notes = (f"Overlap with the training data: {overlap}.",) if overlap else ()
+    job = ReportJob.of(settings, f"qwenlong: evaluation of {name}", notes)
     staging = folder / f"{REPORT}.tmp"
     staging.write_text(build_page(job, {f"evaluate-{name}": folder, "data": folder}))
     staging.replace(folder / REPORT)
-    return Finished(folder=folder, name=name, evaluation=evaluation, documents_add=documents_add)
+    return Finished(folder=folder, name=name, evaluation=evaluation, documents_add=documents_add, overlap=overlap)
 
 
 def _what_documents_add(model: Model, plan: Plan, folder: Path) -> Estimate | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from qwenlong.flows.cli.common import console, table
 from qwenlong.flows.cli.evaluation_run import Finished
+from qwenlong_core.evaluation.average import AVERAGE
 from qwenlong_core.evaluation.plan import SAMPLES
-from qwenlong_core.evaluation.scores import Slice
+from qwenlong_core.evaluation.scores import Scores, Slice
 from qwenlong_core.report.build import REPORT
-from qwenlong_core.report.tables import Interval
+from qwenlong_core.report.tables import Interval, score_cell
 
 
 def print_finished(finished: Finished) -> None:
@@ -22,7 +24,10 @@ def print_finished(finished: Finished) -> None:
         f"{finished.name}: score is the larger of exact match and judge, with {confidence} intervals clustered on"
         " documents"
     )
-    out.print(table(title, [_score_row(name, part) for name, part in parts.items()]))
+    rows = [_score_row(name, part) for name, part in parts.items()]
+    out.print(table(title, rows + _average_rows(scores, list(rows[0]))))
+    if scores.average is not None and scores.average.words:
+        out.print(f"{scores.average.words[0].upper()}{scores.average.words[1:]}.")
     out.print(table("Outcomes of the answers", [_outcome_row(name, part) for name, part in parts.items()]))
     for label, slices in (("prompt tokens", scores.lengths), ("evidence at", scores.depths)):
         if len(slices) > 1:
@@ -44,9 +49,19 @@ def _memory_words(finished: Finished) -> str:
     return f"{words}; the documents add {Interval(finished.documents_add, signed=True)} (paired, the same questions)."
 
 
+def _average_rows(scores: Scores, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The average over the paper's seven as a row of its own, where one of them was evaluated."""
+    average = scores.average
+    if average is None:
+        return []
+    shown = [AVERAGE, "-" if average.accuracy is None else Interval(average.accuracy)]  # the line below says why not
+    counts = {"items": average.accuracy.items, "documents": average.accuracy.documents} if average.accuracy else {}
+    return [dict.fromkeys(columns, "-") | dict(zip(columns, shown)) | counts]
+
+
 def _score_row(name: str, part: Slice) -> dict[str, Any]:
     samples = part.samples // part.items
-    row: dict[str, Any] = {"benchmark": name, f"score (avg@{samples})": Interval(part.accuracy)}
+    row: dict[str, Any] = {"benchmark": name, f"score (avg@{samples})": score_cell(part)}
     row["pass@k"] = ", ".join(f"{k}: {value:.2f}" for k, value in part.pass_at_k.items() if k > 1) or "-"
     row["own metrics"] = ", ".join(f"{metric} {value:.3f}" for metric, value in part.metrics.items()) or "-"
     effect = part.minimum_detectable_effect

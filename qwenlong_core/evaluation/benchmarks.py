@@ -148,4 +148,5 @@ def _read(name: str, spec: str) -> list[Example]:
 def _mend(name: str, spec: str, error: Exception) -> str:
     if spec != SPECS.get(name):  # a place was named, so the fault lies there: other places would not help
         return f"benchmark {name}: {error}"
-    return f"benchmark {name}: {error}. Other ways: {name}=PATH for its own release, or data.benchmarks_dir with copies of all"
+    ways = f"Or give its own release as {name}=PATH, or copies of all seven as data.benchmarks_dir"
+    return f"benchmark {name}: {error}. {ways}"

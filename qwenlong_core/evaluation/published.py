@@ -29,3 +29,17 @@ SCORES: dict[str, tuple[float, ...]] = {
     "Qwen3-235B-A22B": (67.5, 74.6, 91.5, 84.4, 63.3, 60.0, 53.0),
 }
 """Percent by model, in the order of :data:`BENCHMARKS`."""
+
+ITEMS = {"frames": 824}
+"""Questions of a benchmark; the others have 200."""
+PROTOCOL = {
+    "max_prompt_tokens": 120_000,
+    "max_completion_tokens": 10_000,
+    "temperature": 0.7,
+    "top_p": 0.95,
+    "samples": 1,
+    "document": "whole",
+}
+"""Section 3.2 and the released evaluation scripts, by the names of our settings."""
+JUDGE = "deepseek-chat"
+"""The judge's name at its provider, as the released scripts ask for it: DeepSeek-V3 at that time."""

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from qwenlong_core.evaluation import statistics
+from qwenlong_core.evaluation.average import Average, average_of
 from qwenlong_core.evaluation.samples import OUTCOMES, Sample, by_example
 from qwenlong_core.records import DOMAINS
 from qwenlong_core.settings.base import Block
@@ -53,11 +54,18 @@ class Slice(Block):
     """Samples whose document lost its middle."""
     mean_completion_tokens: float
 
+    @property
+    def is_undecided(self) -> bool:
+        """Whether no sample has a verdict. The score is then unknown: its 0 stands for nothing that was measured."""
+        return self.accuracy_without_unscored is None
+
 
 class Scores(Block):
     """All numbers of an evaluation."""
 
     overall: Slice
+    average: Average | None = None
+    """Over the paper's seven benchmarks, each counting once; ``None`` where none of them was evaluated."""
     domains: dict[str, Slice]
     sources: dict[str, Slice]
     lengths: dict[str, Slice]
@@ -166,10 +174,12 @@ def compute_scores(samples: Sequence[Sample], bootstrap: Bootstrap) -> Scores:
     """
     if not samples:
         raise ValueError("an evaluation without samples has no scores: give it evaluation rows")
+    sources = _grouped(samples, lambda s: s.source, sorted({s.source for s in samples}), bootstrap)
     return Scores(
         overall=summarise(samples, bootstrap),
+        average=average_of(samples, {name: part.accuracy for name, part in sources.items()}),
         domains=_grouped(samples, lambda sample: sample.domain, DOMAINS, bootstrap),
-        sources=_grouped(samples, lambda s: s.source, sorted({s.source for s in samples}), bootstrap),
+        sources=sources,
         lengths=_grouped(samples, _length_label, _LENGTH_LABELS.values(), bootstrap),
         depths=_grouped(samples, _depth_label, _DEPTH_LABELS.values(), bootstrap),
     )

@@ -165,6 +165,31 @@ def paired_difference(
     return _bounded(gains, (-1.0, 1.0), clusters, resamples, confidence, seed)
 
 
+def mean_of_means(estimates: Sequence[Estimate]) -> Estimate:
+    """The plain mean of independent estimates, each counting once; without an interval where one of them has none.
+
+    The distances to the ends of the intervals add up like standard errors (MOVER: G. Zou and A. Donner, "Construction
+    of confidence limits about effect measures", 2008), so what the parts know about few documents is kept.
+    """
+    count = len(estimates)
+    mean = sum(part.mean for part in estimates) / count
+
+    def reach(distances: Sequence[float | None]) -> float | None:
+        known = [distance for distance in distances if distance is not None]
+        return float(np.sqrt(np.square(known).sum())) / count if len(known) == count else None
+
+    below = reach([part.low if part.low is None else part.mean - part.low for part in estimates])
+    above = reach([part.high if part.high is None else part.high - part.mean for part in estimates])
+    return Estimate(
+        mean=mean,
+        low=None if below is None else mean - below,
+        high=None if above is None else mean + above,
+        standard_error=reach([part.standard_error for part in estimates]),
+        items=sum(part.items for part in estimates),
+        documents=sum(part.documents for part in estimates),
+    )
+
+
 def loss_p_value(gains: ArrayLike, clusters: Sequence[str], margin: float = 0.0) -> float:
     """One-sided p-value of "the mean gain is not below ``-margin``" (cluster-robust t-test).
 

@@ -32,6 +32,8 @@ class Decision:
     conditions: tuple[Condition, ...]
     gain: Estimate | None = None
     """Challenger minus champion over all items; ``None`` when the items could not be paired."""
+    average: Estimate | None = None
+    """The same over the paper's seven benchmarks, each counting once; ``None`` where one is missing."""
     benchmarks: Mapping[str, Estimate] = field(default_factory=dict)
     """The same for each benchmark."""
 

@@ -15,11 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qwenlong_core.evaluation import statistics
+from qwenlong_core.evaluation.average import average_gain
 from qwenlong_core.evaluation.pairs import pair_items
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.evaluation.scores import Bootstrap
 from qwenlong_core.jobs import PromoteJob
 from qwenlong_core.promotion.conditions import (
+    average_conditions,
     benchmark_gains,
     gain_condition,
     loss_conditions,
@@ -81,11 +83,19 @@ def decide(
     conditions = (
         *before,
         gain_condition(gain, settings.margin, bootstrap.confidence),
+        *average_conditions(gains),
         *loss_conditions(pairs, gains, settings),
         *after,
     )
     promote, reason = _verdict(conditions)
-    return Decision(promote=promote, reason=reason, conditions=conditions, gain=gain, benchmarks=gains)
+    return Decision(
+        promote=promote,
+        reason=reason,
+        conditions=conditions,
+        gain=gain,
+        average=average_gain(gains),
+        benchmarks=gains,
+    )
 
 
 def _verified(job: PromoteJob) -> Condition:

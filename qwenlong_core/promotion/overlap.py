@@ -81,6 +81,11 @@ def _counted(rows: Iterable[Row], part: Split) -> Iterator[Row]:
         yield row
 
 
+def overlap_words(found: Counter[str]) -> str:
+    """The counts of :func:`count_overlap` by reason, in words."""
+    return ", ".join(f"{found[reason]} {words}" for reason, words in IN_WORDS.items())
+
+
 def overlap_condition(plan: Plan, rows: Path, trained: Iterable[Path], near_duplicates: float | None) -> Condition:
     """No training row of the challenger overlaps with the evaluated rows.
 
@@ -97,6 +102,5 @@ def overlap_condition(plan: Plan, rows: Path, trained: Iterable[Path], near_dupl
     trained = list(trained)
     same = [folder for folder in trained if folder == rows]
     read, found = count_overlap(evaluated, same, [folder for folder in trained if folder != rows], near_duplicates)
-    shared = ", ".join(f"{found[reason]} {words}" for reason, words in IN_WORDS.items())
-    detail = f"of {read:,} rows the challenger was trained on, {shared} ({len(evaluated)} evaluated rows)"
+    detail = f"of {read:,} rows the challenger was trained on, {overlap_words(found)} ({len(evaluated)} evaluated rows)"
     return Condition(name="no overlap with training data", passed=not found.total(), detail=detail)

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from qwenlong_core.data.prepared import EVAL_ROWS, SUMMARY
 from qwenlong_core.data.rows import read_examples
-from qwenlong_core.evaluation import published
+from qwenlong_core.evaluation.average import AVERAGE
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.evaluation.scores import Bootstrap, Scores, Slice
 from qwenlong_core.jobs import ReportJob
@@ -29,8 +29,9 @@ from qwenlong_core.records import DOMAINS
 from qwenlong_core.report import page
 from qwenlong_core.report.charts import Series, Whisker, category_chart, forest_chart
 from qwenlong_core.report.curves import Panel, training_panels
+from qwenlong_core.report.paper import paper_rows, protocol_differences
 from qwenlong_core.report.reader import MAX_COMPLETION_CHARS, MAX_DOCUMENT_CHARS, choose_samples
-from qwenlong_core.report.tables import Interval, baseline_of, score_rows
+from qwenlong_core.report.tables import Interval, average_cell, baseline_of, score_cell, score_rows
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.artifacts import folder_digest
 from qwenlong_core.store.files import JOB
@@ -97,15 +98,25 @@ def _outcome_row(stage: str, scores: Scores) -> dict[str, Any]:
 
 
 def _source_rows(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
-    """One row per source: the accuracy of every stage, and the source's own metrics of the last one."""
-    last = list(evaluations.values())[-1].scores.sources
-    rows = []
-    for source, part in last.items():
+    """One row per source: the accuracy of every stage, and the source's own metrics of the last one.
+
+    The average over the paper's seven follows, where one of them was evaluated.
+    """
+    scores = list(evaluations.values())[-1].scores
+    rows, last_average = [], scores.average
+    for source, part in scores.sources.items():
         row: dict[str, Any] = {"source": source, "items": part.items}
         # All stages answered the same items, so each has every source.
-        row |= {name: Interval(e.scores.sources[source].accuracy) for name, e in evaluations.items()}
+        row |= {name: score_cell(e.scores.sources[source]) for name, e in evaluations.items()}
         row["its own metrics (last stage)"] = ", ".join(f"{name} {value:.2f}" for name, value in part.metrics.items())
         rows.append(row)
+    if last_average is not None:
+        row = {"source": AVERAGE, "items": last_average.accuracy.items if last_average.accuracy else ""}
+        rows.append(
+            row
+            | {name: average_cell(e.scores) for name, e in evaluations.items()}
+            | {"its own metrics (last stage)": ""}
+        )
     return rows
 
 
@@ -122,6 +133,14 @@ def _scores_words(evaluations: Mapping[str, Evaluation], job: ReportJob) -> str:
         words += (
             f" Gains are paired ({job.confidence:.0%} intervals): {baseline} and the stage answered the same items."
         )
+    if first.scores.average is not None:
+        words += f" The {AVERAGE} counts each of the paper's benchmarks once, whatever its number of items."
+    notes = [
+        f"{name}: {e.scores.average.words}."
+        for name, e in evaluations.items()
+        if e.scores.average and e.scores.average.words
+    ]
+    words = " ".join([words, *notes])
     if effect is None:
         return words
     return words + f" Without pairing, only a difference of {effect:.2f} or more would be detected with 80% power."
@@ -166,23 +185,6 @@ def _settings(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
         for name, path in jobs.items()
         if path.is_file()
     ]
-
-
-def _published(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
-    """The paper's table, followed by the stages of this run that answered any of its benchmarks."""
-    names = published.BENCHMARKS
-    table = {f"{model} (paper)": dict(zip(names, scores, strict=True)) for model, scores in published.SCORES.items()}
-    for stage, evaluation in evaluations.items():
-        sources = evaluation.scores.sources
-        ours = {source: 100 * sources[source].accuracy.mean for source in names if source in sources}
-        table |= {f"{stage} (this run)": ours} if ours else {}
-    rows = []
-    for model, scores in table.items():
-        row = {"model": model} | {
-            title: f"{scores[name]:.1f}" if name in scores else "" for name, title in names.items()
-        }
-        rows.append(row | {"average": f"{sum(scores.values()) / len(scores):.1f}" if len(scores) == len(names) else ""})
-    return rows
 
 
 def _evaluation_context(
@@ -248,7 +250,8 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
         "data": _data_rows(inputs["data"]) if "data" in inputs else [],
         "artifacts": [{"stage": name, "digest": folder_digest(folder)[:12]} for name, folder in inputs.items()],
         "settings": _settings(inputs),
-        "published": _published(evaluations),
+        "published": paper_rows(evaluations),
+        "differences": protocol_differences(evaluations),
     }
     # Autoescape: questions, documents and completions are untrusted text. Strict: a missing value fails the stage.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qwenlong_core.evaluation.average import AVERAGE
 from qwenlong_core.evaluation.results import Evaluation
 from qwenlong_core.markdown import markdown_table
-from qwenlong_core.report.tables import Interval
+from qwenlong_core.report.tables import Interval, average_cell
 
 _LICENCES = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0",
@@ -116,6 +117,9 @@ def _scores(evaluation: Evaluation | None) -> str:
         }
         for name, part in {**scores.sources, "all": scores.overall}.items()
     ]
+    if scores.average is not None:
+        average: dict[str, Any] = dict.fromkeys(rows[0], "") | {"benchmark": AVERAGE}
+        rows.append(average | {list(average)[1]: average_cell(scores)})
     counts = ", ".join(f"{outcome} {count:,}" for outcome, count in scores.overall.outcomes.items())
     judge = (protocol["judge"] or {}).get("model", "none (exact match only)")
     return (

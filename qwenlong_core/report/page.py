@@ -179,10 +179,11 @@ prompt of {{ '{:,}'.format(answer.sample.prompt_tokens) }} tokens{% if answer.sa
 {% for setting in settings %}
 <details><summary>Settings of {{ setting.name }}</summary><pre>{{ setting.text }}</pre></details>
 {% endfor %}
-<details><summary>Scores published in the paper (not measured here), with this run's where it has the benchmark</summary>
-<p class="soft">QwenLong-L1, arXiv 2505.17667, table 4: the authors' numbers, one sample per item, 200 items per benchmark
+<details{% if differences %} open{% endif %}><summary>Scores published in the paper (not measured here), with this run's where it has the benchmark</summary>
+<p class="soft">QwenLong-L1, arXiv 2505.17667, table 4, in percent: the authors' numbers, one sample per item, 200 items per benchmark
 (FRAMES: 824), so about ±6 points each. Comparable only with a run on the same questions under the same protocol, never
 with a scaled-down run.</p>
+{% if differences %}<p class="soft">This run's protocol differs from the paper's: {{ differences | join('; ') }}.</p>{% endif %}
 {{ table(published) }}</details>
 </section>
 

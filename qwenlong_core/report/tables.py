@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.evaluation import statistics
+from qwenlong_core.evaluation.average import AVERAGE
 from qwenlong_core.evaluation.pairs import pair_items
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
-from qwenlong_core.evaluation.scores import Bootstrap
+from qwenlong_core.evaluation.scores import Bootstrap, Scores, Slice
 from qwenlong_core.records import DOMAINS
 
 
@@ -52,8 +53,21 @@ def gain_over(evaluation: Evaluation, baseline: Evaluation, bootstrap: Bootstrap
     return statistics.paired_difference(pairs.challenger, pairs.champion, pairs.documents, **bootstrap.model_dump())
 
 
+def score_cell(part: Slice) -> Interval | str:
+    """The score with its interval; where no answer has a verdict there is none, and a 0 would be a false one."""
+    return "unscored" if part.is_undecided else Interval(part.accuracy)
+
+
+def average_cell(scores: Scores) -> Interval | str:
+    """The average over the paper's seven, or why there is none."""
+    average = scores.average
+    if average is None or average.accuracy is None:
+        return average.words if average else ""
+    return Interval(average.accuracy)
+
+
 def score_rows(evaluations: Mapping[str, Evaluation], bootstrap: Bootstrap | None = None) -> list[dict[str, Any]]:
-    """One row per stage: accuracy overall and by domain, items, and the paired gain over the baseline.
+    """One row per stage: accuracy overall, of the seven and by domain, items, and the paired gain over the baseline.
 
     ``bootstrap`` says how the intervals of the gains are drawn; by default each evaluation's own settings do.
     """
@@ -62,8 +76,10 @@ def score_rows(evaluations: Mapping[str, Evaluation], bootstrap: Bootstrap | Non
     rows = []
     for name, evaluation in evaluations.items():
         scores = evaluation.scores
-        row: dict[str, Any] = {"stage": name, "overall": Interval(scores.overall.accuracy)}
-        row |= {d: Interval(scores.domains[d].accuracy) if d in scores.domains else "" for d in domains}
+        row: dict[str, Any] = {"stage": name, "overall": score_cell(scores.overall)}
+        if any(e.scores.average for e in evaluations.values()):
+            row[AVERAGE] = average_cell(scores)
+        row |= {d: score_cell(scores.domains[d]) if d in scores.domains else "" for d in domains}
         if len(evaluations) > 1:
             row[f"gain over {baseline}"] = ""
         if name != baseline:

@@ -12,6 +12,7 @@ from typing import Any
 from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.outbox import TrackedRun, outbox_of
 from qwenlong.tasks.tracking.runs import RunNote
+from qwenlong_core.evaluation.average import AVERAGE
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.promotion.regression import Change, unscored_share
 from qwenlong_core.settings.base import Block
@@ -120,8 +121,11 @@ def _night_values(evaluations: dict[str, Evaluation], changes: list[Change]) -> 
     values: dict[str, float] = {}
     for alias, evaluation in evaluations.items():
         scores = evaluation.scores
-        values[f"{alias}/overall"] = scores.overall.accuracy.mean
-        values |= {f"{alias}/{name}": part.accuracy.mean for name, part in (scores.domains | scores.sources).items()}
+        if scores.average is not None and scores.average.accuracy is not None:
+            values[f"{alias}/{AVERAGE}"] = scores.average.accuracy.mean
+        parts = {"overall": scores.overall} | scores.domains | scores.sources
+        # No point on the curve where the judge was down for all answers: a 0 would be a false one.
+        values |= {f"{alias}/{name}": part.accuracy.mean for name, part in parts.items() if not part.is_undecided}
         values[f"{alias}/unscored share"] = unscored_share(evaluation)
     for change in changes:
         values |= {f"champion/change/{change.name}": change.mean, f"champion/change p/{change.name}": change.p}
@@ -131,4 +135,11 @@ def _night_values(evaluations: dict[str, Evaluation], changes: list[Change]) -> 
 def overview(night: Night, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
     """What the flow ``nightly`` returns: JSON-ready."""
     scores = {alias: evaluation.scores.overall.accuracy.mean for alias, evaluation in evaluations.items()}
-    return {"night": str(night.night), "scores": scores, "result": night.words}
+    averages = {
+        alias: average.accuracy.mean if average.accuracy else average.words
+        for alias, evaluation in evaluations.items()
+        if (average := evaluation.scores.average)
+    }
+    return {"night": str(night.night), "scores": scores, "result": night.words} | (
+        {AVERAGE: averages} if averages else {}
+    )

@@ -65,6 +65,7 @@ def test_how_a_judge_is_reached_and_how_often_is_saved_re_run_nothing():
         ("sft.learning_rate=1e-3", {"sft"}),
         ("data.train='generated'", set()),
         ("data.generate_eval=[{min_tokens=200,max_tokens=300,rows=3}]", {"prepare"}),
+        ("data.benchmarks_dir='copies'", {"prepare"}),
         ("promotion.margin=0.1", {"promote"}),
         ("tracking.registered_model='other'", {"register"}),
         *((override, set()) for override in OWN_STORE[:-1]),
