@@ -112,12 +112,13 @@ def log_night(
     """
     name, tags = f"nightly {settings.profile}", {"series": "nightly", "profile": settings.profile}
     series = TrackedRun(tracker, RunNote(key=name, name=name, params={}, tags=tags), outbox_of(settings))
-    line = {"step": (night - date(1970, 1, 1)).days, "time": time.time()} | _night_values(evaluations, changes)
+    line = {"step": (night - date(1970, 1, 1)).days, "time": time.time()} | night_values(evaluations, changes)
     series.send(line)
     series.finish("FINISHED", lines=(line,))
 
 
-def _night_values(evaluations: dict[str, Evaluation], changes: list[Change]) -> dict[str, float]:
+def night_values(evaluations: dict[str, Evaluation], changes: list[Change]) -> dict[str, float]:
+    """The points of one night by the name of their curve."""
     values: dict[str, float] = {}
     for alias, evaluation in evaluations.items():
         scores = evaluation.scores

@@ -10,18 +10,23 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from evaluation_tables import BOOTSTRAP, make_sample
 
+from qwenlong.flows.cli.evaluation_run import training_overlap
 from qwenlong.flows.gate import run_gate
 from qwenlong.flows.nightly_eval import compare_with_earlier_nights
 from qwenlong.flows.pipeline_run import StageResult
+from qwenlong.tasks.models import Model
 from qwenlong.tasks.process import ProcessFailed
 from qwenlong.tasks.store import open_store
-from qwenlong.tasks.tracking.nights import Night, find_night, remember_night
+from qwenlong.tasks.tracking.nights import Night, find_night, night_values, overview, remember_night
 from qwenlong_core.data.rows import dataset_digest, write_examples
+from qwenlong_core.evaluation.average import AVERAGE
 from qwenlong_core.evaluation.plan import PLAN, SAMPLES, Plan
-from qwenlong_core.evaluation.results import write_scores
+from qwenlong_core.evaluation.published import BENCHMARKS
+from qwenlong_core.evaluation.results import Evaluation, write_scores
 from qwenlong_core.evaluation.samples import Sample, append_samples
-from qwenlong_core.evaluation.scores import Bootstrap
+from qwenlong_core.evaluation.scores import Bootstrap, compute_scores
 from qwenlong_core.jobs import PromoteJob
 from qwenlong_core.promotion.gate import run as promotion_stage
 from qwenlong_core.records import Example, Score
@@ -281,3 +286,37 @@ def test_a_night_is_found_again_by_its_date(world):
     assert find_night(world.store, world.settings, NIGHT).night == NIGHT
     other = world.settings.model_copy(update={"profile": "another"})
     assert find_night(world.store, other, NIGHT) is None
+
+
+def test_eval_warns_of_what_the_gate_would_refuse_for_overlap(world):
+    model = Model(given="m", name="m", folder=world.tmp_path, artifact=world.model)
+    trained, other = world.example(900), world.example(901)
+    words = training_overlap(world.settings, model, [other, trained])
+    assert words.startswith("of 1 rows the model was trained on, 1 on a document of the evaluation, 0 on one nearly")
+    assert training_overlap(world.settings, model, [other]) is None
+    asked_alike = replace(other, question=trained.question)
+    assert "1 with a question and answer of it" in training_overlap(world.settings, model, [asked_alike])
+    base = Model(given="b", name="b", folder=world.tmp_path, artifact=world.base)
+    assert training_overlap(world.settings, base, [trained]) is None
+    assert training_overlap(world.settings, Model(given="f", name="f", folder=world.tmp_path), [trained]) is None
+
+
+def test_eval_says_when_the_training_data_is_gone(world):
+    gone = world.artifact("model", {"weights": "lost"}, {"data": "0" * 64})
+    model = Model(given="m", name="m", folder=world.tmp_path, artifact=gone)
+    words = training_overlap(world.settings, model, [world.example(900)])
+    assert words.startswith("the model's training data was not compared with these questions: ")
+
+
+def test_a_night_s_point_of_the_average_is_there_only_if_all_seven_are(world):
+    def night_of(names):
+        rows = [make_sample(f"{name}-{n}", n % 2, source=name) for name in names for n in range(4)]
+        return Evaluation(plan=None, samples=tuple(rows), scores=compute_scores(rows, BOOTSTRAP), bootstrap=BOOTSTRAP)
+
+    whole, six = night_of(BENCHMARKS), night_of(list(BENCHMARKS)[1:])
+    assert night_values({"champion": whole}, [])[f"champion/{AVERAGE}"] == 0.5
+    assert f"champion/{AVERAGE}" not in night_values({"champion": six}, [])
+    result = Night(night=NIGHT, profile="p", evaluations={}, compared_with=(), falls=())
+    assert overview(result, {"champion": whole})[AVERAGE] == {"champion": 0.5}
+    assert "not evaluated: docmath" in overview(result, {"champion": six})[AVERAGE]["champion"]
+    assert AVERAGE not in overview(result, {"champion": night_of(["made"])})

@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from published_copies import write_copies
+
+from qwenlong.flows.cli.doctor_sources import find_sources
+from qwenlong_core.evaluation.published import BENCHMARKS
+from qwenlong_core.settings.profiles import load_settings
 
 
 def qwenlong(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -92,8 +97,24 @@ def test_doctor_says_what_a_large_profile_lacks_here(tmp_path):
     findings = {finding["topic"]: finding for finding in json.loads(done.stdout)}
     assert "generated rows, and those of docqa-rl" in findings["phase 1"]["found"]
     assert "800 generated rows" in findings["phase 3"]["found"]
+    for name in BENCHMARKS:
+        assert "of the hub's" in findings[f"benchmark {name}"]["found"]
+    assert findings["training data"]["found"].startswith("docqa-rl: train.parquet of the hub's Tongyi-Zhiwen/")
+    assert not findings["evaluation judge"]["ok"] and "DEEPSEEK_API_KEY" in findings["evaluation judge"]["mend"]
     if findings["vllm"]["found"].startswith("not installed"):
         assert done.returncode == 1 and not findings["rollout engine"]["ok"]
+
+
+def test_doctor_finds_copies_and_says_which_to_fetch(tmp_path):
+    copies = write_copies(tmp_path / "copies")
+    (copies / "Tongyi-Zhiwen" / "frames" / "test.jsonl").unlink()
+    data = load_settings("8gpu-14b", ["data.train=generated", f"data.benchmarks_dir={copies}"]).data
+    found = {found.topic: found for found in find_sources(data)}
+    assert {topic: finding.ok for topic, finding in found.items()} == {
+        f"benchmark {name}": name != "frames" for name in BENCHMARKS
+    }
+    mend = "hf download Tongyi-Zhiwen/frames test.jsonl --repo-type dataset --local-dir"
+    assert f"{mend} {copies}/Tongyi-Zhiwen/frames" in found["benchmark frames"].mend
 
 
 def test_an_unreachable_prefect_server_that_was_asked_for_is_an_error(tmp_path):
