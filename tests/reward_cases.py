@@ -8,12 +8,12 @@ from typing import Any
 
 from qwenlong_core.records import Completion, Example
 
-PATH = Path(__file__).parent / "golden" / "rewards.jsonl"
+FOLDER = Path(__file__).parent / "golden"
 
 
-def cases() -> list[dict[str, Any]]:
-    """Every row of the table: the completion, and the reward that the rule must give."""
-    return [json.loads(line) for line in PATH.read_text(encoding="utf-8").splitlines()]
+def cases(table: str = "rewards") -> list[dict[str, Any]]:
+    """Every row of a table: the completion, and the reward that the rule must give."""
+    return [json.loads(line) for line in (FOLDER / f"{table}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def example_of(case: dict[str, Any]) -> Example:

@@ -4,9 +4,9 @@
 text commits to, or the reason why it commits to none. The work is bounded: only the last :data:`MAX_VISIBLE_CHARS`
 characters of the visible text are searched, and every pattern takes linear time.
 
-These forms commit: "(Therefore,) the answer is ...", "The correct answer is (X)", "Answer: ...", the same in a few
-other languages, and ``\\boxed{...}``. These never do: text inside ``<think>``, the prompt's placeholder copied back,
-and an empty phrase.
+These forms commit: "(Therefore,) the answer is ...", "The correct answer is (X)", "Answer: ...", the same in the
+languages of :mod:`~.phrases`, and ``\\boxed{...}``. These never do: text inside ``<think>``, the prompt's placeholder
+copied back, and an empty phrase.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from dataclasses import dataclass
 
 from qwenlong_core.records import AnswerType
 from qwenlong_core.rewards.numbers import read_quantity
-from qwenlong_core.rewards.options import read_choice, read_yes_no
+from qwenlong_core.rewards.options import exact_choice, read_choice
+from qwenlong_core.rewards.phrases import ABOUT_THE_ANSWER, PHRASE, PLACEHOLDER, without_lead_in
+from qwenlong_core.rewards.sentences import sentence_end
 from qwenlong_core.rewards.text import strip_invisible, strip_wrappers
+from qwenlong_core.rewards.yes_no import read_yes_no
 
 MAX_VISIBLE_CHARS = 50_000
 """Characters at the end of the visible text that are searched for a commitment."""
@@ -32,6 +35,9 @@ class Extraction:
 
     answer: str | None
     reason: str = ""
+    readings: tuple[str, ...] = ()
+    """Everything that follows the last commitment's phrase, to the end of its line and, last, of the text, as it
+    stands. A gold that is repeated word for word is one of them, whatever signs and sentences it holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,83 +49,75 @@ class _Commitment:
     text: str
     closed: bool
     """Whether something ends the answer: punctuation, a line break or the closing brace."""
+    about: bool = False
+    """It speaks about an answer that stands before it, if there is one: "The answer is supported by ..."."""
 
 
 _THINK_TAG = re.compile(r"<\s{0,3}(/?)\s{0,3}think(?:ing)?\s{0,3}>", re.IGNORECASE)
-_PHRASE = re.compile(
-    r"""(?: \b(?:the|my|our)\s{1,3}(?:(?:final|correct|right|best|most|suitable|appropriate|overall|short)\s{1,3}){0,3}
-            (?:answer|choice|option)
-            (?:\s{1,3}(?:to|for)\b[^.\n?!:]{1,100}?)?
-            (?:\s{1,3}(?:is|would\s+be|should\s+be|must\s+be)\b | \s{0,3}[:：=])
-        | (?:^|(?<=[\n.!?>])) [ \t>*_\#-]{0,12} (?:final\s+|correct\s+)?answer [*_]{0,3} \s{0,2} [:：]
-        | (?:正确|最终|最后的?)?(?:答案|选项)(?:应该|应当)?(?:是|为|[:：]) | (?:正解|答え)は | (?:정답|답)[은:]
-        | \bla\s+(?:bonne\s+)?réponse\s+(?:correcte\s+|finale\s+)?est\b
-        | \bla\s+respuesta\s+(?:correcta\s+|final\s+)?es\b
-        | \bdie\s+(?:richtige\s+)?antwort\s+(?:ist|lautet)\b
-        | \bla\s+risposta\s+(?:corretta\s+)?è\b
-        | (?:правильный\s+)?ответ\s*[:：]
-        )""",
-    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
-)
 _BOX_TOKEN = re.compile(r"\\f?boxed\s{0,3}\{|\\[{}]|[{}]")
 _EMPTY_LINE_REST = re.compile(r"[\s*_:：`$>-]*(?:\\[\[(])?[\s*_:：`$]*")
-_SENTENCE_END = re.compile(r"""(?<!\.)[.!?](?!\.)["')\]*_`]*(?=\s)|[。！？]["'”’）)】*_`]*""")
-_ABBREVIATION = re.compile(
-    r"(?:\b(?:[A-Za-z]|st|mr|mrs|ms|dr|prof|jr|sr|inc|ltd|co|corp|no|nos|vs|v|mt|ft|gen|col|lt|sgt|capt|rev|hon|gov|sen|"
-    r"rep|bros|ave|blvd|dept|approx|ca|etc|al|e\.g|i\.e|fig|vol|art|sec|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|"
-    r"(?:[A-Za-z]\.)+[A-Za-z]))$",
-    re.IGNORECASE,
-)
-_NEW_SENTENCE = re.compile(
-    r"\s+(?:(?:it|this|that|these|those|the|he|she|they|we|i|as|in|on|so|therefore|thus|hence|because|since|however|"
-    r"according|based|note|also|for|or|there|here|its|his|her|their|but|if|to|explanation|reason|alternatively|"
-    r"perhaps|maybe|option|answer)\b|\n)",
-    re.IGNORECASE,
-)
+_BARE_BOX = re.compile(r"(\\f?boxed)(?:\s{1,3}|(?=[0-9]))([-+]?[\w.,]{0,30}\w%?)")
+"""``\\boxed 5`` is ``\\boxed{5}``."""
 _SECOND_THOUGHT = re.compile(
-    r"[\s\W]*(?:(?:or|alternatively|maybe|perhaps|possibly|otherwise|either)\b|(?:it|but\s+it|this|but\s+this)\s+"
-    r"(?:could|may|might)\s+(?:also\s+)?be\b|或者|或|也可能|也许)",
-    re.IGNORECASE,
+    r"""[\s\W]* (?: (?:or|alternatively|maybe|perhaps|possibly|otherwise|either)\b
+        | (?:no|nope|wait|hold\s+on|hang\s+on|actually|scratch\s+that|correction|sorry|oops|i\s+mean|rather
+          |on\s+second\s+thoughts?)\b \s* (?:[-,.;:!]|$) | yes\b \s* (?:[.!]|$)
+        | (?:it|but\s+it|this|but\s+this)\s+(?:could|may|might)\s+(?:also\s+)?be\b
+        | [^.\n]{1,80}?\b(?:is|are|would\s+be|could\s+be|may\s+be|might\s+be)\s+(?:also|equally|likewise|just\s+as)\s+
+          (?:a\s+|an\s+)?(?:correct|right|acceptable|valid|possible|plausible|answer)\b
+        | 或者|或|也可能|也许|不对|等等|更正 )""",
+    re.IGNORECASE | re.VERBOSE,
 )
+"""What comes after an answer and takes it back, or names another one beside it."""
 _JOINED = re.compile(
     r"(?:(?:\b(?:or|and|oder|und|ou|nor)|[/&|或和与])[\s$*_(\\\[,]*(?:(?:so|maybe|perhaps|also|that)\s+)*"
     r"|\}[\s$)\]\\]*[,、;+]?[\s$(\[\\]*)$",
     re.IGNORECASE,
 )
 """What joins a second commitment to the one before it: a connecting word, or only a comma between two boxes."""
-_PLACEHOLDER = re.compile(
-    r"""[\s"'`(\[<{*_]*(?:insert\b.{0,40}|your\s+(?:final\s+)?answer(?:\s+here)?|(?:final\s+)?answer(?:\s+here)?|\.{2,}|…|_+|
-    option\s+letter|letter|placeholder|your\s+choice|x{2,}|\?+)[\s"'`)\]>}*_.]*""",
-    re.IGNORECASE | re.VERBOSE,
-)
 _BULLET = re.compile(r"\s*(?:[-*•]|[0-9]{1,2}[.)])[ \t]+(?=\S)")
 _LIST = re.compile(r"\s*(?:[-*•]|[0-9]{1,2}[.)])\s+[^\n]*\n\s*(?:[-*•]|[0-9]{1,2}[.)])\s")
+_IN_WORDS = ("span", "unanswerable", "choice")
+"""Types whose golds may hold signs that look like the end of a sentence."""
+_BEFORE_ANSWER = " \t\n\r:：*_"
+_PHRASES_READ = 4
+"""Phrases of one line that may begin a gold's repetition; a bound for the work."""
 _CLOSING = re.compile(r"""[\s.。,，;；:：!！*_`]+$""")
 
 
-def extract_answer(text: str, answer_type: AnswerType, num_choices: int = 0, truncated: bool = False) -> Extraction:
+def extract_answer(
+    text: str, answer_type: AnswerType, choices: tuple[str, ...] = (), truncated: bool = False
+) -> Extraction:
     """The answer that ``text`` commits to last.
 
     Args:
         text: Decoded completion. If the chat template opens ``<think>`` itself, the caller puts the tag back in front,
             so that unfinished thinking is recognised. A bare ``</think>`` means that everything before it was thinking.
         answer_type: Type of the example's answer.
-        num_choices: Number of options (``choice`` only); 0 if it is not known.
+        choices: Texts of the options (``choice`` only); empty if they are not known.
         truncated: The completion ran into its token limit. An answer that reaches the very end of the text without
             punctuation or a line break is then incomplete and commits to nothing.
     """
     visible = visible_text(text)
     if visible is None:
         return Extraction(answer=None, reason="the <think> part is not finished")
-    commitment = _last_commitment(visible[-MAX_VISIBLE_CHARS:], truncated)
-    if commitment is None:
-        where = "; the text was cut" if truncated else ""
-        return Extraction(answer=None, reason=f"no committed answer outside <think>{where}")
+    visible = visible[-MAX_VISIBLE_CHARS:]
+    if "boxed" in visible:
+        visible = _BARE_BOX.sub(r"\1{\2}", visible)
+    phrases = [(m.start(), m.end()) for m in PHRASE.finditer(visible)]
+    boxes = _boxes(visible)
+    lines, wholes = _readings(visible, phrases, boxes, truncated) if answer_type in _IN_WORDS else ((), ())
+    commitment = _last_commitment(visible, phrases, boxes, truncated)
     if isinstance(commitment, str):
-        return Extraction(answer=None, reason=commitment)
+        if answer_type == "choice" and (letter := _exact_letter(wholes, choices)):
+            return Extraction(answer=letter)
+        # What was refused may still be a gold's own words ("Live and Let Die. Or Not"), if nothing at all follows.
+        return Extraction(answer=None, reason=commitment, readings=wholes)
     if len(commitment.text) > MAX_ANSWER_CHARS:
         return Extraction(answer=None, reason=f"the committed text is longer than {MAX_ANSWER_CHARS:,} characters")
-    return _one_answer(commitment.text, answer_type, num_choices)
+    readings = (*lines, *wholes)
+    one = _one_answer(commitment.text, answer_type, choices, readings)
+    return Extraction(answer=one.answer, reason=one.reason, readings=readings)
 
 
 def visible_text(text: str) -> str | None:
@@ -136,14 +134,15 @@ def visible_text(text: str) -> str | None:
     return None if thinking else "\n".join([*parts, text[position:]])
 
 
-def _one_answer(text: str, answer_type: AnswerType, num_choices: int) -> Extraction:
+def _one_answer(text: str, answer_type: AnswerType, choices: tuple[str, ...], readings: tuple[str, ...]) -> Extraction:
     """The committed text as one answer of its type, in the type's short form if it has one."""
     if answer_type == "choice":
-        choice = read_choice(text, num_choices)
-        if choice.problem:
+        choice = read_choice(text, choices)
+        # The text of an option may hold what looks like the end of a sentence.
+        letter = _exact_letter(readings, choices) or choice.letter
+        if choice.problem and not letter:
             return Extraction(answer=None, reason=choice.problem)
-        # With the letter an option's text is kept, so that the rule can see whether both name the same option.
-        return Extraction(answer=choice.letter if choice.letter and not choice.rest else text)
+        return Extraction(answer=letter or text)
     if answer_type == "yes_no":
         verdict = read_yes_no(text)
         return (
@@ -158,29 +157,70 @@ def _one_answer(text: str, answer_type: AnswerType, num_choices: int) -> Extract
     return Extraction(answer=text)
 
 
-def _last_commitment(visible: str, truncated: bool) -> _Commitment | str | None:
-    """The last commitment, the reason why it is ambiguous, or ``None`` if there is no commitment."""
-    for commitment in _commitments_from_the_end(visible):
+def _exact_letter(readings: tuple[str, ...], choices: tuple[str, ...]) -> str | None:
+    return next(filter(None, (exact_choice(reading, choices) for reading in readings)), None)
+
+
+def _readings(
+    visible: str, phrases: list[tuple[int, int]], boxes: list[_Box], truncated: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What follows the phrases of the last line that has one, to the end of the line and of the text; the last box.
+
+    A gold may itself hold a phrase ("The answer is blowing in the wind"), so each phrase of that line counts.
+    """
+    last = phrases[-1][0] if phrases else -1
+    lines = [visible[box.inner : box.end] for box in boxes[-1:] if box.start > last]
+    wholes = []
+    for start, end in reversed(phrases[-_PHRASES_READ:]):
+        if "\n" in visible[start : phrases[-1][0]]:
+            break
+        rest = visible[end : end + 2 * MAX_ANSWER_CHARS].lstrip(_BEFORE_ANSWER).rstrip()
+        line, _, more = rest.partition("\n")
+        # A reading that reaches the end of a text that was cut may lack its own end.
+        lines += [line] * bool(more or not truncated)
+        wholes += [rest] * (not truncated and end + 2 * MAX_ANSWER_CHARS >= len(visible))
+    # The line's first phrase is last here: only what follows all of it is the whole text.
+    return _distinct([*lines, *wholes[:-1]]), _distinct(wholes[-1:])
+
+
+def _distinct(texts: list[str]) -> tuple[str, ...]:
+    """The texts, each as it stands and without the words of its form."""
+    both = [form for text in texts if len(text) <= MAX_ANSWER_CHARS for form in (text, without_lead_in(text))]
+    return tuple(text for text in dict.fromkeys(both) if not PLACEHOLDER.fullmatch(text))
+
+
+def _last_commitment(
+    visible: str, phrases: list[tuple[int, int]], boxes: list[_Box], truncated: bool
+) -> _Commitment | str:
+    """The last commitment, or the reason why there is none."""
+    about: _Commitment | None = None
+    for commitment in _commitments_from_the_end(visible, phrases, boxes):
         if truncated and not commitment.closed:
             continue  # the cut may have shortened it; an earlier commitment still counts
-        if not any(c.isalnum() for c in commitment.text) or _PLACEHOLDER.fullmatch(commitment.text):
+        if not any(c.isalnum() for c in commitment.text) or PLACEHOLDER.fullmatch(commitment.text):
             continue
-        if _SECOND_THOUGHT.match(visible[commitment.end : commitment.end + 200]):
-            return "an alternative follows the committed answer"
-        # Only the end of the same line is searched, which keeps the work linear in the number of commitments.
-        before = visible[max(0, commitment.start - 200) : commitment.start].rpartition("\n")[2]
-        if _JOINED.search(before) and ("boxed" in before or _PHRASE.search(before)):
-            return "several answers are committed together"
-        if _LIST.match(commitment.text):
-            return "a list of answers is committed"
-        return commitment
-    return None
+        if commitment.about:
+            about = about or commitment
+            continue
+        return _problem(visible, commitment) or commitment
+    where = "; the text was cut" if truncated else ""
+    return about or f"no committed answer outside <think>{where}"
 
 
-def _commitments_from_the_end(visible: str) -> Iterator[_Commitment]:
+def _problem(visible: str, commitment: _Commitment) -> str:
+    """Why a commitment names more than one answer; empty if it does not."""
+    if _SECOND_THOUGHT.match(visible[commitment.end : commitment.end + 200]):
+        return "an alternative follows the committed answer"
+    # Only the end of the same line is searched, which keeps the work linear in the number of commitments.
+    before = visible[max(0, commitment.start - 200) : commitment.start].rpartition("\n")[2]
+    if _JOINED.search(before) and ("boxed" in before or PHRASE.search(before)):
+        return "several answers are committed together"
+    return "a list of answers is committed" if _LIST.match(commitment.text) else ""
+
+
+def _commitments_from_the_end(visible: str, phrases: list[tuple[int, int]], boxes: list[_Box]) -> Iterator[_Commitment]:
     """Phrases and boxes, last first; a phrase with its box inside is one commitment."""
-    phrases = [(m.start(), m.end()) for m in _PHRASE.finditer(visible)]
-    boxes = _boxes(visible)
+    phrases, boxes = list(phrases), list(boxes)
     while phrases or boxes:
         if not boxes or (phrases and phrases[-1][0] > boxes[-1].start):
             yield _phrase_commitment(visible, *phrases.pop())
@@ -210,26 +250,20 @@ def _phrase_commitment(visible: str, start: int, end: int) -> _Commitment:
     if bullet and _BULLET.match(visible, line_end + 1):
         stop = _line_end(visible, line_end + 1)
         return _Commitment(start=start, end=stop, text=visible[end:stop], closed=True)
-    stop, closed = _sentence_end(visible, bullet.end() if bullet else end, line_end)
+    about = ABOUT_THE_ANSWER.match(visible, end, line_end) is not None
+    stop, closed = sentence_end(visible, bullet.end() if bullet else end, line_end)
     return _Commitment(
-        start=start, end=stop, text=_clean(visible[bullet.end() if bullet else end : stop]), closed=closed
+        start=start,
+        end=stop,
+        text=_clean(visible[bullet.end() if bullet else end : stop]),
+        closed=closed,
+        about=about,
     )
 
 
 def _line_end(text: str, start: int) -> int:
     end = text.find("\n", start, start + MAX_ANSWER_CHARS + 100)
     return end if end >= 0 else min(len(text), start + MAX_ANSWER_CHARS + 100)
-
-
-def _sentence_end(text: str, start: int, line_end: int) -> tuple[int, bool]:
-    """Where the sentence ends within its line, and whether punctuation or a line break ends it."""
-    for match in _SENTENCE_END.finditer(text, start, line_end):
-        abbreviated = match[0][0] == "." and _ABBREVIATION.search(text, max(start, match.start() - 12), match.start())
-        ends = not abbreviated or _NEW_SENTENCE.match(text, match.end(), min(len(text), match.end() + 40))
-        if ends and text[start : match.start()].strip():
-            return match.end(), True
-    ended = line_end < len(text) or bool(re.search(r"[.!?。！？]\W*$", text[start:line_end]))
-    return line_end, ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +314,7 @@ def _clean(text: str) -> str:
     for box in reversed(_boxes(text)):
         text = text[: box.start] + text[box.inner : box.end].strip() + text[box.end + 1 :]
         text = re.sub(r"^\s*\\f?boxed\s*\{(.*)\}\s*$", r"\1", text, flags=re.DOTALL)
-    text = re.sub(r"^[\s*_:：=`]*(?:that\b)?[\s*_:：`]*", "", text)
+    text = without_lead_in(text)
     text = _CLOSING.sub("", strip_wrappers(text))
     quoted = len(text) > 1 and text[0] + text[-1] in ('""', "''", "“”", "‘’", "「」", "«»", "$$")
     return _CLOSING.sub("", text[1:-1].strip() if quoted else text)

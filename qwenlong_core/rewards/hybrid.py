@@ -16,7 +16,7 @@ from qwenlong_core.rewards.candidate import refusal_reason
 from qwenlong_core.rewards.extract import extract_answer
 from qwenlong_core.rewards.judge import Judge, JudgeQuestion, Verdict
 from qwenlong_core.rewards.length import LengthLimits, length_penalty
-from qwenlong_core.rewards.rules import rule_score
+from qwenlong_core.rewards.rules import repeated_gold, rule_score
 from qwenlong_core.settings.rewards import RewardSettings
 
 
@@ -47,25 +47,28 @@ def score_text(
     example: Example, text: str, number_tolerance: float, penalty: float = 0.0, truncated: bool = False
 ) -> RuleStage:
     """:func:`score_by_rule` on bare text, for callers that hold no tokens."""
-    extraction = extract_answer(text, example.answer_type, len(example.choices), truncated)
-    if extraction.answer is None:
+    extraction = extract_answer(text, example.answer_type, example.choices, truncated)
+    answer = extraction.answer
+    rule = None if answer is None else rule_score(answer, example, number_tolerance)
+    if (rule is None or rule.value < 1.0) and (repeated := repeated_gold(extraction.readings, example)):
+        answer, rule = repeated, rule_score(example.answers[0], example, number_tolerance)
+    if answer is None or rule is None:
         status: Status = "truncated" if truncated else "no_answer"
         return RuleStage(score=Score(value=penalty, length_penalty=penalty, status=status, reason=extraction.reason))
-    rule = rule_score(extraction.answer, example, number_tolerance)
     score = Score(
         value=rule.value + penalty,
         rule=rule.value,
         length_penalty=penalty,
-        extracted=extraction.answer,
+        extracted=answer,
         reason=rule.reason,
     )
     # What the rule has settled is never asked: a verdict could only add reward, so every question is a risk.
     if rule.value >= 1.0 or rule.decided:
         return RuleStage(score=score)
     # A refused answer keeps its 0. Were it unscored, a policy could escape a 0 by addressing the judge.
-    if refusal := refusal_reason(extraction.answer, example.answers):
+    if refusal := refusal_reason(answer, example.answers):
         return RuleStage(score=replace(score, reason=f"{rule.reason}; {refusal}"))
-    question = JudgeQuestion(question=example.question, golds=example.answers, answer=extraction.answer)
+    question = JudgeQuestion(question=example.question, golds=example.answers, answer=answer)
     return RuleStage(score=score, question=question)
 
 

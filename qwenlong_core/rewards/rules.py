@@ -14,8 +14,10 @@ from functools import lru_cache
 from qwenlong_core.records import Example
 from qwenlong_core.rewards.number_words import known_scale, scales_asked
 from qwenlong_core.rewards.numbers import Quantity, in_balance_sheet, read_quantity, same_quantity
-from qwenlong_core.rewards.options import before_reason, read_choice, read_yes_no
+from qwenlong_core.rewards.options import read_choice
 from qwenlong_core.rewards.text import normalize_span, strip_wrappers
+from qwenlong_core.rewards.unanswerable import says_unanswerable
+from qwenlong_core.rewards.yes_no import read_yes_no
 
 SHOWN_CHARS = 80
 """Longest part of an answer that a reason quotes."""
@@ -41,6 +43,14 @@ def rule_score(answer: str, example: Example, number_tolerance: float = 0.0015) 
     if not example.answers:
         raise ValueError(f"example {example.id!r} has no gold answers; give at least one")
     return _RULES[example.answer_type](answer, example, number_tolerance)
+
+
+def repeated_gold(readings: tuple[str, ...], example: Example) -> str | None:
+    """The reading that repeats a gold in words whole, if one does: its signs and sentences are the gold's own."""
+    if example.answer_type not in ("span", "unanswerable"):
+        return None
+    golds = {_normalized_gold(gold) for gold in example.answers} - {""}
+    return next((reading for reading in readings if normalize_span(strip_wrappers(reading)) in golds), None)
 
 
 def check_gold(example: Example) -> None:
@@ -86,45 +96,13 @@ def _gold_quantities(example_id: str, answers: tuple[str, ...]) -> tuple[tuple[s
 
 
 def _choice(answer: str, example: Example, _tolerance: float) -> RuleResult:
-    count = len(example.choices)
     gold = _gold_letter(example)
-    choice = read_choice(answer, count)
-    if choice.problem:
-        return RuleResult(value=0.0, reason=f"{_shown(answer)}: {choice.problem}")
-    # Two options may have the same text; then the text does not name exactly one.
+    choice = read_choice(answer, example.choices)
+    if problem := choice.problem or choice.clash:
+        return RuleResult(value=0.0, reason=f"{_shown(answer)}: {problem}")
     if choice.letter is None:
-        named = _letters_of_text(answer, example.choices)
-        if len(named) != 1:
-            return RuleResult(
-                value=0.0, reason=f"{_shown(answer)} is neither a letter nor the text of exactly one option"
-            )
-        return _equal(answer, gold) if named == {gold} else _differs(answer, example)
-    if other := _other_option_text(choice.letter, choice.rest, example.choices):
-        return RuleResult(value=0.0, reason=f"{_shown(answer)}: letter {choice.letter} with the text of option {other}")
+        return RuleResult(value=0.0, reason=f"{_shown(answer)} is neither a letter nor the text of exactly one option")
     return _equal(answer, gold) if choice.letter == gold else _differs(answer, example)
-
-
-_JOINING = re.compile(
-    r"(?:(?:or|and|but|also|maybe|perhaps|possibly|otherwise|alternatively|either|both|if|not|vs|unless)\b\s*)*"
-)
-
-
-def _other_option_text(letter: str, rest: str, choices: tuple[str, ...]) -> str:
-    """The letter of another option whose text follows ``letter``, alone or joined to the right text."""
-    texts = {chr(ord("A") + i): normalize_span(option) for i, option in enumerate(choices)}
-    left = normalize_span(before_reason(rest))
-    while left:
-        left = left[_JOINING.match(left).end() :]  # type: ignore[union-attr]
-        found = [key for key, text in texts.items() if text and re.match(rf"{re.escape(text)}(?!\w)", left)]
-        if not found:
-            return ""
-        # One option's text may begin with another's ("Paris", "Paris and London"): the longest match is meant.
-        longest = max(len(texts[key]) for key in found)
-        found = [key for key in found if len(texts[key]) == longest]
-        if letter not in found:
-            return found[0]
-        left = left[longest:].lstrip()
-    return ""
 
 
 def _gold_letter(example: Example) -> str:
@@ -136,11 +114,6 @@ def _gold_letter(example: Example) -> str:
             "correct answers or choices"
         )
     return gold
-
-
-def _letters_of_text(text: str, choices: tuple[str, ...]) -> set[str]:
-    wanted = normalize_span(text)
-    return {chr(ord("A") + i) for i, option in enumerate(choices) if wanted and normalize_span(option) == wanted}
 
 
 def _span(answer: str, example: Example, _tolerance: float) -> RuleResult:
@@ -170,31 +143,9 @@ def _yes_no(answer: str, example: Example, _tolerance: float) -> RuleResult:
     return _equal(answer, gold.word) if said.word == gold.word else _differs(answer, example)
 
 
-# The patterns below run on text from normalize_span: lower case, without punctuation and articles.
-_WHERE = (
-    r"(?: (?:in|from|by|with|on|given|based on|using|within|according to)(?: the)?(?:"
-    r" (?:given|provided|above|available))? \w+(?: \w+)?| here)?"
-)
-_UNANSWERABLE = re.compile(
-    rf"""(?: (?:the\ )?(?:question\ )? (?:(?:is|it\ is)\ )? (?:unanswerable|not\ answerable|indeterminable|unknown)
-    | (?:the\ )?(?:question\ |this\ question\ |it\ |this\ |answer\ )?
-      (?:cannot|can\ not|cant|could\ not|cannot\ possibly)\ be\ (?:answered|determined|known|inferred|found|established)
-    | (?:there\ is\ )?(?:insufficient|not\ enough|no\ sufficient)\ (?:information|evidence|data|context)
-      (?:\ (?:to\ answer|is\ (?:given|provided|available)))?(?:\ question)?
-    | (?:it\ is\ )?not\ (?:mentioned|stated|given|provided|specified|available|disclosed|reported|said|answerable
-      |known|found|in\ (?:document|text|context|passage))
-    | (?:there\ is\ )?no\ answer(?:\ is\ (?:given|available|possible))? | none\ of\ (?:documents|passages)\ (?:say|says)
-    | (?:document|text|context|passage|article|it)\ (?:does\ not|doesnt|do\ not)\ (?:say|mention|state|specify|tell
-      |provide\ (?:this|enough)\ information)
-    | 无法(?:回答|确定) | 信息不足 | (?:文中)?(?:未|没有)(?:提及|说明|提到)
-    ){_WHERE.replace(" ", chr(92) + " ")}""",
-    re.VERBOSE,
-)
-
-
 def _unanswerable(answer: str, example: Example, _tolerance: float) -> RuleResult:
     said = normalize_span(answer)
-    if _UNANSWERABLE.fullmatch(said) or any(said and said == _normalized_gold(gold) for gold in example.answers):
+    if says_unanswerable(answer) or any(said and said == _normalized_gold(gold) for gold in example.answers):
         return RuleResult(value=1.0, reason=f"{_shown(answer)} says that the document does not answer")
     return _differs(answer, example, decided=False)
 

@@ -71,17 +71,39 @@ def strip_wrappers(text: str) -> str:
 
 
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_LATEX_SIGNS = {
+    "le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥", "ne": "≠", "neq": "≠", "lt": "<",
+    "gt": ">", "pm": "±", "times": "×", "cdot": "·", "div": "÷", "approx": "≈", "sim": "~", "to": "→", "infty": "∞",
+    "rightarrow": "→", "prime": "\ue000",
+}  # fmt: skip
+_LATEX_SIGN = re.compile(rf"\\({'|'.join(sorted(_LATEX_SIGNS, key=len, reverse=True))})(?![a-zA-Z])")
+_SIGNS = {"<=": "≤", ">=": "≥", "!=": "≠", "=<": "≤", "≦": "≤", "≧": "≥", "⩽": "≤", "⩾": "≥", "==": "="}
+_SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
+_PRIMES = {ord("′"): "\ue000", ord("″"): "\ue001", ord("‴"): "\ue000\ue001"}
+"""Minutes and seconds, feet and inches are hidden from the folding of quotes behind characters of private use."""
+_FEET = re.compile(r"(?<=[0-9])'(?=\s?[0-9]{1,2}(?:\.[0-9]+)?\s?(?:\"|''|\ue001|\W*$))")
+_INCHES = re.compile(r"(?<=[0-9])(?:\"|''|\ue000\ue000)")
+_TAG = re.compile(
+    r"</?(?:b|i|u|em|strong|sub|sup|span|p|br|code|answer)\s?/?>|<([a-z][^<>0-9]*)>|^>\s(?=[^\W\d]{2})", re.IGNORECASE
+)
+"""A tag, brackets around a word, and a quoted line's mark are no comparison."""
 _SYMBOL = re.compile(
-    r"""( (?<=[0-9]) [./:\-] (?=[0-9])           # 3.5, 1/2, 10:30, 1914-1918 are not 35, 12, 1030, 19141918
+    r"""( (?<=[0-9]) [.,/:\-] (?=[0-9])          # 3.5, 1,5, 1/2, 10:30, 1914-1918 are not 35, 15, 12, 1030, 19141918
         | (?<![\w.)]) (?:-\.?|\.) (?=[0-9])    # -5 is not 5, .5 is not 5
+        | (?<![\w.)]) - (?=[^\W\d_]\b)         # -x is not x
+        | (?<=[\w+]) - (?![\w-])               # BBB- is not BBB
         | - (?=[$€£¥₹₩][0-9])
-        | (?<=[0-9]) \s? %
-        | (?<=\w) [+#]+                          # C++, C#
-        | [$€£¥₹₩] (?=\s?-?\.?[0-9])
+        | (?<=\w) \s? [%‰°] | [%‰]
+        | (?<=\w) [+#♯♭]+                       # C++, C#
+        | \# (?=\w)
+        | (?<=\w) \*+ (?=\w)                   # 9**9 is not 99
+        | [$€£¥₹₩] (?=\s?-?\.?[0-9]) | (?<=[0-9]) \s? [$€£¥₹₩] | (?<=\w) [$€£¥₹₩]
         | (?<=\w) \^ (?=[\w-])
-        ) | [^\w\s] | _""",
+        | \s* (?: [<=>~|¬±×÷≤≥≠≈≡→←↔⇒∈∞√∑∏∂∆∇∪∩⊂⊆∧∨] | (?<=\s)\+(?=\s) )+ \s*
+        ) | [^\w\s\ue000\ue001] | _""",
     re.VERBOSE,
 )
+"""The signs that carry meaning (first group), and all others."""
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b(?=\s+\S)")
 """Unlike SQuAD's, an article at the end stays: ``Vitamin A`` is not ``Vitamin``."""
 
@@ -96,13 +118,29 @@ def _drop_symbol(match: re.Match[str]) -> str:
 def normalize_span(text: str) -> str:
     """SQuAD v1.1 normalisation (lower case, no punctuation, no articles, single spaces), made stricter.
 
-    Each difference closes a hole that a policy could exploit: unicode is normalised first; punctuation that carries
-    meaning next to digits (decimal point, sign, percent, currency) stays; an article is dropped only before another
-    word; and text that would become empty or a bare article stays as it was.
+    Each difference closes a hole that a policy could exploit: unicode is normalised first; signs that carry meaning
+    (decimal point, minus, percent, currency, comparisons, the sign of a rating, feet and inches) stay; an article is
+    dropped only before another word; and text that would become empty or a bare article stays as it was.
     """
-    folded = canonical(text).casefold()
+    folded = _fold_signs(text).casefold()
     plain = " ".join(_SYMBOL.sub(_drop_symbol, _THOUSANDS.sub("", folded)).split())
     without_articles = " ".join(_ARTICLE.sub(" ", plain).split())
     if not without_articles or without_articles in ("a", "an", "the"):
         return plain or " ".join(folded.split())
     return without_articles
+
+
+def _fold_signs(text: str) -> str:
+    """:func:`canonical`, with one spelling for each comparison and for feet and inches."""
+    if "\\" in text:
+        text = _LATEX_SIGN.sub(lambda match: _LATEX_SIGNS[match[1]], text)
+    text = canonical(text if text.isascii() else text.translate(_PRIMES))
+    if '"' in text or "'" in text or "\ue000" in text:
+        text = _FEET.sub("\ue000", text)
+        # A quotation mark after a digit closes a quotation unless no other opens it: "Catch 22".
+        if text.count('"') != 2:
+            text = _INCHES.sub("\ue001", text)
+    if "<" in text or ">" in text or "=" in text or not text.isascii():
+        text = _SIGN.sub(lambda match: _SIGNS[match[0]], text)
+        text = _TAG.sub(lambda match: match[1] or "", text)
+    return text

@@ -1,4 +1,4 @@
-"""Every row of ``tests/golden/rewards.jsonl`` through the whole rule path."""
+"""Every row of the golden tables through the whole rule path; ``words.jsonl`` holds the answers in words."""
 
 from typing import Any
 
@@ -9,9 +9,10 @@ from qwenlong_core.rewards.hybrid import score_by_rule
 from qwenlong_core.settings.rewards import RewardSettings
 
 CASES = cases()
+ROWS = [*CASES, *cases("words")]
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+@pytest.mark.parametrize("case", ROWS, ids=[case["id"] for case in ROWS])
 def test_golden(case: dict[str, Any]) -> None:
     stage = score_by_rule(example_of(case), completion_of(case), RewardSettings())
     assert stage.score.rule == case["rule"], stage.score.reason
@@ -27,6 +28,6 @@ def test_the_table_is_large_and_at_least_half_of_it_would_fool_a_lazy_scorer() -
 
 
 def test_ids_are_unique_and_every_wrong_answer_says_why() -> None:
-    assert len({case["id"] for case in CASES}) == len(CASES)
-    for case in CASES:
+    assert len({case["id"] for case in ROWS}) == len(ROWS)
+    for case in ROWS:
         assert score_by_rule(example_of(case), completion_of(case), RewardSettings()).score.reason
