@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
+from array import array
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -63,7 +64,8 @@ class Prompts:
     def __init__(self, tokenizer: Any, examples: Sequence[Example], phase: Phase, context: int) -> None:
         self.examples = examples
         texts = [render_prompt(tokenizer, example) for example in examples]
-        self.token_ids = [encode(tokenizer, text) for text in texts]
+        # Arrays, since a list takes nine times the memory: 800 prompts of 90,000 tokens would be 2.6 GB a process.
+        self.token_ids = [array("i", encode(tokenizer, text)) for text in texts]
         self.opens_thinking = [opens_thinking(text) for text in texts]
         tokens, longest = max((len(ids), example.id) for ids, example in zip(self.token_ids, examples))
         if tokens > phase.max_prompt_tokens:

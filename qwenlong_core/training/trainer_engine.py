@@ -23,7 +23,8 @@ class TrainerEngine:
         """
         # With n=G (see vllm_sampling in arguments.py) vLLM gets each prompt once, otherwise once per completion.
         per_request = (self.trainer.args.generation_kwargs or {}).get("n", 1)
-        requests = [list(prompt) for prompt in prompts for _ in range(samples // per_request)]
+        # One list, repeated: TRL sends the requests to other processes, and pickle writes an object once.
+        requests = [ids for ids in map(list, prompts) for _ in range(samples // per_request)]
         # TRL 1.16 has no public call for this step alone.
         token_ids, logprobs = self.trainer._generate_single_turn(requests, None, {}, samples)
         stops = StopStrings(self.trainer.processing_class, sampling.stop)

@@ -117,3 +117,9 @@ def test_a_judge_is_asked_no_more_at_once_than_its_bound_over_all_parts(prompts:
     assert [score.judge for group in groups for score in group.scores] == [1.0] * 8
     assert len(server.requests) == 8
     assert server.most_open == 2
+
+
+def test_a_prompt_takes_four_bytes_a_token(prompts: Prompts) -> None:
+    for ids, text in zip(prompts.token_ids, prompts.examples):
+        assert len(ids) > 20, text.id
+        assert ids.itemsize * len(ids) == len(ids.tobytes()) == 4 * len(ids)
