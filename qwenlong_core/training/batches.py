@@ -21,7 +21,7 @@ from qwenlong_core.settings.training import GRPOBase
 from qwenlong_core.training.curriculum import UNSEEN, Difficulties, from_json, to_json, to_retire
 from qwenlong_core.training.dynamic_sampling import PromptStream, arrange, fill_batch
 from qwenlong_core.training.rollout import Rollouts
-from qwenlong_core.training.rows import Placed, Row, StepBatch, empty_rows, rows_of
+from qwenlong_core.training.rows import Placed, Row, StepBatch, empty_rows, packed_work, rows_of
 from qwenlong_core.training.surplus import OldLogprobs, SurplusGroup, surplus_from_json
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,13 @@ class Batches:
         placed: list[Placed] = [(one.group, one.old_logprobs) for one in self.surplus[: drawn.from_last]]
         placed += [(group, None) for group in drawn.kept[drawn.from_last :]]
         mini_batches = settings.batch_size // settings.mini_batch_size
-        slots = arrange(placed, batch_size=settings.batch_size, mini_batches=mini_batches, processes=processes)
+        slots = arrange(
+            placed,
+            [self._work(group) for group, _ in placed],
+            batch_size=settings.batch_size,
+            mini_batches=mini_batches,
+            processes=processes,
+        )
         # Now and not in the next step: the policy that sampled these groups is about to be updated.
         self.surplus = self._with_old_logprobs(drawn.surplus, policy_logprobs)
         self.drawn += 1
@@ -125,6 +131,9 @@ class Batches:
         computed = [policy_logprobs(self._prompt_ids[g.example.id], [c.token_ids for c in g.completions]) for g in own]
         logprobs: list[OldLogprobs] = gather_object(computed) if computed else []
         return [SurplusGroup(group, values) for group, values in zip(groups, logprobs)]
+
+    def _work(self, group: Group) -> float:
+        return packed_work(len(self._prompt_ids[group.example.id]), [len(c.token_ids) for c in group.completions])
 
     def _rows_of(self, slot: Placed | None) -> list[Row]:
         if slot is None:

@@ -179,11 +179,18 @@ def fill_batch(
     return batch
 
 
-def arrange(groups: Sequence[T], *, batch_size: int, mini_batches: int, processes: int) -> list[list[T | None]]:
+def arrange(
+    groups: Sequence[T], work: Sequence[float], *, batch_size: int, mini_batches: int, processes: int
+) -> list[list[T | None]]:
     """Spread groups evenly over the mini-batches, and within each mini-batch over the processes.
+
+    Each forward waits for the process with the most work, so the members of a mini-batch are dealt out by length:
+    groups that run at the same time are neighbours. The gradient of a mini-batch is a sum over its members,
+    so it stays the same.
 
     Args:
         groups: At most ``batch_size`` groups.
+        work: Of each group, in any unit (:func:`.rows.packed_work`).
         batch_size: Slots in total, a multiple of ``mini_batches * processes``.
         mini_batches: Optimizer steps per batch.
         processes: Number of processes. A whole group goes to one of them.
@@ -194,7 +201,8 @@ def arrange(groups: Sequence[T], *, batch_size: int, mini_batches: int, processe
     """
     slots: list[list[T | None]] = [[] for _ in range(processes)]
     for mini_batch in range(mini_batches):
-        members: list[T | None] = list(groups[mini_batch::mini_batches])
+        longest_first = sorted(range(mini_batch, len(groups), mini_batches), key=lambda i: -work[i])
+        members: list[T | None] = [groups[i] for i in longest_first]
         members += [None] * (batch_size // mini_batches - len(members))
         for process in range(processes):
             slots[process] += members[process::processes]

@@ -20,6 +20,7 @@ from qwenlong_core.training.batches import Batches
 from qwenlong_core.training.curriculum import Difficulty
 from qwenlong_core.training.dynamic_sampling import PromptStream
 from qwenlong_core.training.rollout import Prompts, Rollouts
+from qwenlong_core.training.rows import packed_work
 from qwenlong_core.training.surplus import OldLogprobs
 
 INFORMATIVE, WRONG, UNSCORED = [1, 0, 0, 0], [0, 0, 0, 0], [1, None, 0, 0]
@@ -169,3 +170,9 @@ def test_difficulty_counts_every_scored_group(make: Callable[..., Batches]) -> N
     batches.next_batch(Policy())
     drawn = [ROWS[draw.row].id for draw in PromptStream(len(ROWS), seed=5).take(2)]
     assert batches.difficulties == {drawn[0]: Difficulty(1, 0.0), drawn[1]: Difficulty(1, 0.25)}
+
+
+def test_work_by_hand() -> None:
+    """Two completions of 10 and 20 tokens after 100: 130 tokens, and 5,000 + 1,050 + 2,200 pairs that attend."""
+    assert packed_work(100, [10, 20]) == pytest.approx(130 + 8_250 / 30_720)
+    assert packed_work(60_000, [10]) > packed_work(40_000, [10_000, 9_000]), "attention over a long prompt counts"

@@ -242,16 +242,26 @@ def test_the_stream_has_the_order_of_torchs_own_shuffle() -> None:
 
 def test_a_full_batch_is_spread_evenly_and_wholly() -> None:
     groups = [group(i, YES) for i in range(8)]
-    slots = arrange(groups, batch_size=8, mini_batches=2, processes=2)
+    slots = arrange(groups, [1] * 8, batch_size=8, mini_batches=2, processes=2)
     placed = [[g.example.id for g in own if g is not None] for own in slots]
     # mini-batch 0 has groups 0 2 4 6, of which process 0 takes 0 4; mini-batch 1 has 1 3 5 7
     assert placed == [["p1-0", "p1-4", "p1-1", "p1-5"], ["p1-2", "p1-6", "p1-3", "p1-7"]]
 
 
+def test_groups_of_like_length_run_at_the_same_time() -> None:
+    """Mini-batch 0 has the groups of 9, 30, 8 and 40, mini-batch 1 those of 5, 6, 7 and 50."""
+    tokens = [9, 5, 30, 6, 8, 7, 40, 50]
+    slots = arrange(tokens, tokens, batch_size=8, mini_batches=2, processes=2)
+    assert slots == [[40, 9, 50, 6], [30, 8, 7, 5]]
+    slots = arrange(tokens[:3], tokens[:3], batch_size=8, mini_batches=2, processes=2)
+    assert slots == [[30, None, 5, None], [9, None, None, None]], "empty slots come last"
+
+
 @given(kept=st.integers(0, 16), mini_batches=st.sampled_from([1, 2, 4]), processes=st.sampled_from([1, 2, 4]))
 def test_every_process_has_as_many_slots_and_no_group_is_lost(kept: int, mini_batches: int, processes: int) -> None:
     groups = [group(i, YES) for i in range(kept)]
-    slots = arrange(groups, batch_size=16, mini_batches=mini_batches, processes=processes)
+    tokens = [(i * 7) % 5 for i in range(kept)]
+    slots = arrange(groups, tokens, batch_size=16, mini_batches=mini_batches, processes=processes)
     assert [len(own) for own in slots] == [16 // processes] * processes
     assert sorted(g.example.id for own in slots for g in own if g) == sorted(g.example.id for g in groups)
     per_mini_batch = 16 // mini_batches // processes
