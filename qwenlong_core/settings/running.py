@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from qwenlong_core.settings.base import Block, Name, PlainUrl
+from qwenlong_core.settings.base import Block, Incidental, Name, PlainUrl
 
 _TRACKING_URI = re.compile(r"sqlite:///.+|((postgresql|mysql|mssql)(\+\w+)?|https?)://[^/].*|databricks(://.+)?")
 
@@ -36,6 +36,9 @@ class LaunchSettings(Block):
     copying them makes a step slower."""
     cpu_threads: int | None = Field(None, ge=1)
     """Threads per process on CPU; ``None`` takes all cores."""
+    timeout_minutes: Incidental[int] = Field(60, ge=1)
+    """How long processes wait for each other before the run fails: longer than the main process takes to write and seal
+    a checkpoint, and than a judge may hold one process up."""
 
     def for_sampling(self) -> LaunchSettings:
         """The same without how training is sharded and saves memory, which does not matter to sampling."""

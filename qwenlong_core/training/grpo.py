@@ -40,6 +40,7 @@ from qwenlong_core.training.dynamic_sampling import PromptStream
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
 from qwenlong_core.training.runtime import StepBoundary, quiet, save_policy, set_up_process, training_weights
+from qwenlong_core.training.sharding import start_policy
 from qwenlong_core.training.state_files import save_optimizer
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
 from qwenlong_core.training.trainer_engine import TrainerEngine
@@ -110,7 +111,7 @@ def build_trainer(
     difficulties = curriculum.read_difficulties(inputs.get("probe", inputs["model"]))
     examples = phase_examples(job, inputs["data"], difficulties)
     tokenizer = load_tokenizer(inputs["model"])
-    model = load_policy(inputs["model"], training_weights(job.model))
+    model = start_policy(inputs["model"], training_weights(job.model))
     prompts = Prompts(tokenizer, examples, job.phase, model.config.max_position_embeddings)
 
     def batches_of(trainer: LongContextGRPOTrainer) -> Batches:

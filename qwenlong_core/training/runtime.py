@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.running import LaunchSettings
+from qwenlong_core.training.sharding import is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,9 @@ def set_up_process(launch: LaunchSettings) -> PartialState:
         ValueError: the number of processes is not the job's, FSDP is requested without a GPU, or DeepSpeed is
             requested.
     """
-    # accelerate keeps this state for the process; the trainers find it later.
-    state = PartialState(cpu=not torch.cuda.is_available())
+    # accelerate keeps this state for the process; the trainers find it later, so that their own timeout has no effect.
+    timeout = timedelta(minutes=launch.timeout_minutes)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timeout)
     if state.num_processes != launch.num_processes:
         raise ValueError(
             f"launch.num_processes={launch.num_processes}, but {state.num_processes} process(es) are running: "
@@ -47,7 +50,13 @@ def set_up_process(launch: LaunchSettings) -> PartialState:
             " optimizer's state, so no checkpoint could be written: use FSDP2, as in"
             " infra/accelerate/fsdp2-1node.yaml"
         )
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not torch.cuda.is_available():
+    if is_sharded() and os.environ.get("FSDP_VERSION") != "2":
+        raise ValueError(
+            f"launch.accelerate_config={launch.accelerate_config!r} asks for FSDP version"
+            f" {os.environ.get('FSDP_VERSION', '1')}, but weights are sharded by FSDP2: set fsdp_version: 2, as in"
+            " infra/accelerate/fsdp2-1node.yaml"
+        )
+    if is_sharded() and not torch.cuda.is_available():
         raise ValueError(
             f"launch.accelerate_config={launch.accelerate_config!r} asks for FSDP, which accelerate silently skips"
             " without a GPU: set launch.accelerate_config to none on a CPU"
@@ -77,6 +86,9 @@ def trainer_arguments(model: ModelSettings, launch: LaunchSettings, seed: int, c
         "ddp_find_unused_parameters": False,
         "ddp_backend": "gloo" if on_cpu and launch.num_processes > 1 else None,
         "bf16": model.dtype == "bfloat16",
+        # Between micro-batches FSDP would otherwise keep the whole gradient on every GPU, summed in bfloat16. Under DDP
+        # it is whole anyway, so there only the last micro-batch exchanges it.
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": is_sharded()}},
         "gradient_checkpointing": launch.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False} | ({"offload": True} if offloads(launch) else {}),
         "logging_strategy": "no",
@@ -132,11 +144,11 @@ def save_policy(trainer: Any, tokenizer: Any, dtype: str, folder: Path) -> None:
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.accelerator.is_main_process:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-        target = getattr(torch, dtype)
-        # transformers loads weights in the dtype that the config names.
-        model.config.dtype = target
-        weights = {name: tensor.to("cpu", target) for name, tensor in weights.items()}
+        weights = {name: tensor.to("cpu", getattr(torch, dtype)) for name, tensor in weights.items()}
         model.save_pretrained(folder, state_dict=weights)
+        # save_pretrained writes the trained model's dtype, float32. Loaders take the dtype that the config names.
+        model.config.dtype = dtype
+        model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
 

@@ -24,12 +24,13 @@ from qwenlong_core.data.prepared import SFT_ROWS
 from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.jobs import SFTJob
-from qwenlong_core.models import attention_implementation, load_policy, load_tokenizer
+from qwenlong_core.models import attention_implementation, load_tokenizer
 from qwenlong_core.records import Example
 from qwenlong_core.settings.training import SFTSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.files import METRICS
-from qwenlong_core.training import checkpoints, state_files
+from qwenlong_core.training import checkpoints
+from qwenlong_core.training.hooks import StageTrainer
 from qwenlong_core.training.logprobs.cpu_head import use_compact_head
 from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
 from qwenlong_core.training.logprobs.packing import IGNORED
@@ -43,6 +44,7 @@ from qwenlong_core.training.runtime import (
     training_weights,
 )
 from qwenlong_core.training.sft_packing import data_share, packed
+from qwenlong_core.training.sharding import start_policy
 
 logger = logging.getLogger(__name__)
 
@@ -112,41 +114,8 @@ def accumulation(settings: SFTSettings, processes: int) -> int:
     return settings.batch_size // at_once
 
 
-class ResumableSFTTrainer(SFTTrainer):  # type: ignore[misc]
-    """``SFTTrainer`` whose checkpoints are sealed and hold no pickle; the same hooks as in :mod:`trainer`."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Called with every checkpoint. Checkpoints are not published, so there is no card to write."""
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Called when a checkpoint is due. Ours seals the folder; SFT has no state beside the trainer's."""
-        super()._save_checkpoint(model, trial)
-        checkpoints.finish(self, own_state=dict)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Called within ``_save_checkpoint``. transformers' own would write pickles."""
-        checkpoints.save_optimizer_and_scheduler(self, Path(output_dir))
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Called within ``_save_checkpoint``. transformers' own would write a pickle."""
-        state_files.save_random_state(checkpoints.random_state_file(self, output_dir))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Called on resume. transformers' own expects sharded weights in a format of its own."""
-        if self.is_fsdp_enabled:
-            state_files.load_weights(model or self.model_wrapped, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Called when training begins; ``None`` without a checkpoint."""
-        if checkpoint is not None:
-            checkpoints.load_optimizer_and_scheduler(self, Path(checkpoint))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Called before the first resumed forward; ``None`` without a checkpoint."""
-        if checkpoint is not None:
-            state_files.load_random_state(checkpoints.random_state_file(self, checkpoint))
+class ResumableSFTTrainer(StageTrainer, SFTTrainer):  # type: ignore[misc]
+    """``SFTTrainer`` whose checkpoints are sealed and hold no pickle."""
 
 
 def _row(logs: dict[str, Any], step: int, step_tokens: Sequence[int]) -> dict[str, Any]:
@@ -184,7 +153,7 @@ def build_trainer(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = ResumableSFTTrainer(
-        model=load_policy(model_dir, training_weights(job.model)),
+        model=start_policy(model_dir, training_weights(job.model)),
         args=arguments,
         train_dataset=Dataset.from_list(dataset),
         processing_class=tokenizer,

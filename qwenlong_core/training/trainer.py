@@ -29,7 +29,7 @@ sharded::
     +- each step's last update: StepBoundary (runtime.py) asks for
          +- log                                || the step's metrics, entropy alarm, MetricsCallback
          +- _save_checkpoint                   || every save_steps steps: weights, optimizer, random states,
-                                                  own_state, then the seal (checkpoints.py)
+                                                  own_state, then the seal (hooks.py, checkpoints.py)
 
 A run that resumes calls ``restore`` before ``train``; transformers then loads the rest through the
 ``_load_*`` hooks. Written for TRL 1.16 and transformers 5.
@@ -42,7 +42,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -56,9 +55,10 @@ from trl.trainer.utils import add_fused_lm_head, split_tensor_dict
 
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.rewards.monitor import check_rewards
-from qwenlong_core.training import checkpoints, grpo_metrics, state_files
+from qwenlong_core.training import grpo_metrics
 from qwenlong_core.training.batches import Batches
 from qwenlong_core.training.entropy import EntropyAlarm, EntropyWatch
+from qwenlong_core.training.hooks import StageTrainer
 from qwenlong_core.training.logprobs.cpu_head import use_compact_head
 from qwenlong_core.training.logprobs.distances import EngineDistance, mean_kl
 from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
@@ -92,9 +92,11 @@ class Generated(NamedTuple):
 
 def generated(rows: Sequence[Row]) -> Generated:
     """Rows as the result of TRL's own generation."""
+    # The rows of a group share their prompt, of which there is one list then: TRL makes tensors of it and keeps none.
+    prompts = {id(row.prompt_ids): list(row.prompt_ids) for row in rows}
     known = all(row.logprobs is not None for row in rows)
     return Generated(
-        prompt_ids=[list(row.prompt_ids) for row in rows],
+        prompt_ids=[prompts[id(row.prompt_ids)] for row in rows],
         completion_ids=[list(row.completion_ids) for row in rows],
         tool_mask=[[int(row.in_loss)] * len(row.completion_ids) for row in rows],
         completions=[""] * len(rows),
@@ -126,7 +128,7 @@ class SkipEmptyUpdates(TrainerCallback):  # type: ignore[misc]
             self.trainer.model_wrapped.zero_grad(set_to_none=True)
 
 
-class LongContextGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
     """GRPO on batches that dynamic sampling fills, with shared prompts and exact resume.
 
     Args:
@@ -221,6 +223,11 @@ class LongContextGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             batch: dict[str, Any] = self._generate_and_score_completions(prompts)
         if self.batch.drawn.from_last and "old_per_token_logps" not in batch:
             batch["old_per_token_logps"] = self._old_logprobs(batch)
+        kept, wanted = len(self.batch.drawn.kept), self.job.grpo.batch_size
+        if 0 < kept < wanted:
+            # TRL divides an update's loss by its share of these tokens, so few groups would stand for a whole batch.
+            # With empty slots counted at the mean length, each group weighs what it does in a full batch.
+            batch["num_items_in_batch"] = batch["num_items_in_batch"] * (wanted / kept)
         rows_per_forward = self.args.per_device_train_batch_size
         informative = torch.tensor(self.batch.informative_forwards, device=self.accelerator.device)
         batch[INFORMATIVE] = informative.repeat_interleave(rows_per_forward)
@@ -267,7 +274,7 @@ class LongContextGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         metrics = grpo_metrics.batch_metrics(drawn, self.batches.prompt_tokens(drawn.groups))
         return metrics | self.engine_distance.report() | {"prompts_retired": len(self.batches.stream.retired)}
 
-    # -- TRL's and transformers' hooks, in the order of the diagram, each overridden here and nowhere else ----
+    # -- TRL's and transformers' hooks, in the order of the diagram, each overridden here or in hooks.py ------
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """Called for every forward, with placeholders. TRL's own would sample, and would shuffle the rows of a
@@ -348,36 +355,3 @@ class LongContextGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             raise EntropyAlarm(f"grpo-{self.job.index}: {alarm}; or set grpo.entropy_alarm.stop=false and run again")
         if alarm:
             logger.warning("grpo-%d: %s", self.job.index, alarm)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Called with every checkpoint. Checkpoints are not published, so there is no card to write."""
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Called when a checkpoint is due. Ours adds this project's state and seals the folder."""
-        super()._save_checkpoint(model, trial)
-        checkpoints.finish(self, self.own_state)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Called within ``_save_checkpoint``. transformers' own would write pickles."""
-        checkpoints.save_optimizer_and_scheduler(self, Path(output_dir))
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Called within ``_save_checkpoint``. transformers' own would write a pickle."""
-        state_files.save_random_state(checkpoints.random_state_file(self, output_dir))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Called on resume. transformers' own expects sharded weights in a format of its own."""
-        if self.is_fsdp_enabled:
-            state_files.load_weights(model or self.model_wrapped, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Called when training begins; ``None`` without a checkpoint."""
-        if checkpoint is not None:
-            checkpoints.load_optimizer_and_scheduler(self, Path(checkpoint))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Called before the first resumed forward; ``None`` without a checkpoint."""
-        if checkpoint is not None:
-            state_files.load_random_state(checkpoints.random_state_file(self, checkpoint))

