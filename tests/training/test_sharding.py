@@ -137,11 +137,14 @@ def test_accelerates_own_policy_would_be_noticed(policy: Path, data: Path, tmp_p
 
 @pytest.mark.slow
 def test_only_the_main_process_reads_the_weights_and_all_get_them(tmp_path: Path) -> None:
-    """300 MB of weights on four processes. Without `start_policy` each would hold them at the start."""
+    """300 MB of weights on four processes. Without `start_policy` each would hold them at the start.
+
+    The folder is in bfloat16, as the stages write it: float32 files would stay mapped and take no memory of their own.
+    """
     size = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 6, "num_attention_heads": 8}
-    LlamaForCausalLM(LlamaConfig(vocab_size=12_000, **size)).save_pretrained(tmp_path / "policy")
+    LlamaForCausalLM(LlamaConfig(vocab_size=12_000, **size)).bfloat16().save_pretrained(tmp_path / "policy")
     weights = load_file(tmp_path / "policy" / "model.safetensors")
-    total = sum(tensor.nbytes for tensor in weights.values()) / 1e6
+    total = sum(4 * tensor.numel() for tensor in weights.values()) / 1e6
     run_processes("fsdp_start.py", "ours", tmp_path / "policy", tmp_path, processes=4)
     seen = [json.loads((tmp_path / f"memory-{rank}.json").read_text()) for rank in range(4)]
     assert seen[0]["started"] > 0.9 * total
