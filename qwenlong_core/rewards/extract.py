@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from qwenlong_core.records import AnswerType
 from qwenlong_core.rewards.numbers import read_quantity
-from qwenlong_core.rewards.options import exact_choice, read_choice
+from qwenlong_core.rewards.options import exact_choice, read_choice, whole_option
 from qwenlong_core.rewards.phrases import ABOUT_THE_ANSWER, PHRASE, PLACEHOLDER, without_lead_in
 from qwenlong_core.rewards.sentences import sentence_end
 from qwenlong_core.rewards.text import strip_invisible, strip_wrappers
@@ -63,7 +63,7 @@ _SECOND_THOUGHT = re.compile(
         | (?:no|nope|wait|hold\s+on|hang\s+on|actually|scratch\s+that|correction|sorry|oops|i\s+mean|rather
           |on\s+second\s+thoughts?)\b \s* (?:[-,.;:!]|$) | yes\b \s* (?:[.!]|$)
         | (?:it|but\s+it|this|but\s+this)\s+(?:could|may|might)\s+(?:also\s+)?be\b
-        | [^.\n]{1,80}?\b(?:is|are|would\s+be|could\s+be|may\s+be|might\s+be)\s+(?:also|equally|likewise|just\s+as)\s+
+        | [^\n]{1,500}?\b(?:is|are|would\s+be|could\s+be|may\s+be|might\s+be)\s+(?:also|equally|likewise|just\s+as)\s+
           (?:a\s+|an\s+)?(?:correct|right|acceptable|valid|possible|plausible|answer)\b
         | 或者|或|也可能|也许|不对|等等|更正 )""",
     re.IGNORECASE | re.VERBOSE,
@@ -137,8 +137,10 @@ def visible_text(text: str) -> str | None:
 def _one_answer(text: str, answer_type: AnswerType, choices: tuple[str, ...], readings: tuple[str, ...]) -> Extraction:
     """The committed text as one answer of its type, in the type's short form if it has one."""
     if answer_type == "choice":
-        choice = read_choice(text, choices)
         # The text of an option may hold what looks like the end of a sentence.
+        for reading in readings[:1]:
+            text = whole_option(text, reading, choices)
+        choice = read_choice(text, choices)
         letter = _exact_letter(readings, choices) or choice.letter
         if choice.problem and not letter:
             return Extraction(answer=None, reason=choice.problem)
@@ -209,7 +211,7 @@ def _last_commitment(
 
 def _problem(visible: str, commitment: _Commitment) -> str:
     """Why a commitment names more than one answer; empty if it does not."""
-    if _SECOND_THOUGHT.match(visible[commitment.end : commitment.end + 200]):
+    if _SECOND_THOUGHT.match(visible[commitment.end : commitment.end + 600]):
         return "an alternative follows the committed answer"
     # Only the end of the same line is searched, which keeps the work linear in the number of commitments.
     before = visible[max(0, commitment.start - 200) : commitment.start].rpartition("\n")[2]

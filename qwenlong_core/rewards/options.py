@@ -9,11 +9,13 @@ from functools import lru_cache
 from qwenlong_core.rewards.text import canonical, normalize_span, strip_wrappers
 
 _NAMED = r"(?:(?:option|choice|answer|letter)\s*|[选選][项項]?\s*)?"
+_BETWEEN = " )]】.:：,、;\"'-"
 _LETTER_ALONE = re.compile(
-    rf"[\s\"'(\[【]*{_NAMED}[\s\"'(\[【]*(?P<letter>[A-Za-z])[\s\"')\]】.:：,、;]*(?:[选選]?[项項])?", re.IGNORECASE
+    rf"[\s\"'(\[【「『]*{_NAMED}[\s\"'(\[【]*(?P<letter>[A-Za-z])[\s\"')\]】」』.:：,、;]*(?:[选選]?[项項])?",
+    re.IGNORECASE,
 )
 _LETTER = re.compile(
-    rf"""[\s"'(\[【]*{_NAMED}[\s"'(\[【]*
+    rf"""[\s"'(\[【「『]*{_NAMED}[\s"'(\[【]*
         (?P<letter>[A-Za-z])
         (?:(?P<delimiter>\s*[)\]】.:：,、;"']|\s+-\s) | (?P<end>\s*$)
             | (?=\s+(?:because|since|as|which|is|for|given)\b) | (?=\s*[选選]?[项項]|因[为為]))
@@ -89,7 +91,7 @@ def read_choice(text: str, choices: tuple[str, ...] = ()) -> Choice:
         return Choice(problem="the commitment negates an option instead of naming one")
     match = _LETTER.fullmatch(text)
     letter = match["letter"].upper() if match else ""
-    rest = match["rest"].strip(" )]】.:：,、;\"'-") if match else ""
+    rest = match["rest"].strip(_BETWEEN) if match else ""
     own = _longest_text(rest, choices) if match else None
     if own is None and (_lists_options(text, len(choices)) or (match and _HEDGE_FIRST.match(match["rest"]))):
         return Choice(problem="several options are named")
@@ -121,6 +123,17 @@ def _letter_after_text(text: str, choices: tuple[str, ...]) -> str | None:
     after = _AFTER_TEXT.fullmatch(rest) if letters else None
     said = after[after.lastgroup or 0].upper() if after else ""
     return said if said and said in letters else None
+
+
+def whole_option(text: str, line: str, choices: tuple[str, ...]) -> str:
+    """``text``, or the longer beginning of its line that holds all of an option's text: options may be sentences."""
+    line = strip_wrappers(canonical(line)).strip()
+    match, cut = _LETTER.fullmatch(line), _LETTER.fullmatch(text)
+    if cut and not any(c.isalnum() for c in cut["rest"]):
+        return text  # the letter alone; what follows is another sentence
+    named = _longest_text(match["rest"].lstrip(_BETWEEN) if match else line, choices)
+    whole = line[: len(line) - len(named[1])] if named else ""
+    return whole if len(whole) > len(text) else text
 
 
 def _letters_word_for_word(text: str, choices: tuple[str, ...]) -> str:
@@ -178,7 +191,7 @@ def _pattern(option: str) -> re.Pattern[str] | None:
     words = strip_wrappers(canonical(option)).rstrip(" .,;:!?").split()
     if not words:
         return None
-    return re.compile(r"[\s\"'(]*" + r"\s+".join(map(re.escape, words)) + r"(?!\w)[\"'.]*", re.IGNORECASE)
+    return re.compile(r"[\s\"'(「『]*" + r"\s+".join(map(re.escape, words)) + r"(?!\w)[\"'.]*", re.IGNORECASE)
 
 
 @lru_cache(maxsize=4096)

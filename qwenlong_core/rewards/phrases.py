@@ -46,7 +46,8 @@ _COPULA = re.compile(r"(?<=\S)\s?(?:です|である|だ|でした|となりま�
 
 _PLACE = r"(?:insert|your|the|final|correct|chosen|option|answer|letter|choice|number|value|text|here|placeholder|\s)"
 PLACEHOLDER = re.compile(
-    rf"""[\s"'`*_]* (?: [(\[<{{]\s* (?:{_PLACE}{{1,8}}|x+) \s*[)\]>}}]
+    rf"""[\s"'`*_]* (?: [(\[<{{]\s* (?:{_PLACE}{{0,7}}(?:answer|letter|choice|option|placeholder)(?:\s+here)?|x+)
+        \s*[)\]>}}]
       | insert\s+(?:{_PLACE}){{1,8}} | your\s+(?:final\s+)?answer(?:\s+here)? | (?:final\s+)?answer\s+here
       | [(\[<{{]? (?:\.{{2,}}|…|_+|\?+|x{{3,}}) [)\]>}}]? ) [\s"'`*_.]*""",
     re.IGNORECASE | re.VERBOSE,

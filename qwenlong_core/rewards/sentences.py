@@ -26,12 +26,18 @@ _STARTER = re.compile(
     r"perhaps|maybe|otherwise|options?|choices?|answer|thanks?|done|correct|see|let|wait|actually|sorry)(?![\w'])",
     re.IGNORECASE,
 )
+_SMALL_STARTER = re.compile(
+    r"(?:it|this|that|these|those|he|she|they|we|i|so|therefore|because|however|note|there)(?![\w'])"
+)
+"""Words that begin a sentence even in small letters."""
 _TURN = re.compile(
     r"(?:or|alternatively|maybe|perhaps|possibly|otherwise|either|wait|actually|sorry|correction|no,|yes[.,])(?!\w)",
     re.IGNORECASE,
 )
 """A second thought always begins a sentence, so that it is seen as what follows the answer."""
-_NAME = re.compile(r"(?:[^\w\s]*[A-Z0-9][^\s]*|&|of|the|and|in|a|an|to|for|on|at|de|la|le|van|von)", re.ASCII)
+_SMALL_WORDS = frozenset(
+    ("&", "of", "the", "and", "in", "a", "an", "to", "for", "on", "at", "de", "la", "le", "van", "von")
+)
 _WORDS_SEEN = 100
 """Characters after a possible end in which the next sentence is looked at."""
 
@@ -57,10 +63,17 @@ def _ends(text: str, start: int, match: re.Match[str], line_end: int) -> bool:
     starts = _STARTER.match(following) is not None
     if sign == "." and _ABBREVIATION.search(before):
         return starts and not following[0].islower()
-    return starts and not _is_name(following) if following[0].islower() or _is_name(following) else True
+    if following[0].islower():
+        return sign == "." and _SMALL_STARTER.match(following) is not None
+    return not _is_name(following)
 
 
 def _is_name(following: str) -> bool:
     """Whether what follows, up to the next stop, is only words of a name (``Here We Go Again``): no sentence."""
     words = re.split(r"[.!?;:](?:\s|$)", following, maxsplit=1)[0].split()
-    return following[0].isalnum() and all(_NAME.fullmatch(word) for word in words)
+    begins = following[0].isalnum() or following[0] in "<>≤≥≠=±+&/%$"
+    return begins and all(word in _SMALL_WORDS or not _first_letter(word).islower() for word in words)
+
+
+def _first_letter(word: str) -> str:
+    return next((c for c in word if c.isalnum()), "")

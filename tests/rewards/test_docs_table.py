@@ -8,13 +8,15 @@ from reward_cases import cases
 DOCS = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
 SHOWN = {1.0: "yes", 0.0: "no", None: "none"}
 ROW = re.compile(r"^\| (\w+) \| `(.+?)` \| `(.+?)` \| (yes|no|none) \| .+ \|$", re.MULTILINE)
+LANGUAGE_ROW = re.compile(r"^\| [A-Z]\w+ \| `.+` \|$", re.MULTILINE)
+"""Read by ``test_words.py``."""
 CHOICE_ROW = re.compile(r"^\| `(.+?)` \| (yes|no|none) \|$", re.MULTILINE)
 
 
 def test_every_row_of_the_main_table_is_a_golden_case() -> None:
     golden = {
         (case["answer_type"], case["answers"][0], case["completion"]): SHOWN[case["rule"]]
-        for case in cases()
+        for case in [*cases(), *cases("words")]
         if "question" not in case and "answer_scale" not in case
     }
     rows = ROW.findall(DOCS)
@@ -38,6 +40,8 @@ def test_every_row_of_the_choice_table_is_a_golden_case() -> None:
 
 def test_every_pipe_row_was_checked() -> None:
     lines = [
-        line for line in DOCS.splitlines() if line.startswith("| ") and not line.startswith(("| type", "| completion"))
+        line
+        for line in DOCS.splitlines()
+        if line.startswith("| ") and not line.startswith(("| type", "| completion", "| Language"))
     ]
-    assert len(lines) == len(ROW.findall(DOCS)) + len(CHOICE_ROW.findall(DOCS))
+    assert len(lines) == len(ROW.findall(DOCS)) + len(CHOICE_ROW.findall(DOCS)) + len(LANGUAGE_ROW.findall(DOCS))
