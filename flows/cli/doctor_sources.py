@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from qwenlong.flows.cli.environment import is_up
 from qwenlong_core.data.sources.catalogue import Source
+from qwenlong_core.data.sources.places import in_words
 from qwenlong_core.data.sources.published import download_command
-from qwenlong_core.data.sources.read import GENERATED, from_copies, hub_repo, local_files
+from qwenlong_core.data.sources.read import GENERATED, from_copies, hub_repo, left_out, local_files
 from qwenlong_core.evaluation.benchmarks import SPECS
 from qwenlong_core.settings.data import DataSettings
 
@@ -40,12 +41,13 @@ def find_sources(data: DataSettings) -> Iterator[Found]:
 def _find(topic: str, spec: str, copies: str | None) -> Found:
     try:
         place = from_copies(spec, Path(copies)) if copies else spec
-        files = local_files(place)
+        files, not_read = local_files(place), left_out(place)
     except ValueError as error:
         return Found(topic, False, spec, str(error))
     hub = hub_repo(place)
     if hub is None:
-        return Found(topic, True, f"{place}: {len(files)} local {'file' if len(files) == 1 else 'files'}")
+        others = f"; not read: {in_words(not_read)}" if not_read else ""
+        return Found(topic, True, f"{place}: {len(files)} local {'file' if len(files) == 1 else 'files'}{others}")
     return _on_the_hub(topic, *hub, for_evaluation=topic in _NAMES.values())
 
 

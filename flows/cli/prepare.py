@@ -163,6 +163,7 @@ def _in_words(result: dict[str, Any], role: str) -> str:
             f" read; {split['refused']:,} unreadable, {split['truncated']:,} shortened"
         ),
         f"dropped: {dropped}",
+        *([f"files not read: {len(split['files_left_out']):,}"] if split["files_left_out"] else []),
         "prompt tokens: {min:,} to {max:,}, median {median:,}, {total:,} in all".format(**split["tokens"]),
     ]
     for index, phase in result.get("phases", {}).items():

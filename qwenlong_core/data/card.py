@@ -50,6 +50,7 @@ def write_card(folder: Path, parts: Sequence[Split], summary: Mapping[str, Any])
             "refused_by_reason",
             "refused.jsonl lists each row with its file, line and full reason.",
         ),
+        _left_out(splits),
         *_samples(parts),
     ]
     (folder / CARD).write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
@@ -77,6 +78,12 @@ def _table(title: str, head: str, splits: Mapping[str, Any], key: str, note: str
     counts = [[entry, *(f"{split[key].get(entry, 0):,}" for split in splits.values())] for entry in entries]
     body = _markdown([head, *splits], counts) if entries else "None."
     return f"## {title}\n\n{body}" + (f"\n\n{note}" if note else "")
+
+
+def _left_out(splits: Mapping[str, Any]) -> str:
+    rows = [[name, item["file"], item["reason"]] for name, split in splits.items() for item in split["files_left_out"]]
+    body = _markdown(["split", "file", "reason"], rows) if rows else "None."
+    return f"## Files not read\n\n{body}"
 
 
 def _phases(phases: Mapping[str, Any]) -> str:

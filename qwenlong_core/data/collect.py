@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.data.sources.read import GENERATED, from_copies, local_files, read_by_file
+from qwenlong_core.data.sources.read import GENERATED, from_copies, left_out, local_files, read_by_file
 from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.data.splits import Row, Split, digest, document_key
 from qwenlong_core.data.synthesis.generate import generate_bucket
@@ -57,6 +57,7 @@ def collect(data: DataSettings, split: Split, tokenizer: Any, seed: int) -> Iter
                 yield Row(example, document_key(example))
             continue
         logger.info("prepare %s: reading %s", split.name, spec)
+        split.left_out += left_out(spec)
         for path, rows in read_by_file(spec):
             yield from _of_file(rows, split, seed if path.resolve() in shared else None)
 

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TextIO
 
+from qwenlong_core.data.sources.places import LeftOut
 from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.records import Example
 
@@ -84,6 +85,8 @@ class Split:
     refused: Counter[str] = field(default_factory=Counter)
     """By reason, without the values that the reason mentions."""
     dropped: Counter[str] = field(default_factory=Counter)
+    left_out: list[LeftOut] = field(default_factory=list)
+    """Files of the sources' folders and globs that were not read."""
     shown: list[Refused] = field(default_factory=list)
     """The first refusals, for an error message."""
     kept: Kept = field(default_factory=Kept)
@@ -115,6 +118,7 @@ class Split:
         )
         return {
             "read": self.read,
+            "files_left_out": [{"file": str(path), "reason": reason} for path, reason in self.left_out],
             "rows": kept.rows,
             "documents": len(kept.documents),
             "refused": self.refused.total(),

@@ -108,7 +108,7 @@ def test_a_parquet_with_wrong_columns_is_counted_row_by_row(tmp_path: Path, toke
     pq.write_table(pa.table({"text": ["a", "b"]}), folder / "a.parquet")
     pq.write_table(pa.Table.from_pylist([record(i) for i in range(2)]), folder / "b.parquet")
     counts, refused = prepared(folder, tokenizer)
-    assert (counts["rows"], counts["refused_by_reason"]) == (2, {"no 'id'": 2})
+    assert (counts["rows"], counts["refused_by_reason"]) == (2, {"no 'domain'": 2})
     assert [(Path(row["file"]).name, row["line"]) for row in refused] == [("a.parquet", 1), ("a.parquet", 2)]
 
 
@@ -150,3 +150,21 @@ def test_a_built_docqa_rl_gives_its_split_and_the_right_phases(tmp_path: Path, t
         named = json.loads(row["metadata"])["data_source"].rsplit("_", 2)[1:]
         assert (row["phase"], named) in ((1, ["0", "300"]), (2, ["300", "700"]))
         assert (row["num_tokens"] <= 300) == (row["phase"] == 1)
+
+
+def test_two_lists_a_notebook_copy_and_a_row_given_twice_are_all_counted(tmp_path: Path, tokenizer: Any) -> None:
+    folder = tmp_path / "in"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    bare = record(5, id=...)
+    (folder / "a.json").write_text(json.dumps([record(0), record(1)]) + json.dumps([record(2)]) + json.dumps(bare))
+    (folder / "b.JSONL").write_bytes(line(bare) + b"\n" + line(record(3, answers="['Ann', 'Anna']")) + b"\n")
+    (folder / ".ipynb_checkpoints" / "a-checkpoint.json").write_text("[]")
+    (folder / "notes.txt").write_text("mine")
+    counts, refused = prepared(folder, tokenizer)
+    assert (counts["read"], counts["rows"], counts["dropped"], refused) == (6, 5, {"duplicate": 1}, [])
+    assert counts["files_left_out"] == [
+        {"file": str(folder / ".ipynb_checkpoints"), "reason": "hidden"},
+        {"file": str(folder / "notes.txt"), "reason": "with the ending '.txt'"},
+    ]
+    card = (tmp_path / "out" / "card.md").read_text()
+    assert "## Files not read" in card and str(folder / "notes.txt") in card

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.data.sources.files import records
-from qwenlong_core.data.sources.validation import BadRow, check_choice, infer_answer_type, text_field, texts
+from qwenlong_core.data.sources.validation import BadRow, check_choice, infer_answer_type, row_id, text_field, texts
 from qwenlong_core.records import Domain, Example
 
 LONGBENCH: dict[str, Domain] = {
@@ -39,7 +39,7 @@ def parse_docmath(row: dict[str, Any], path: Path, number: int) -> Iterator[Exam
         raise BadRow("no 'ground_truth': the test splits of DocMath-Eval are published without it; use testmini")
     answers = texts(row["ground_truth"], "ground_truth")
     yield Example(
-        id=f"docmath-{text_field(row, 'question_id')}",
+        id=f"docmath-{row_id(row, 'question_id')}",
         source="docmath",
         domain="math",
         answer_type=infer_answer_type("math", answers, ()),
@@ -99,9 +99,8 @@ def parse_frames(row: dict[str, Any], path: Path, number: int) -> Iterator[Examp
     if not any(str(item.get("text") or "").strip() for item in items):
         raise BadRow("'wiki_items' has no text")
     answers, question = texts(row.get("Answer"), "Answer"), text_field(row, "Prompt")
-    index = next((str(row[key]) for key in ("id", "Unnamed: 0", "index") if row.get(key) is not None), str(number))
     yield Example(
-        id=f"frames-{index}",
+        id=f"frames-{row_id(row, 'id', 'Unnamed: 0', 'index')}",
         source="frames",
         domain="multihop",
         answer_type=infer_answer_type("multihop", answers, ()),
@@ -137,9 +136,8 @@ def parse_longbench(row: dict[str, Any], path: Path, number: int, only: str = ""
     if task not in LONGBENCH:
         raise BadRow(f"LongBench task {task!r} has no short gold answer: use one of {', '.join(LONGBENCH)}")
     answers = tuple(dict.fromkeys(texts(row.get("answers"), "answers")))
-    row_id = row.get("_id") or number
     yield Example(
-        id=f"longbench-{task}-{row_id}",
+        id=f"longbench-{task}-{row_id(row, '_id')}",
         source=_LONGBENCH_NAMES.get(task, task),
         domain=LONGBENCH[task],
         answer_type=infer_answer_type(LONGBENCH[task], answers, ()),
@@ -154,7 +152,7 @@ def parse_longbench_v2(row: dict[str, Any], path: Path, number: int) -> Iterator
     """Multiple choice with four options."""
     choices = tuple(text_field(row, f"choice_{letter}") for letter in "ABCD")
     yield Example(
-        id=f"longbench-v2-{text_field(row, '_id')}",
+        id=f"longbench-v2-{row_id(row, '_id')}",
         source="longbench-v2",
         domain="reading",
         answer_type="choice",

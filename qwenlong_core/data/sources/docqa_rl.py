@@ -16,7 +16,9 @@ from qwenlong_core.data.sources.validation import (
     BadRow,
     check_choice,
     check_text,
+    half_width,
     infer_answer_type,
+    row_id,
     texts,
 )
 from qwenlong_core.records import Domain, Example
@@ -28,10 +30,18 @@ _DOMAINS: dict[str, Domain] = {
     "multihoprag": "multihop",
     "musique": "multihop",
 }
-_FORMAT = re.compile(r"\n*\s*Format your (response|answer) as follows.*$", re.DOTALL)
-_PHRASE = re.compile(r"^.*?\b(?:the correct answer is|the answer is)\s*:?\s*", re.IGNORECASE | re.DOTALL)
-_OPTION = re.compile(r"^\s*\(?([A-H])[).:、．]\s*(.+?)\s*$", re.MULTILINE)
-_CHOICES_HEADING = re.compile(r"\n\s*(choices|options)\s*:?\s*$", re.IGNORECASE)
+_FORMAT = re.compile(
+    r"\n*\s*(?:Format your (?:response|answer) as follows|请(?:按照?|用|以)[^\n]{0,20}格式).*$", re.DOTALL
+)
+_PHRASE = re.compile(
+    r"^.*?(?:\b(?:the correct answer is|the answer is)|答案(?:应当?|应该)?[是为]|答案(?=\s*[:：]))\s*[:：]?\s*",
+    re.IGNORECASE | re.DOTALL,
+)
+_MARK = r"[(（]?([A-HＡ-Ｈ])[)）.:：、．]\s*(?=\S)"
+_OPTION = re.compile(rf"^\s*{_MARK}", re.MULTILINE)
+_OPTION_IN_LINE = re.compile(rf"(?:^|(?<=[\s;；]))\s*{_MARK}", re.MULTILINE)
+"""Options that follow each other in one line, as Chinese exams print them."""
+_CHOICES_HEADING = re.compile(r"\n\s*(choices|options|选项)\s*[:：]?\s*$", re.IGNORECASE)
 
 
 def parse(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
@@ -51,12 +61,13 @@ def parse(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
     answers = tuple(_bare(answer) for answer in texts(_ground_truth(row["reward_model"]), "ground_truth"))
     if domain == "logical":
         question, choices = _options(question)
-        answers = check_choice(tuple(answer.rstrip(".").strip("() ") for answer in answers), choices)
+        answers = check_choice(answers, choices)
     if not all(answers):
         raise BadRow("'ground_truth' is empty")
     index = (row.get("extra_info") or {}).get("index")
+    name = row_id(row if index is None else {"index": index}, "index")
     yield Example(
-        id=f"docqa-rl-{number if index is None else index}",
+        id=f"docqa-rl-{name}",
         source="docqa-rl",
         domain=domain,
         answer_type=infer_answer_type(domain, answers, choices),
@@ -91,24 +102,32 @@ def _ground_truth(reward_model: Any) -> Any:
 
 
 def _bare(answer: str) -> str:
-    """The answer without its phrase: ``5`` for ``Therefore, the answer is 5.``"""
+    """The answer without its phrase: ``5`` for ``Therefore, the answer is 5.`` and for ``因此，答案是5。``"""
     match = _PHRASE.match(answer)
     if not match:
         return answer.strip()
-    return answer[match.end() :].strip().removesuffix(".").strip()
+    return re.sub(r"[.。．]\s*$", "", answer[match.end() :].strip()).strip()
 
 
 def _options(question: str) -> tuple[str, tuple[str, ...]]:
     """The question without its options, and the options: the last run of A, B, C, ... in the text."""
-    found = list(_OPTION.finditer(question))
-    starts = [i for i, match in enumerate(found) if match[1] == "A"]
-    run = found[starts[-1] :] if starts else []
-    letters = "".join(match[1] for match in run)
-    if len(run) < 2 or not "ABCDEFGH".startswith(letters):
+    run = _run(_OPTION, question) or _run(_OPTION_IN_LINE, question)
+    if not run:
         raise BadRow("no options A, B, ... found after the document")
     stem = _CHOICES_HEADING.sub("", question[: run[0].start()].rstrip()).rstrip()
     if not stem:
         raise BadRow("no question before the options")
     ends = [*(match.start() for match in run[1:]), len(question)]
-    options = (question[match.start(2) : end].strip() for match, end in zip(run, ends, strict=True))
-    return stem, tuple(options)
+    options = tuple(question[match.end() : end].strip() for match, end in zip(run, ends, strict=True))
+    if not all(options):
+        raise BadRow("an option is empty")
+    return stem, options
+
+
+def _run(mark: re.Pattern[str], question: str) -> list[re.Match[str]]:
+    """The marks of the last options A, B, C, ... in the text; empty if there are none in this order."""
+    found = list(mark.finditer(question))
+    letters = "".join(half_width(match[1]) for match in found)
+    start = letters.rfind("A")
+    in_order = start >= 0 and len(letters) - start >= 2 and "ABCDEFGH".startswith(letters[start:])
+    return found[start:] if in_order else []

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from qwenlong_core.data.sources.files import records
-from qwenlong_core.data.sources.validation import BadRow, infer_answer_type, text_field, texts
+from qwenlong_core.data.sources.validation import BadRow, infer_answer_type, row_id, text_field, texts
 from qwenlong_core.records import Example
 
 _UNANSWERABLE = "unanswerable"
@@ -60,10 +60,9 @@ def _titled_sentences(value: Any) -> list[tuple[str, str]]:
 
 
 def _wikipedia(source: str, row: dict[str, Any]) -> Example:
-    row_id = text_field(row, "_id" if "_id" in row else "id")
     return _example(
         source,
-        row_id,
+        row_id(row, "_id", "id"),
         _passages(_titled_sentences(row.get("context"))),
         text_field(row, "question"),
         texts(row.get("answer"), "answer"),
@@ -97,9 +96,7 @@ def parse_musique(row: dict[str, Any], path: Path, number: int) -> Iterator[Exam
     else:
         answers = (_UNANSWERABLE,)
     hops = len(row["question_decomposition"]) if row.get("question_decomposition") else None
-    example = _example(
-        "musique", text_field(row, "id"), _passages(pairs), text_field(row, "question"), answers, hops=hops
-    )
+    example = _example("musique", row_id(row, "id"), _passages(pairs), text_field(row, "question"), answers, hops=hops)
     yield example
 
 
@@ -109,7 +106,11 @@ def _corpus(folder: Path) -> dict[str, str]:
     path = next((folder / name for name in ("corpus.json", "corpus.jsonl") if (folder / name).is_file()), None)
     if path is None:
         return {}
-    rows = [row for _, row in records(path) if isinstance(row, dict)]
+    rows = []
+    for number, row in records(path):
+        if isinstance(row, str):
+            raise BadRow(f"{path}:{number}: {row}")
+        rows.append(row)
     return {str(row.get("title")): str(row.get("body") or "") for row in rows if row.get("body")}
 
 
@@ -136,7 +137,7 @@ def parse_multihoprag(row: dict[str, Any], path: Path, number: int) -> Iterator[
         raise BadRow("no evidence and no corpus: put corpus.json of yixuantt/MultiHopRAG beside the file")
     yield _example(
         "multihoprag",
-        str(number),
+        row_id(row),
         context,
         question,
         answers,

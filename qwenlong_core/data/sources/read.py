@@ -9,18 +9,20 @@ and reason. A source without any file is an error.
 from __future__ import annotations
 
 import fnmatch
-import glob
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from qwenlong_core.data.sources.catalogue import SOURCES, Source
-from qwenlong_core.data.sources.files import SUFFIXES, records
+from qwenlong_core.data.sources.files import kind_of, records
+from qwenlong_core.data.sources.places import GLOB_CHARACTERS, Found, LeftOut, files_at, in_words
 from qwenlong_core.data.sources.published import BadArchive, download_command, hub_copy, opened, published_files
 from qwenlong_core.data.sources.validation import BadRow, Refused, checked
 from qwenlong_core.records import Example
 
+logger = logging.getLogger(__name__)
+
 GENERATED = "generated"
-_GLOB_CHARACTERS = frozenset("*?[")
 
 
 def _split(spec: str) -> tuple[Source, str]:
@@ -38,40 +40,47 @@ def local_files(spec: str) -> list[Path]:
     """
     if spec == GENERATED:
         return []
+    return _found(spec).files
+
+
+def left_out(spec: str) -> list[LeftOut]:
+    """The files in a source's folder or glob that are not read, each with its reason; see :mod:`~.places`."""
+    return _found(spec).left_out if spec != GENERATED else []
+
+
+def _found(spec: str) -> Found:
     source, location = _split(spec)
     if location and _is_hub_id(source, location):
-        return []
-    if files := _files(source, location):
+        return Found([], [])
+    try:
+        files, others = _at(source, location)
+    except ValueError as error:
+        raise ValueError(f"data source {spec!r}: {error}") from error
+    if files:
         beside = {path for file in files for pattern in source.beside for path in file.parent.glob(pattern)}
-        return sorted({*files, *beside})
+        return Found(sorted({*files, *beside}), [item for item in others if item.path not in beside])
     where = f" Where to get it: {source.note}." if source.note and source.name != "jsonl" else ""
+    there = f" Left out there: {in_words(others)}." if others else ""
     raise ValueError(
-        f"data source {spec!r}: no file matches {location!r}.{where} Give an existing path, folder or glob, "
+        f"data source {spec!r}: no file matches {location!r}.{there}{where} Give an existing path, folder or glob, "
         f"{GENERATED!r}, or NAME:PATH_OR_HUB_ID with NAME one of {', '.join(SOURCES)}"
     )
 
 
-def _files(source: Source, location: str) -> list[Path]:
-    """The local files at a location: in a folder the published ones of the source, if it holds any of them."""
+def _at(source: Source, location: str) -> Found:
+    """The files of rows at a location. A folder that holds published files of the source is a copy of them."""
+    files, others = files_at(location)
     published = published_files(source, Path(location))[0] if location and Path(location).is_dir() else []
-    return published or _matching(location)
-
-
-def _matching(location: str) -> list[Path]:
-    path = Path(location)
-    if location and path.is_file():
-        return [path]
-    if location and path.is_dir():
-        return sorted(p for p in path.rglob("*") if p.is_file() and p.name.removesuffix(".gz").endswith(SUFFIXES))
-    if set(location) & _GLOB_CHARACTERS:
-        return sorted(path for path in map(Path, glob.glob(location, recursive=True)) if path.is_file())
-    return []
+    if not published:
+        return Found(files, others)
+    others = [*others, *(LeftOut(path, f"not of {source.name}'s published files") for path in files)]
+    return Found(published, [item for item in others if item.path not in published])
 
 
 def _is_hub_id(source: Source, location: str) -> bool:
-    if source.hub is None or Path(location).exists() or set(location) & _GLOB_CHARACTERS:
+    if source.hub is None or Path(location).exists() or set(location) & GLOB_CHARACTERS:
         return False
-    if location.endswith((*SUFFIXES, ".gz")):
+    if kind_of(Path(location)):
         return False  # data/train.parquet has the form of a hub id, but is a mistyped path
     owner, slash, name = location.partition("@")[0].partition("/")
     return bool(owner and slash and name) and "/" not in name and not owner.startswith((".", "~"))
@@ -112,8 +121,9 @@ def read_by_file(spec: str) -> Iterator[tuple[Path, Iterator[Example | Refused]]
         ConnectionError: the hub id cannot be fetched; the message says how to give a path instead.
     """
     source, location = _split(spec)
-    local_files(spec)
-    for path in _files(source, location) or _fetch(source, location):
+    if others := left_out(spec):
+        logger.warning("data source %s: not read: %s", spec, in_words(others))
+    for path in _at(source, location).files or _fetch(source, location):
         yield path, read_files(source, [path])
 
 
@@ -152,7 +162,7 @@ def _fetch(source: Source, location: str) -> list[Path]:
     repo, _, revision = location.partition("@")
     try:
         names = list(source.files)
-        if any(set(name) & _GLOB_CHARACTERS for name in names):
+        if any(set(name) & GLOB_CHARACTERS for name in names):
             listed = HfApi().list_repo_files(repo, repo_type="dataset", revision=revision or None)
             names = [name for name in listed if any(fnmatch.fnmatch(name, pattern) for pattern in source.files)]
         if not names:

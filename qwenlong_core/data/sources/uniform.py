@@ -1,9 +1,9 @@
 """The uniform record: one question per record, usually a line of JSONL.
 
-Required fields: ``id``, ``domain``, ``context``, ``question``, ``answers``. Optional fields: ``source``,
-``choices`` (then ``answers`` is one letter), ``answer_type``, ``answer_scale`` (``percent``, ``thousand``,
-``million`` or ``billion``, if the gold is a bare number in that scale), ``solution``, ``document_id``. All other
-fields are kept in the metadata, and so is the scale, which the reward's rule reads there.
+Required fields: ``domain``, ``context``, ``question``, ``answers``. Optional fields: ``id`` (if left out, a digest of
+the row), ``source``, ``choices`` (then ``answers`` is one letter), ``answer_type``, ``answer_scale`` (``percent``,
+``thousand``, ``million`` or ``billion``, if the gold is a bare number in that scale), ``solution``, ``document_id``.
+All other fields are kept in the metadata, and so is the scale, which the reward's rule reads there.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from qwenlong_core.data.sources.files import parse_object
+from qwenlong_core.data.sources.files import parse_object, stem_of
 from qwenlong_core.data.sources.validation import (
     BadRow,
     check_choice,
     check_text,
     domain_field,
     infer_answer_type,
+    row_id,
     text_field,
     texts,
 )
@@ -45,7 +46,7 @@ def parse(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
     Raises:
         BadRow: with the reason.
     """
-    yield from_record(row, default_source=path.name.removesuffix(".gz").removesuffix(".jsonl"))
+    yield from_record(row, default_source=stem_of(path))
 
 
 def from_record(row: dict[str, Any], default_source: str) -> Example:
@@ -54,7 +55,7 @@ def from_record(row: dict[str, Any], default_source: str) -> Example:
     Raises:
         BadRow: with the reason.
     """
-    row_id, domain = text_field(row, "id"), domain_field(row)
+    domain = domain_field(row)
     choices = texts(row["choices"], "choices") if row.get("choices") else ()
     if "answers" not in row:
         raise BadRow("no 'answers'")
@@ -77,7 +78,7 @@ def from_record(row: dict[str, Any], default_source: str) -> Example:
         metadata = {**metadata.pop("metadata"), **metadata}
     check_text(json.dumps(metadata, ensure_ascii=False), "metadata")
     return Example(
-        id=row_id,
+        id=row_id(row, "id"),
         source=str(row.get("source") or default_source),
         domain=domain,
         answer_type=answer_type,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
 import re
+import unicodedata
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from qwenlong_core.data.sources.golds import as_text, listed
 from qwenlong_core.records import DOMAINS, AnswerType, Example
 from qwenlong_core.rewards.rules import check_gold
 
@@ -14,9 +17,11 @@ _MAX_CHARACTERS = 20_000_000
 """Longest document read: about forty times the largest phase. Anything longer is a broken file."""
 
 _NUMBER = re.compile(
-    r"^\(?[-+−–]?\s*[$€£¥]?\s*[-+−–]?\d[\d,]*(\.\d+)?\)?\s*(%|percent|thousand|million|billion|trillion)?\.?$",
+    r"^\(?[-+−–]?\s*[$€£¥]?\s*[-+−–]?\d[\d,]*(\.\d+)?([eE][-+]?\d{1,3})?\)?\s*(%|percent|thousand|million|billion|trillion)?\.?$",
     re.IGNORECASE,
 )
+_ID_DIGITS = 24
+"""Hexadecimal digits of an id made from content: 96 bits, by which a trillion rows do not meet."""
 _UNANSWERABLE = {"unanswerable", "insufficient information", "not answerable", "no answer", "not enough information"}
 
 
@@ -74,27 +79,52 @@ def check_text(value: str, key: str) -> None:
 
 
 def texts(value: Any, key: str) -> tuple[str, ...]:
-    """A non-empty list of answers or options. Numbers are converted to text.
+    """A non-empty list of answers or options, each as text; see :mod:`~.golds` for lists in text, numbers, booleans.
 
     Raises:
         BadRow: the list is empty, or an entry is blank, NaN or neither a text nor a number.
     """
-    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        value = [value]
-    if not isinstance(value, (list, tuple)) or not value:
+    if isinstance(value, dict) or value is None:
+        raise BadRow(f"{key!r} is not a non-empty list of texts")
+    try:
+        entries = [(item, as_text(item)) for item in listed(value)]
+    except ValueError as error:
+        raise BadRow(f"{key!r} holds {error}") from error
+    if not entries:
         raise BadRow(f"{key!r} is not a non-empty list of texts")
     out = []
-    for item in value:
-        if isinstance(item, float) and not math.isfinite(item):
-            raise BadRow(f"{key!r} holds {item}")
-        if isinstance(item, bool) or not isinstance(item, (str, int, float)):
+    for item, text in entries:
+        if text is None:
             raise BadRow(f"{key!r} holds {type(item).__name__}, not a text")
-        text = str(item).strip()
         if not text or text.lower() == "nan":
             raise BadRow(f"{key!r} holds an empty or NaN answer")
         check_text(text, key)
         out.append(text)
     return tuple(out)
+
+
+def row_id(row: dict[str, Any], *keys: str) -> str:
+    """The row's id under the first of these keys that has one; without one, a digest of the row's content.
+
+    The digest does not change with the row's place, and two rows share it only if they are equal.
+    """
+    for key in keys:
+        value = row.get(key)
+        if isinstance(value, str) and value.strip():
+            return text_field(row, key)
+        if isinstance(value, float) and value.is_integer():  # pandas stores ids as floats where one is missing
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if value is not None and not isinstance(value, str) and value == value:  # NaN is no id
+            raise BadRow(f"{key!r} is {type(value).__name__}, not a string")
+    content = json.dumps(row, sort_keys=True, ensure_ascii=True, default=repr)
+    return hashlib.sha256(content.encode()).hexdigest()[:_ID_DIGITS]
+
+
+def half_width(text: str) -> str:
+    """The text with full-width letters, digits and signs as ASCII: ``(B)`` for ``（Ｂ）``."""
+    return unicodedata.normalize("NFKC", text)
 
 
 def domain_field(row: dict[str, Any]) -> Any:
@@ -130,7 +160,7 @@ def check_choice(answers: tuple[str, ...], choices: tuple[str, ...]) -> tuple[st
         BadRow: it is not one letter of the options.
     """
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]
-    answer = answers[0].strip("() .")
+    answer = half_width(answers[0]).strip("() .。")
     if len(answers) != 1 or answer not in tuple(letters):
         raise BadRow(f"gold {list(answers)} is not one letter of the {len(choices)} choices ({', '.join(letters)})")
     return (answer,)

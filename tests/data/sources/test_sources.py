@@ -73,7 +73,7 @@ def test_unknown_fields_are_kept_as_metadata(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"id": None}, "no 'id'"),
+        ({"id": ["a"]}, "'id' is list"),
         ({"context": " \n"}, "'context' is empty"),
         ({"context": 5}, "'context' is int"),
         ({"context": "a\x00b"}, "NUL byte"),
@@ -117,7 +117,7 @@ def test_a_bad_line_neither_stops_the_stream_nor_vanishes(tmp_path: Path) -> Non
 
 
 def test_a_line_beyond_the_limit_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwenlong_core.data.sources.files.MAX_LINE_BYTES", 1_000)
+    monkeypatch.setattr("qwenlong_core.data.sources.streams.MAX_LINE_BYTES", 1_000)
     rows = read(write(tmp_path / "x.jsonl", GOOD, {**GOOD, "context": "x" * 5_000}, GOOD))
     assert [type(row).__name__ for row in rows] == ["Example", "Refused", "Example"]
     assert "longer than 1,000 bytes" in str(rows[1])

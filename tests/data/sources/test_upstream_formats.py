@@ -311,7 +311,7 @@ def test_qasper_hub(tmp_path: Path) -> None:
 
 
 def test_json_lists_are_read_element_by_element(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwenlong_core.data.sources.files._CHUNK_CHARACTERS", 64)
+    monkeypatch.setattr("qwenlong_core.data.sources.jsontext._CHUNK_CHARACTERS", 64)
     whole = save(tmp_path / "whole.json", [{"_id": str(i), **HOTPOT} for i in range(30)])
     assert [row.id for row in examples("hotpotqa", whole)] == [f"hotpotqa-{i}" for i in range(30)]
     cut = tmp_path / "cut.json"
