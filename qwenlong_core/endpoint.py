@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from qwenlong_core.proxies import by_way_of
+
 _FIRST_BACKOFF_SECONDS = 0.5
 _LONGEST_BACKOFF_SECONDS = 30.0
 _RETRIED_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -31,15 +33,16 @@ def fault_of(error: Exception, timeout_seconds: float) -> Fault:
     """The fault behind an error of the client; ``timeout_seconds`` is the setting that a timeout names."""
     import openai
 
+    way = by_way_of(str(error.request.url)) if isinstance(error, openai.APIError) else ""
     if isinstance(error, openai.APIStatusError):
         return Fault(
-            text=f"HTTP {error.status_code}: {str(error.message)[:200]}",
+            text=f"HTTP {error.status_code}: {str(error.message)[:200]}{way}",
             passing=error.status_code in _RETRIED_STATUS,
             retry_after=_retry_after(error.response.headers.get("retry-after")),
         )
     if isinstance(error, TimeoutError | openai.APITimeoutError):
-        return Fault(text=f"no complete reply in timeout_seconds={timeout_seconds:g}")
-    return Fault(text=f"{type(error).__name__}: {str(error)[:200]}{_cause(error)}")
+        return Fault(text=f"no complete reply in timeout_seconds={timeout_seconds:g}{way}")
+    return Fault(text=f"{type(error).__name__}: {str(error)[:200]}{_cause(error)}{way}")
 
 
 def _cause(error: Exception) -> str:

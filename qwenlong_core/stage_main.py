@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from qwenlong_core.proxies import spare_loopback
 from qwenlong_core.settings.base import Block
 
 J = TypeVar("J", bound=Block)
@@ -46,6 +47,7 @@ def stage_main(schema: type[J], run: Callable[[J, Mapping[str, Path], Path], Non
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "filelock", "fsspec", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    spare_loopback()
     (args.work / REFUSED).unlink(missing_ok=True)
     (args.work / OUTPUT).mkdir(parents=True, exist_ok=True)
     try:

@@ -17,6 +17,7 @@ from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_cle
 from qwenlong.flows.cli.environment import is_up
 from qwenlong.tasks.store import open_store
 from qwenlong_core.bundled import BUNDLED, bundled_file
+from qwenlong_core.proxies import by_way_of, reached
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.settings.tree import Settings
@@ -143,7 +144,8 @@ def _base_model(settings: Settings) -> Finding:
     mend = (
         ""
         if ok
-        else f"the hub does not answer for {name!r}: download the model elsewhere and set model.name to its folder"
+        else f"the hub does not answer for {name!r}{by_way_of(url)}: download the model elsewhere and set model.name to"
+        " its folder"
     )
     return Finding(
         topic="base model", ok=ok, found=f"hub id {name}, {'reachable' if ok else 'not reachable'}", mend=mend
@@ -164,6 +166,7 @@ def _mlflow(settings: Settings) -> Finding:
     uri = settings.tracking.uri
     try:
         if uri.startswith("http"):
+            reached(uri)
             httpx.get(f"{uri}/health", timeout=_TIMEOUT).raise_for_status()
         else:
             client_for(settings.tracking).search_experiments(max_results=1)
@@ -192,9 +195,10 @@ def _judge(topic: str, judge: JudgeSettings | None) -> Finding:
         )
     key = os.environ.get(judge.api_key_variable or "", "none")
     try:
+        reached(judge.base_url)
         answer = httpx.get(f"{judge.base_url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=_TIMEOUT)
         answer.raise_for_status()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, ConnectionError) as error:
         return Finding(topic=topic, ok=False, found=judge.base_url, mend=f"does not answer: {error}")
     return Finding(topic=topic, ok=True, found=f"{judge.base_url} answers, model {judge.model}")
 

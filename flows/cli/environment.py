@@ -9,14 +9,16 @@ import logging
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from qwenlong.tasks.locks import one_at_a_time
 from qwenlong.tasks.process import shielded_from_ctrl_c
 from qwenlong_core.errors import QwenlongError
+from qwenlong_core.proxies import by_way_of, spare_loopback
 
 STATE = Path(".qwenlong")
 """Everything that a run leaves behind, in a folder of the working directory."""
@@ -46,6 +48,7 @@ def use_project_defaults() -> None:
     """Set the defaults of all variables that the user has not set; call it before Prefect is imported."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    spare_loopback()
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 
 
@@ -55,6 +58,11 @@ def is_up(url: str, timeout: float = 2.0) -> bool:
         return httpx.get(url, timeout=timeout).is_success
     except httpx.HTTPError:
         return False
+
+
+def prefect_start_lock() -> AbstractContextManager[None]:
+    """Hold it while a Prefect server starts: of two at once in a new folder, both would make the database."""
+    return one_at_a_time(Path(os.environ["PREFECT_HOME"]) / "start.lock")
 
 
 @contextmanager
@@ -79,14 +87,15 @@ def prefect_api() -> Iterator[str]:
     from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
     configured = PREFECT_API_URL.value()
+    spare_loopback(*([configured] if configured else []))
     if configured and is_up(f"{configured}/health"):
         with _logs_sent():
             yield configured
         return
     if os.environ.get("PREFECT_API_URL"):
         raise ConnectionError(
-            f"PREFECT_API_URL={configured!r} does not answer: start that server, or unset the variable to run"
-            " without one"
+            f"PREFECT_API_URL={configured!r} does not answer{by_way_of(configured or '')}: start that server, or unset"
+            " the variable to run without one"
         )
 
     class Server(SubprocessASGIServer):
@@ -100,7 +109,8 @@ def prefect_api() -> Iterator[str]:
                 return super()._run_uvicorn_command()
 
     server = Server()
-    server.start(timeout=_START_SECONDS)
+    with prefect_start_lock():
+        server.start(timeout=_START_SECONDS)
     os.environ["PREFECT_API_URL"] = server.api_url
     try:
         with temporary_settings({PREFECT_API_URL: server.api_url, PREFECT_UI_URL: _SERVED_PAGES}), _logs_sent():

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message
-from qwenlong.flows.cli.environment import is_up
+from qwenlong.flows.cli.environment import is_up, prefect_start_lock
 from qwenlong.tasks.process import ProcessFailed
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
@@ -134,18 +134,19 @@ def _serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool
         ValueError: a port is taken, or named twice.
         ProcessFailed: a service did not start or ended.
     """
-    from qwenlong.tasks.tracking.client import prepare_tracking_folder
+    from qwenlong.tasks.tracking.client import make_database
 
     _check_ports(port, mlflow_port)
     signal.signal(signal.SIGTERM, _interrupt)
     api, mlflow = f"http://{_HOST}:{port}/api", f"http://{_HOST}:{mlflow_port}"
     environment = os.environ | {"PREFECT_API_URL": api}
-    prepare_tracking_folder(settings.tracking.uri)
+    make_database(settings.tracking.uri)
     state = Path(settings.storage.runs_dir).absolute().parent
     with Services(environment, state / "logs") as services:
-        services.start(
-            "prefect-server", ["prefect", "server", "start", "--host", _HOST, "--port", str(port)], f"{api}/health"
-        )
+        with prefect_start_lock():
+            services.start(
+                "prefect-server", ["prefect", "server", "start", "--host", _HOST, "--port", str(port)], f"{api}/health"
+            )
         # By default MLflow puts attachments into the working directory.
         store = ["--backend-store-uri", settings.tracking.uri, "--artifacts-destination", str(state / "attachments")]
         address = ["--host", _HOST, "--port", str(mlflow_port), "--workers", "1"]

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from qwenlong_core.data.prompts import user_message
 from qwenlong_core.endpoint import api_key
+from qwenlong_core.proxies import reached
 from qwenlong_core.records import Completion, Example, FinishReason
 from qwenlong_core.rewards.hybrid import score_by_rule
 from qwenlong_core.settings.base import Block, PlainUrl
@@ -81,7 +82,7 @@ async def _distill_all(examples: list[Example], settings: TeacherSettings) -> tu
     counts = DistillCounts(questions=len(examples))
     slots = asyncio.Semaphore(settings.concurrency)
     async with AsyncOpenAI(
-        base_url=settings.base_url,
+        base_url=reached(settings.base_url),
         api_key=api_key(settings.api_key_variable, "teacher.api_key_variable"),
         timeout=settings.timeout_seconds,
         max_retries=settings.max_retries,

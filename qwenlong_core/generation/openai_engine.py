@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from qwenlong_core.endpoint import api_key, fault_of, pause_before
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.generation.sampling import prompt_seed
+from qwenlong_core.proxies import reached
 from qwenlong_core.records import Completion, FinishReason
 from qwenlong_core.settings.evaluation import ServerSettings
 
@@ -64,11 +65,13 @@ class OpenAIEngine:
 
     Raises:
         ValueError: ``settings.api_key_variable`` names a variable that is not set.
+        ConnectionError: a proxy is in the way.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self._key = api_key(settings.api_key_variable, "evaluation.server.api_key_variable")
+        reached(settings.base_url)
 
     def replies(self, requests: Iterable[Request[K]], sampling: Sampling) -> Iterator[Reply[K]]:
         """A reply to each request, in the order in which the replies arrive.

@@ -13,6 +13,7 @@ from typing import Any
 
 from qwenlong_core.endpoint import api_key, fault_of
 from qwenlong_core.generation.engine import Sampling
+from qwenlong_core.proxies import reached
 from qwenlong_core.settings.evaluation import ServerSettings
 
 _OPEN, _CLOSE = "<think>", "</think>"
@@ -107,7 +108,7 @@ def stream_served(settings: ServerSettings, message: str, sampling: Sampling) ->
     from openai import OpenAI, OpenAIError
 
     client = OpenAI(
-        base_url=settings.base_url,
+        base_url=reached(settings.base_url),
         api_key=api_key(settings.api_key_variable, "evaluation.server.api_key_variable"),
         timeout=settings.timeout_seconds,
         max_retries=settings.max_retries,

@@ -15,6 +15,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from qwenlong_core.endpoint import api_key, fault_of, pause_before
+from qwenlong_core.proxies import reached
 from qwenlong_core.rewards.judge_prompt import PROMPT_VERSION, REMINDER, judge_messages, read_verdict, without_thoughts
 from qwenlong_core.rewards.verdicts import VerdictCache, cache_key
 from qwenlong_core.settings.rewards import JudgeSettings
@@ -84,6 +85,7 @@ class Judge:
 
     Raises:
         ValueError: ``settings.api_key_variable`` names a variable that is not set.
+        ConnectionError: a proxy is in the way.
     """
 
     settings: JudgeSettings
@@ -92,6 +94,7 @@ class Judge:
 
     def __post_init__(self) -> None:
         self._key = api_key(self.settings.api_key_variable, "judge.api_key_variable")
+        reached(self.settings.base_url)
         self._cache = VerdictCache(self.settings.cache_dir) if self.settings.cache_dir else None
         self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
 

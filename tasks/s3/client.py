@@ -6,6 +6,7 @@ Keys come from boto3's own places, and never appear in a message.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 import uuid
@@ -25,6 +26,7 @@ from botocore.exceptions import (
 )
 from urllib3.exceptions import HTTPError as TransportError
 
+from qwenlong_core.proxies import is_loopback, reached
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.running import S3Settings
 from qwenlong_core.store.artifacts import ArtifactError, Damaged
@@ -74,13 +76,16 @@ def connect(s3: S3Settings) -> Any:
     Raises:
         ArtifactError: the AWS profile does not exist, or the endpoint (which boto3 may take from
             ``AWS_ENDPOINT_URL``) carries credentials.
+        ConnectionError: a proxy is in the way.
     """
+    endpoint = s3.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     config = Config(
         connect_timeout=5,
         read_timeout=READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": 4},
         max_pool_connections=s3.max_concurrency + 8,
         s3={"addressing_style": "path" if s3.endpoint_url else "auto"},
+        proxies={} if is_loopback(endpoint) else None,
         # We send checksums ourselves: those of the bytes that were hashed when the artifact was described. boto3's
         # would be of the bytes that it reads, altered or not.
         request_checksum_calculation="when_required",
@@ -94,6 +99,7 @@ def connect(s3: S3Settings) -> Any:
         raise ArtifactError(f"storage.s3: {error}") from None
     if "@" in urlsplit(client.meta.endpoint_url).netloc:
         raise ArtifactError("the S3 endpoint in AWS_ENDPOINT_URL carries credentials: leave them out of the address")
+    reached(client.meta.endpoint_url)
     return client
 
 

@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 import psutil
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, TEMPORARILY_UNAVAILABLE, ErrorCode
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from requests.exceptions import RequestException
@@ -27,6 +27,8 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from qwenlong.tasks.locks import one_at_a_time
+from qwenlong_core.proxies import proxy_trouble, spare_loopback
 from qwenlong_core.settings.running import TrackingSettings
 
 logger = logging.getLogger(__name__)
@@ -50,17 +52,25 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("PGCONNECT_TIMEOUT", "30")
 
 
-def prepare_tracking_folder(uri: str) -> None:
-    """Create the folder of an SQLite tracking database; other addresses need nothing."""
+@functools.cache
+def make_database(uri: str) -> None:
+    """Make the SQLite tracking database if it is not there; other addresses need nothing."""
     if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).absolute().parent.mkdir(parents=True, exist_ok=True)
+        # Under a lock: MLflow fails when two processes make the same tables.
+        with one_at_a_time(Path(uri.removeprefix("sqlite:///") + ".lock").absolute()):
+            MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
 
 
-def _reach_database(uri: str) -> None:
-    """Fail at once if the database does not answer."""
-    # MLflow itself tries ten times, for 105 seconds, and then raises something that is no MlflowException.
-    if uri.startswith(("sqlite:", "http:", "https:")):
+def _reach(uri: str) -> None:
+    """Fail at once if the database does not answer, or a proxy does not let through to the server."""
+    if uri.startswith("sqlite:"):
         return
+    if uri.startswith(("http:", "https:")):
+        spare_loopback(uri)
+        if trouble := proxy_trouble(uri):
+            raise MlflowException(trouble, TEMPORARILY_UNAVAILABLE)
+        return
+    # MLflow itself tries ten times, for 105 seconds, and then raises something that is no MlflowException.
     try:
         create_engine(uri, poolclass=NullPool).connect().close()
     except SQLAlchemyError as error:
@@ -73,10 +83,11 @@ def client_for(settings: TrackingSettings) -> MlflowClient:
     """A client of the tracking server and its registry.
 
     Raises:
-        MlflowException: the database does not answer. A server is only contacted by the first call.
+        MlflowException: the database does not answer, or a proxy is in the way. A server is otherwise only contacted
+            by the first call.
     """
-    prepare_tracking_folder(settings.uri)
-    _reach_database(settings.uri)
+    make_database(settings.uri)
+    _reach(settings.uri)
     return MlflowClient(tracking_uri=settings.uri, registry_uri=settings.uri)
 
 
@@ -112,11 +123,17 @@ class Tracker:
         found: Experiment | None = self.client.get_experiment_by_name(self.settings.experiment)
         if found:
             return str(found.experiment_id)
-        return str(
-            self.client.create_experiment(
+        try:
+            made = self.client.create_experiment(
                 self.settings.experiment, self._artifact_location(), {MLFLOW_RUN_NOTE: _ABOUT}
             )
-        )
+        except MlflowException as error:
+            # Another process was first.
+            there: Experiment | None = self.client.get_experiment_by_name(self.settings.experiment)
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or there is None:
+                raise
+            made = there.experiment_id
+        return str(made)
 
     def _artifact_location(self) -> str | None:
         """Where small files of runs go: beside an SQLite database, else where the server puts them."""

@@ -18,6 +18,7 @@ from qwenlong_core.data.sources.files import kind_of, records
 from qwenlong_core.data.sources.places import GLOB_CHARACTERS, Found, LeftOut, files_at, in_words
 from qwenlong_core.data.sources.published import BadArchive, download_command, hub_copy, opened, published_files
 from qwenlong_core.data.sources.validation import BadRow, Refused, checked
+from qwenlong_core.proxies import by_way_of
 from qwenlong_core.records import Example
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def _rows(source: Source, path: Path, name: str) -> Iterator[Example | Refused]:
 def _fetch(source: Source, location: str) -> list[Path]:
     # Lazy: only hub ids need these. httpx2 is huggingface_hub's client, whose errors list_repo_files passes on.
     import httpx2
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     repo, _, revision = location.partition("@")
@@ -173,7 +174,7 @@ def _fetch(source: Source, location: str) -> list[Path]:
     except (LocalEntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, httpx2.HTTPError, OSError) as error:
         raise ConnectionError(
             f"data source {source.name}:{location}: {', '.join(source.files)} of the hub dataset {repo!r} could not be "
-            f"fetched ({error}). Without network, download it elsewhere and give its path: "
-            f"{source.name}:/path/to/{source.files[0]}, or the folder DIR of "
+            f"fetched ({error}){by_way_of(constants.ENDPOINT)}. Without network, download it elsewhere and give its "
+            f"path: {source.name}:/path/to/{source.files[0]}, or the folder DIR of "
             f"`{download_command(source, location, 'DIR')}`"
         ) from error

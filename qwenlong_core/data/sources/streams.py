@@ -8,9 +8,9 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 
@@ -40,8 +40,8 @@ def open_bytes(path: Path) -> io.BufferedIOBase:
     if ending == ".zst":
         # pyarrow stubs know no io class, but its streams have the methods of one.
         return io.BufferedReader(cast(io.RawIOBase, pa.CompressedInputStream(str(path), "zstd")))
-    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(ending, open)
-    return cast(io.BufferedIOBase, opened(path, "rb"))
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return cast(io.BufferedIOBase, openers.get(ending, open)(path, "rb"))
 
 
 def what_is_wrong(error: Exception) -> str:

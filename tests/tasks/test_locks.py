@@ -1,0 +1,69 @@
+"""Runs that start at the same moment in an empty folder: each database is made once, and both runs go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qwenlong_core.store.fingerprint import ROOT
+
+START = """
+import sys, time
+from pathlib import Path
+from qwenlong.flows.cli.environment import prefect_api, use_project_defaults
+use_project_defaults()
+from qwenlong.tasks.tracking.client import Tracker
+from qwenlong.tasks.tracking.outbox import TrackedRun
+from qwenlong.tasks.tracking.runs import RunNote
+from qwenlong_core.settings.running import TrackingSettings
+tracker = Tracker(TrackingSettings(uri="sqlite:///.qwenlong/mlflow.db"))
+Path(f"ready-{sys.argv[1]}").touch()
+while len(list(Path().glob("ready-*"))) < int(sys.argv[2]):
+    time.sleep(0.01)
+run = TrackedRun(tracker, RunNote(name=sys.argv[1], params={}, tags={}), Path("outbox"))
+assert run.finish("FINISHED") is not None and not Path("outbox").exists()
+if "prefect" in sys.argv:
+    with prefect_api() as api:
+        from prefect import flow
+        assert flow(lambda: 7, name="seven")() == 7
+print("done", tracker.experiment_id)
+"""
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.parametrize("what", ["mlflow", pytest.param("prefect", marks=pytest.mark.slow)])
+def test_processes_that_start_together_make_one_database(tmp_path: Path, what: str) -> None:
+    processes = [start(tmp_path, "-c", START, f"run-{i}", "2", what) for i in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert len({text.split()[-1] for text in said}) == 1, said
+    assert all(text.split()[-2:-1] == ["done"] for text in said), said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_first_runs_in_an_empty_folder_both_complete(tmp_path: Path) -> None:
+    small = [
+        "data.generate_sft=[{min_tokens=190, max_tokens=256, rows=16}]",
+        "sft.epochs=1",
+        "evaluation.limit=8",
+        "launch.cpu_threads=1",
+    ]
+    sets = [part for value in small for part in ("--set", value)]
+    command = ["-m", "qwenlong.flows.cli", "run", "--profile", str(ROOT / "infra/profiles/smoke.toml"), "--json"]
+    os.environ.pop("PREFECT_API_URL", None)
+    processes = [start(tmp_path, *command, *sets) for _ in range(2)]
+    for process in processes:
+        said = process.communicate(timeout=1700)[0]
+        assert process.returncode == 0, said[-3000:]
+    runs = [json.loads(path.read_text()) for path in tmp_path.glob(".qwenlong/runs/*/result.json")]
+    assert len(runs) == 2 and runs[0]["model"] == runs[1]["model"]
