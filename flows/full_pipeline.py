@@ -25,7 +25,7 @@ from qwenlong.tasks.specs import checkpoint_names, evaluate_stage, pipeline_stag
 from qwenlong.tasks.stage import RunContext
 from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.metrics import score_line
-from qwenlong.tasks.tracking.outbox import deliver_outbox, outbox_of
+from qwenlong.tasks.tracking.outbox import deliver_outbox, outbox_of, refused
 from qwenlong.tasks.tracking.registry import RegisteredVersion, baseline_for, read_registration, still_registered
 from qwenlong.tasks.tracking.runs import RunNote
 from qwenlong_core.markdown import markdown_table
@@ -73,6 +73,7 @@ def full_pipeline(
     words = mlflow_description(result["promotion"], "The report is `report.html` among the artifacts. ")
     tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags() | words)
     deliver_outbox(tracker, outbox_of(settings))
+    result["refused_by_mlflow"] = [str(path) for path in refused(outbox_of(settings))]
     return result
 
 

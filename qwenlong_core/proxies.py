@@ -71,7 +71,7 @@ def _shown(variable: str, address: str) -> str:
 def proxy_of(url: str) -> str | None:
     """The proxy that a request to this address takes, as ``VARIABLE=ADDRESS``; ``None`` if it goes directly."""
     parts = urlsplit(url)
-    if is_loopback(url) or urllib.request.proxy_bypass_environment(parts.netloc.rpartition("@")[2]):
+    if is_loopback(url) or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     found = dict(_variables())
     for name in (f"{parts.scheme}_proxy", f"{parts.scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"):

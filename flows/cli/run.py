@@ -73,6 +73,8 @@ def _print_result(result: dict[str, Any]) -> None:
     out.print(f"Report     {result['report']}", soft_wrap=True)
     serve = "make serve" if result["profile"] == "local" else f"qwenlong serve --profile {result['profile']}"
     out.print(f"Pages      `{serve}` shows this run in MLflow and Prefect:", soft_wrap=True)
+    for path in result["refused_by_mlflow"]:
+        out.print(f"Refused    MLflow did not take {path}: see `qwenlong sync`", soft_wrap=True)
     for page in filter(None, result["pages"].values()):
         out.print(f"           {page}", soft_wrap=True)
 

@@ -8,6 +8,7 @@ whole job (:mod:`qwenlong.tasks.tracking.registry`).
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import socket
@@ -19,7 +20,13 @@ from typing import Any, ParamSpec, TypeVar
 import psutil
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, TEMPORARILY_UNAVAILABLE, ErrorCode
+from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_ALREADY_EXISTS,
+    TEMPORARILY_UNAVAILABLE,
+    ErrorCode,
+)
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from requests.exceptions import RequestException
@@ -41,6 +48,8 @@ _ABOUT = "Runs of qwenlong: one for each pipeline, promotion and night, with its
 
 TRAINING_PAGES = "workflowType=machine_learning"
 """Query of MLflow's addresses. Without it the pages open on those for chat applications (traces, judges, prompts)."""
+
+_REFUSALS = frozenset(ErrorCode.Name(code) for code in (INVALID_PARAMETER_VALUE, BAD_REQUEST))
 
 _AWAY_SECONDS = 10.0
 """How long MLflow is not asked again after it did not answer."""
@@ -97,12 +106,20 @@ def run_page(settings: TrackingSettings, experiment_id: str, run_id: str) -> str
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names and text values of a nested mapping: ``{"a": {"b": 1}}`` gives ``("a.b", "1")``."""
+    """Dotted names and text values of a nested mapping: ``{"a": {"b": 1}}`` gives ``("a.b", "1")``.
+
+    A mapping whose keys are not names of settings, such as paths of files, is one value, as JSON.
+    """
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and all(name.isascii() and name.isidentifier() for name in value):
             yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", str(value)
+            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, Mapping) else str(value)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow answered that it does not take what it was sent; another try cannot help."""
+    return isinstance(error, MlflowException) and error.error_code in _REFUSALS
 
 
 class Tracker:
@@ -110,6 +127,8 @@ class Tracker:
 
     def __init__(self, settings: TrackingSettings) -> None:
         self.settings = settings
+        self.refusal = ""
+        """Why MLflow refused the content of the last call that failed; empty if it was away."""
         self._away_until = 0.0
 
     @functools.cached_property
@@ -152,6 +171,10 @@ class Tracker:
         try:
             return call(*args, **kwargs)
         except (MlflowException, RequestException) as error:
+            self.refusal = str(error) if is_refusal(error) else ""
+            if self.refusal:
+                logger.error("MLflow at %s refused a call: %s", self.settings.uri, error)
+                return None
             self._away_until = time.monotonic() + _AWAY_SECONDS
             logger.warning("the call to MLflow at %s failed, going on without it: %s", self.settings.uri, error)
             return None

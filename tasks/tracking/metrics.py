@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextvars
+import hashlib
 import json
+import posixpath
+import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric
 
 _POLL_SECONDS = 2.0
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\- /]*")
+_MAX_NAME, _KEPT = 250, 100
+"""Longest name that MLflow takes, and what is kept of a longer one."""
 
 
 def to_metrics(line: Mapping[str, Any], otherwise_ms: int) -> list[Metric]:
@@ -25,10 +31,28 @@ def to_metrics(line: Mapping[str, Any], otherwise_ms: int) -> list[Metric]:
     step = int(line.get("step", 0))
     timestamp_ms = round(line["time"] * 1000) if "time" in line else otherwise_ms
     return [
-        Metric(key.replace("@", "_at_"), float(value), timestamp_ms, step)
+        Metric(metric_name(key), float(value), timestamp_ms, step)
         for key, value in line.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and key not in ("step", "time")
     ]
+
+
+def metric_name(key: str) -> str:
+    """The key as MLflow takes it; one with other characters, or too long, is made plain and told apart by a digest.
+
+    Keys hold the names of sources, and those come from files.
+    """
+    name = key.replace("@", "_at_")
+    if _PLAIN.fullmatch(name) and len(name) <= _MAX_NAME and posixpath.normpath(name) == name:
+        return name
+    plain = re.sub(r"[^A-Za-z0-9_/-]+", "_", key).strip("/_")[:_KEPT]
+    return f"{posixpath.normpath(plain)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+def renamed_metrics(lines: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The keys of these lines that :func:`metric_name` had to change, by their name in MLflow."""
+    keys = dict.fromkeys(key for line in lines for key in line)
+    return {name: key for key in keys if (name := metric_name(key)) != key.replace("@", "_at_")}
 
 
 def score_line(scores: list[dict[str, Any]], step: int) -> dict[str, Any]:

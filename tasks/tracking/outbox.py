@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 from pydantic import ValidationError
 from requests.exceptions import RequestException
 
-from qwenlong.tasks.tracking.client import Tracker
+from qwenlong.tasks.tracking.client import Tracker, is_refusal
 from qwenlong.tasks.tracking.runs import RunNote, Runs, Status
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.artifacts import ArtifactRef
 from qwenlong_core.store.files import write_whole
 
 logger = logging.getLogger(__name__)
-
-_REFUSED = ErrorCode.Name(INVALID_PARAMETER_VALUE)
 
 
 def outbox_of(settings: Settings) -> Path:
@@ -79,10 +76,15 @@ class TrackedRun:
         """
         ended = {"status": status, "ended_ms": int(time.time() * 1000), "output": output, "texts": dict(texts or {})}
         note = self.note.model_copy(update={**ended, "lines": lines, "tags": self.note.tags | dict(tags or {})})
+        self._tracker.refusal = ""
         run_id = self.run_id()
         if run_id is not None and not self._unsent and self._tracker.attempt(self._runs.finish, run_id, note):
             return run_id
-        put(self._outbox, note)
+        path = put(self._outbox, note)
+        if reason := self._tracker.refusal:
+            aside = self._tracker.attempt(_set_aside, self._runs, path, note, reason)
+            if aside is not None:
+                return run_id
         logger.warning(
             "MLflow does not have all of run %s yet; it is kept in %s, and `qwenlong sync` sends it",
             note.name,
@@ -111,6 +113,21 @@ def _alone(outbox: Path) -> Iterator[bool]:
             yield True
 
 
+def refused(outbox: Path) -> list[Path]:
+    """The notes that MLflow does not take, the oldest first."""
+    return sorted(outbox.glob("*.refused"))
+
+
+def _set_aside(runs: Runs, path: Path, note: RunNote | None, reason: str) -> Path:
+    """Close the run of a note that cannot be delivered, and rename the note to ``.refused``; returns its new place."""
+    if note is not None:
+        runs.close_refused(note, reason)  # first: if MLflow is away now, the note waits and this is done later
+    place = path.rename(path.with_suffix(".refused"))
+    name = f"run {note.name!r}" if note else path.name
+    logger.error("MLflow refused the note of %s, which is kept in %s; its run is closed: %s", name, place, reason)
+    return place
+
+
 def waiting(outbox: Path) -> list[Path]:
     """The notes that MLflow has not got, the oldest first."""
     return sorted(outbox.glob("*.json"))
@@ -120,7 +137,7 @@ def deliver_outbox(tracker: Tracker, outbox: Path) -> int:
     """Deliver the waiting notes, the oldest first, until MLflow is away.
 
     A note that cannot be read, or that MLflow refuses for its content, is renamed to ``.refused``, so that it does
-    not hold up the others.
+    not hold up the others, and its run is closed.
 
     Returns:
         The number of notes delivered.
@@ -130,16 +147,19 @@ def deliver_outbox(tracker: Tracker, outbox: Path) -> int:
     delivered, runs = 0, Runs(tracker)
     with _alone(outbox) as alone:
         for path in waiting(outbox) if alone else ():
+            note: RunNote | None = None
             try:
-                runs.deliver(RunNote.model_validate_json(path.read_text()))
-            except (MlflowException, RequestException, ValidationError) as error:
-                content = isinstance(error, ValidationError) or getattr(error, "error_code", "") == _REFUSED
-                if not content:
-                    logger.warning("MLflow at %s is away, %s waits: %s", tracker.settings.uri, path.name, error)
-                    break
-                path.rename(path.with_suffix(".refused"))
-                logger.error("%s cannot be delivered and is renamed to .refused: %s", path.name, error)
-            else:
-                path.unlink()
-                delivered += 1
+                try:
+                    note = RunNote.model_validate_json(path.read_text())
+                    runs.deliver(note)
+                except (MlflowException, ValidationError) as error:
+                    if isinstance(error, MlflowException) and not is_refusal(error):
+                        raise
+                    _set_aside(runs, path, note, str(error))
+                else:
+                    path.unlink()
+                    delivered += 1
+            except (MlflowException, RequestException) as error:
+                logger.warning("MLflow at %s is away, %s waits: %s", tracker.settings.uri, path.name, error)
+                break
     return delivered

@@ -25,14 +25,16 @@ from mlflow.utils.mlflow_tags import (
 from pydantic import Field
 
 from qwenlong.tasks.tracking.client import Tracker, flatten
-from qwenlong.tasks.tracking.metrics import to_metrics
+from qwenlong.tasks.tracking.metrics import renamed_metrics, to_metrics
 from qwenlong_core.settings.base import Block
 from qwenlong_core.store.artifacts import ArtifactRef
 
 KEY_TAG = "qwenlong.key"
 PARENT_TAG = "qwenlong.parent"
-_PARAM_LIMIT = 6000
-"""Characters of a parameter's value; MLflow refuses longer ones."""
+REFUSED_TAG = "qwenlong.refused"
+"""Tag of a run that MLflow did not take all of: why."""
+_PARAM_LIMIT, _TAG_LIMIT = 6000, 8000
+"""Characters of a parameter's and a tag's value; MLflow refuses longer ones, so a file of the run holds them whole."""
 _PARAMS, _METRICS = 100, 1000
 """MLflow's own limits of one call."""
 
@@ -95,16 +97,31 @@ class Runs:
                 **note.tags,
                 **self._parent_tags(note),
             }
-            run = client.create_run(self._tracker.experiment_id, start_time=note.started_ms, tags=tags)
+            run = client.create_run(
+                self._tracker.experiment_id, start_time=note.started_ms, tags=_short(tags, _TAG_LIMIT)
+            )
         run_id = str(run.info.run_id)
         # Again for a run that was there: it may have been made just before MLflow went away. MLflow takes a parameter
         # twice if the value is the same.
-        params = [Param(key, value[:_PARAM_LIMIT]) for key, value in flatten(note.params)]
+        told = dict(flatten(note.params))
+        params = [Param(key, value) for key, value in _short(told, _PARAM_LIMIT).items()]
         for start in range(0, len(params), _PARAMS):
             client.log_batch(run_id, params=params[start : start + _PARAMS])
+        self._attach(run_id, "long_parameters.json", _long(told, _PARAM_LIMIT))
         self._log_inputs(run_id, note.inputs)
         self._adopt_children(run_id, note.key)
         return run_id
+
+    def _attach(self, run_id: str, name: str, values: Mapping[str, str]) -> None:
+        """Keep values that MLflow's fields do not hold, whole, in a file of the run."""
+        if values:
+            self._tracker.client.log_text(run_id, json.dumps(values, indent=1, ensure_ascii=False), name)
+
+    def close_refused(self, note: RunNote, reason: str) -> None:
+        """Close the run of a note that MLflow does not take, with the status it ended in."""
+        for run in self._with_key(note.key):
+            self._tracker.client.set_tag(run.info.run_id, REFUSED_TAG, reason[:_TAG_LIMIT])
+            self._tracker.client.set_terminated(run.info.run_id, note.status, note.ended_ms)
 
     def _parent_tags(self, note: RunNote) -> dict[str, str]:
         if note.parent is None:
@@ -142,7 +159,9 @@ class Runs:
             client.log_text(run_id, text, name)
         if note.output is not None:
             self._log_output(run_id, note.name, note.output)
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in note.tags.items()])
+        self._attach(run_id, "metric_names.json", renamed_metrics(note.lines))
+        self._attach(run_id, "long_tags.json", _long(note.tags, _TAG_LIMIT))
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _short(note.tags, _TAG_LIMIT).items()])
         client.set_terminated(run_id, note.status, note.ended_ms)
         for run in self._with_key(note.key):
             # A server that hung may have made a first run after we had given up on it and made a second.
@@ -181,6 +200,15 @@ class Runs:
             self.send(run_id, note, line)
         self.finish(run_id, note)
         return run_id
+
+
+def _short(values: Mapping[str, str], limit: int) -> dict[str, str]:
+    """The values; those over the limit are cut and end in a mark."""
+    return {key: value if len(value) <= limit else f"{value[: limit - 2]} …" for key, value in values.items()}
+
+
+def _long(values: Mapping[str, str], limit: int) -> dict[str, str]:
+    return {key: value for key, value in values.items() if len(value) > limit}
 
 
 def _dataset_input(name: str, ref: ArtifactRef, context: str) -> DatasetInput:
