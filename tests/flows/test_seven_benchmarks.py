@@ -43,6 +43,7 @@ SMALL = [
     "evaluation.engine=transformers", "evaluation.max_prompt_tokens=512", "evaluation.max_completion_tokens=40",
     "evaluation.samples=1", "evaluation.temperature=0", "evaluation.batch_size=4", "evaluation.bootstrap_resamples=200",
     "evaluation.judge.model=smollm2-135m", "evaluation.judge.api_key_variable=none", "evaluation.judge.max_retries=0",
+    "evaluation.judge.timeout_seconds=600",
     "launch.num_processes=1", "launch.accelerate_config=none",
 ]  # fmt: skip
 
