@@ -20,6 +20,7 @@ from qwenlong.tasks.store import open_store
 from qwenlong.tasks.tracking.champion import apply_decision
 from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.registry import RegisteredVersion
+from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.generation.vllm_check import require_vllm
 from qwenlong_core.promotion.decision import DECISION_TEXT, read_decision
@@ -51,7 +52,7 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
     """Check before anything runs what can be known to fail.
 
     Raises:
-        ValueError: an unknown stage name, or a data path that matches nothing.
+        ValueError: an unknown stage name, a data path that matches nothing, or a model without chat template.
         FileNotFoundError: the package with the bundled weights is not installed.
         ArtifactError: the artifact store cannot be written.
     """
@@ -63,6 +64,10 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
     prepare_stage(settings)  # finds the data files
     if settings.model.name in BUNDLED:
         bundled_file()  # finds the package with the weights
+    if settings.model.chat_template is not None:
+        chat_template_file(settings.model.chat_template)
+    if Path(settings.model.name).is_dir():
+        base_tokenizer(settings.model)  # refuses a model without chat template; of a hub id the stage base does
     _check_launch(settings)
     for name in ("work_dir", "runs_dir"):
         check_writable(Path(getattr(settings.storage, name)), f"storage.{name}")

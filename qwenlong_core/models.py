@@ -15,7 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
-from qwenlong_core.bundled import bundled_file, bundled_tokenizer
+from qwenlong_core.base_tokenizer import base_tokenizer, with_template
+from qwenlong_core.bundled import BUNDLED, bundled_file
+from qwenlong_core.data.prompts import require_chat_template
 from qwenlong_core.jobs import BaseJob
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
@@ -34,8 +36,13 @@ _TINY = {
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Tokenizer of an imported policy, with a padding token set."""
+    """Tokenizer of an imported policy, with a padding token set.
+
+    Raises:
+        ValueError: it has no chat template.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    require_chat_template(tokenizer, f"in {folder}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -56,8 +63,8 @@ def load_policy(folder: Path, settings: ModelSettings) -> PreTrainedModel:
     return model
 
 
-def _smollm2() -> tuple[PreTrainedModel, Any]:
-    file, tokenizer = bundled_file(), bundled_tokenizer()
+def _smollm2() -> PreTrainedModel:
+    file = bundled_file()
     quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     # transformers refuses to save a model that is marked as quantised. The weights are dequantised by now,
     # so they are moved into a plain model of the same shape.
@@ -67,11 +74,10 @@ def _smollm2() -> tuple[PreTrainedModel, Any]:
     model = LlamaForCausalLM(config)
     model.load_state_dict(quantised.state_dict())
     model.generation_config = quantised.generation_config
-    return model, tokenizer
+    return model
 
 
-def _tiny(seed: int = 0) -> tuple[PreTrainedModel, Any]:
-    tokenizer = bundled_tokenizer()
+def _tiny(tokenizer: Any, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -79,7 +85,7 @@ def _tiny(seed: int = 0) -> tuple[PreTrainedModel, Any]:
         eos_token_id=tokenizer.eos_token_id,
         **_TINY,  # type: ignore[arg-type]
     )
-    return LlamaForCausalLM(config), tokenizer
+    return LlamaForCausalLM(config)
 
 
 def _from_hub_or_folder(settings: ModelSettings) -> tuple[PreTrainedModel, Any]:
@@ -87,11 +93,15 @@ def _from_hub_or_folder(settings: ModelSettings) -> tuple[PreTrainedModel, Any]:
         raise ValueError(
             f"model.revision={settings.revision!r} needs a hub id; {settings.name!r} is a folder: drop revision"
         )
+    # The template is checked before the weights, which may take an hour.
+    tokenizer = with_template(_loaded(AutoTokenizer, settings), settings)
+    return _loaded(AutoModelForCausalLM, settings, dtype=getattr(torch, settings.dtype)), tokenizer
+
+
+def _loaded(kind: Any, settings: ModelSettings, **options: Any) -> Any:
+    """What the hub or the folder holds, with an error that names the mend."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.name, revision=settings.revision or "main")
-        model = AutoModelForCausalLM.from_pretrained(
-            settings.name, revision=settings.revision or "main", dtype=getattr(torch, settings.dtype)
-        )
+        return kind.from_pretrained(settings.name, revision=settings.revision or "main", **options)
     except OSError as error:
         raise ConnectionError(
             f"model {settings.name!r} could not be loaded from the hub or as a local folder: {str(error).rstrip('.')}. "
@@ -102,7 +112,6 @@ def _from_hub_or_folder(settings: ModelSettings) -> tuple[PreTrainedModel, Any]:
             f"model {settings.name!r} is not a model that transformers can load ({' '.join(str(error).split())}): name "
             "a folder with config.json, weights and tokenizer, or a hub id (model.name)"
         ) from error
-    return model, tokenizer
 
 
 def _scale_rope(model: PreTrainedModel, settings: ModelSettings) -> None:
@@ -121,10 +130,9 @@ def _scale_rope(model: PreTrainedModel, settings: ModelSettings) -> None:
 
 def import_base(settings: ModelSettings, folder: Path) -> None:
     """Write the base policy of the settings to ``folder`` as config, safetensors and tokenizer."""
-    if settings.name == "smollm2-135m":
-        model, tokenizer = _smollm2()
-    elif settings.name == "tiny":
-        model, tokenizer = _tiny()
+    if settings.name in BUNDLED:
+        tokenizer = base_tokenizer(settings)
+        model = _tiny(tokenizer) if settings.name == "tiny" else _smollm2()
     else:
         model, tokenizer = _from_hub_or_folder(settings)
     _scale_rope(model, settings)

@@ -13,14 +13,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from qwenlong.tasks.references import BadReference, InRegistry, InStore, artifact_in, find_registered, parse
 from qwenlong.tasks.results import publish, remember, write_job
 from qwenlong.tasks.specs import base_stage
 from qwenlong.tasks.stage import stage_fingerprint
 from qwenlong.tasks.store import open_store
-from qwenlong_core.bundled import BUNDLED, bundled_tokenizer
+from qwenlong_core.base_tokenizer import base_tokenizer
+from qwenlong_core.bundled import BUNDLED
+from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.artifacts import ArtifactRef, Manifest, verify
 from qwenlong_core.store.files import MANIFEST
@@ -52,7 +53,7 @@ def resolve_model(settings: Settings, given: str) -> Model:
         ArtifactError: the artifact is damaged, or the store cannot be used.
         ConnectionError: a hub id cannot be fetched.
     """
-    if Path(given).is_dir():
+    if _is_whole(settings, given):
         return _local(given, Path(given))
     store = open_store(settings)
     wanted = _parse(given)
@@ -63,9 +64,9 @@ def resolve_model(settings: Settings, given: str) -> Model:
     if wanted is not None:
         ref = artifact_in(store, wanted)
         return Model(given=given, name=f"{ref.kind}-{ref.short}", folder=store.fetch(ref), artifact=ref)
-    if _is_public(given):
+    if Path(given).is_dir() or _is_public(given):
         ref = _import(settings, given)
-        name = given.rpartition("/")[2].replace("@", "-")
+        name = given.rstrip("/").rpartition("/")[2].replace("@", "-")
         return Model(given=given, name=name, folder=store.fetch(ref), artifact=ref)
     raise BadReference(
         f"{given!r} names no model: give a folder, {' or '.join(BUNDLED)}, a hub id (owner/name), an artifact "
@@ -76,14 +77,15 @@ def resolve_model(settings: Settings, given: str) -> Model:
 def resolve_tokenizer(settings: Settings, given: str) -> Model:
     """Like :func:`resolve_model`, for a model whose weights a server holds.
 
-    Of a bundled model or a hub id only the tokenizer is fetched.
+    Of a bundled model, a hub id or a folder that lacks its chat template only the tokenizer is taken.
     """
-    if Path(given).is_dir() or _parse(given) is not None or not _is_public(given):
+    local = Path(given).is_dir()
+    if _is_whole(settings, given) or (not local and (_parse(given) is not None or not _is_public(given))):
         return resolve_model(settings, given)
-    name, _, revision = given.partition("@")
+    name = given.partition("@")[0]
     folder = Path(settings.storage.work_dir) / "tokenizers" / given.replace("/", "--")
     try:
-        tokenizer = bundled_tokenizer() if given in BUNDLED else _hub_tokenizer(name, revision)
+        tokenizer = base_tokenizer(_model_settings(settings, given))
     except OSError as error:
         raise ConnectionError(
             f"{given!r}: its tokenizer could not be loaded from the hub ({error}); without network, give a folder that "
@@ -107,10 +109,18 @@ def _is_public(given: str) -> bool:
     return given in BUNDLED or _HUB_ID.fullmatch(given) is not None
 
 
-def _hub_tokenizer(name: str, revision: str) -> Any:
-    from transformers import AutoTokenizer  # takes seconds to load
+def _is_whole(settings: Settings, given: str) -> bool:
+    """Whether it is a folder that needs no import: an artifact, or one without ``model.chat_template`` to be added."""
+    folder = Path(given)
+    return folder.is_dir() and (settings.model.chat_template is None or (folder / MANIFEST).is_file())
 
-    return AutoTokenizer.from_pretrained(name, revision=revision or "main")
+
+def _model_settings(settings: Settings, given: str) -> ModelSettings:
+    """The settings of the model, with the name and revision that ``given`` holds."""
+    if given == settings.model.name:
+        return settings.model
+    name, _, revision = (given, "", "") if Path(given).is_dir() else given.partition("@")
+    return settings.model.model_copy(update={"name": name, "revision": revision or None})
 
 
 def _local(given: str, folder: Path) -> Model:
@@ -129,10 +139,7 @@ def _import(settings: Settings, given: str) -> ArtifactRef:
     """The artifact of the base stage for a bundled model or a hub id; made now if the store has none."""
     from qwenlong_core.models import import_base  # loads torch
 
-    if given != settings.model.name:
-        name, _, revision = given.partition("@")
-        model = settings.model.model_copy(update={"name": name, "revision": revision or None})
-        settings = settings.model_copy(update={"model": model})
+    settings = settings.model_copy(update={"model": _model_settings(settings, given)})
     spec, store = base_stage(settings), open_store(settings)
     key = stage_fingerprint(spec, {})
     if record := store.lookup(spec.cached_as, key):

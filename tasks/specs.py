@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from qwenlong_core.base_tokenizer import chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.data.collect import SPLITS, specs_of
 from qwenlong_core.data.sources.read import local_files
@@ -87,6 +88,8 @@ def base_stage(settings: Settings) -> StageSpec:
     """Import the base policy."""
     folder = Path(settings.model.name)
     files = [bundled_file()] if settings.model.name in BUNDLED else files_below(folder) if folder.is_dir() else []
+    if settings.model.chat_template is not None:
+        files.append(chat_template_file(settings.model.chat_template))
     digest = digest_json([[path.name, digest_file(path)] for path in files]) if files else None
     return _spec("base", "model", "qwenlong_core.models", BaseJob(model=settings.model, digest=digest))
 

@@ -92,7 +92,14 @@ def _answer(
     from transformers.utils import logging as transformers_logging
 
     from qwenlong.tasks.models import resolve_model, resolve_tokenizer
-    from qwenlong_core.data.prompts import analysis_message, encode, opens_thinking, render_prompt, truncate_middle
+    from qwenlong_core.data.prompts import (
+        analysis_message,
+        encode,
+        opens_thinking,
+        render_prompt,
+        served_message,
+        truncate_middle,
+    )
     from qwenlong_core.generation.engine import Sampling
     from qwenlong_core.generation.streaming import split_thinking
     from qwenlong_core.models import load_tokenizer
@@ -121,7 +128,8 @@ def _answer(
     prompt = render_prompt(tokenizer, shown, analysis_message)
     asked = settings.evaluation
     sampling = Sampling(asked.temperature, asked.top_p, limit, seed, asked.stop)
-    pieces = _pieces(settings, model.folder, tokenizer, analysis_message(shown), encode(tokenizer, prompt), sampling)
+    message = served_message(tokenizer, analysis_message(shown))
+    pieces = _pieces(settings, model.folder, tokenizer, message, encode(tokenizer, prompt), sampling)
     started = time.monotonic()
     tokens = _print(split_thinking(pieces, opens_thinking(prompt)), show_thinking)
     ended = f"cut off at the limit of {limit:,} tokens (--max-tokens)" if tokens >= limit else f"{tokens:,} tokens"

@@ -16,6 +16,7 @@ from rich.table import Table
 from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message
 from qwenlong.flows.cli.environment import is_up
 from qwenlong.tasks.store import open_store
+from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.proxies import by_way_of, reached
 from qwenlong_core.settings.profiles import load_settings
@@ -72,6 +73,7 @@ def _examine(settings: Settings) -> list[Finding]:
         _attention(settings),
         *_engines(settings),
         _base_model(settings),
+        _chat_template(settings),
         _prefect(),
         _mlflow(settings),
         _storage(settings),
@@ -150,6 +152,21 @@ def _base_model(settings: Settings) -> Finding:
     return Finding(
         topic="base model", ok=ok, found=f"hub id {name}, {'reachable' if ok else 'not reachable'}", mend=mend
     )
+
+
+def _chat_template(settings: Settings) -> Finding:
+    """Of a hub id only the file of ``model.chat_template`` is looked at; the stage ``base`` refuses the rest first."""
+    topic, chosen, name = "chat template", settings.model.chat_template, settings.model.name
+    try:
+        if Path(name).is_dir() or name in BUNDLED:
+            base_tokenizer(settings.model)
+        elif chosen is not None:
+            chat_template_file(chosen)
+    except (ValueError, OSError) as error:
+        return Finding(topic=topic, ok=False, found="none", mend=str(error))
+    known = Path(name).is_dir() or name in BUNDLED
+    found = chosen or ("the model's own" if known else "the model's own, looked at when the base model is imported")
+    return Finding(topic=topic, ok=True, found=found)
 
 
 def _prefect() -> Finding:

@@ -17,6 +17,7 @@ from qwenlong.tasks.models import Model, resolve_model, resolve_tokenizer
 from qwenlong.tasks.references import InStore, artifact_in, evaluation_folder
 from qwenlong.tasks.store import open_store
 from qwenlong_core.data.prepared import EVAL_ROWS
+from qwenlong_core.data.prompts import with_form
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.evaluation.benchmarks import benchmark_specs, benchmarks_of, read_benchmarks
 from qwenlong_core.evaluation.limits import fit_limits
@@ -41,8 +42,8 @@ FOLDER = Path(".qwenlong/evaluations")
 PAPER_PROTOCOL = {
     f"evaluation.{name}": getattr(EvaluationSettings(), name)
     for name in ("max_prompt_tokens", "max_completion_tokens", "temperature", "top_p", "samples", "batch_size")
-}
-"""The paper's values, which are the defaults of the settings, in place of a profile's."""
+} | {"data.prompt_form": "paper"}
+"""The paper's values, in place of a profile's; those of ``evaluation`` are the defaults of the settings."""
 _SCORING = {"judge": None, "number_tolerance": None}
 """What scoring again may change in a plan's protocol."""
 
@@ -86,7 +87,8 @@ def run_evaluation(
     """
     names = benchmarks or ([] if data else benchmarks_of(settings.data.eval))
     specs = benchmark_specs(names, data)
-    rows = read_benchmarks(specs, settings.data.generate_eval, settings.data.benchmarks_dir)
+    found = read_benchmarks(specs, settings.data.generate_eval, settings.data.benchmarks_dir)
+    rows = [with_form(row, settings.data.prompt_form) for row in found]
     # A server holds the weights: the tokenizer is enough to render and count the prompts.
     resolve = resolve_tokenizer if settings.evaluation.server else resolve_model
     model = resolve(settings, given)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from qwenlong.flows.cli.common import Json, TokenizerOf, one_clear_message
 from qwenlong_core.bundled import BUNDLED, bundled_tokenizer
+from qwenlong_core.data.prompts import require_chat_template
 from qwenlong_core.records import Domain, Example
 from qwenlong_core.settings.profiles import explained
 from qwenlong_core.store.protocol import check_writable
@@ -126,26 +127,27 @@ def policy_tokenizer(name: str) -> Any:
     """The tokenizer of a bundled model, a model folder or a hub id, without the weights.
 
     Raises:
-        ValueError: the folder holds no tokenizer.
+        ValueError: the folder holds no tokenizer, or the tokenizer no chat template.
         ConnectionError: the hub does not have it, or cannot be reached.
     """
     from transformers import AutoTokenizer
 
     if name in BUNDLED:
         return bundled_tokenizer()
-    if Path(name).exists():
-        try:
-            return AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        if Path(name).exists():
             raise ValueError(
                 f"--model {name}: holds no tokenizer that transformers can load: name a model folder or a hub id"
             ) from error
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except OSError as error:
+        if isinstance(error, ValueError):
+            raise
         raise ConnectionError(
             f"--model {name!r} is not a folder, and could not be loaded from the hub: {error}"
         ) from error
+    require_chat_template(tokenizer, repr(name))
+    return tokenizer
 
 
 def _check_place(out: Path) -> None:

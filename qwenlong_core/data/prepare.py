@@ -49,6 +49,7 @@ from qwenlong_core.data.filters import (
 )
 from qwenlong_core.data.lengths import fit_eval, fit_sft, fit_train, phase_of
 from qwenlong_core.data.prepared import ROWS, SUMMARY
+from qwenlong_core.data.prompts import require_chat_template, with_form
 from qwenlong_core.data.rows import DOCUMENT, PHASE, ExampleWriter, stream_rows
 from qwenlong_core.data.sources.read import GENERATED, local_files
 from qwenlong_core.data.splits import SHOWN_REFUSALS, Row, Split
@@ -159,7 +160,7 @@ def _spool(
             templates.add(row)
             if split.name == "eval":
                 held_out.add(row)
-            file.write(row.example, row.document)
+            file.write(with_form(row.example, job.data.prompt_form), row.document)
 
 
 def _filtered(
@@ -247,7 +248,9 @@ def run(job: PrepareJob, inputs: Mapping[str, Path], work: Path) -> None:
     """The prepare stage. It takes the tokenizer from input ``base`` and writes a folder of rows."""
     from transformers import AutoTokenizer  # lazy: it imports torch, which the other users of this module do not need
 
-    prepare(job, AutoTokenizer.from_pretrained(inputs["base"]), work / OUTPUT)
+    tokenizer = AutoTokenizer.from_pretrained(inputs["base"])
+    require_chat_template(tokenizer, str(inputs["base"]))
+    prepare(job, tokenizer, work / OUTPUT)
 
 
 if __name__ == "__main__":

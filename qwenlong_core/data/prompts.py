@@ -1,14 +1,18 @@
 """The prompt of training and evaluation: its wording, its tokens, and how to shorten it.
 
 The wording is QwenLong-L1's (arXiv 2505.17667, table 1): an instruction, the document in ``<text>`` tags, the
-question with its options, and the form that the answer must have.
+question with its options, and the form that the answer must have. The paper writes the form's gap in parentheses, which
+small models copy and which mean a minus elsewhere; ours has brackets (``data.prompt_form``).
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from qwenlong_core.records import Example
@@ -19,10 +23,22 @@ _PROMPT = (
     'Format your response as follows: "{form}".'
 )
 _ANALYSIS = "Analyze the following document:\n<text>{context}</text>\nQuestion: {question}"
-_FORM = "Therefore, the answer is (insert answer here)"
+_FORMS = {
+    "brackets": "Therefore, the answer is [insert answer here]",
+    "paper": "Therefore, the answer is (insert answer here)",
+}
 _CHOICE_FORM = "The correct answer is (insert answer here)"
+_FORM_OF_ROW = "prompt_form"
+_DATE = datetime(2025, 1, 1)
+"""What a chat template that asks for today's date gets. With the true date a run that is resumed on another day would
+go on with other prompts."""
+_TODAY = re.compile(r"""\bstrftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_BREAK = "\ufdd0"
+"""Inside a control token that stands in a document: :func:`encode` cuts there, so that it becomes plain text. A
+character that Unicode keeps free for such marks."""
+_INVISIBLE = "\u200b"
 
-TEMPLATE_DIGEST = hashlib.sha256("\n".join((_PROMPT, _FORM, _CHOICE_FORM)).encode()).hexdigest()
+TEMPLATE_DIGEST = hashlib.sha256("\n".join((_PROMPT, *_FORMS.values(), _CHOICE_FORM)).encode()).hexdigest()
 """Identifies the wording of the prompt; the chat template is the policy's own and not included."""
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -33,13 +49,23 @@ def answer_form(answer_type: str, answer: str) -> str:
     return f"The correct answer is ({answer})." if answer_type == "choice" else f"Therefore, the answer is {answer}."
 
 
+def with_form(example: Example, form: str) -> Example:
+    """The row, to be asked in this form (``data.prompt_form``)."""
+    metadata = {name: value for name, value in example.metadata.items() if name != _FORM_OF_ROW}
+    if form != "brackets":
+        metadata[_FORM_OF_ROW] = form
+    return example if metadata == example.metadata else replace(example, metadata=metadata)
+
+
 def user_message(example: Example) -> str:
     """The text of the user's turn, without the chat template."""
     question = example.question
     if example.choices:
         options = (f"({letter}) {text}" for letter, text in zip(_LETTERS, example.choices, strict=False))
         question = "\n".join((question, *options))
-    form = _CHOICE_FORM if example.answer_type == "choice" else _FORM
+    form = _FORMS[example.metadata.get(_FORM_OF_ROW, "brackets")]
+    if example.answer_type == "choice":
+        form = _CHOICE_FORM
     return _PROMPT.format(context=example.context, question=question, form=form)
 
 
@@ -53,16 +79,71 @@ Message = Callable[[Example], str]
 
 
 def render_prompt(tokenizer: Any, example: Example, message: Message = user_message) -> str:
-    """The whole prompt under the policy's chat template, up to where the policy's answer begins."""
-    turn = {"role": "user", "content": message(example)}
-    text: str = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    """The whole prompt under the policy's chat template, up to where the policy's answer begins.
+
+    Only :func:`encode` and :func:`count_tokens` may read it: control tokens in the document are marked for them.
+    """
+    content = _control_tokens(tokenizer, str(tokenizer.chat_template)).sub(
+        _broken, message(example).replace(_BREAK, "")
+    )
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=False,
+        add_generation_prompt=True,
+        chat_template=_dated(tokenizer.get_chat_template()),
+    )
     return text
+
+
+@lru_cache(maxsize=4)
+def _dated(template: str) -> str:
+    """The template with a fixed date in place of today's."""
+    return _TODAY.sub(lambda call: repr(_DATE.strftime(call[2])), template)
+
+
+def served_message(tokenizer: Any, message: str) -> str:
+    """A user's turn for a server that applies a template of its own.
+
+    A server reads control tokens in it, so each gets an invisible character.
+    """
+    return _control_tokens(tokenizer, str(tokenizer.chat_template)).sub(_broken, message).replace(_BREAK, _INVISIBLE)
+
+
+def _broken(token: re.Match[str]) -> str:
+    return token[0][0] + _BREAK + token[0][1:]
+
+
+@lru_cache(maxsize=4)
+def _control_tokens(tokenizer: Any, template: str) -> re.Pattern[str]:
+    """Finds the texts that the tokenizer would read as control tokens: special ones, and those of the chat template.
+
+    R1's ``<｜User｜>`` is not marked as special, and the tokenizers of other models hold plain words as added tokens.
+    """
+    added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values()}
+    named = tokenizer.chat_control_tokens or ()  # where the template writes them in pieces
+    written = [text for text in added if text.strip() and text in template]  # some templates hold blank tokens
+    tokens = {*written, *named, *(text for text, special in added.items() if special)}
+    # The longest first: one token's text may begin with another's.
+    return re.compile("|".join(re.escape(text) for text in sorted(tokens, key=len, reverse=True)) or r"(?!)")
+
+
+def require_chat_template(tokenizer: Any, name: str) -> None:
+    """Refuse a model whose prompts cannot be rendered, before anything is done with it.
+
+    Raises:
+        ValueError: the tokenizer holds no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"model {name} has no chat template, so no prompt can be rendered: name a Jinja file in "
+            "model.chat_template (that of the model's instruct version, for example), or put it into the model's "
+            "folder as chat_template.jinja"
+        )
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a rendered prompt. No special tokens are added: the chat template has them already."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return [id for part in text.split(_BREAK) for id in tokenizer(part, add_special_tokens=False)["input_ids"]]
 
 
 def count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
@@ -79,7 +160,9 @@ def count_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
     # A tokenizer that was saved with truncation or padding would count its limit instead.
     backend.no_truncation()
     backend.no_padding()
-    return [len(encoding) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    parts = [text.split(_BREAK) for text in texts]
+    counts = map(len, backend.encode_batch_fast([part for text in parts for part in text], add_special_tokens=False))
+    return [sum(next(counts) for _ in text) for text in parts]
 
 
 def prompt_tokens(tokenizer: Any, example: Example, message: Message = user_message) -> int:

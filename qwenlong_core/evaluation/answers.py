@@ -9,13 +9,22 @@ server answers one request per sample, and each answer is handed on as it arrive
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt, truncate_middle, user_message
+from qwenlong_core.data.prompts import (
+    encode,
+    opens_thinking,
+    render_prompt,
+    served_message,
+    truncate_middle,
+    user_message,
+)
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.generation.load import load_engine
 from qwenlong_core.records import Completion, Example
@@ -52,6 +61,11 @@ class Prompt:
     prefix: str
     """``<think>`` where the chat template itself opens the thinking; it goes into the log before the completion."""
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tokens, by which a log knows its prompts again."""
+        return hashlib.sha256(json.dumps(self.token_ids).encode()).hexdigest()
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
@@ -74,6 +88,11 @@ class Answer:
 
 class Answerer(Protocol):
     """A way to get answers."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The policy's, which renders the prompts."""
+        ...
 
     def answers(self, examples: Sequence[Example], missing: set[Key]) -> Iterator[list[Answer]]:
         """The missing answers to ``examples``, each list as soon as it is there."""
@@ -184,7 +203,7 @@ class ServerAnswerer:
                 continue
             prompt = render(self.tokenizer, example, self.settings)
             # A chat server applies a template of its own; the completions endpoint sees our prompt as it is.
-            text = user_message(prompt.shown) if chat else prompt.token_ids
+            text = served_message(self.tokenizer, user_message(prompt.shown)) if chat else prompt.token_ids
             for number in numbers:
                 yield Request((prompt, number), text, number)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from qwenlong_core.data.prepared import EVAL_ROWS
 from qwenlong_core.data.rows import read_examples
-from qwenlong_core.evaluation.answers import Answer, load_answerer
+from qwenlong_core.evaluation.answers import Answer, Answerer, load_answerer, render
 from qwenlong_core.evaluation.plan import SAMPLES, SCORES, Plan, adopt_plan, choose_items, make_plan
 from qwenlong_core.evaluation.results import write_scores
 from qwenlong_core.evaluation.samples import Sample, append_samples, drop_cut_line, read_samples, rewrite_samples
@@ -32,6 +32,7 @@ from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
 from qwenlong_core.rewards.health import require_judge
 from qwenlong_core.rewards.judge import Judge
+from qwenlong_core.settings.evaluation import EvaluationSettings
 from qwenlong_core.settings.rewards import RewardSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.files import METRICS
@@ -94,12 +95,33 @@ def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: P
             # Answers are expensive and verdicts cheap: a judge that is down stops the run before the first answer.
             asyncio.run(require_judge(judge))
         answerer = load_answerer(settings, model, job.model, job.launch, job.seed)
+        _check_prompts(done, examples, answerer, settings)
         progress = _Progress(done, len(plan.expected), output / METRICS)
         tolerated = max(_FAILURES_IN_A_ROW, settings.server.concurrency) if settings.server else None
         _log_answers(answerer.answers(examples, missing), rules, judge, log, progress, tolerated=tolerated)
     check_unscored(read_samples(log), settings.max_unscored_share)
     bootstrap = Bootstrap(resamples=settings.bootstrap_resamples, confidence=settings.confidence, seed=job.seed)
     write_scores(output, bootstrap)
+
+
+def _check_prompts(
+    done: Sequence[Sample], examples: Iterable[Example], answerer: Answerer, settings: EvaluationSettings
+) -> None:
+    """A log goes on only with the prompts that it began with.
+
+    The plan pins rows, wording and model. The prompts also depend on the libraries that render and cut them.
+
+    Raises:
+        ValueError: the prompt of an answered item is another one now.
+    """
+    answered = {sample.example_id: sample.prompt_digest for sample in done}
+    for example in examples:
+        if example.id in answered and render(answerer.tokenizer, example, settings).digest != answered[example.id]:
+            raise ValueError(
+                f"the prompt of item {example.id!r} is not the one that the log's answers belong to: its chat template"
+                " holds a date, or another version of transformers or tokenizers is installed. Go on as it began, or"
+                " use an empty work folder"
+            )
 
 
 def _repair_log(log: Path, examples: Iterable[Example], rules: RewardSettings, judge: Judge | None) -> None:

@@ -6,8 +6,6 @@ Sample --rules, then judge--> Sample          the same completion under other ru
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -69,7 +67,7 @@ def _to_sample(answer: Answer, completion: Completion, score: Score, number_tole
         domain=example.domain,
         source=example.source,
         sample=answer.number,
-        prompt_digest=hashlib.sha256(json.dumps(prompt.token_ids).encode()).hexdigest(),
+        prompt_digest=prompt.digest,
         prompt_tokens=len(prompt.token_ids),
         lost_tokens=prompt.lost_tokens,
         depth=evidence_depth(example),

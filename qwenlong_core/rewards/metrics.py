@@ -18,6 +18,8 @@ from qwenlong_core.rewards.numbers import read_quantity, same_quantity
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+_ZH_TOKEN = re.compile(rf"{_CHINESE.pattern}|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+")
 _ROUGE_TOKEN = re.compile(r"[^\W_]+")
 
 
@@ -46,6 +48,20 @@ def hotpot_f1(prediction: str, golds: Sequence[str]) -> float:
     It is 0 if prediction and gold differ and one of them is yes, no or noanswer.
     """
     return _best(_hotpot_f1, prediction, golds)
+
+
+def zh_f1(prediction: str, golds: Sequence[str]) -> float:
+    """F1 of Chinese answers as in LongBench (``qa_f1_zh_score``), over characters.
+
+    Lower case, without ASCII and Chinese punctuation, no articles dropped. LongBench cuts words with jieba; here each
+    Chinese character is a token, and a run of other letters or digits is one.
+    """
+    return _best(lambda said, gold: _overlap(_zh_tokens(said), _zh_tokens(gold)), prediction, golds)
+
+
+def is_chinese(text: str) -> bool:
+    """Whether the text holds Chinese characters."""
+    return _CHINESE.search(text) is not None
 
 
 def musique_f1(prediction: str, golds: Sequence[str]) -> float:
@@ -93,7 +109,14 @@ def _nfkc(text: str) -> str:
 
 
 def _f1(prediction: str, gold: str) -> float:
-    said, wanted = squad_normalize(prediction).split(), squad_normalize(gold).split()
+    return _overlap(squad_normalize(prediction).split(), squad_normalize(gold).split())
+
+
+def _zh_tokens(text: str) -> list[str]:
+    return _ZH_TOKEN.findall(text.lower())
+
+
+def _overlap(said: Sequence[str], wanted: Sequence[str]) -> float:
     same = sum((Counter(said) & Counter(wanted)).values())
     if same == 0:
         return 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,9 @@ class DataSettings(Block):
     generate_train: tuple[LengthBucket, ...] = ()
     generate_eval: tuple[LengthBucket, ...] = ()
     """Generated rows by length, used where ``generated`` is among the sources."""
+    prompt_form: Literal["brackets", "paper"] = "brackets"
+    """How the prompt writes the place of the answer: ``[insert answer here]``, or the paper's
+    ``(insert answer here)``."""
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.9
     """Two documents with at least this Jaccard similarity of their runs of eight words are near-duplicates; ``None``
     looks for exact duplicates only."""

@@ -17,6 +17,9 @@ class ModelSettings(Block):
     with SmolLM2's tokenizer, for tests), a local folder, or a hub id."""
     revision: str | None = None
     """Commit or tag of a hub id. Pin it: otherwise the base model changes when the hub's does."""
+    chat_template: str | None = None
+    """A Jinja file with the chat template, for a model that has none or another one. It is written into the imported
+    model once, so that trainer, rollouts and evaluation agree."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """``auto``: flash-attn on a GPU where it is installed, else SDPA."""

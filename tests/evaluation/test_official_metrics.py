@@ -7,7 +7,10 @@
 - MuSiQue (metrics/answer.py): SQuAD's, but 1 where nothing is left of either; the best over the aliases.
 - Qasper: SQuAD's; the best over the annotators.
 - NarrativeQA: ROUGE-L F with beta 1 on lower-case words; the best over two references.
-- DocMath-Eval: the number within 0.15%.
+- DocMath-Eval (utils/evaluation_utils.py): the number within 0.15%, after signs, scale words and units were dropped;
+  a factor of 100, 1,000 or 100,000, any exact power of ten, or the same number rounded up to three decimals are
+  right too.
+- LongBench (metrics.py, qa_f1_zh_score): Chinese tokens, which we take to be characters; no articles, no punctuation.
 """
 
 import pytest
@@ -72,9 +75,43 @@ TABLE = [
     ("docmath", "80,160", ["80000"], "numeric_accuracy", 0),  # 0.2% off
     ("docmath", "12.5%", ["0.125"], "numeric_accuracy", 1),
     ("docmath", "$3.2 million", ["3200000"], "numeric_accuracy", 1),
-    ("docmath", "(31.2)", ["-31.2"], "numeric_accuracy", 1),
+    ("docmath", "$(31.2)", ["-31.2"], "numeric_accuracy", 1),
     ("docmath", "31.2", ["-31.2"], "numeric_accuracy", 0),  # stricter than DocMath-Eval's script, which drops the sign
     ("docmath", "no number", ["5"], "numeric_accuracy", 0),
+    ("docmath", "80,080", ["80000"], "docmath_accuracy", 1),
+    ("docmath", "80,160", ["80000"], "docmath_accuracy", 0),
+    ("docmath", "26", ["25"], "docmath_accuracy", 0),
+    ("docmath", "12.5%", ["0.125"], "docmath_accuracy", 1),  # the sign % is dropped, then 12.5 = 100 x 0.125
+    ("docmath", "12.5%", ["12.5"], "docmath_accuracy", 1),
+    ("docmath", "approximately 25%", ["0.25"], "docmath_accuracy", 1),
+    ("docmath", "-31.2", ["31.2"], "docmath_accuracy", 1),  # ratio 1 is a power of ten, and signs do not count in it
+    ("docmath", "-31.23", ["31.2"], "docmath_accuracy", 0),  # but they do within the tolerance
+    ("docmath", "$3.2 million", ["3200000"], "docmath_accuracy", 1),  # 10^6
+    ("docmath", "3.2", ["3200000"], "docmath_accuracy", 1),
+    ("docmath", "32", ["3.2"], "docmath_accuracy", 1),
+    ("docmath", "3.21", ["3200"], "docmath_accuracy", 0),  # 0.3% off, and no exact power
+    ("docmath", "3.203", ["3200"], "docmath_accuracy", 1),  # 0.1% off after the factor 1,000
+    ("docmath", "0.0004", ["0.0009"], "docmath_accuracy", 1),  # both round up to 0.001
+    ("docmath", "25 or 30", ["25"], "docmath_accuracy", 1),  # the first of two
+    ("docmath", "30 or 25", ["25"], "docmath_accuracy", 0),
+    ("docmath", "sales = 25", ["25"], "docmath_accuracy", 1),
+    ("docmath", "25 dollars", ["25"], "docmath_accuracy", 1),
+    ("docmath", "about 25", ["25"], "docmath_accuracy", 1),
+    ("docmath", "about 25 dollars", ["25"], "docmath_accuracy", 0),  # words on both sides are not read
+    ("docmath", "USD 25", ["25"], "docmath_accuracy", 1),
+    ("docmath", "(150 - 120) / 120", ["0.25"], "docmath_accuracy", 1),  # worked out
+    ("docmath", "3 x 10^5", ["300000"], "docmath_accuracy", 1),
+    ("docmath", "9**9**9**9", ["5"], "docmath_accuracy", 0),  # not worked out
+    ("docmath", "yes", ["1"], "docmath_accuracy", 1),  # Python's True is 1
+    ("docmath", "(b)", ["5"], "docmath_accuracy", 0),
+    ("docmath", "1,23", ["123"], "docmath_accuracy", 0),  # a pair
+    ("docmath", "no number", ["0"], "docmath_accuracy", 1),  # what cannot be read is 0
+    ("docmath", "no number", ["5"], "docmath_accuracy", 0),
+    ("longbench", "在北京", ["北京"], "f1", 4 / 5),  # P 2/3, R 1
+    ("longbench", "北京。", ["北京"], "f1", 1),  # punctuation
+    ("longbench", "二〇一三年11月", ["2013年11月"], "f1", 6 / 11),  # 年 11 月 of 7 and of 4
+    ("longbench", "Mac OS 系统", ["mac os系统"], "f1", 1),
+    ("longbench", "上海", ["北京"], "f1", 0),
 ]
 
 

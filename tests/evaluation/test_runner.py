@@ -122,6 +122,19 @@ def test_a_log_is_not_continued_by_another_evaluation(work, policy, data_folder)
         evaluate(make_job(temperature=0.0), policy, data_folder, work)
 
 
+def test_a_log_goes_on_only_with_the_prompts_it_began_with(tmp_path, policy, data_folder):
+    """A template that hides a clock from us stands for all that renders another prompt later."""
+    clock = shutil.copytree(policy, tmp_path / "clock")
+    (clock / "chat_template.jinja").write_text("{% set f = '%f' %}{{ strftime_now(f) }}{{ messages[0]['content'] }}")
+    output = evaluate(make_job(), clock, data_folder, tmp_path / "work")
+    log = (output / SAMPLES).read_bytes()
+    (output / SAMPLES).write_bytes(log[: len(log) // 2])
+    (output / SCORES).unlink()
+    with pytest.raises(ValueError, match=r"the prompt of item '.*' is not the one that the log's answers belong to"):
+        evaluate(make_job(), clock, data_folder, tmp_path / "work")
+    assert len((output / SAMPLES).read_bytes()) <= len(log) // 2
+
+
 def test_rows_that_changed_are_another_evaluation(work, policy, data_folder, rows):
     write_examples(data_folder / "eval.parquet", [replace(rows[0], answers=("changed",)), *rows[1:]])
     with pytest.raises(ValueError, match="other dataset_digest"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -77,8 +78,29 @@ def parse_hotpotqa(row: dict[str, Any], path: Path, number: int) -> Iterator[Exa
 
 
 def parse_2wiki(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
-    """Original JSON, and copies that store ``context`` as a JSON string."""
-    yield _wikipedia("2wikimultihopqa", row)
+    """Original JSON, and copies that store ``context`` as a JSON string.
+
+    The scorer's aliases and demonyms of an answer come from ``id_aliases.json``, if it lies beside the file.
+    """
+    example = _wikipedia("2wikimultihopqa", row)
+    aliases = _wiki_aliases(path.parent / "id_aliases.json").get(str(row.get("answer_id")), [])
+    metadata = {**example.metadata, "aliases": aliases} if aliases else example.metadata
+    yield replace(example, metadata=metadata)
+
+
+@functools.lru_cache(maxsize=2)
+def _wiki_aliases(file: Path) -> dict[str, list[str]]:
+    """The other names of a Wikidata id, from JSON lines with ``Q_id``, ``aliases`` and ``demonyms``."""
+    if not file.is_file():
+        return {}
+    try:
+        with file.open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines if line.strip()]
+        return {row["Q_id"]: [*row["aliases"], *row["demonyms"]] for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is not 2WikiMultihopQA's file of aliases ({error!r}): restore or remove it"
+        ) from error
 
 
 def parse_musique(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:

@@ -15,6 +15,7 @@ from qwenlong_core.data.prompts import answer_form
 from qwenlong_core.data.sources.catalogue import SOURCES
 from qwenlong_core.data.sources.read import local_files, read_source
 from qwenlong_core.data.sources.validation import Refused
+from qwenlong_core.evaluation.official import official_metrics
 from qwenlong_core.records import Completion, Example
 from qwenlong_core.rewards.hybrid import score_by_rule
 from qwenlong_core.settings.rewards import RewardSettings
@@ -101,6 +102,16 @@ def test_2wikimultihopqa(tmp_path: Path, as_text: bool) -> None:
     }
     (row,) = examples("2wikimultihopqa", save(tmp_path / "dev.json", [raw]))
     assert (row.source, row.context, row.answers) == ("2wikimultihopqa", PASSAGES, ("Rockland",))
+    assert "aliases" not in row.metadata
+    save(tmp_path / "with_aliases" / "dev.json", [{**raw, "answer_id": "Q1"}])
+    names = [{"Q_id": "Q1", "aliases": ["Rockland City"], "demonyms": ["Rocklander"]}, {"Q_id": "Q2", "aliases": []}]
+    names[1]["demonyms"] = []
+    (tmp_path / "with_aliases" / "id_aliases.json").write_text("\n".join(map(json.dumps, names)))
+    (row,) = examples("2wikimultihopqa", tmp_path / "with_aliases" / "dev.json")
+    assert (row.answers, row.metadata["aliases"]) == (("Rockland",), ["Rockland City", "Rocklander"])
+    # The scorer's golds are the answer and its aliases (2wikimultihop_evaluate_v1.1.py, update_answer).
+    assert official_metrics(row, "rockland city", 0.0015)["em"] == 1.0
+    assert official_metrics(row, "the city", 0.0015)["f1"] == pytest.approx(2 / 3)  # P 1, R 1/2
 
 
 def musique(**changes: Any) -> dict[str, Any]:
