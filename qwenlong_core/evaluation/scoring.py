@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from qwenlong_core.evaluation.answers import Answer
+from qwenlong_core.evaluation.autorated import METRIC, with_autorater
 from qwenlong_core.evaluation.evidence import evidence_depth
 from qwenlong_core.evaluation.official import official_metrics
 from qwenlong_core.evaluation.samples import Sample
@@ -40,7 +41,7 @@ def score_answers(answers: Sequence[Answer], rules: RewardSettings, judge: Judge
         else:
             completion, score = next(scored)
             samples.append(_to_sample(answer, completion, score, rules.number_tolerance, answer.seconds + each))
-    return samples
+    return with_autorater(samples, {answer.prompt.example.id: answer.prompt.example for answer in answers}, judge)
 
 
 def _whole(answer: Answer) -> Completion:
@@ -95,7 +96,7 @@ def score_again(
         sample.key: _with_score(sample, example, score, rules.number_tolerance)
         for sample, example, score in zip(answered, examples, scores, strict=True)
     }
-    return [again.get(sample.key, sample) for sample in samples]
+    return with_autorater([again.get(sample.key, sample) for sample in samples], rows, judge)
 
 
 def score_with_old_verdicts(
@@ -121,7 +122,10 @@ def _completion(sample: Sample) -> Completion:
 
 
 def _with_score(sample: Sample, example: Example, score: Score, number_tolerance: float) -> Sample:
-    return replace(sample, score=score, metrics=official_metrics(example, score.extracted, number_tolerance))
+    metrics = official_metrics(example, score.extracted, number_tolerance)
+    if METRIC in sample.metrics and score.extracted == sample.score.extracted:
+        metrics[METRIC] = sample.metrics[METRIC]  # decided on this answer, and not asked again without a judge
+    return replace(sample, score=score, metrics=metrics)
 
 
 def _with_old_verdict(stage: RuleStage, old: Score) -> Score:

@@ -12,10 +12,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from qwenlong_core.endpoint import api_key, fault_of, pause_before
 from qwenlong_core.proxies import reached
+from qwenlong_core.rewards.autorater import REMINDER as AUTORATER_REMINDER
+from qwenlong_core.rewards.autorater import autorater_messages, read_decision
 from qwenlong_core.rewards.judge_prompt import PROMPT_VERSION, REMINDER, judge_messages, read_verdict, without_thoughts
 from qwenlong_core.rewards.verdicts import VerdictCache, cache_key
 from qwenlong_core.settings.rewards import JudgeSettings
@@ -38,6 +40,20 @@ class JudgeQuestion:
     golds: tuple[str, ...]
     answer: str
     """The extracted answer, never the whole completion."""
+    form: Literal["equality", "frames"] = "equality"
+    """How it is asked: our comparison, or FRAMES' autorater."""
+
+
+class _Form(NamedTuple):
+    messages: Callable[[str, tuple[str, ...], str], list[dict[str, str]]]
+    read: Callable[[str], bool | None]
+    reminder: str
+
+
+_FORMS = {
+    "equality": _Form(judge_messages, read_verdict, REMINDER),
+    "frames": _Form(autorater_messages, read_decision, AUTORATER_REMINDER),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +145,7 @@ class Judge:
             settings.seed,
             settings.reasoning_effort,
             PROMPT_VERSION,
+            question.form,
             question.question,
             *question.golds,
             "answer:",
@@ -137,22 +154,23 @@ class Judge:
 
     async def _ask(self, key: str, question: JudgeQuestion) -> Verdict:
         session = self._session()
-        messages = judge_messages(question.question, question.golds, question.answer)
+        form = _FORMS[question.form]
+        messages = form.messages(question.question, question.golds, question.answer)
         async with session.slots:
             try:
                 client = next(session.clients)
                 reply = await self._complete(client, messages)
-                equal = read_verdict(reply)
+                equal = form.read(reply)
                 if equal is None:
                     self.counts.asked_again += 1
                     # The reply is shortened, since a judge that rambles could fill its own context.
                     again = [
                         *messages,
                         {"role": "assistant", "content": reply[:2_000]},
-                        {"role": "user", "content": REMINDER},
+                        {"role": "user", "content": form.reminder},
                     ]
                     reply = await self._complete(client, again)
-                    equal = read_verdict(reply)
+                    equal = form.read(reply)
             except JudgeError as error:
                 return self._failed(str(error))
         if equal is None:

@@ -33,12 +33,18 @@ _VERDICT = re.compile(r"\[\[(YES|NO)\]\]\s*\Z")
 _BRACKETS = re.compile(r"\[\[|\]\]")
 
 
+def quoted(question: str, golds: tuple[str, ...], answer: str) -> tuple[str, str]:
+    """Question and candidate answer as a judge may see them: bounded, on one line, without a verdict's brackets."""
+    return _bounded(question, MAX_QUESTION_CHARS), _bounded(answer, max_candidate_chars(golds))
+
+
 def judge_messages(question: str, golds: tuple[str, ...], answer: str) -> list[dict[str, str]]:
     """Chat messages for one comparison."""
+    shown, candidate = quoted(question, golds, answer)
     payload = {
-        "question": _bounded(question, MAX_QUESTION_CHARS),
+        "question": shown,
         "reference_answers": [_bounded(gold, MAX_GOLD_CHARS) for gold in golds[:MAX_GOLDS]],
-        "candidate_answer": _bounded(answer, max_candidate_chars(golds)),
+        "candidate_answer": candidate,
     }
     return [
         {"role": "system", "content": SYSTEM},
