@@ -106,8 +106,9 @@ def extract_answer(
         visible = _BARE_BOX.sub(r"\1{\2}", visible)
     phrases = [(m.start(), m.end()) for m in PHRASE.finditer(visible)]
     boxes = _boxes(visible)
-    lines, wholes = _readings(visible, phrases, boxes, truncated) if answer_type in _IN_WORDS else ((), ())
     commitment = _last_commitment(visible, phrases, boxes, truncated)
+    known = None if isinstance(commitment, str) else commitment.text
+    lines, wholes = _readings(visible, phrases, boxes, truncated, known) if answer_type in _IN_WORDS else ((), ())
     if isinstance(commitment, str):
         if answer_type == "choice" and (letter := _exact_letter(wholes, choices)):
             return Extraction(answer=letter)
@@ -138,8 +139,8 @@ def _one_answer(text: str, answer_type: AnswerType, choices: tuple[str, ...], re
     """The committed text as one answer of its type, in the type's short form if it has one."""
     if answer_type == "choice":
         # The text of an option may hold what looks like the end of a sentence.
-        for reading in readings[:1]:
-            text = whole_option(text, reading, choices)
+        for line in readings[:1]:
+            text = whole_option(text, line, choices)
         choice = read_choice(text, choices)
         letter = _exact_letter(readings, choices) or choice.letter
         if choice.problem and not letter:
@@ -164,7 +165,7 @@ def _exact_letter(readings: tuple[str, ...], choices: tuple[str, ...]) -> str | 
 
 
 def _readings(
-    visible: str, phrases: list[tuple[int, int]], boxes: list[_Box], truncated: bool
+    visible: str, phrases: list[tuple[int, int]], boxes: list[_Box], truncated: bool, known: str | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What follows the phrases of the last line that has one, to the end of the line and of the text; the last box.
 
@@ -182,12 +183,13 @@ def _readings(
         lines += [line] * bool(more or not truncated)
         wholes += [rest] * (not truncated and end + 2 * MAX_ANSWER_CHARS >= len(visible))
     # The line's first phrase is last here: only what follows all of it is the whole text.
-    return _distinct([*lines, *wholes[:-1]]), _distinct(wholes[-1:])
+    return _distinct([*lines, *wholes[:-1]], known), _distinct(wholes[-1:], known)
 
 
-def _distinct(texts: list[str]) -> tuple[str, ...]:
-    """The texts, each as it stands and without the words of its form."""
-    both = [form for text in texts if len(text) <= MAX_ANSWER_CHARS for form in (text, without_lead_in(text))]
+def _distinct(texts: list[str], known: str | None) -> tuple[str, ...]:
+    """The texts that say more than what is ``known`` already, each as it stands and without the words of its form."""
+    more = [text for text in texts if len(text) <= MAX_ANSWER_CHARS and text.rstrip(" .") != known]
+    both = [form for text in more for form in (text, without_lead_in(text))]
     return tuple(text for text in dict.fromkeys(both) if not PLACEHOLDER.fullmatch(text))
 
 
