@@ -65,5 +65,5 @@ def test_two_first_runs_in_an_empty_folder_both_complete(tmp_path: Path) -> None
     for process in processes:
         said = process.communicate(timeout=1700)[0]
         assert process.returncode == 0, said[-3000:]
-    runs = [json.loads(path.read_text()) for path in tmp_path.glob(".qwenlong/runs/*/result.json")]
+    runs = [json.loads(path.read_text()) for path in tmp_path.glob(".qwenlong/smoke/runs/*/result.json")]
     assert len(runs) == 2 and runs[0]["model"] == runs[1]["model"]
