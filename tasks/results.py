@@ -12,7 +12,6 @@ from pathlib import Path
 from qwenlong.tasks.specs import StageSpec
 from qwenlong_core.store.artifacts import ArtifactRef, describe, now
 from qwenlong_core.store.files import JOB, digest_json
-from qwenlong_core.store.fingerprint import code_digest
 from qwenlong_core.store.protocol import StageRecord, Store
 
 
@@ -39,7 +38,7 @@ def publish(store: Store, spec: StageSpec, inputs: Mapping[str, ArtifactRef], ou
         spec.kind,
         parents=digests_of(inputs),
         settings_digest=digest_json(spec.job),
-        code_digest=code_digest((spec.module,)),
+        code_digest=spec.code,
     )
     return store.publish(output, manifest)
 

@@ -33,6 +33,7 @@ from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import own_or_shipped
 from qwenlong_core.store.files import digest_file, digest_json, files_below
+from qwenlong_core.store.fingerprint import code_digest
 
 SCALED_DOWN = (
     "A demonstration that every part works: the contexts are scaled down and training is a few steps, "
@@ -56,6 +57,8 @@ class StageSpec(Block):
     """Module that is run, and where the code closure starts."""
     launcher: Literal["python", "accelerate", "inline"] = "python"
     """``inline`` runs in this process: the registry, which no core module may touch."""
+    python: str | None = None
+    """Interpreter of its process (``launch.python``); ``None`` is this one, and always that of an inline stage."""
     job: dict[str, Any]
     deciding_job: dict[str, Any]
     """The part of the job that can change the result (see :meth:`Block.deciding`). Only this is in the fingerprint."""
@@ -64,6 +67,11 @@ class StageSpec(Block):
     def family(self) -> str:
         """See :func:`family_of`."""
         return family_of(self.name)
+
+    @property
+    def code(self) -> str:
+        """Digest of its code, and of the libraries of the interpreter that runs it."""
+        return code_digest((self.module,), python=self.python)
 
 
 def family_of(name: str) -> str:
@@ -79,8 +87,8 @@ def is_scaled_down(settings: Settings) -> bool:
     return settings.grpo.phases[-1].max_prompt_tokens < _FULL_SCALE_TOKENS
 
 
-def _spec(name: str, kind: str, module: str, job: Block, **options: Any) -> StageSpec:
-    defaults = {"name": name, "cached_as": name, "kind": kind, "module": module}
+def _spec(name: str, kind: str, module: str, job: Block, python: str | None, **options: Any) -> StageSpec:
+    defaults = {"name": name, "cached_as": name, "kind": kind, "module": module, "python": python}
     return StageSpec(**defaults | options, job=job.model_dump(mode="json"), deciding_job=job.deciding())
 
 
@@ -91,7 +99,9 @@ def base_stage(settings: Settings) -> StageSpec:
     if settings.model.chat_template is not None:
         files.append(chat_template_file(settings.model.chat_template))
     digest = digest_json([[path.name, digest_file(path)] for path in files]) if files else None
-    return _spec("base", "model", "qwenlong_core.models", BaseJob(model=settings.model, digest=digest))
+    return _spec(
+        "base", "model", "qwenlong_core.models", BaseJob(model=settings.model, digest=digest), settings.launch.python
+    )
 
 
 def prepare_stage(settings: Settings) -> StageSpec:
@@ -102,7 +112,9 @@ def prepare_stage(settings: Settings) -> StageSpec:
     """
     specs = dict.fromkeys(spec for split in SPLITS for spec in specs_of(settings.data, split))
     files = {str(path): digest_file(path) for spec in specs for path in local_files(spec)}
-    return _spec("prepare", "data", "qwenlong_core.data.prepare", PrepareJob.of(settings, files))
+    return _spec(
+        "prepare", "data", "qwenlong_core.data.prepare", PrepareJob.of(settings, files), settings.launch.python
+    )
 
 
 def _launch_digest(settings: Settings) -> str | None:
@@ -113,44 +125,50 @@ def _launch_digest(settings: Settings) -> str | None:
 def sft_stage(settings: Settings) -> StageSpec:
     """Short-context SFT. Inputs: ``model``, ``data``."""
     job = SFTJob.of(settings, _launch_digest(settings))
-    return _spec("sft", "model", "qwenlong_core.training.sft", job, launcher="accelerate")
+    return _spec("sft", "model", "qwenlong_core.training.sft", job, settings.launch.python, launcher="accelerate")
 
 
 def probe_stage(settings: Settings) -> StageSpec:
     """Measure the difficulty of all training rows on the base model. Inputs: ``model``, ``data``."""
     samples = settings.grpo.curriculum.probe_samples
     assert samples is not None
-    return _spec("probe", "probe", "qwenlong_core.training.probe", ProbeJob.of(settings, samples))
+    return _spec(
+        "probe", "probe", "qwenlong_core.training.probe", ProbeJob.of(settings, samples), settings.launch.python
+    )
 
 
 def grpo_stage(settings: Settings, index: int) -> StageSpec:
     """GRPO phase ``index``, counted from 1. Inputs: ``model``, ``data``; the first also ``probe`` if it ran."""
     job = GRPOJob.of(settings, index, _launch_digest(settings))
-    return _spec(f"grpo-{index}", "model", "qwenlong_core.training.grpo", job, launcher="accelerate")
+    return _spec(
+        f"grpo-{index}", "model", "qwenlong_core.training.grpo", job, settings.launch.python, launcher="accelerate"
+    )
 
 
 def evaluate_stage(settings: Settings, checkpoint: str) -> StageSpec:
     """Evaluate one checkpoint. Inputs: ``model``, ``data``."""
     module = "qwenlong_core.evaluation.runner"
-    return _spec(f"evaluate-{checkpoint}", "evaluation", module, EvaluateJob.of(settings), cached_as="evaluate")
+    job, python = EvaluateJob.of(settings), settings.launch.python
+    return _spec(f"evaluate-{checkpoint}", "evaluation", module, job, python, cached_as="evaluate")
 
 
 def register_stage(settings: Settings) -> StageSpec:
     """Register the final checkpoint. Inputs: ``model``, ``evaluation``."""
     job = RegisterJob.of(settings)
-    return _spec("register", "registration", "qwenlong.tasks.tracking.registry", job, launcher="inline")
+    return _spec("register", "registration", "qwenlong.tasks.tracking.registry", job, None, launcher="inline")
 
 
 def promote_stage(settings: Settings, verified: Mapping[str, str], faults: Sequence[str]) -> StageSpec:
     """Decide on promotion. Inputs: those of :class:`PromoteJob`."""
-    return _spec("promote", "decision", "qwenlong_core.promotion.gate", PromoteJob.of(settings, verified, faults))
+    job = PromoteJob.of(settings, verified, faults)
+    return _spec("promote", "decision", "qwenlong_core.promotion.gate", job, settings.launch.python)
 
 
 def report_stage(settings: Settings) -> StageSpec:
     """Write the HTML report. Inputs: everything it shows."""
     notes = (SCALED_DOWN,) if is_scaled_down(settings) else ()
     job = ReportJob.of(settings, f"qwenlong: profile {settings.profile}", notes)
-    return _spec("report", "report", "qwenlong_core.report.build", job)
+    return _spec("report", "report", "qwenlong_core.report.build", job, settings.launch.python)
 
 
 @dataclass(frozen=True, kw_only=True)

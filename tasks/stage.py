@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from qwenlong.tasks.checkpoints import CheckpointPublisher, Training, restore
 from qwenlong.tasks.launch import launch_options
-from qwenlong.tasks.process import ProcessFailed, StageRefused, run_process, stage_command
+from qwenlong.tasks.process import run_or_refuse, stage_command
 from qwenlong.tasks.results import digests_of, publish, remember, write_job
 from qwenlong.tasks.specs import StageSpec
 from qwenlong.tasks.store import open_store
@@ -27,10 +27,10 @@ from qwenlong.tasks.tracking.registry import register
 from qwenlong.tasks.tracking.runs import RunNote, Status
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
-from qwenlong_core.stage_main import OUTPUT, REFUSED
+from qwenlong_core.stage_main import OUTPUT
 from qwenlong_core.store.artifacts import ArtifactRef
 from qwenlong_core.store.files import METRICS, digest_json
-from qwenlong_core.store.fingerprint import code_digest, fingerprint
+from qwenlong_core.store.fingerprint import fingerprint
 from qwenlong_core.store.protocol import Store
 
 Log = Callable[[str], None]
@@ -78,7 +78,7 @@ class _Execution:
 
 def stage_fingerprint(spec: StageSpec, inputs: Mapping[str, ArtifactRef]) -> str:
     """The digest that decides whether the stage's result is already there."""
-    return fingerprint(spec.cached_as, spec.deciding_job, digests_of(inputs), code_digest((spec.module,)))
+    return fingerprint(spec.cached_as, spec.deciding_job, digests_of(inputs), spec.code)
 
 
 def execute_stage(
@@ -169,13 +169,13 @@ def _compute(execution: _Execution, tracked: TrackedRun, lock: int) -> None:
     trains = spec.launcher == "accelerate"
     folders = {name: store.fetch(ref) for name, ref in execution.inputs.items()}
     options = launch_options(execution.context.settings.launch) if trains else None
-    command = stage_command(spec.module, options, job, folders, execution.work)
+    command = stage_command(spec.module, options, job, folders, execution.work, python=spec.python)
     tracked.run_id()  # opens the run now, so that it is seen before the first step is done
     with (
         _checkpoints_in_store(execution) if trains else nullcontext(),
         MetricsForwarder(execution.output / METRICS, _forward_to(tracked, execution.progress)),
     ):
-        _run_or_refuse(execution, command, lock)
+        run_or_refuse(command, spec.name, execution.work, execution.log, lock)
 
 
 @contextmanager
@@ -189,22 +189,11 @@ def _checkpoints_in_store(execution: _Execution) -> Iterator[None]:
         profile=execution.context.settings.profile,
         parents=digests_of(execution.inputs),
         settings_digest=digest_json(spec.job),
-        code_digest=code_digest((spec.module,)),
+        code_digest=spec.code,
     )
     restore(execution.work, execution.store, training, execution.log)
     with CheckpointPublisher(execution.work, execution.store, training, execution.log):
         yield
-
-
-def _run_or_refuse(execution: _Execution, command: list[str], lock: int) -> None:
-    refused = execution.work / REFUSED
-    try:
-        run_process(command, execution.log, keep_open=lock)
-    except ProcessFailed:
-        # Told by a file, because a launcher replaces the exit status of the process that it started.
-        if refused.is_file():
-            raise StageRefused(f"{execution.spec.name}: {refused.read_text()}") from None
-        raise
 
 
 def _forward_to(tracked: TrackedRun, progress: Progress) -> Callable[[dict[str, Any]], bool]:

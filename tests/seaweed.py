@@ -15,10 +15,9 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-import boto3
 import httpx
-from botocore.client import Config
 
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key"
 VARIABLES = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": "us-east-1"}
@@ -89,8 +88,11 @@ class SeaweedFS:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
 
-    def client(self) -> boto3.client:
+    def client(self) -> Any:
         """A plain boto3 client, without any of the project's code."""
+        import boto3  # here, because `make test-vllm` has none, and shares conftest.py
+        from botocore.client import Config
+
         keys = {"aws_access_key_id": self._keys[0], "aws_secret_access_key": self._keys[1], "region_name": "us-east-1"}
         return boto3.client("s3", endpoint_url=self.endpoint, config=Config(s3={"addressing_style": "path"}), **keys)
 

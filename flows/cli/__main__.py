@@ -1,6 +1,24 @@
-"""``python -m qwenlong.flows.cli``: the console command, where its script is not on the path."""
+"""``qwenlong``, and ``python -m qwenlong.flows.cli`` where its script is not on the path."""
 
-from qwenlong.flows.cli.main import main
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+
+def main() -> None:
+    """Entry point of the console command.
+
+    An environment that only runs stages has the command too, but not the libraries it needs.
+    """
+    if missing := [name for name in ("prefect", "mlflow", "boto3", "typer") if find_spec(name) is None]:
+        raise SystemExit(
+            f'error: the command needs {", ".join(missing)}: pip install "qwenlong[control]". An environment without '
+            "them can still run stages: set launch.python to its interpreter"
+        )
+    from qwenlong.flows.cli.main import app
+
+    app()
+
 
 if __name__ == "__main__":
     main()

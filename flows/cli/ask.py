@@ -36,7 +36,7 @@ def ask(
     model: ModelRef = "smollm2-135m",
     engine: Annotated[
         str | None,
-        typer.Option(help="transformers, vllm (prints the answer when it is complete) or openai (needs --server)."),
+        typer.Option(help="transformers or openai (needs --server)."),
     ] = None,
     max_tokens: Annotated[
         int | None,
@@ -75,6 +75,12 @@ def ask(
         from qwenlong.flows.cli.evaluation_run import PAPER_PROTOCOL
 
         settings = load_settings(profile, values={**PAPER_PROTOCOL, **values})
+        if settings.evaluation.engine == "vllm":
+            raise ValueError(
+                "evaluation.engine='vllm' cannot answer here: vLLM shares no environment with Prefect, which this "
+                "command needs. Start `vllm serve FOLDER` in the environment of the stages and give --server, or set "
+                "evaluation.engine='transformers'"
+            )
         _answer(settings, model, text, question, max_tokens=max_tokens, seed=seed, show_thinking=show_thinking)
 
 
@@ -159,31 +165,16 @@ def _limits(model: Any, max_tokens: int | None) -> tuple[int, int]:
 def _pieces(
     settings: Settings, folder: Path, tokenizer: Any, message: str, ids: list[int], sampling: Any
 ) -> Iterator[Any]:
-    """The answer in pieces, from the server, vLLM or transformers.
+    """The answer in pieces, from the server or from transformers.
 
     Args:
         message: the user's message, which a server renders itself.
-        ids: the rendered prompt in tokens, for the engines of this process.
+        ids: the rendered prompt in tokens, for the engine of this process.
     """
-    from qwenlong_core.generation.streaming import Piece, stream_local, stream_served
+    from qwenlong_core.generation.streaming import stream_local, stream_served
 
     if settings.evaluation.server is not None:
         yield from stream_served(settings.evaluation.server, message, sampling)
-    elif settings.evaluation.engine == "vllm":
-        from qwenlong_core.generation.load import load_engine
-
-        engine = load_engine(
-            "vllm",
-            folder,
-            tokenizer,
-            settings.model,
-            settings.launch,
-            batch_size=1,
-            longest=len(ids) + sampling.max_tokens,
-            setting="evaluation.engine",
-        )
-        ((completion,),) = engine.generate([ids], 1, sampling)
-        yield Piece(completion.text, len(completion.token_ids))
     else:
         from qwenlong_core.generation.load import load_on_device
 

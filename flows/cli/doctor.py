@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from importlib import metadata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import httpx
@@ -18,25 +17,20 @@ from qwenlong.flows.cli.environment import is_up
 from qwenlong.tasks.store import open_store
 from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
+from qwenlong_core.errors import STAGE_ENVIRONMENT
+from qwenlong_core.generation.vllm_check import require_vllm
+from qwenlong_core.interpreter import Devices, Installed, devices_of, executable, installed_in
 from qwenlong_core.proxies import by_way_of, reached
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.artifacts import ArtifactError
 
-PACKAGES = (
-    "prefect",
-    "torch",
-    "transformers",
-    "trl",
-    "accelerate",
-    "datasets",
-    "mlflow",
-    "boto3",
-    "vllm",
-    "flash-attn",
-)
-_OPTIONAL = {"vllm", "flash-attn"}
+PACKAGES = ("prefect", "mlflow", "boto3")
+"""What the pipeline itself needs, in this interpreter."""
+STAGE_PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "vllm", "flash-attn")
+"""What the stages need, in theirs (``launch.python``)."""
+_OPTIONAL = {"vllm": "only vLLM engines need it", "flash-attn": "torch's own kernels serve"}
 _TIMEOUT = 5.0
 
 
@@ -68,10 +62,8 @@ class Finding(BaseModel):
 def _examine(settings: Settings) -> list[Finding]:
     """The findings of all checks. A check changes nothing, except that it creates the state folders."""
     return [
-        *_packages(),
-        _accelerator(settings),
-        _attention(settings),
-        *_engines(settings),
+        *_packages(PACKAGES, installed_in(None)),
+        *_stages(settings),
         _base_model(settings),
         _chat_template(settings),
         _prefect(),
@@ -82,30 +74,34 @@ def _examine(settings: Settings) -> list[Finding]:
     ]
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _packages() -> Iterator[Finding]:
-    for package in PACKAGES:
-        version = _version(package)
-        if package in _OPTIONAL:
-            yield Finding(topic=package, ok=True, found=version or "not installed (extra `gpu`)")
+def _packages(names: Iterable[str], installed: Installed, mend: str = "make setup") -> Iterator[Finding]:
+    for name in names:
+        version = installed.version_of(name.replace("-", "_"))
+        if name in _OPTIONAL:
+            yield Finding(topic=name, ok=True, found=version or f"not installed; {_OPTIONAL[name]}")
         else:
-            yield Finding(topic=package, ok=version is not None, found=version or "missing", mend="make setup")
+            yield Finding(topic=name, ok=version is not None, found=version or "missing", mend=mend)
 
 
-def _accelerator(settings: Settings) -> Finding:
-    import torch
+def _stages(settings: Settings) -> Iterator[Finding]:
+    """The interpreter that runs the stages, and what it has."""
+    python = settings.launch.python
+    try:
+        installed, devices = installed_in(python), devices_of(python)
+    except ValueError as error:
+        yield Finding(topic="stage interpreter", ok=False, found=executable(python), mend=str(error))
+        return
+    build = f"PyTorch for {'CUDA ' + devices.cuda if devices.cuda else 'the CPU'}"
+    yield Finding(topic="stage interpreter", ok=True, found=f"{executable(python)}, {build}")
+    yield from _packages(STAGE_PACKAGES, installed, STAGE_ENVIRONMENT if python else "make setup")
+    yield _accelerator(settings, devices)
+    yield _attention(settings, devices, installed)
+    yield from _engines(settings, installed)
 
-    count = torch.cuda.device_count()
-    if count:
-        found = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
-    else:
-        found = f"none; CPU with {os.cpu_count()} cores"
+
+def _accelerator(settings: Settings, devices: Devices) -> Finding:
+    count = len(devices.gpus)
+    found = ", ".join(devices.gpus) or f"none; CPU with {os.cpu_count()} cores"
     per_machine = settings.launch.num_processes // settings.launch.num_machines
     enough = count >= per_machine or settings.model.dtype == "float32"
     mend = (
@@ -115,21 +111,26 @@ def _accelerator(settings: Settings) -> Finding:
     return Finding(topic="accelerator", ok=enough, found=found, mend="" if enough else mend)
 
 
-def _attention(settings: Settings) -> Finding:
-    from qwenlong_core.models import attention_implementation
+def _attention(settings: Settings, devices: Devices, installed: Installed) -> Finding:
+    chosen = settings.model.attention
+    name = devices.attention if chosen == "auto" else chosen
+    ok = name != "flash_attention_2" or "flash_attn" in installed.packages
+    mend = "flash-attn is not installed: set model.attention='auto', or install the extra `flash-attn` (README)"
+    return Finding(topic="attention", ok=ok, found=name, mend="" if ok else mend)
 
-    name = attention_implementation(settings.model)
-    ok = name != "flash_attention_2" or _version("flash-attn") is not None
-    return Finding(topic="attention", ok=ok, found=name, mend="" if ok else 'pip install -e ".[gpu]"')
 
-
-def _engines(settings: Settings) -> Iterator[Finding]:
-    used = {"rollout engine": settings.grpo.engine, "evaluation engine": settings.evaluation.engine}
-    for topic, engine in used.items():
-        ok = not engine.startswith("vllm") or _version("vllm") is not None
-        yield Finding(
-            topic=topic, ok=ok, found=engine, mend="" if ok else 'vLLM is not installed: pip install -e ".[gpu]"'
-        )
+def _engines(settings: Settings, installed: Installed) -> Iterator[Finding]:
+    used = {
+        "rollout engine": ("grpo.engine", settings.grpo.engine),
+        "evaluation engine": ("evaluation.engine", settings.evaluation.engine),
+    }
+    for topic, (setting, engine) in used.items():
+        try:
+            require_vllm(setting, engine, installed.packages)
+        except ValueError as error:
+            yield Finding(topic=topic, ok=False, found=engine, mend=str(error))
+        else:
+            yield Finding(topic=topic, ok=True, found=engine)
 
 
 def _base_model(settings: Settings) -> Finding:

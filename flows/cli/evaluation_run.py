@@ -15,6 +15,7 @@ from qwenlong.flows.cli.common import say
 from qwenlong.tasks.lineage import training_data
 from qwenlong.tasks.models import Model, resolve_model, resolve_tokenizer
 from qwenlong.tasks.references import InStore, artifact_in, evaluation_folder
+from qwenlong.tasks.stage_by_hand import run_by_hand
 from qwenlong.tasks.store import open_store
 from qwenlong_core.data.prepared import EVAL_ROWS
 from qwenlong_core.data.prompts import with_form
@@ -103,9 +104,13 @@ def run_evaluation(
     overlap = training_overlap(settings, model, examples)
     if overlap:
         say(f"warning: {overlap}")
-    with _locked(folder), _progress_on_stderr():
+    with _locked(folder) as lock, _progress_on_stderr():
         _write_rows(folder, examples)
-        evaluate(job, plan, examples, model.folder, folder)
+        if settings.launch.python and not settings.evaluation.server:
+            data = {"model": model.folder, "data": folder}
+            run_by_hand(settings.launch.python, "qwenlong_core.evaluation.runner", job, data, folder, lock=lock)
+        else:
+            evaluate(job, plan, examples, model.folder, folder)
         return _finish(settings, folder, model.name, _what_documents_add(model, plan, folder), overlap)
 
 
@@ -197,8 +202,8 @@ def _default_folder(model: Model, plan: Plan) -> Path:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder, so that no second run writes to its log.
+def _locked(folder: Path) -> Iterator[int]:
+    """Lock the folder, so that no second run writes to its log; yields the lock's descriptor.
 
     Raises:
         ValueError: another run holds the lock.
@@ -209,7 +214,7 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"another run is writing to {folder}: wait for it, or name another --out") from None
-        yield
+        yield lock.fileno()
 
 
 @contextmanager

@@ -47,8 +47,3 @@ app.command()(sources)
 app.command()(generate)
 app.command()(prepare)
 app.command()(probe)
-
-
-def main() -> None:
-    """Entry point of the console command."""
-    app()

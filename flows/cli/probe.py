@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message
+from qwenlong.tasks.stage_by_hand import run_by_hand
 from qwenlong.tasks.store import open_store
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.profiles import load_settings
@@ -41,14 +42,19 @@ def probe(
     """
     with one_clear_message(resumes=True, options={"model.name": "--model"}):
         from qwenlong_core.jobs import ProbeJob
-        from qwenlong_core.training.probe import measure
+        from qwenlong_core.training.probe import SUMMARY, measure
         from qwenlong_core.training.probe_summary import table
 
         settings = load_settings(profile, overrides or ())
         job = ProbeJob.of(settings, samples or settings.grpo.group_size, rows or None)
         check_writable(out, "--out")
         prepared = data or _prepared(settings)  # before the model, whose import takes a while
-        found = measure(job, _model(settings, model, out), prepared, out)
+        inputs = {"model": _model(settings, model, out), "data": prepared}
+        if settings.launch.python:
+            run_by_hand(settings.launch.python, "qwenlong_core.training.probe", job, inputs, out)
+            found = json.loads((out / SUMMARY).read_text())
+        else:
+            found = measure(job, inputs["model"], inputs["data"], out)
     typer.echo(json.dumps({"folder": str(out), **found}) if as_json else f"{table(found)}\nsee {out}")
 
 

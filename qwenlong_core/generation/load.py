@@ -66,7 +66,7 @@ def load_engine(
             leave them out where each prompt is checked by itself.
 
     Raises:
-        ValueError: vLLM is not installed, or ``longest`` is over the model's context.
+        ValueError: vLLM is not installed here, or ``longest`` is over the model's context.
     """
     require_vllm(setting, engine)
     if engine == "vllm":

@@ -24,8 +24,11 @@ def _database_or_server(uri: str) -> str:
 
 
 class LaunchSettings(Block):
-    """How training processes are started (``accelerate launch``)."""
+    """How the processes of stages are started; training goes through ``accelerate launch``."""
 
+    python: Incidental[Name | None] = None
+    """Interpreter of every stage's process, for example ``.venv-gpu/bin/python``; a relative path starts at the working
+    directory. ``None`` takes the one that runs the pipeline. The fingerprint counts its libraries, not its path."""
     num_processes: int = Field(1, ge=1)
     num_machines: int = Field(1, ge=1)
     accelerate_config: str | None = None

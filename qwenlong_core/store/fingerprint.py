@@ -2,7 +2,7 @@
 
     fingerprint = stage name + job settings + parents' digests
                 + the project modules its code imports (the closure, read from the sources)
-                + the versions of the libraries those modules import
+                + the versions of the libraries those modules import, in the interpreter that runs the stage
 
 So an edit to the report never retrains a model, and an edit to a reward always does. Prefect's own ``TASK_SOURCE``
 would not do: it hashes the lines of the task alone, and misses an edit to a function that the task calls.
@@ -15,10 +15,10 @@ import functools
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from qwenlong_core.interpreter import installed_in
 from qwenlong_core.store.files import digest_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,24 +96,25 @@ def closure(modules: Iterable[str], root: Path = ROOT) -> tuple[dict[str, Path],
 
 
 @functools.cache
-def _distributions() -> Mapping[str, list[str]]:
-    return metadata.packages_distributions()
-
-
-@functools.cache
-def code_digest(modules: tuple[str, ...], root: Path = ROOT) -> str:
+def code_digest(modules: tuple[str, ...], root: Path = ROOT, python: str | None = None) -> str:
     """Digest of the code closure of ``modules``, of the versions of the libraries it imports, and of the
     Python version (3.11). A library that is not installed counts as absent.
+
+    Args:
+        python: the interpreter that runs them (``launch.python``); ``None`` for this one.
+
+    Raises:
+        ValueError: a module does not exist, or the interpreter cannot be used.
     """
+    installed = installed_in(python)
     found, outside = closure(modules, root)
     sources = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
     libraries = {
-        distribution: metadata.version(distribution)
+        distribution: installed.versions[distribution]
         for package in outside | _IMPORTED_BY_NAME
-        for distribution in _distributions().get(package, ())
+        for distribution in installed.packages.get(package, ())
     }
-    python = ".".join(str(part) for part in sys.version_info[:2])
-    return digest_json({"sources": sources, "libraries": libraries, "python": python})
+    return digest_json({"sources": sources, "libraries": libraries, "python": installed.python})
 
 
 def fingerprint(stage: str, settings: Mapping[str, Any], parents: Mapping[str, str], code: str) -> str:

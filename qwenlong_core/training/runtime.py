@@ -122,7 +122,13 @@ def checkpointing_off(model: Any, options: Mapping[str, Any] | None) -> Iterator
         yield
     finally:
         others = {name: value for name, value in (options or {}).items() if name != "offload"}
-        model.activation_checkpointing_enable(others, offload=True)
+        enable_checkpointing(model, others, offload=True)
+
+
+def enable_checkpointing(model: Any, options: Mapping[str, Any], *, offload: bool = False) -> None:
+    """Switch gradient checkpointing on. transformers 5.23 has renamed the method of 5.17, which goes with vLLM."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(dict(options), offload=offload)
 
 
 def training_weights(model: ModelSettings) -> ModelSettings:

@@ -18,6 +18,7 @@ MARK = get_args(Incidental[int])[1]
 Path = tuple[str, ...]
 
 INCIDENTAL = {
+    "launch.python",
     "sft.save_steps",
     "launch.timeout_minutes",
     "grpo.save_steps",

@@ -17,6 +17,7 @@ from torch import Tensor
 from training_jobs import grpo_job
 
 from qwenlong_core.training.grpo import build_trainer
+from qwenlong_core.training.runtime import enable_checkpointing
 from qwenlong_core.training.trainer import INFORMATIVE
 
 GROUPS = ((11, 23, [5, 9, 1, 7]), (12, 40, [3, 3, 8, 2]))
@@ -46,7 +47,7 @@ def main(mode: str, policy: Path, data: Path, work: Path) -> None:
     )
     assert trainer.logprobs.shares_prompts
     trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation
-    trainer.model.activation_checkpointing_enable({"use_reentrant": False})
+    enable_checkpointing(trainer.model, {"use_reentrant": False})
     trainer.model.train()
     model = spread_over(trainer.model, mode, 2)
     loss = trainer.compute_loss(model, group(trainer.accelerator.process_index))

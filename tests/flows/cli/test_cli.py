@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from published_copies import write_copies
+from stage_interpreters import fake_vllm, with_our_libraries
 
 from qwenlong.flows.cli.doctor_sources import find_sources
 from qwenlong_core.evaluation.published import BENCHMARKS
@@ -101,8 +102,21 @@ def test_doctor_says_what_a_large_profile_lacks_here(tmp_path):
         assert "of the hub's" in findings[f"benchmark {name}"]["found"]
     assert findings["training data"]["found"].startswith("docqa-rl: train.parquet of the hub's Tongyi-Zhiwen/")
     assert not findings["evaluation judge"]["ok"] and "DEEPSEEK_API_KEY" in findings["evaluation judge"]["mend"]
-    if findings["vllm"]["found"].startswith("not installed"):
-        assert done.returncode == 1 and not findings["rollout engine"]["ok"]
+    assert done.returncode == 1 and not findings["stage interpreter"]["ok"]
+    assert findings["stage interpreter"]["found"] == str(tmp_path / ".venv-gpu/bin/python")
+    assert "make setup-gpu" in findings["stage interpreter"]["mend"]
+
+
+def test_vllm_is_looked_for_in_the_interpreter_of_the_stages(tmp_path):
+    asked = ["--set", "grpo.engine=vllm-colocate"]
+    refused = qwenlong(tmp_path, "run", "--profile", "smoke", *asked)
+    assert refused.returncode == 2 and "set launch.python to its interpreter" in refused.stderr
+    python = with_our_libraries(tmp_path / "stages", fake_vllm(tmp_path / "more"))
+    done = qwenlong(tmp_path, "doctor", "--json", "--profile", "smoke", *asked, "--set", f"launch.python={python}")
+    findings = {finding["topic"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 0, findings
+    assert findings["vllm"]["found"] == "9.9" and findings["rollout engine"]["found"] == "vllm-colocate"
+    assert findings["stage interpreter"]["found"].startswith(f"{python}, PyTorch for ")
 
 
 def test_doctor_finds_copies_and_says_which_to_fetch(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from endpoint_server import says, served
+from stage_interpreters import with_our_libraries
 from typer.testing import CliRunner
 
 from qwenlong.flows.cli.main import app
@@ -60,6 +61,13 @@ DATA = ("--model", "policy", "--data", "sums=sums.jsonl", "--data", "names=names
 @pytest.fixture(scope="module")
 def first(place):
     return evaluated(*DATA, "--samples", 2)
+
+
+def test_the_interpreter_of_the_stages_gives_the_same_answers(place, first):
+    python = with_our_libraries(place / "stages")
+    there = evaluated(*DATA, "--samples", 2, "--out", "there", "--set", f"launch.python={python}")
+    assert there["scores"] == first["scores"]
+    assert read_samples(place / "there/samples.jsonl") == read_samples(Path(first["folder"]) / "samples.jsonl")
 
 
 def test_every_benchmark_has_its_own_scores(place, first):

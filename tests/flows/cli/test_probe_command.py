@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stage_interpreters import with_our_libraries
 from typer.testing import CliRunner
 
 from qwenlong.flows.cli.main import app
@@ -56,6 +57,17 @@ def test_a_probe_from_the_command_line(prepared: Path, tmp_path: Path) -> None:
     other = call(*arguments[:-3], 3, "--out", tmp_path / "p")
     assert other.exit_code == 2
     assert "take another folder" in other.output
+
+
+def test_a_probe_in_the_interpreter_of_the_stages(prepared: Path, tmp_path: Path) -> None:
+    python = with_our_libraries(tmp_path / "stages")
+    arguments = ["probe", *SMALL, "--set", f"launch.python={python}", "--data", prepared, "--out", tmp_path / "p"]
+    result = call(*arguments, "--rows", 1, "--samples", 2, "--json")
+    assert result.exit_code == 0, result.output
+    assert [phase["rows"] for phase in json.loads(result.stdout)["phases"].values()] == [1, 1]
+    assert "probe phase 2: 1/1 rows" in result.stderr
+    other = call(*arguments, "--rows", 1, "--samples", 3)
+    assert other.exit_code == 2 and "take another folder" in other.output
 
 
 def test_without_prepared_data_it_says_what_to_give(tmp_path: Path) -> None:

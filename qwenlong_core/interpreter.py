@@ -1,0 +1,141 @@
+"""What is installed in the interpreter that runs the stages (``launch.python``).
+
+vLLM and Prefect cannot share an environment: no release of vLLM for this torch accepts the FastAPI that Prefect needs.
+So a stage's process may have an interpreter of its own. It is asked by running this module there, which prints JSON::
+
+    .venv-gpu/bin/python -m qwenlong_core.interpreter            # libraries
+    .venv-gpu/bin/python -m qwenlong_core.interpreter --devices  # loads torch
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+from qwenlong_core.errors import STAGE_ENVIRONMENT
+from qwenlong_core.settings.base import Block
+
+B = TypeVar("B", bound=Block)
+
+_ANSWER_SECONDS = 300
+"""Loading torch from a cold network disk takes minutes."""
+
+
+class Installed(Block):
+    """The libraries of an interpreter."""
+
+    python: str
+    """3.11, for example."""
+    core: str
+    """SHA-256 over the sources of its ``qwenlong_core``."""
+    packages: dict[str, tuple[str, ...]]
+    """What can be imported, and the distributions it comes from."""
+    versions: dict[str, str]
+    """Version of each distribution."""
+
+    def version_of(self, package: str) -> str | None:
+        """Version of what ``import package`` would load, or ``None`` where it is not installed."""
+        return self.versions[self.packages[package][0]] if package in self.packages else None
+
+
+class Devices(Block):
+    """What torch finds in an interpreter."""
+
+    cuda: str | None
+    """The CUDA version that torch was built for; ``None`` for a CPU build."""
+    gpus: tuple[str, ...]
+    attention: str
+    """What ``model.attention = "auto"`` takes there."""
+
+
+def executable(python: str | None) -> str:
+    """The interpreter's absolute path; ``None`` means this one.
+
+    Symbolic links stay: an environment is told by the path of its ``python``, which links to the system's.
+    """
+    return sys.executable if python is None else str(Path(python).expanduser().absolute())
+
+
+@functools.cache
+def installed_in(python: str | None) -> Installed:
+    """The libraries of ``launch.python``, asked once per process.
+
+    Raises:
+        ValueError: it cannot be started, lacks this project or torch, or has another version of ``qwenlong_core``.
+    """
+    if python is None:
+        return _installed_here()
+    found = _ask(python, Installed)
+    if found.core != (own := _installed_here().core):
+        raise ValueError(
+            f"launch.python={python!r} has another qwenlong_core ({found.core[:12]}) than this one ({own[:12]}), so a "
+            "result would be recorded under code that did not make it: install the same one there"
+        )
+    if "torch" not in found.packages:
+        raise ValueError(f"launch.python={python!r} has no torch, so it cannot run stages: {STAGE_ENVIRONMENT}")
+    return found
+
+
+@functools.cache
+def devices_of(python: str | None) -> Devices:
+    """The GPUs of ``launch.python``. It loads torch there, which takes seconds.
+
+    Raises:
+        ValueError: see :func:`installed_in`.
+    """
+    return _devices_here() if python is None else _ask(python, Devices, "--devices")
+
+
+def _ask(python: str, answer: type[B], *options: str) -> B:
+    """Run this module in the interpreter and read its answer."""
+    command = [executable(python), "-m", __name__, *options]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ValueError(
+            f"launch.python={python!r} cannot be started ({error}): give the path of a Python that has this project "
+            f"and torch; {STAGE_ENVIRONMENT}"
+        ) from error
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise ValueError(f"launch.python={python!r} cannot run this project's stages ({reason}): {STAGE_ENVIRONMENT}")
+    return answer.model_validate_json(done.stdout.splitlines()[-1])
+
+
+@functools.cache
+def _installed_here() -> Installed:
+    packages = {name: tuple(sorted(set(found))) for name, found in metadata.packages_distributions().items()}
+    names = sorted({name for found in packages.values() for name in found})
+    return Installed(
+        python=".".join(str(part) for part in sys.version_info[:2]),
+        core=_core_digest(Path(__file__).parent),
+        packages=packages,
+        versions={name: metadata.version(name) for name in names},
+    )
+
+
+def _core_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _devices_here() -> Devices:
+    import torch
+
+    from qwenlong_core.models import attention_implementation
+    from qwenlong_core.settings.model import ModelSettings
+
+    gpus = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return Devices(cuda=torch.version.cuda, gpus=gpus, attention=attention_implementation(ModelSettings()))
+
+
+if __name__ == "__main__":
+    print((_devices_here() if "--devices" in sys.argv[1:] else _installed_here()).model_dump_json())
