@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 
-def main() -> None:
+def start() -> None:
     """Entry point of the console command.
 
     An environment that only runs stages has the command too, but not the libraries it needs.
@@ -15,10 +15,10 @@ def main() -> None:
             f'error: the command needs {", ".join(missing)}: pip install "qwenlong[control]". An environment without '
             "them can still run stages: set launch.python to its interpreter"
         )
-    from qwenlong.flows.cli.main import app
+    from qwenlong.flows.cli.main import main
 
-    app()
+    main()
 
 
 if __name__ == "__main__":
-    main()
+    start()

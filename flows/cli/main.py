@@ -47,3 +47,8 @@ app.command()(sources)
 app.command()(generate)
 app.command()(prepare)
 app.command()(probe)
+
+
+def main() -> None:
+    """Run the command that was typed."""
+    app()
