@@ -71,7 +71,7 @@ $(READY): requirements.lock requirements.model.lock pyproject.toml
 
 # Here everything comes from the lock at once, because vLLM needs PyPI's own build of torch, for CUDA.
 $(GPU_READY): requirements.gpu.lock requirements.model.lock pyproject.toml
-	@echo "installing the environment of GPU stages into $(GPU_VENV): some minutes, about 10 GB"
+	@echo "installing the environment of GPU stages into $(GPU_VENV): some minutes, many GB"
 	$(PYTHON) -m venv $(GPU_VENV)
 	$(GPU_VENV)/bin/python -m pip install --quiet --no-deps -r requirements.gpu.lock -r requirements.model.lock
 	$(GPU_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .

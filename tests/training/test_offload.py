@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +34,18 @@ def offload_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(transformers.modeling_utils, "save_on_cpu", Counted)
     monkeypatch.setattr(runtime, "offloads", lambda launch: launch.activation_offload)
     return moved
+
+
+@pytest.mark.parametrize("names", [["gradient"], ["gradient", "activation"]], ids=["5.17", "5.23"])
+def test_the_switch_is_found_under_the_name_that_a_transformers_has(names: list[str]) -> None:
+    called: list[tuple[str, dict[str, bool], bool]] = []
+
+    def method(name: str) -> Any:
+        return lambda options, offload: called.append((name, options, offload))
+
+    model = SimpleNamespace(**{f"{name}_checkpointing_enable": method(name) for name in names})
+    runtime.enable_checkpointing(model, {"use_reentrant": False}, offload=True)
+    assert called == [(names[-1], {"use_reentrant": False}, True)]
 
 
 def trained(policy: Path, data: Path, work: Path, **changes: Any) -> dict[str, torch.Tensor]:
