@@ -87,6 +87,7 @@ def another_core(folder: Path) -> Path:
 )
 def test_an_interpreter_that_cannot_run_stages_is_refused_with_the_mend(make, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     python = make(tmp_path)
     with pytest.raises(ValueError, match=rf"launch\.python='{python}' {reason}.*make setup-gpu.*qwenlong\[gpu\]"):
         stage_fingerprint(base_stage(settings(python)), {})
@@ -94,6 +95,7 @@ def test_an_interpreter_that_cannot_run_stages_is_refused_with_the_mend(make, re
 
 def test_another_version_of_the_core_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     python = without_torch(tmp_path, another_core(tmp_path))
     with pytest.raises(ValueError, match=r"another qwenlong_core .*install the same one there"):
         installed_in(str(python))
