@@ -33,6 +33,10 @@ class LaunchSettings(Block):
     num_machines: int = Field(1, ge=1)
     accelerate_config: str | None = None
     """A file of ``infra/accelerate/`` (FSDP2 and so on); ``None`` runs plain data parallel."""
+    sequence_parallel: int = Field(1, ge=1)
+    """Neighbouring processes of a machine that compute a group's row together in GRPO, each a share of its tokens
+    (Ulysses). Activations on a GPU shrink by this factor. It must divide the processes of a machine and fit the
+    model's heads."""
     gradient_checkpointing: bool = False
     activation_offload: bool = False
     """Move the activations that gradient checkpointing saves to the host's memory. They grow with layers x tokens;
@@ -46,6 +50,7 @@ class LaunchSettings(Block):
     def for_sampling(self) -> LaunchSettings:
         """The same without how training is sharded and saves memory, which does not matter to sampling."""
         plain = {"accelerate_config": None, "gradient_checkpointing": False, "activation_offload": False}
+        plain["sequence_parallel"] = 1
         return self.model_copy(update=plain)
 
     @model_validator(mode="after")
@@ -62,6 +67,12 @@ class LaunchSettings(Block):
             raise ValueError(
                 f"launch.num_processes={self.num_processes} is not a multiple of launch.num_machines="
                 f"{self.num_machines}: processes are spread evenly"
+            )
+        on_a_machine = self.num_processes // self.num_machines
+        if on_a_machine % self.sequence_parallel:
+            raise ValueError(
+                f"launch.sequence_parallel={self.sequence_parallel} does not divide the {on_a_machine} processes of a "
+                "machine: a group's row is shared inside one machine, so take a divisor"
             )
         return self
 

@@ -42,13 +42,19 @@ class Settings(Block):
     @model_validator(mode="after")
     def _batches_divide(self) -> Settings:
         processes = self.launch.num_processes
-        for name, batch, micro in (
-            ("grpo.mini_batch_size", self.grpo.mini_batch_size, self.grpo.micro_batch_size),
-            ("sft.batch_size", self.sft.batch_size, self.sft.micro_batch_size),
+        for name, batch, micro, copies in (
+            (
+                "grpo.mini_batch_size",
+                self.grpo.mini_batch_size,
+                self.grpo.micro_batch_size,
+                self.launch.sequence_parallel,
+            ),
+            ("sft.batch_size", self.sft.batch_size, self.sft.micro_batch_size, 1),
         ):
-            if batch % (micro * processes):
+            if batch % (micro * processes // copies):
                 raise ValueError(
-                    f"{name}={batch} is not a multiple of {micro * processes} (micro_batch_size={micro} on "
-                    f"launch.num_processes={processes}): every process takes whole micro-batches"
+                    f"{name}={batch} is not a multiple of {micro * processes // copies} (micro_batch_size={micro} on "
+                    f"launch.num_processes={processes}, {copies} of them to a group's row): every process takes whole "
+                    "micro-batches"
                 )
         return self

@@ -23,19 +23,21 @@ class BatchLayout:
 
 
 def batch_layout(job: GRPOJob, processes: int) -> BatchLayout:
-    """Divide the batch among processes and forwards; a group stays whole on one process.
+    """Divide the batch among processes and forwards; a group stays whole on the processes that hold it.
 
     Raises:
         ValueError: the settings would split a group; the message has numbers that fit.
     """
     grpo = job.grpo
-    per_forward = grpo.micro_batch_size * processes
+    holders = processes // job.launch.sequence_parallel
+    per_forward = grpo.micro_batch_size * holders
     if grpo.mini_batch_size % per_forward:
         fit = max(per_forward, grpo.mini_batch_size // per_forward * per_forward)
         raise ValueError(
             f"grpo.mini_batch_size={grpo.mini_batch_size} prompts cannot be spread over {processes} process(es) with "
-            f"grpo.micro_batch_size={grpo.micro_batch_size}: a group lives on one process, so it must be a multiple of "
-            f"{per_forward}, such as {fit}; or set micro_batch_size=1 and a number of processes that divides it"
+            f"grpo.micro_batch_size={grpo.micro_batch_size} and launch.sequence_parallel="
+            f"{job.launch.sequence_parallel}: it must be a multiple of {per_forward}, such as {fit}, since a group is "
+            "not split; or set micro_batch_size=1 and a number of processes that divides it"
         )
     return BatchLayout(
         forwards_per_update=grpo.mini_batch_size // per_forward,

@@ -39,6 +39,7 @@ class Batches:
         stream: Where prompts come from.
         difficulties: What earlier phases recorded. Every group drawn is added to it.
         filler: Token id that fills empty slots.
+        copies: Neighbouring processes that hold the same groups (``launch.sequence_parallel``).
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class Batches:
         stream: PromptStream,
         difficulties: Difficulties,
         filler: int,
+        copies: int = 1,
     ) -> None:
         self.settings, self.rollouts, self.stream = settings, rollouts, stream
-        self.difficulties, self.filler = difficulties, filler
+        self.difficulties, self.filler, self.copies = difficulties, filler, copies
         self.surplus: list[SurplusGroup] = []
         """Groups that the next batch uses first."""
         self.drawn = 0
@@ -67,6 +69,7 @@ class Batches:
             policy_logprobs: Called for surplus groups, equally often on every process.
         """
         settings, processes = self.settings, self.rollouts.processes
+        holders, own = processes // self.copies, self.rollouts.rank // self.copies
         drawn = fill_batch(
             self.stream,
             self.rollouts,
@@ -87,7 +90,7 @@ class Batches:
             [self._work(group) for group, _ in placed],
             batch_size=settings.batch_size,
             mini_batches=mini_batches,
-            processes=processes,
+            processes=holders,
         )
         # Now and not in the next step: the policy that sampled these groups is about to be updated.
         self.surplus = self._with_old_logprobs(drawn.surplus, policy_logprobs)
@@ -95,7 +98,7 @@ class Batches:
         return StepBatch(
             number=self.drawn,
             drawn=drawn,
-            rows=[row for slot in slots[self.rollouts.rank] for row in self._rows_of(slot)],
+            rows=[row for slot in slots[own] for row in self._rows_of(slot)],
             informative_forwards=self._informative_forwards(slots),
         )
 
@@ -124,12 +127,13 @@ class Batches:
     def _with_old_logprobs(self, groups: Sequence[Group], policy_logprobs: PolicyLogprobs) -> list[SurplusGroup]:
         """The groups with the current policy's log-probs, which sampled them."""
         # Each process computes the same number, some groups twice if need be: with sharded weights a
-        # forward needs every process.
-        share = -(-len(groups) // self.rollouts.processes)
-        first = share * self.rollouts.rank
+        # forward needs every process. Processes with the same rows compute the same groups together.
+        share = -(-len(groups) // (self.rollouts.processes // self.copies))
+        first = share * (self.rollouts.rank // self.copies)
         own = [groups[number % len(groups)] for number in range(first, first + share)]
         computed = [policy_logprobs(self._prompt_ids[g.example.id], [c.token_ids for c in g.completions]) for g in own]
-        logprobs: list[OldLogprobs] = gather_object(computed) if computed else []
+        counted_once = computed if self.rollouts.rank % self.copies == 0 else []
+        logprobs: list[OldLogprobs] = gather_object(counted_once) if computed else []
         return [SurplusGroup(group, values) for group, values in zip(groups, logprobs)]
 
     def _work(self, group: Group) -> float:

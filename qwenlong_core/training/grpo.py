@@ -128,7 +128,14 @@ def build_trainer(
             prompts_a_call=job.grpo.micro_batch_size if job.rewards.judge else None,
         )
         stream = PromptStream(len(examples), job.seed)
-        return Batches(job.grpo, rollouts, stream, difficulties, filler=tokenizer.eos_token_id)
+        return Batches(
+            job.grpo,
+            rollouts,
+            stream,
+            difficulties,
+            filler=tokenizer.eos_token_id,
+            copies=job.launch.sequence_parallel,
+        )
 
     trainer = LongContextGRPOTrainer(
         job,

@@ -63,6 +63,7 @@ from qwenlong_core.training.logprobs.cpu_head import use_compact_head
 from qwenlong_core.training.logprobs.distances import EngineDistance, mean_kl
 from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
 from qwenlong_core.training.logprobs.group_pass import GroupPass, Pass, share_prompts
+from qwenlong_core.training.logprobs.ulysses import make_span
 from qwenlong_core.training.metrics import JsonLines
 from qwenlong_core.training.rows import Row, StepBatch
 from qwenlong_core.training.runtime import checkpointing_off
@@ -158,8 +159,8 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
         samples: JsonLines,
     ) -> None:
         # The placeholders make one epoch one batch, so that no part of the data's order lives in TRL's
-        # samplers, whose state no checkpoint holds.
-        placeholders = Dataset.from_dict({"prompt": [""] * job.grpo.batch_size})
+        # samplers, whose state no checkpoint holds. TRL counts a group once for each process that holds it.
+        placeholders = Dataset.from_dict({"prompt": [""] * job.grpo.batch_size * job.launch.sequence_parallel})
         super().__init__(
             model=model,
             reward_funcs=[rewards_come_with_rows],
@@ -174,11 +175,13 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
             # After TRL's constructor and _as_reference: they install TRL's output head, which this replaces.
             use_compact_head(scored, self.temperature)
             use_fast_linear(scored)
+        self.span = make_span(job.launch.sequence_parallel)
         self.logprobs = GroupPass(
             self.accelerator,
             self.num_generations,
             super()._get_per_token_logps_and_entropies,
-            shares_prompts=share_prompts(self.model, self.ref_model, self.aux_loss_enabled),
+            shares_prompts=share_prompts(self.model, self.ref_model, self.aux_loss_enabled, self.span),
+            span=self.span,
         )
         self.engine_distance = EngineDistance(self.accelerator, self.top_p)
         self.entropy_watch = EntropyWatch()
@@ -221,6 +224,8 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
         prompts = [{"prompt": ""} for _ in self.batch.rows]
         with checkpointing_off(self.model, self.args.gradient_checkpointing_kwargs):
             batch: dict[str, Any] = self._generate_and_score_completions(prompts)
+        if self.span is not None:
+            batch["advantages"] = self.span.from_first(batch["advantages"])
         if self.batch.drawn.from_last and "old_per_token_logps" not in batch:
             batch["old_per_token_logps"] = self._old_logprobs(batch)
         kept, wanted = len(self.batch.drawn.kept), self.job.grpo.batch_size
@@ -322,6 +327,8 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
         batch with empty slots, whose rows have no reward."""
         values = [[row.reward] for row in self.batch.rows]
         rewards = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
+        if self.span is not None and self.span.rank > 0:
+            rewards.fill_(math.nan)  # the deviation over a batch would count the copies of a group as samples
         gathered: Tensor = self.accelerator.gather(rewards)
         return gathered
 

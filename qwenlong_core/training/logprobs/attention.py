@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -16,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from qwenlong_core.training.logprobs.flex import flex
 from qwenlong_core.training.logprobs.merged import MergedAttention, has_flash_kernel
 from qwenlong_core.training.logprobs.packing import Layout, Packed
+from qwenlong_core.training.logprobs.ulysses import Share, Span
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +44,8 @@ def group_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, s
     Returns:
         ``[1, H, N, D]``.
     """
-    # Under autocast, Qwen3's norm of queries and keys returns them in float32.
-    query, key = query.to(value.dtype), key.to(value.dtype)
+    if not layout.lengths:  # one text without branches
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
     by_flash = has_flash_kernel(query, key, value)
     _announce("flash calls merged" if by_flash else "flex attention", query.device.type, value.dtype)
     if by_flash:
@@ -58,17 +60,24 @@ def _attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    prefix_layout: Layout | None = None,
+    prefix_layout: Layout | Share | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Packed attention if a layout is given, otherwise transformers' SDPA."""
+    """Packed attention if a layout is given, over the ranks of a share if it is one, otherwise transformers' SDPA."""
     if prefix_layout is None:
         result: tuple[Tensor, Tensor | None] = ALL_ATTENTION_FUNCTIONS["sdpa"](
             module, query, key, value, attention_mask, **kwargs
         )
         return result
     scale = kwargs.get("scaling") or query.size(-1) ** -0.5
-    return group_attention(query, key, value, prefix_layout, scale).transpose(1, 2), None
+    # Under autocast, Qwen3's norm of queries and keys returns them in float32.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if isinstance(prefix_layout, Layout):
+        output = group_attention(query, key, value, prefix_layout, scale)
+    else:
+        whole = prefix_layout.to_heads(query, key, value)
+        output = prefix_layout.to_tokens(group_attention(*whole, prefix_layout.layout, scale))
+    return output.transpose(1, 2), None
 
 
 AttentionInterface.register(NAME, _attend)
@@ -98,13 +107,15 @@ def unsupported_reason(model: Any) -> str | None:
     return None
 
 
-def forward_inputs(packed: Packed) -> dict[str, Any]:
-    """Arguments of a forward over a packed row, without its labels."""
+def forward_inputs(packed: Packed, span: Span | None = None) -> dict[str, Any]:
+    """Arguments of a forward over a packed row; with a span, over this rank's tokens of it. Without labels."""
+    share = packed.layout if span is None else Share(packed.layout, span)
+    own = slice(None) if isinstance(share, Layout) else share.own
     return {
-        "input_ids": packed.input_ids,
-        "position_ids": packed.position_ids,
+        "input_ids": packed.input_ids[:, own],
+        "position_ids": packed.position_ids[:, own],
         # transformers takes restarting positions without a mask for packed documents, and would hide the prompt from
         # the completions. It passes a mask of four dimensions on unchanged.
         "attention_mask": packed.input_ids.new_zeros(1, 1, 1, 1, dtype=torch.bool),
-        "prefix_layout": packed.layout,
+        "prefix_layout": share,
     }

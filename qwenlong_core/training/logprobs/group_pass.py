@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,12 +12,17 @@ from torch import Tensor
 
 from qwenlong_core.training.logprobs.attention import NAME, forward_inputs, unsupported_reason
 from qwenlong_core.training.logprobs.check import LIMITS, disagreement
-from qwenlong_core.training.logprobs.packing import pack, unpack
+from qwenlong_core.training.logprobs.packing import Layout, Packed, pack, unpack
+from qwenlong_core.training.logprobs.ulysses import Share, Span, heads_reason
 
 logger = logging.getLogger(__name__)
 
 Pass = tuple[Tensor, Tensor | None, Tensor | None]
 """Log-probs ``[rows, tokens]``, entropies of the same shape and the router's loss; ``None`` where not asked for."""
+
+
+CHECKED_PROMPT, CHECKED_COMPLETION = 512, 64
+"""Tokens at the end of a prompt and at the start of its completions that are run on each rank of a span alone."""
 
 
 def used_columns(attention_mask: Tensor) -> tuple[int, int]:
@@ -25,15 +31,25 @@ def used_columns(attention_mask: Tensor) -> tuple[int, int]:
     return int(used[0]), int(used[-1]) + 1
 
 
-def share_prompts(policy: Any, reference: Any, router_loss: bool) -> bool:
+def share_prompts(policy: Any, reference: Any, router_loss: bool, span: Span | None = None) -> bool:
     """Set the attention that runs a group's prompt once, on both models, and return whether it could be set.
 
     Args:
         policy: The model that is trained.
         reference: The model it is compared with, of the same kind; ``None`` without one.
         router_loss: Whether a router's loss is trained on, which packed rows do not compute.
+        span: The ranks that are to compute a packed row together.
+
+    Raises:
+        ValueError: a span is given, and the model cannot share prompts or its heads cannot be dealt to the ranks.
     """
     reason = "it adds a router loss" if router_loss else unsupported_reason(policy)
+    if span is not None:
+        reason = reason or heads_reason(policy.config.get_text_config(), span.size)
+        if reason is not None:
+            raise ValueError(
+                f"launch.sequence_parallel={span.size} cannot be used with {type(policy).__name__}: {reason}"
+            )
     if reason is not None:
         logger.warning("%s runs a prompt once per completion: %s", type(policy).__name__, reason)
         return False
@@ -51,12 +67,19 @@ class GroupPass:
         separate_rows: Log-probs with one row per completion: called with model, ids ``[B, T]``, mask
             ``[B, T]`` and the number of completion columns, then options by name.
         shares_prompts: Whether :func:`share_prompts` succeeded; otherwise all rows are separate.
+        span: The ranks that compute a packed row together; ``None`` if each has rows of its own.
     """
 
     def __init__(
-        self, accelerator: Any, group_size: int, separate_rows: Callable[..., Pass], *, shares_prompts: bool
+        self,
+        accelerator: Any,
+        group_size: int,
+        separate_rows: Callable[..., Pass],
+        *,
+        shares_prompts: bool,
+        span: Span | None = None,
     ) -> None:
-        self.accelerator, self.group_size = accelerator, group_size
+        self.accelerator, self.group_size, self.span = accelerator, group_size, span
         self.shares_prompts = shares_prompts
         self.checked = False
         """Whether packed rows have been compared with separate rows in this run."""
@@ -130,23 +153,56 @@ class GroupPass:
     ) -> tuple[Tensor, Tensor | None]:
         """A group in one row, so that its prompt is run once."""
         prompt = ids[0, :-columns][mask[0, :-columns].bool()]
-        if len(prompt) < 2:  # an empty slot: a prompt of one token leaves nothing to share
+        if self._too_short(prompt):
             logps, entropies, _router_loss = self._separate(model, ids, mask, columns, compute_entropy=compute_entropy)
             return logps, entropies
         completions, kept = ids[:, -columns:], mask[:, -columns:]
         longest = int(kept.sum(1).max())
         packed = pack(prompt, completions[:, :longest], kept[:, :longest])
-        with self.accelerator.autocast():
-            output = model(**forward_inputs(packed), shift_labels=packed.labels, fused_lm_head=True)
+        logps, entropies = self._run(model, packed)
 
         def spread(values: Tensor) -> Tensor:
             return torch.nn.functional.pad(unpack(values, packed.layout), (0, columns - longest))
 
-        return spread(output.log_probs), spread(output.entropy) if compute_entropy else None
+        return spread(logps), spread(entropies) if compute_entropy else None
+
+    def _too_short(self, prompt: Tensor) -> bool:
+        """Whether a prompt is run with each completion: in an empty slot it is one token, which leaves nothing to
+        share, and each rank of a span needs a token."""
+        return len(prompt) < max(2, self.span.size if self.span else 0)
+
+    def _run(self, model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies ``[1, N]`` of a packed row; with a span, its ranks compute it together."""
+        inputs = forward_inputs(packed, self.span)
+        share = inputs["prefix_layout"]
+        labels = packed.labels if isinstance(share, Layout) else packed.labels[:, share.own]
+        with self.accelerator.autocast():
+            output = model(**inputs, shift_labels=labels, fused_lm_head=True)
+        if isinstance(share, Share):
+            return share.gather(output.log_probs), share.gather(output.entropy)
+        return output.log_probs, output.entropy
+
+    def _whole_rows(self, model: Any, ids: Tensor, mask: Tensor, columns: int) -> Tensor:
+        """Log-probs ``[rows, columns]`` with one row per completion, each over all ranks of the span."""
+        rows = zip(torch.split(ids, 1), torch.split(mask, 1))
+        return torch.cat([self._whole_row(model, *row, columns) for row in rows])
+
+    def _whole_row(self, model: Any, ids: Tensor, mask: Tensor, columns: int) -> Tensor:
+        kept = mask.bool()
+        prompt, completion = ids[:, :-columns][kept[:, :-columns]], ids[:, -columns:][kept[:, -columns:]]
+        if self._too_short(prompt):
+            return self._separate(model, ids, mask, columns)[0]
+        packed = pack(prompt, completion[None], torch.ones_like(completion[None]))
+        row = replace(packed, layout=Layout(packed.layout.tokens, ()))
+        logps, _ = self._run(model, row)
+        return torch.nn.functional.pad(logps[:, packed.layout.prefix :], (0, columns - len(completion)))
 
     @torch.no_grad()
     def _check(self, model: Any, ids: Tensor, mask: Tensor, columns: int) -> None:
         """Compare one group of every process with its separate rows: G more forwards, once in a run.
+
+        Over a span the rows are long: they are cut over its ranks as well, without branches. Both sides then go
+        through the same exchange, so the end of the prompt is compared with rows that are not cut, too.
 
         Raises:
             RuntimeError: on every process, if the log-probs of any process differ by too much.
@@ -154,10 +210,15 @@ class GroupPass:
         real = mask[:, :-columns].sum() > len(ids)  # in an empty slot each prompt is one token
         if not self.accelerator.gather(real[None]).any():
             return  # nothing to compare yet; the next forward tries again
-        packed, _ = self._packed(model, ids, mask, columns)
-        rows = zip(torch.split(ids, 1), torch.split(mask, 1))
-        separate = torch.cat([self._separate(model, *row, columns)[0] for row in rows])
-        difference = disagreement(packed, separate, mask[:, -columns:])
+        if self.span is None:
+            difference = self._apart(self._separate_one_by_one, model, ids, mask, columns)
+        else:
+            short = slice(max(0, ids.size(1) - columns - CHECKED_PROMPT), ids.size(1) - columns + CHECKED_COMPLETION)
+            shown = min(columns, CHECKED_COMPLETION)
+            difference = max(
+                self._apart(self._whole_rows, model, ids, mask, columns),
+                self._apart(self._separate_one_by_one, model, ids[:, short], mask[:, short], shown),
+            )
         worst = float(self.accelerator.gather(ids.new_tensor([difference], dtype=torch.float32)).max())
         limit, dtype = self._limit(model, ids.device.type)
         if not worst <= limit:  # also for NaN
@@ -168,6 +229,16 @@ class GroupPass:
             )
         logger.info("shared prompts checked on the first group: log-probs within %.1e of separate rows", worst)
         self.checked = True
+
+    def _apart(
+        self, rows: Callable[[Any, Tensor, Tensor, int], Tensor], model: Any, ids: Tensor, mask: Tensor, columns: int
+    ) -> float:
+        packed, _ = self._packed(model, ids, mask, columns)
+        return disagreement(packed, rows(model, ids, mask, columns), mask[:, -columns:])
+
+    def _separate_one_by_one(self, model: Any, ids: Tensor, mask: Tensor, columns: int) -> Tensor:
+        rows = zip(torch.split(ids, 1), torch.split(mask, 1))
+        return torch.cat([self._separate(model, *row, columns)[0] for row in rows])
 
     def _limit(self, model: Any, device: str) -> tuple[float, torch.dtype]:
         """The largest allowed difference, and the dtype of the computation that decides it."""

@@ -27,10 +27,18 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the parts of a packed row lie: ``prefix`` tokens, then one branch for each of ``lengths``."""
+    """Where the parts of a packed row lie: ``prefix`` tokens, then one branch for each of ``lengths``.
+
+    A row of one text has no branches.
+    """
 
     prefix: int
     lengths: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole row, N."""
+        return self.prefix + sum(self.lengths)
 
     def runs(self) -> Iterator[tuple[slice, int]]:
         """Runs of neighbouring branches of equal length: the run's slice of the row, and its number of branches."""
