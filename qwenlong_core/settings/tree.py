@@ -41,20 +41,15 @@ class Settings(Block):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Settings:
-        processes = self.launch.num_processes
-        for name, batch, micro, copies in (
-            (
-                "grpo.mini_batch_size",
-                self.grpo.mini_batch_size,
-                self.grpo.micro_batch_size,
-                self.launch.sequence_parallel,
-            ),
-            ("sft.batch_size", self.sft.batch_size, self.sft.micro_batch_size, 1),
+        processes, share = self.launch.num_processes, self.launch.sequence_parallel
+        for name, batch, micro, holders in (
+            ("grpo.mini_batch_size", self.grpo.mini_batch_size, self.grpo.micro_batch_size, processes // share),
+            ("sft.batch_size", self.sft.batch_size, self.sft.micro_batch_size, processes),
         ):
-            if batch % (micro * processes // copies):
+            if batch % (micro * holders):
+                shared = f", {share} to a group" if holders < processes else ""
                 raise ValueError(
-                    f"{name}={batch} is not a multiple of {micro * processes // copies} (micro_batch_size={micro} on "
-                    f"launch.num_processes={processes}, {copies} of them to a group's row): every process takes whole "
-                    "micro-batches"
+                    f"{name}={batch} is not a multiple of {micro * holders} (micro_batch_size={micro} on "
+                    f"launch.num_processes={processes}{shared}): every process takes whole micro-batches"
                 )
         return self
