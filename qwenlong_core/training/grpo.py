@@ -127,15 +127,8 @@ def build_trainer(
             # While a judge answers, the processor is free: the next prompts are sampled in the meantime.
             prompts_a_call=job.grpo.micro_batch_size if job.rewards.judge else None,
         )
-        stream = PromptStream(len(examples), job.seed)
-        return Batches(
-            job.grpo,
-            rollouts,
-            stream,
-            difficulties,
-            filler=tokenizer.eos_token_id,
-            copies=job.launch.sequence_parallel,
-        )
+        stream, copies = PromptStream(len(examples), job.seed), job.launch.sequence_parallel
+        return Batches(job.grpo, rollouts, stream, difficulties, filler=tokenizer.eos_token_id, copies=copies)
 
     trainer = LongContextGRPOTrainer(
         job,

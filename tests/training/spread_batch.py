@@ -1,8 +1,9 @@
 """Loss and gradient of one rollout batch on as many processes as run, replicated or sharded.
 
-    python -m torch.distributed.run --nproc-per-node=2 tests/training/spread_batch.py HOW POLICY DATA WORK
+    python -m torch.distributed.run --nproc-per-node=2 tests/training/spread_batch.py HOW SPAN POLICY DATA WORK
 
-``HOW`` is ``replicated`` (DDP) or ``sharded`` (FSDP2, layer by layer as accelerate wraps it).
+``HOW`` is ``replicated`` (DDP) or ``sharded`` (FSDP2, layer by layer as accelerate wraps it). ``SPAN`` processes
+compute a group's row together.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ def spread_over(model: Any, how: str, processes: int) -> Any:
     return fully_shard(model, mesh=mesh)
 
 
-def loss_and_gradient(how: str, policy: Path, data: Path, work: Path) -> dict[str, torch.Tensor]:
+def loss_and_gradient(how: str, span: int, policy: Path, data: Path, work: Path) -> dict[str, torch.Tensor]:
     """``loss``, ``kept`` and the gradient of every weight, whole, over all processes.
 
     The weights have moved since the phase began, so that the KL term keeps the loss from being 0 by itself.
     """
     state = PartialState(cpu=True)
     job = grpo_job(
-        launch={"num_processes": state.num_processes, "cpu_threads": 1},
+        launch={"num_processes": state.num_processes, "cpu_threads": 1, "sequence_parallel": span},
         mini_batch_size=4,
         dynamic_sampling={"max_rounds": 1},
         kl_coefficient=0.5,
@@ -80,9 +81,9 @@ def loss_and_gradient(how: str, policy: Path, data: Path, work: Path) -> dict[st
 
 
 if __name__ == "__main__":
-    how, *folders = sys.argv[1:]
+    how, span, *folders = sys.argv[1:]
     policy, data, work = map(Path, folders)
-    found = loss_and_gradient(how, policy, data, work)
+    found = loss_and_gradient(how, int(span), policy, data, work)
     if PartialState().is_main_process:
         save_file(found, work / "gradient.safetensors")
     PartialState().destroy_process_group()
