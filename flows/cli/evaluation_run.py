@@ -107,8 +107,8 @@ def run_evaluation(
     with _locked(folder) as lock, _progress_on_stderr():
         _write_rows(folder, examples)
         if settings.launch.python and not settings.evaluation.server:
-            data = {"model": model.folder, "data": folder}
-            run_by_hand(settings.launch.python, "qwenlong_core.evaluation.runner", job, data, folder, lock=lock)
+            inputs = {"model": model.folder, "data": folder}
+            run_by_hand(settings.launch.python, "qwenlong_core.evaluation.runner", job, inputs, folder, lock=lock)
         else:
             evaluate(job, plan, examples, model.folder, folder)
         return _finish(settings, folder, model.name, _what_documents_add(model, plan, folder), overlap)
