@@ -50,8 +50,7 @@ class LaunchSettings(Block):
     def for_sampling(self) -> LaunchSettings:
         """The same without how training is sharded and saves memory, which does not matter to sampling."""
         plain = {"accelerate_config": None, "gradient_checkpointing": False, "activation_offload": False}
-        plain["sequence_parallel"] = 1
-        return self.model_copy(update=plain)
+        return self.model_copy(update=plain | {"sequence_parallel": 1})
 
     @model_validator(mode="after")
     def _offload_needs_checkpointing(self) -> LaunchSettings:

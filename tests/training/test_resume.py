@@ -124,7 +124,7 @@ def assert_trained(end: dict[str, Any], policy: Path, steps: int, rounds: int) -
     assert any(not torch.equal(before[name], value) for name, value in end["weights"].items())
 
 
-def job_of(rounds: int, steps: int, processes: int = 1, index: int = 1) -> GRPOJob:
+def job_of(rounds: int, steps: int, processes: int = 1, index: int = 1, span: int = 1) -> GRPOJob:
     """One round is dynamic sampling off; with it, draws are in excess, so that groups are left for the next step."""
     phase = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": steps}
     sampling = {"max_rounds": rounds, "oversampling": 1.0 if rounds == 1 else 1.5}
@@ -135,7 +135,7 @@ def job_of(rounds: int, steps: int, processes: int = 1, index: int = 1) -> GRPOJ
         dynamic_sampling=sampling,
         optimizer_across_phases="carried",
         curriculum={"retire_after_visits": 2},
-        launch={"num_processes": processes, "cpu_threads": 1},
+        launch={"num_processes": processes, "cpu_threads": 1, "sequence_parallel": span},
     )
 
 
@@ -184,16 +184,15 @@ def finish_with_kills(stage: Stage, generator: random.Random) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("rounds", [4, 1])
+@pytest.mark.parametrize(("rounds", "processes", "span"), [(4, 1, 1), (4, 2, 1), (4, 2, 2), (1, 1, 1), (1, 2, 1)])
 def test_ten_kills_at_random_steps_of_two_phases(
-    processes: int, rounds: int, policy: Path, data: Path, tmp_path: Path
+    rounds: int, processes: int, span: int, policy: Path, data: Path, tmp_path: Path
 ) -> None:
-    """Both phases, the second from the first's weights, difficulty and optimizer."""
+    """Both phases, the second from the first's weights, difficulty and optimizer; ``span`` processes share a row."""
     generator = random.Random(processes)
     models = {"a": policy, "b": policy}
     for index in (1, 2):
-        job = job_of(rounds, STEPS, processes, index)
+        job = job_of(rounds, STEPS, processes, index, span)
         a, b = (
             Stage(PARITY_STAGE, job, {"model": models[n], "data": data}, tmp_path / f"{n}{index}", processes)
             for n in ("a", "b")
