@@ -50,7 +50,8 @@ def make_span(size: int) -> Span | None:
     """The span of this process, or ``None`` for a size of 1. Every process has to call it."""
     if size == 1:
         return None
-    ranks, _ = dist.new_subgroups(group_size=size)
+    make: Any = dist.new_subgroups  # untyped in torch
+    ranks, _ = make(group_size=size)
     return Span(ranks, dist.get_rank(ranks), size)
 
 
@@ -85,8 +86,7 @@ class Share:
 
     def gather(self, values: Tensor) -> Tensor:
         """The whole row's values ``[1, N]`` from each rank's own ``[1, n]``."""
-        whole: Tensor = _Gather.apply(values, self)
-        return whole
+        return _apply(_Gather, values, self)
 
     def to_heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All tokens of this rank's heads, from all heads of its tokens.
@@ -103,17 +103,23 @@ class Share:
         repeats = math.lcm(key_heads, size) // key_heads
         if repeats > 1:
             key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
-        # Rank by rank its queries, keys and values: one exchange in place of three.
-        blocks = [x[0].transpose(0, 1).unflatten(1, (size, -1)) for x in (query, key, value)]  # [n, S, heads / S, D]
+        # [n, S, heads / S, D]: rank by rank its queries, keys and values. One exchange in place of three.
+        blocks = [x[0].transpose(0, 1).reshape(x.size(2), size, -1, x.size(3)) for x in (query, key, value)]
         widths = [block.size(2) for block in blocks]
-        whole = _ToHeads.apply(torch.cat(blocks, dim=2), self)  # [N, heads / S, D]
-        q, k, v = (part.transpose(0, 1)[None] for part in whole.split(widths, dim=1))
+        whole = _apply(_ToHeads, torch.cat(blocks, dim=2), self)  # [N, heads / S, D]
+        q, k, v = (part.transpose(0, 1)[None] for part in torch.split(whole, widths, dim=1))
         return q, k, v
 
     def to_tokens(self, states: Tensor) -> Tensor:
         """The inverse for attention's output: ``[1, H, n, D]`` from ``[1, H / S, N, D]``."""
-        own: Tensor = _ToTokens.apply(states[0].transpose(0, 1), self)
+        own = _apply(_ToTokens, states[0].transpose(0, 1), self)
         return own.flatten(1, 2).transpose(0, 1)[None]
+
+
+def _apply(function: Any, states: Tensor, share: Share) -> Tensor:
+    """``function.apply``, which is untyped in torch."""
+    result: Tensor = function.apply(states, share)
+    return result
 
 
 def _send_heads(states: Tensor, share: Share) -> Tensor:
@@ -130,7 +136,7 @@ def _send_tokens(states: Tensor, share: Share) -> Tensor:
     own = share.counts[share.span.rank]
     received = states.new_empty(share.span.size * own, *states.shape[1:])
     dist.all_to_all_single(received, states.contiguous(), [own] * share.span.size, share.counts, group=share.span.ranks)
-    return received.unflatten(0, (share.span.size, own)).transpose(0, 1)
+    return received.view(share.span.size, own, *states.shape[1:]).transpose(0, 1)
 
 
 class _ToHeads(torch.autograd.Function):
