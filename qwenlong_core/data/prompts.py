@@ -41,6 +41,8 @@ _INVISIBLE = "\u200b"
 TEMPLATE_DIGEST = hashlib.sha256("\n".join((_PROMPT, *_FORMS.values(), _CHOICE_FORM)).encode()).hexdigest()
 """Identifies the wording of the prompt; the chat template is the policy's own and not included."""
 
+_THINK_TAG = re.compile(r"\A\s*<think>\n?")
+
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -173,6 +175,27 @@ def prompt_tokens(tokenizer: Any, example: Example, message: Message = user_mess
 def opens_thinking(prompt: str) -> bool:
     """Whether the chat template opens the ``<think>`` block itself, as those of R1-distilled models do."""
     return prompt.rstrip().endswith("<think>")
+
+
+def as_completion(prompt: str, solution: str) -> str:
+    """A worked solution as the policy would have to continue ``prompt``.
+
+    Where the prompt ends in ``<think>``, the solution's own tag is dropped, so that the thinking is opened once. Where
+    the prompt ends in a closed block, as Qwen3's does with thinking switched off, the solution's thinking is dropped.
+
+    Raises:
+        ValueError: the prompt opens the thinking and the solution does not close it.
+    """
+    if opens_thinking(prompt):
+        if "</think>" not in solution:
+            raise ValueError(
+                f"the chat template opens <think> and the solution {solution[:60]!r} has no </think>, so all of it "
+                "would be thinking without an answer: give solutions with their thinking in data.sft"
+            )
+        return _THINK_TAG.sub("", solution, count=1)
+    if prompt.rstrip().endswith("</think>"):
+        return solution.rpartition("</think>")[2].lstrip()
+    return solution
 
 
 def truncate_middle(

@@ -30,6 +30,11 @@ class SFTSettings(Block):
     packing: bool = False
     """Concatenate the rows of a forward pass instead of padding them; each row attends only to itself. An optimizer
     step takes the same rows, and has the same gradient, as without packing."""
+    loss: Literal["tokens", "rows"] = "tokens"
+    """What a step's loss is the mean of: all answer tokens (TRL's), or the rows' own means (the paper's, normalised by
+    length), in which a long answer counts no more than a short one."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's, on all weights but biases and norms."""
     save_steps: Incidental[int] = Field(50, ge=1)
     """Optimizer steps between checkpoints."""
 

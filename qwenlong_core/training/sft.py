@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from qwenlong_core.data.prepared import SFT_ROWS
-from qwenlong_core.data.prompts import encode, opens_thinking, render_prompt
+from qwenlong_core.data.prompts import as_completion, encode, render_prompt
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.jobs import SFTJob
 from qwenlong_core.models import attention_implementation, load_tokenizer
@@ -43,12 +44,10 @@ from qwenlong_core.training.runtime import (
     trainer_arguments,
     training_weights,
 )
-from qwenlong_core.training.sft_packing import data_share, packed
+from qwenlong_core.training.sft_packing import data_share, packed, row_weights
 from qwenlong_core.training.sharding import start_policy
 
 logger = logging.getLogger(__name__)
-
-_THINK = "<think>\n"
 
 
 def solution_row(tokenizer: Any, example: Example) -> dict[str, list[int]]:
@@ -60,8 +59,10 @@ def solution_row(tokenizer: Any, example: Example) -> dict[str, list[int]]:
     if not example.solution:
         raise ValueError(f"SFT row {example.id!r} has no solution to imitate: drop the row or add the solution")
     prompt = render_prompt(tokenizer, example)
-    # If the template opens the thinking block, the prompt already ends with the first tag.
-    solution = example.solution.removeprefix(_THINK) if opens_thinking(prompt) else example.solution
+    try:
+        solution = as_completion(prompt, example.solution)
+    except ValueError as error:
+        raise ValueError(f"SFT row {example.id!r}: {error}") from error
     # Encoded apart, as in GRPO, where the prompt's tokens are fixed before a completion is sampled.
     prompt_ids = encode(tokenizer, prompt)
     solution_ids = [*encode(tokenizer, solution), tokenizer.eos_token_id]
@@ -117,6 +118,29 @@ def accumulation(settings: SFTSettings, processes: int) -> int:
 class ResumableSFTTrainer(StageTrainer, SFTTrainer):  # type: ignore[misc]
     """``SFTTrainer`` whose checkpoints are sealed and hold no pickle."""
 
+    rows_per_step: int | None = None
+    """Rows of an optimizer step over all processes where the loss is the mean of the rows' means; ``None``: TRL's
+    mean over all answer tokens of the step."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Called for every forward. Ours weighs the log-probs, so that TRL's sum over them is the mean over rows.
+
+        TRL divides the sum by ``num_items_in_batch``, which transformers makes the answer tokens of the whole step:
+        all its forwards, on all processes. With weights that add up to 1 over the step it has to divide by 1.
+        """
+        if self.rows_per_step is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+        def weighted(**arguments: Any) -> Any:
+            outputs = model(**arguments)
+            weights = row_weights(outputs.label_mask, arguments.get("position_ids"))
+            outputs.log_probs = outputs.log_probs * weights / self.rows_per_step
+            return outputs
+
+        return super().compute_loss(weighted, inputs, return_outputs, torch.ones(()))
+
 
 def _row(logs: dict[str, Any], step: int, step_tokens: Sequence[int]) -> dict[str, Any]:
     names = ("loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy")
@@ -146,6 +170,7 @@ def build_trainer(
         packing=job.sft.packing,
         max_steps=len(rows) // job.sft.batch_size,
         learning_rate=job.sft.learning_rate,
+        weight_decay=job.sft.weight_decay,
         lr_scheduler_type="linear",
         # The rows are tokenised, filtered and ordered: TRL must not shuffle, cut or prepare them again.
         train_sampling_strategy="sequential",
@@ -158,6 +183,7 @@ def build_trainer(
         train_dataset=Dataset.from_list(dataset),
         processing_class=tokenizer,
     )
+    trainer.rows_per_step = job.sft.batch_size if job.sft.loss == "rows" else None
     # After the trainer, whose constructor installs TRL's own head.
     use_compact_head(trainer.model)
     use_fast_linear(trainer.model)

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from qwenlong_core.settings.training import SFTSettings
 
 Row = Mapping[str, Sequence[int]]
@@ -66,3 +69,20 @@ def data_share(rows: Sequence[Row], settings: SFTSettings) -> float:
     size = settings.micro_batch_size
     computed = sum(max(lengths[i : i + size]) * len(lengths[i : i + size]) for i in range(0, len(lengths), size))
     return sum(lengths) / computed
+
+
+def row_weights(label_mask: Tensor, position_ids: Tensor | None) -> Tensor:
+    """The weight of each label in its row's mean: 1 / number of the row's labels, and 0 where there is no label.
+
+    Args:
+        label_mask: which positions predict a label, ``[B, T]``.
+        position_ids: of packed rows, ``[B, T]`` or longer: they restart at 0 with each row. ``None``: not packed.
+    """
+    rows = torch.arange(len(label_mask), device=label_mask.device)[:, None].expand_as(label_mask)
+    if position_ids is not None:
+        starts = (position_ids[:, : label_mask.shape[1]] == 0).cumsum(1)
+        rows = rows * (label_mask.shape[1] + 1) + starts
+    counts = torch.zeros(int(rows.max()) + 1, device=label_mask.device).index_add_(
+        0, rows.flatten(), label_mask.flatten().float()
+    )
+    return label_mask / counts[rows].clamp(min=1)

@@ -95,6 +95,8 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated(override):
         ("storage.uri=", "setting storage.uri=''"),
         ("storage.work_dir=", "setting storage.work_dir=''"),
         ("storage.uri=s3:/bucket/prefix", "only 's3://BUCKET/PREFIX' or a folder without a scheme"),
+        ("sft.loss=row", "setting sft.loss='row'"),
+        ("sft.weight_decay=-0.1", "setting sft.weight_decay=-0.1"),
         ("sft.learning_rate=inf", "setting sft.learning_rate=inf: Input should be a finite number"),
         ("promotion.margin=nan", "setting promotion.margin=nan: Input should be a finite number"),
         ("seed=-1", "setting seed=-1: Input should be greater than or equal to 0"),

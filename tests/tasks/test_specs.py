@@ -63,6 +63,8 @@ def test_how_a_judge_is_reached_and_how_often_is_saved_re_run_nothing():
         ("grpo.phases.1.steps=5", {"grpo-2"}),
         ("grpo.learning_rate=1e-3", {"grpo-1", "grpo-2", "grpo-3"}),
         ("sft.learning_rate=1e-3", {"sft"}),
+        ("sft.loss=rows", {"sft"}),
+        ("sft.weight_decay=0.1", {"sft"}),
         ("data.train='generated'", set()),
         ("data.generate_eval=[{min_tokens=200,max_tokens=300,rows=3}]", {"prepare"}),
         ("data.benchmarks_dir='copies'", {"prepare"}),
