@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qwenlong_core.records import AnswerType
-from qwenlong_core.rewards.numbers import read_quantity
+from qwenlong_core.rewards.number.read import measures_after, read_quantity
 from qwenlong_core.rewards.options import exact_choice, read_choice, whole_option
 from qwenlong_core.rewards.phrases import ABOUT_THE_ANSWER, PHRASE, PLACEHOLDER, without_lead_in
 from qwenlong_core.rewards.sentences import sentence_end
@@ -82,6 +82,8 @@ _IN_WORDS = ("span", "unanswerable", "choice")
 _BEFORE_ANSWER = " \t\n\r:：*_"
 _PHRASES_READ = 4
 """Phrases of one line that may begin a gold's repetition; a bound for the work."""
+_BEFORE_BOX = re.compile(r"(?:(?<![\w)])[-−–]|[€£¥₹]|[A-Z]{0,3}\\\$)\s?\Z")
+"""A sign or currency just before a box belongs to its number."""
 _CLOSING = re.compile(r"""[\s.。,，;；:：!！*_`]+$""")
 
 
@@ -305,6 +307,13 @@ def _box_commitment(visible: str, box: _Box) -> _Commitment:
         re.IGNORECASE,
     )
     tail = after[0] if after else ""
+    inner = visible[box.inner : box.end]
+    if any(c.isdigit() for c in inner):
+        tail = max(tail, visible[box.end + 1 :][: measures_after(visible[box.end + 1 : box.end + 120])], key=len)
+        if before := _BEFORE_BOX.search(visible, max(0, box.start - 6), box.start):
+            return _Commitment(
+                start=box.start, end=box.end + 1 + len(tail), text=_clean(before[0] + inner + tail), closed=True
+            )
     text = _clean(visible[box.start : box.end + 1] + tail) if tail.strip(" $") else _clean(visible[box.inner : box.end])
     return _Commitment(start=box.start, end=box.end + 1 + len(tail), text=text, closed=True)
 

@@ -13,8 +13,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from qwenlong_core.rewards.number_words import known_scale
-from qwenlong_core.rewards.numbers import read_quantity, same_quantity
+from qwenlong_core.rewards.number.equal import same_quantity
+from qwenlong_core.rewards.number.read import read_quantity
+from qwenlong_core.rewards.number.scales import known_scale
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from qwenlong_core.records import Example
-from qwenlong_core.rewards.number_words import known_scale, scales_asked
-from qwenlong_core.rewards.numbers import Quantity, in_balance_sheet, read_quantity, same_quantity
+from qwenlong_core.rewards.number.equal import same_quantity
+from qwenlong_core.rewards.number.quantity import Quantity, in_balance_sheet
+from qwenlong_core.rewards.number.read import read_quantity
+from qwenlong_core.rewards.number.scales import known_scale, scales_asked
 from qwenlong_core.rewards.options import read_choice
 from qwenlong_core.rewards.text import normalize_span, strip_wrappers
 from qwenlong_core.rewards.unanswerable import says_unanswerable
@@ -69,18 +71,33 @@ def _number(answer: str, example: Example, tolerance: float) -> RuleResult:
     reading = read_quantity(answer)
     if reading.quantity is None:
         return RuleResult(value=0.0, reason=f"{_shown(answer)}: {reading.reason}", decided=reading.decided)
+    # A word that no table knows may be a scale. Only the question or the gold can vouch that it is what is counted.
+    if strange := _strange_word(reading.unknown, example):
+        return RuleResult(value=0.0, reason=f"{_shown(answer)}: unknown word {strange!r}", decided=False)
     said, asked = reading.quantity, scales_asked(example.question)
     # The prompt's form may have parentheses, so around the whole answer they are no minus: (5) is 5. Around a part,
     # as in (5) million, they may be one.
     in_doubt = said.bracketed and not (answer.startswith("(") and answer.endswith(")"))
+    decided = not said.bracketed
     for text, gold in golds:
         # Where the gold is in parentheses too, they mean in both what they mean in the gold.
         meant = in_balance_sheet(said) if gold.bracketed else said
-        if (gold.bracketed or not in_doubt) and same_quantity(meant, gold, tolerance, scale, asked):
+        equal = same_quantity(meant, gold, tolerance, scale, asked)
+        if equal and (gold.bracketed or not in_doubt):
             return _equal(answer, text)
-    # "13 years" against "13 months": only a judge can tell whether two units name the same amount.
-    other_unit = bool(said.unit) and any(gold.unit and gold.unit != said.unit for _, gold in golds)
-    return _differs(answer, example, decided=not (other_unit or said.bracketed))
+        # "13 shares" against "13 bonds", "A$5" against "$5": only a judge can tell.
+        decided = decided and equal is False
+    return _differs(answer, example, decided=decided)
+
+
+def _strange_word(unknown: frozenset[str], example: Example) -> str:
+    if not unknown:
+        return ""
+    # A long prompt ends with its question, so only the end is searched.
+    known = " ".join((example.question[-4_000:], *example.answers)).casefold()
+    return next(
+        (word for word in sorted(unknown) if not (word.isalpha() and re.search(rf"(?<!\w){word}(?!\w)", known))), ""
+    )
 
 
 @lru_cache(maxsize=4096)

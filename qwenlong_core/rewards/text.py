@@ -18,14 +18,17 @@ _INVISIBLE = dict.fromkeys(map(ord, [*_BLANK_LETTERS, *_VARIATION_SELECTORS, *_F
 
 _SCRIPTS = {
     # NFKC would turn 10² into 102 and 3½ into 31/2, so exponents and fractions are spelled out first.
-    **{ord(c): f"^{d}" for d, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
     **{ord(c): f"_{d}" for d, c in enumerate("₀₁₂₃₄₅₆₇₈₉")},
     **{ord(c): " " + unicodedata.normalize("NFKC", c).replace("\u2044", "/") for c in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"},
-    ord("⁻"): "^-",
     ord("\u2044"): "/",
+    ord("\u066a"): "%",
+    ord("\u066b"): ".",
+    ord("\u066c"): ",",
 }
 _DASHES = dict.fromkeys(map(ord, "‐‑‒–—―−﹘﹣－"), "-")
 _QUOTES = {**dict.fromkeys(map(ord, "‘’‚‛′＇"), "'"), **dict.fromkeys(map(ord, "“”„‟″＂«»"), '"')}
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
+_LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _CHARACTERS = {**_INVISIBLE, **_SCRIPTS, **_DASHES, **_QUOTES}
 
 _LATEX_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|tt|sf)?|math(?:rm|bf|it|sf|tt)|mbox|bm|operatorname)\s*\{([^{}]*)\}")
@@ -48,6 +51,7 @@ def canonical(text: str) -> str:
     """
     if text.isascii():
         return text
+    text = _RAISED.sub(lambda match: "^" + match[0].translate(_LOWERED), text)
     # Translated again after NFKC, which itself produces some of these characters.
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
     return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)

@@ -10,13 +10,15 @@ SHOWN = {1.0: "yes", 0.0: "no", None: "none"}
 ROW = re.compile(r"^\| (\w+) \| `(.+?)` \| `(.+?)` \| (yes|no|none) \| .+ \|$", re.MULTILINE)
 LANGUAGE_ROW = re.compile(r"^\| [A-Z]\w+ \| `.+` \|$", re.MULTILINE)
 """Read by ``test_words.py``."""
+NUMBER_ROW = re.compile(r"^\| \*\*.+?\*\* \| .+ \|$", re.MULTILINE)
+"""Read by ``number/test_number_tables.py``."""
 CHOICE_ROW = re.compile(r"^\| `(.+?)` \| (yes|no|none) \|$", re.MULTILINE)
 
 
 def test_every_row_of_the_main_table_is_a_golden_case() -> None:
     golden = {
         (case["answer_type"], case["answers"][0], case["completion"]): SHOWN[case["rule"]]
-        for case in [*cases(), *cases("words")]
+        for case in [*cases(), *cases("words"), *cases("numbers")]
         if "question" not in case and "answer_scale" not in case
     }
     rows = ROW.findall(DOCS)
@@ -42,6 +44,8 @@ def test_every_pipe_row_was_checked() -> None:
     lines = [
         line
         for line in DOCS.splitlines()
-        if line.startswith("| ") and not line.startswith(("| type", "| completion", "| Language"))
+        if line.startswith("| ") and not line.startswith(("| type", "| completion", "| Language", "| Number"))
     ]
-    assert len(lines) == len(ROW.findall(DOCS)) + len(CHOICE_ROW.findall(DOCS)) + len(LANGUAGE_ROW.findall(DOCS))
+    assert len(lines) == len(ROW.findall(DOCS)) + len(CHOICE_ROW.findall(DOCS)) + len(
+        LANGUAGE_ROW.findall(DOCS) + NUMBER_ROW.findall(DOCS)
+    )

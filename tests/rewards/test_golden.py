@@ -1,4 +1,7 @@
-"""Every row of the golden tables through the whole rule path; ``words.jsonl`` holds the answers in words."""
+"""Every row of the golden tables through the whole rule path.
+
+``words.jsonl`` holds answers in words, ``numbers.jsonl`` the grammar of numbers.
+"""
 
 from typing import Any
 
@@ -9,7 +12,7 @@ from qwenlong_core.rewards.hybrid import score_by_rule
 from qwenlong_core.settings.rewards import RewardSettings
 
 CASES = cases()
-ROWS = [*CASES, *cases("words")]
+ROWS = [*CASES, *cases("words"), *cases("numbers")]
 
 
 @pytest.mark.parametrize("case", ROWS, ids=[case["id"] for case in ROWS])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from qwenlong_core.records import AnswerType, Completion, Example
 from qwenlong_core.rewards.extract import extract_answer
 from qwenlong_core.rewards.hybrid import score_by_rule
-from qwenlong_core.rewards.numbers import read_quantity, same_quantity
+from qwenlong_core.rewards.number.equal import same_quantity
+from qwenlong_core.rewards.number.read import read_quantity
 from qwenlong_core.rewards.rules import rule_score
 from qwenlong_core.settings.rewards import RewardSettings
 
