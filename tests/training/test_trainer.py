@@ -237,7 +237,7 @@ def test_a_prompt_over_a_limit_is_refused(limit: int, context: int, words: str, 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_a_missing_vllm_is_said_before_anything_is_loaded(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"grpo.engine='vllm-colocate' needs vLLM.*\.\[gpu\]"):
+    with pytest.raises(ValueError, match=r"grpo.engine='vllm-colocate' needs vLLM.*make setup-gpu"):
         build_trainer(
             grpo_job(engine="vllm-colocate"),
             inputs={"model": tmp_path, "data": data},
