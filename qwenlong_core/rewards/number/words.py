@@ -23,7 +23,7 @@ for, from, on, with, between, as, there, their, they, he, she, we, which amounts
 comes to, came to, reached, stood at, totaled, totaled at, totalled, totaling, rounded, respectively, each, all,
 both, out, also, altogether, overall, combined, per, que, est, ist, de, der, die, das, el, la, le, les, los, un,
 une, und, y, et, during, over all, until, since, after, before, per annum, pa, annually, annual,
-yearly, monthly, quarterly, daily, weekly, final, is equal to, given, stated, reported, recorded, expected,
+yearly, final, is equal to, given, stated, reported, recorded, expected,
 actual, estimated, net, gross, basic, diluted, common, ordinary, preferred, outstanding, average, mean, median,
 weighted, consolidated, unaudited, audited, adjusted, cumulative, aggregate, approximate, exact, fiscal,
 calendar, full, new, additional, other, different, distinct, separate, unique, more precisely, simply, total,
