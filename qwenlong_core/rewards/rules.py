@@ -16,6 +16,8 @@ from qwenlong_core.rewards.number.equal import same_quantity
 from qwenlong_core.rewards.number.quantity import Quantity, in_balance_sheet
 from qwenlong_core.rewards.number.read import read_quantity
 from qwenlong_core.rewards.number.scales import known_scale, scales_asked
+from qwenlong_core.rewards.number.units import UNITS
+from qwenlong_core.rewards.number.units import WORDS as UNIT_WORDS
 from qwenlong_core.rewards.options import read_choice
 from qwenlong_core.rewards.text import normalize_span, strip_wrappers
 from qwenlong_core.rewards.unanswerable import says_unanswerable
@@ -75,6 +77,8 @@ def _number(answer: str, example: Example, tolerance: float) -> RuleResult:
     if strange := _strange_word(reading.unknown, example):
         return RuleResult(value=0.0, reason=f"{_shown(answer)}: unknown word {strange!r}", decided=False)
     said, asked = reading.quantity, scales_asked(example.question)
+    if rate := _unasked_rate(said.unit, example):
+        return RuleResult(value=0.0, reason=f"{_shown(answer)}: a rate per {rate}", decided=False)
     # The prompt's form may have parentheses, so around the whole answer they are no minus: (5) is 5. Around a part,
     # as in (5) million, they may be one.
     in_doubt = said.bracketed and not (answer.startswith("(") and answer.endswith(")"))
@@ -93,11 +97,28 @@ def _number(answer: str, example: Example, tolerance: float) -> RuleResult:
 def _strange_word(unknown: frozenset[str], example: Example) -> str:
     if not unknown:
         return ""
-    # A long prompt ends with its question, so only the end is searched.
-    known = " ".join((example.question[-4_000:], *example.answers)).casefold()
+    known = _vouching_text(example)
     return next(
         (word for word in sorted(unknown) if not (word.isalpha() and re.search(rf"(?<!\w){word}(?!\w)", known))), ""
     )
+
+
+def _unasked_rate(unit: str | None, example: Example) -> str:
+    """``day`` for ``$32.4 million per day``, if neither the question nor a gold speaks of days: another amount."""
+    below = (unit or "").partition("/")[2]
+    if unit in UNITS or below not in UNITS or UNITS[below].dimension != "time":
+        return ""
+    words = "|".join(re.escape(word.casefold()) for word in (*UNIT_WORDS[below], *_RATES.get(below, ())))
+    return "" if re.search(rf"(?<![a-z])(?:{words})(?:ly)?(?![a-z])", _vouching_text(example)) else below
+
+
+_RATES = {"day": ("daily",), "year": ("annual", "annum", "p.a")}
+"""Further words of a rate; ``weekly`` begins with its unit."""
+
+
+def _vouching_text(example: Example) -> str:
+    """The question and the golds, folded. A long prompt ends with its question, so only the end is searched."""
+    return " ".join((example.question[-4_000:], *example.answers)).casefold()
 
 
 @lru_cache(maxsize=4096)
