@@ -71,8 +71,8 @@ class LaunchSettings(Block):
         if on_a_machine % self.sequence_parallel:
             fit = ", ".join(str(n) for n in range(1, on_a_machine + 1) if on_a_machine % n == 0)
             raise ValueError(
-                f"launch.sequence_parallel={self.sequence_parallel} does not divide the {on_a_machine} process(es) of a "
-                f"machine, inside which a group's row is shared: possible are {fit}"
+                f"launch.sequence_parallel={self.sequence_parallel} does not divide the {on_a_machine} process(es) of "
+                f"a machine, inside which a group's row is shared: possible are {fit}"
             )
         return self
 
