@@ -54,7 +54,7 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
 
     Raises:
         ValueError: an unknown stage name, a data path that matches nothing, an interpreter that cannot run stages, or a
-            model without chat template.
+            model without chat template, or without the switch that ``model.enable_thinking`` sets.
         FileNotFoundError: the package with the bundled weights is not installed.
         ArtifactError: the artifact store cannot be written.
     """
@@ -68,8 +68,11 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         bundled_file()  # finds the package with the weights
     if settings.model.chat_template is not None:
         chat_template_file(settings.model.chat_template)
-    if Path(settings.model.name).is_dir():
-        base_tokenizer(settings.model)  # refuses a model without chat template; of a hub id the stage base does
+    if Path(settings.model.name).is_dir() or (
+        settings.model.enable_thinking is not None and settings.model.name in BUNDLED
+    ):
+        # Refuses a model without chat template or without its switch for thinking; of a hub id the stage base does.
+        base_tokenizer(settings.model)
     _check_launch(settings)
     for name in ("work_dir", "runs_dir"):
         check_writable(Path(getattr(settings.storage, name)), f"storage.{name}")

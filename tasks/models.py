@@ -77,7 +77,7 @@ def resolve_model(settings: Settings, given: str) -> Model:
 def resolve_tokenizer(settings: Settings, given: str) -> Model:
     """Like :func:`resolve_model`, for a model whose weights a server holds.
 
-    Of a bundled model, a hub id or a folder that lacks its chat template only the tokenizer is taken.
+    Of a bundled model, a hub id or a folder whose chat template is to be changed only the tokenizer is taken.
     """
     local = Path(given).is_dir()
     if _is_whole(settings, given) or (not local and (_parse(given) is not None or not _is_public(given))):
@@ -110,9 +110,10 @@ def _is_public(given: str) -> bool:
 
 
 def _is_whole(settings: Settings, given: str) -> bool:
-    """Whether it is a folder that needs no import: an artifact, or one without ``model.chat_template`` to be added."""
-    folder = Path(given)
-    return folder.is_dir() and (settings.model.chat_template is None or (folder / MANIFEST).is_file())
+    """Whether it is a folder that needs no import: an artifact, or one whose chat template stays as it is."""
+    folder, model = Path(given), settings.model
+    as_it_is = model.chat_template is None and model.enable_thinking is None
+    return folder.is_dir() and (as_it_is or (folder / MANIFEST).is_file())
 
 
 def _model_settings(settings: Settings, given: str) -> ModelSettings:

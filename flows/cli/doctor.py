@@ -167,6 +167,8 @@ def _chat_template(settings: Settings) -> Finding:
         return Finding(topic=topic, ok=False, found="none", mend=str(error))
     known = Path(name).is_dir() or name in BUNDLED
     found = chosen or ("the model's own" if known else "the model's own, looked at when the base model is imported")
+    if settings.model.enable_thinking is not None:
+        found = f"{found}, enable_thinking={str(settings.model.enable_thinking).lower()}"
     return Finding(topic=topic, ok=True, found=found)
 
 

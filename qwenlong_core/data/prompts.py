@@ -184,7 +184,7 @@ def as_completion(prompt: str, solution: str) -> str:
     the prompt ends in a closed block, as Qwen3's does with thinking switched off, the solution's thinking is dropped.
 
     Raises:
-        ValueError: the prompt opens the thinking and the solution does not close it.
+        ValueError: the solution would be thinking without an answer: it does not close what it or the prompt opens.
     """
     if opens_thinking(prompt):
         if "</think>" not in solution:
@@ -194,7 +194,13 @@ def as_completion(prompt: str, solution: str) -> str:
             )
         return _THINK_TAG.sub("", solution, count=1)
     if prompt.rstrip().endswith("</think>"):
-        return solution.rpartition("</think>")[2].lstrip()
+        answer = solution.rpartition("</think>")[2].lstrip()
+        if not answer or _THINK_TAG.match(answer):
+            raise ValueError(
+                f"the chat template closes <think> and the solution {solution[:60]!r} has no answer after its "
+                "thinking: give solutions with an answer in data.sft"
+            )
+        return answer
     return solution
 
 

@@ -20,6 +20,10 @@ class ModelSettings(Block):
     chat_template: str | None = None
     """A Jinja file with the chat template, for a model that has none or another one. It is written into the imported
     model once, so that trainer, rollouts and evaluation agree."""
+    enable_thinking: bool | None = None
+    """The switch that the chat templates of Qwen3 and others have: whether the model thinks before it answers. It is
+    written into the imported model's template once, so that SFT, rollouts, evaluation and a server of the exported
+    model agree. ``None`` leaves the template as it is; a template without the switch is refused."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """``auto``: flash-attn on a GPU where it is installed, else SDPA."""

@@ -73,3 +73,41 @@ def test_a_template_file_that_is_not_there_is_named(mended: Settings) -> None:
     with pytest.raises(ValueError, match=r"model\.chat_template='.*chat\.jinja' is no file"):
         preflight(mended)
     assert "is no file" in _chat_template(mended).mend
+
+
+SWITCHED = TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+WITHOUT_SWITCH = r"model\.enable_thinking=false.*no such switch.*model\.chat_template"
+
+
+def with_thinking_off(settings: Settings) -> Settings:
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"enable_thinking": False})})
+
+
+def test_a_template_without_the_thinking_switch_is_refused_at_the_same_doors(mended: Settings, tmp_path: Path) -> None:
+    settings, given = with_thinking_off(mended), mended.model.name
+    for door in (
+        lambda: preflight(settings),
+        lambda: resolve_model(settings, given),
+        lambda: resolve_tokenizer(settings, given),
+        lambda: import_base(settings.model, tmp_path / "out"),
+    ):
+        with pytest.raises(ValueError, match=WITHOUT_SWITCH):
+            door()
+    assert not (tmp_path / "out").exists()
+    finding = _chat_template(settings)
+    assert not finding.ok
+    assert "no such switch" in finding.mend
+
+
+def test_the_thinking_switch_is_written_into_the_model(mended: Settings, tmp_path: Path) -> None:
+    Path(mended.model.chat_template or "").write_text(SWITCHED)
+    settings, given = with_thinking_off(mended), mended.model.name
+    preflight(settings)
+    assert _chat_template(settings).found.endswith("chat.jinja, enable_thinking=false")
+    whole = with_thinking_off(load_settings("smoke"))  # a folder with a template of its own is imported too
+    model = tmp_path / "switched"
+    import_base(mended.model, model)
+    for found in (resolve_model(settings, given), resolve_tokenizer(settings, given), resolve_model(whole, str(model))):
+        tokenizer = load_tokenizer(found.folder)
+        turn = [{"role": "user", "content": "?"}]
+        assert tokenizer.apply_chat_template(turn, tokenize=False).endswith("<think>\n\n</think>\n\n")

@@ -104,6 +104,7 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated(override):
         ("seed", "expected key=value"),
         ("seed.x=1", "is a value, not a table"),
         ("model.revision='abc'", "needs a hub id"),
+        ("model.enable_thinking='sometimes'", "setting model.enable_thinking='sometimes'"),
     ],
 )
 def test_a_wrong_override_is_refused_with_its_mend(override, said):

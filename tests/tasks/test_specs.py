@@ -65,6 +65,7 @@ def test_how_a_judge_is_reached_and_how_often_is_saved_re_run_nothing():
         ("sft.learning_rate=1e-3", {"sft"}),
         ("sft.loss=rows", {"sft"}),
         ("sft.weight_decay=0.1", {"sft"}),
+        ("model.enable_thinking=false", {"base", "sft", "grpo-1", "grpo-2", "grpo-3", "evaluate-sft"}),
         ("data.train='generated'", set()),
         ("data.generate_eval=[{min_tokens=200,max_tokens=300,rows=3}]", {"prepare"}),
         ("data.benchmarks_dir='copies'", {"prepare"}),
