@@ -15,6 +15,7 @@ from qwenlong.flows.cli.evaluate import evaluate
 from qwenlong.flows.cli.export import export
 from qwenlong.flows.cli.generate import generate
 from qwenlong.flows.cli.judge_check import judge_check
+from qwenlong.flows.cli.plan import plan
 from qwenlong.flows.cli.prepare import prepare
 from qwenlong.flows.cli.probe import probe
 from qwenlong.flows.cli.rollback import rollback
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(serve)
 app.command()(doctor)
+app.command()(plan)
 app.command()(sync)
 app.command()(rollback)
 app.add_typer(artifacts, name="artifacts")

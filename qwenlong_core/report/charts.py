@@ -7,7 +7,7 @@ page. Each carries its numbers as text for screen readers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -175,3 +175,22 @@ def forest_chart(title: str, whiskers: Sequence[Whisker]) -> Markup:
         body.append(_dot(x(whisker.mean), y, colour))
     words = ", ".join(f"{whisker.label} {whisker.text}" for whisker in whiskers)
     return _svg(body, f"{title}: {words}", height)
+
+
+def stacked_chart(title: str, moments: Sequence[str], areas: Mapping[str, Sequence[float]], limit: float) -> Markup:
+    """Areas over moments, one on the other, under a line at ``limit``; each area has a value a moment."""
+    tops = [sum(values[place] for values in areas.values()) for place in range(len(moments))]
+    axes = _Axes((0, len(moments) - 1), nice_ticks(0, max(limit, *tops)))
+    below, body = [0.0] * len(moments), axes.grid()
+    for colour, values in enumerate(areas.values()):
+        above = [low + value for low, value in zip(below, values, strict=True)]
+        corners = [*enumerate(above), *reversed(list(enumerate(below)))]
+        path = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in corners)
+        body.append(f'<polygon points="{path}" class="area c{colour % _COLOURS}"/>')
+        below = above
+    body.append(_line(_LEFT, axes.y(limit), _WIDTH - _RIGHT, axes.y(limit), "mark"))
+    for place, name in enumerate(moments):
+        anchor = "start" if place == 0 else "end" if place == len(moments) - 1 else "middle"
+        body.append(_text(axes.x(place), _HEIGHT - (3 if place % 2 else 16), name, anchor))
+    words = ", ".join(f"{name} {top:.1f}" for name, top in zip(moments, tops))
+    return _svg(body, f"{title}: {words}; limit {limit:.1f}")

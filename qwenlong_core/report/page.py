@@ -41,7 +41,7 @@ svg text { fill: var(--soft); font: 11px system-ui, sans-serif; } svg text.name 
 svg .curve { fill: none; stroke-width: 2; } svg .whisker { stroke-width: 2; }
 .c0 { stroke: var(--c0); color: var(--c0); } .c1 { stroke: var(--c1); color: var(--c1); } .c2 { stroke: var(--c2); color: var(--c2); }
 .c3 { stroke: var(--c3); color: var(--c3); } .c4 { stroke: var(--c4); color: var(--c4); }
-svg .dot { fill: currentColor; stroke: none; }
+svg .dot { fill: currentColor; stroke: none; } svg .area { fill: currentColor; fill-opacity: .75; stroke: none; }
 figcaption { margin-top: 6px; } .legend span { margin-right: 14px; white-space: nowrap; } .legend i { display: inline-block; width: 10px; height: 10px;
   border-radius: 50%; background: currentColor; margin-right: 5px; }
 details { background: var(--panel); border: 1px solid var(--rule); border-radius: 6px; margin: 8px 0; }

@@ -14,6 +14,7 @@ from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.data import DataSettings
 from qwenlong_core.settings.evaluation import EvaluationSettings, NightlySettings, PromotionSettings
 from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.plan import PlanSettings
 from qwenlong_core.settings.rewards import RewardSettings
 from qwenlong_core.settings.running import ExecutionSettings, LaunchSettings, StorageSettings, TrackingSettings
 from qwenlong_core.settings.training import GRPOSettings, SFTSettings
@@ -38,6 +39,7 @@ class Settings(Block):
     storage: StorageSettings = StorageSettings()
     tracking: TrackingSettings = TrackingSettings()
     execution: ExecutionSettings = ExecutionSettings()
+    plan: PlanSettings = PlanSettings()
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Settings:

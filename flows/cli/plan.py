@@ -1,0 +1,91 @@
+"""``qwenlong plan``: what a profile needs before it runs, and whether it fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message, table
+from qwenlong.tasks.store import open_store
+from qwenlong_core.plan.machine import chosen_machine
+from qwenlong_core.plan.make import Plan, make_plan
+from qwenlong_core.plan.search import helps_most, nearest
+from qwenlong_core.plan.tell import answer, assumptions, facts, lever_rows, memory_rows, record, time_rows
+from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.settings.tree import Settings
+
+_PROBE = "probe.json"
+
+
+def plan(
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that `qwenlong probe` wrote: lengths and pass rates. By default the pipeline's last probe."
+        ),
+    ] = None,
+    chart: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with charts of memory over a step of each stage.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Memory, disk, hours and money of a profile, before its first GPU hour.
+
+    Exit code 1 if it does not fit; the nearest settings that do are named.
+    """
+    with one_clear_message():
+        settings = load_settings(profile, overrides or ())
+        found = probe_of(settings, probe)
+        made = make_plan(settings, chosen_machine(settings), found)
+        near = [] if made.fits else nearest(made, found)
+        helping = helps_most(made, found) if made.fits else []
+        if chart is not None:
+            from qwenlong_core.report.plan_page import plan_page
+
+            chart.write_text(plan_page(made, answer(made, near)))
+    if as_json:
+        print(json.dumps(record(made, near, helping, found)))
+    else:
+        _print(made, near, helping, found)
+    if not made.fits:
+        raise typer.Exit(1)
+
+
+def probe_of(settings: Settings, folder: Path | None) -> dict[str, Any] | None:
+    """The probe's summary: the one that is named, else that of the pipeline's last probe stage, if there was one.
+
+    Raises:
+        ValueError: the folder holds no finished probe.
+    """
+    if folder is None:
+        record = open_store(settings).latest("probe", settings.profile)
+        if record is None:
+            return None
+        folder = open_store(settings).fetch(record.ref)
+    if not (folder / _PROBE).is_file():
+        raise ValueError(f"{folder} has no {_PROBE}: give the folder that a finished `qwenlong probe --out` wrote")
+    summary: dict[str, Any] = json.loads((folder / _PROBE).read_text())
+    return summary
+
+
+def _print(made: Plan, near: Any, helping: Any, probe: dict[str, Any] | None) -> None:
+    out = console(width=170)
+    for line in answer(made, near):
+        out.print(line, style="bold", highlight=False, soft_wrap=True, markup=False)
+    for line in facts(made, helping):
+        out.print(line, highlight=False, soft_wrap=True, markup=False)
+    title = f"GiB of one {'GPU' if made.machine.is_gpu else 'process'}, of {made.limit / 2**30:.1f}"
+    if rows := memory_rows(made):
+        out.print(table(title, rows))
+    if rows := time_rows(made):
+        out.print(table("Seconds of a step", rows))
+    if rows := lever_rows(made, probe):
+        out.print(table("Seconds of a step if rollouts were cheaper", rows))
+    out.print("Assumed:")
+    for line in assumptions(made, probe):
+        out.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)

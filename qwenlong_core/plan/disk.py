@@ -1,0 +1,50 @@
+"""Bytes on disk: policies, checkpoints, and what a run writes in all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwenlong_core.plan.shapes import Shape
+from qwenlong_core.settings.tree import Settings
+
+KEPT = 2
+"""Checkpoints kept beside the one that is being written; the store keeps as many."""
+_BYTES = {"bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes."""
+
+    policy: float
+    """One policy folder."""
+    checkpoint: float
+    """One training checkpoint: weights and both moments of Adam in float32."""
+    work: float
+    """The work folder at its fullest: checkpoints, the policy, the input."""
+    store: float
+    """The store after a run: a policy of each stage, and the last training's checkpoints."""
+    written: float
+    """By all checkpoints of a run; each is sent to the store too."""
+
+
+def saves(steps: int, every: int) -> int:
+    """Checkpoints of a training; the last step is always saved."""
+    return steps // every + (steps % every > 0)
+
+
+def disk_of(shape: Shape, settings: Settings, sft_steps: int) -> Disk:
+    """What the profile's run needs; rows, samples and reports are small beside weights and are left out."""
+    policy = float(_BYTES[settings.model.dtype] * shape.parameters)
+    checkpoint = 12.0 * shape.parameters
+    policies = 2 + len(settings.grpo.phases)
+    count = saves(sft_steps, settings.sft.save_steps)
+    count += sum(saves(phase.steps, settings.grpo.save_steps) for phase in settings.grpo.phases)
+    carried = 8.0 * shape.parameters if settings.grpo.optimizer_across_phases == "carried" else 0.0
+    return Disk(
+        policy=policy,
+        checkpoint=checkpoint,
+        work=(KEPT + 1) * checkpoint + 2 * policy + carried,
+        store=policies * policy + KEPT * checkpoint + len(settings.grpo.phases) * carried,
+        written=count * checkpoint,
+    )

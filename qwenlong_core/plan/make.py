@@ -1,0 +1,264 @@
+"""The plan of a profile: every stage's memory, time and money, and whether it fits.
+
+In: settings, a machine, a probe where one stands. Out: a :class:`Plan`, which :mod:`tell` puts into words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qwenlong_core.plan.assumptions import Rows, rows_of
+from qwenlong_core.plan.disk import Disk, disk_of
+from qwenlong_core.plan.machine import GIB, Machine
+from qwenlong_core.plan.memory import Length, Memory, grpo_memory, host_bytes, sft_memory
+from qwenlong_core.plan.rollout import Engine, rollout
+from qwenlong_core.plan.shapes import Shape, shape_of
+from qwenlong_core.plan.steps import Step, engine_of, grpo_step, sft_step
+from qwenlong_core.settings.data import LengthBucket
+from qwenlong_core.settings.tree import Settings
+
+_SFT_ROWS = 5_300
+"""The paper's; sources other than ``generated`` are counted only when they are read."""
+_EVAL_ITEMS = 200
+"""Of one benchmark."""
+_TRAIN_ROWS = 1_600
+"""DocQA-RL-1.6K."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StagePlan:
+    """One stage of training, or all its runs of sampling."""
+
+    name: str
+    steps: int
+    step: Step | None
+    """``None`` for a stage that only samples."""
+    seconds: float
+    """Of the whole stage."""
+    rows: str
+    """Lengths and where they come from, in words."""
+    typical: Memory | None = None
+    longest: Memory | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a run of the profile needs."""
+
+    settings: Settings
+    machine: Machine
+    shape: Shape
+    stages: tuple[StagePlan, ...]
+    disk: Disk
+    host: float
+    """Bytes of host memory a node; 0 on a CPU, where the host's memory is the machine's."""
+    faults: tuple[str, ...]
+    """Why it cannot run; none if it fits."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage has the memory that it needs."""
+        return not self.faults
+
+    @property
+    def limit(self) -> float:
+        """Bytes that one process may use."""
+        return process_memory(self.settings, self.machine)
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages, one after the other."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours times GPUs; 0 on a CPU."""
+        return self.seconds / 3600 * self.settings.launch.num_processes if self.machine.is_gpu else 0.0
+
+    @property
+    def money(self) -> float:
+        """In the currency of ``plan.price_per_gpu_hour``."""
+        return self.gpu_hours * self.settings.plan.price_per_gpu_hour
+
+    def seconds_by_part(self) -> dict[str, float]:
+        """Seconds of the run by part of a step, beside those of the stages that only sample, by their names."""
+        found: dict[str, float] = {}
+        for stage in self.stages:
+            parts = stage.step.seconds if stage.step else {stage.name: stage.seconds / stage.steps}
+            for part, seconds in parts.items():
+                found[part] = found.get(part, 0.0) + seconds * stage.steps
+        return found
+
+
+def process_memory(settings: Settings, machine: Machine) -> float:
+    """Bytes of one process: a GPU, or its share of the host."""
+    processes = settings.launch.num_processes // settings.launch.num_machines
+    return machine.memory if machine.is_gpu else machine.memory / processes
+
+
+def lengths(settings: Settings, rows: Rows) -> tuple[Length, Length]:
+    """The typical and the longest pass of a phase."""
+    size, group = settings.grpo.micro_batch_size, settings.grpo.group_size
+    return (
+        Length(rows.prompt, rows.completion, size, group),
+        Length(rows.longest_prompt, rows.longest_completion, size, group),
+    )
+
+
+def _middle(buckets: tuple[LengthBucket, ...], otherwise: float) -> float:
+    rows = sum(bucket.rows for bucket in buckets)
+    return sum(b.rows * (b.min_tokens + b.max_tokens) / 2 for b in buckets) / rows if rows else otherwise
+
+
+def sft_steps(settings: Settings) -> int:
+    """Optimizer steps of SFT; rows are those that are generated, else the paper's number."""
+    rows = sum(bucket.rows for bucket in settings.data.generate_sft) or _SFT_ROWS
+    return math.ceil(math.ceil(rows / settings.sft.batch_size) * settings.sft.epochs)
+
+
+def _sft(shape: Shape, settings: Settings, machine: Machine) -> StagePlan:
+    typical = min(_middle(settings.data.generate_sft, settings.sft.max_tokens / 2), settings.sft.max_tokens)
+    step, steps = sft_step(shape, settings, machine, typical), sft_steps(settings)
+    return StagePlan(
+        name="sft",
+        steps=steps,
+        step=step,
+        seconds=steps * step.total,
+        rows=f"{typical:,.0f} tokens, at most {settings.sft.max_tokens:,}",
+        typical=sft_memory(shape, settings, machine, typical),
+        longest=sft_memory(shape, settings, machine, settings.sft.max_tokens),
+    )
+
+
+def _phase(shape: Shape, settings: Settings, machine: Machine, index: int, rows: Rows) -> StagePlan:
+    step = grpo_step(shape, settings, machine, rows)
+    typical, longest = lengths(settings, rows)
+    steps = settings.grpo.phases[index - 1].steps
+    return StagePlan(
+        name=f"grpo-{index}",
+        steps=steps,
+        step=step,
+        seconds=steps * step.total,
+        rows=(
+            f"P={rows.prompt:,.0f} C={rows.completion:,.0f} ({rows.source}), at most P={rows.longest_prompt:,}"
+            f" C={rows.longest_completion:,}; {rows.informative:.0%} of groups informative"
+        ),
+        typical=grpo_memory(shape, settings, machine, typical),
+        longest=grpo_memory(shape, settings, machine, longest),
+    )
+
+
+def sampling_engine(settings: Settings, machine: Machine) -> Engine:
+    """The engine of probe and evaluation: vLLM takes 90% of every GPU there, since nothing trains."""
+    if settings.evaluation.engine == "transformers":
+        wide = 4 if settings.model.dtype == "float32" else 2
+        return Engine(devices=1, parallel=1, memory=float("inf"), weight_bytes=wide, cache_bytes=wide,
+                      reads_prompt_once=True, groups_at_once=settings.evaluation.batch_size)  # fmt: skip
+    processes = settings.launch.num_processes // settings.launch.num_machines
+    return Engine(devices=processes, parallel=processes, memory=0.9 * machine.memory, graphs=True)
+
+
+def _evaluations(shape: Shape, settings: Settings, machine: Machine) -> StagePlan:
+    chosen, data = settings.evaluation, settings.data
+    items = sum(bucket.rows for bucket in data.generate_eval) if "generated" in data.eval else 0
+    sources = sum(source != "generated" for source in data.eval)
+    items += sources * min(chosen.limit or _EVAL_ITEMS, _EVAL_ITEMS)
+    prompt = min(_middle(data.generate_eval, 12_000.0), chosen.max_prompt_tokens)
+    completion = min(0.4 * chosen.max_completion_tokens, 4_000.0)
+    checkpoints = 2 + len(settings.grpo.phases)
+    engine = sampling_engine(settings, machine)
+    sampled = rollout(
+        shape, machine, engine, prompt=prompt, completion=completion, groups=items, group=chosen.samples
+    ) if chosen.engine != "openai" else None  # fmt: skip
+    each = sampled.prefill + sampled.decode if sampled else 0.0
+    return StagePlan(
+        name="evaluate",
+        steps=checkpoints,
+        step=None,
+        seconds=checkpoints * each,
+        rows=(
+            f"{checkpoints} checkpoints x {items} items x {chosen.samples},"
+            f" P={prompt:,.0f} C={completion:,.0f} (assumed)"
+        ),
+    )
+
+
+def _probe(shape: Shape, settings: Settings, machine: Machine, rows: list[Rows]) -> StagePlan | None:
+    samples = settings.grpo.curriculum.probe_samples
+    if samples is None:
+        return None
+    count = sum(bucket.rows for bucket in settings.data.generate_train)
+    count += sum(source != "generated" for source in settings.data.train) * _TRAIN_ROWS
+    engine = engine_of(settings, machine)
+    seconds = 0.0
+    for one in rows:
+        done = rollout(shape, machine, engine, prompt=one.prompt, completion=one.completion,
+                       groups=count / len(rows), group=samples)  # fmt: skip
+        seconds += done.prefill + done.decode
+    words = f"{count:,} rows x {samples}, as many of each phase (assumed)"
+    return StagePlan(name="probe", steps=1, step=None, seconds=seconds, rows=words)
+
+
+def make_plan(settings: Settings, machine: Machine, probe: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of a profile on a machine.
+
+    Raises:
+        ValueError: a model that a plan cannot reckon with.
+        ConnectionError: the model's shape is not known here, and the hub does not answer.
+    """
+    shape = shape_of(settings.model)
+    rows = [rows_of(settings, index, probe) for index in range(1, len(settings.grpo.phases) + 1)]
+    stages: list[StagePlan | None] = []
+    faults: list[str] = []
+    makers = [
+        ("probe", lambda: _probe(shape, settings, machine, rows)),
+        ("sft", lambda: _sft(shape, settings, machine)),
+        *(
+            (f"grpo-{i}", lambda i=i, one=one: _phase(shape, settings, machine, i, one))
+            for i, one in enumerate(rows, 1)
+        ),
+        ("evaluate", lambda: _evaluations(shape, settings, machine)),
+    ]
+    for name, maker in makers:
+        try:
+            stages.append(maker())
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+    made = tuple(stage for stage in stages if stage)
+    host = _host(shape, settings, machine, rows)
+    faults += _memory_faults(settings, machine, made, host)
+    return Plan(
+        settings=settings,
+        machine=machine,
+        shape=shape,
+        stages=made,
+        disk=disk_of(shape, settings, sft_steps(settings)),
+        host=host,
+        faults=tuple(faults),
+    )
+
+
+def _host(shape: Shape, settings: Settings, machine: Machine, rows: list[Rows]) -> float:
+    return host_bytes(shape, settings, machine, lengths(settings, rows[-1])[1]) if machine.is_gpu else 0.0
+
+
+def _memory_faults(settings: Settings, machine: Machine, stages: tuple[StagePlan, ...], host: float) -> list[str]:
+    limit, faults = process_memory(settings, machine), []
+    for stage in stages:
+        if stage.longest and stage.longest.peak > limit:
+            faults.append(
+                f"{stage.name} needs {stage.longest.peak / GIB:.1f} GiB of {limit / GIB:.1f} at its longest row"
+                f" ({stage.longest.where}): {_largest(stage.longest)}"
+            )
+    node = settings.plan.host_memory_gib
+    if node is not None and host > node * GIB:
+        faults.append(f"the host needs {host / GIB:,.0f} GiB a node of plan.host_memory_gib={node:,.0f}")
+    return faults
+
+
+def _largest(memory: Memory) -> str:
+    terms = sorted(memory.terms.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {value / GIB:.1f}" for name, value in terms[:3])

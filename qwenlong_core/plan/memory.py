@@ -1,0 +1,202 @@
+"""Memory of one GPU over a step, by formula: fast enough for a search, and corrected by a rehearsal where one stands.
+
+A term is linear in the tokens of a process, N = micro-batch * (P + G * C) / sequence parallelism, or does not depend on
+them. The bytes a token and layer were read off the trainer's step on fake devices (14B and 32B, twelve shapes):
+``12 * intermediate + 23 * hidden`` while a layer is computed again and its gradient flows, in bfloat16; in float32
+``24 * intermediate + 34 * hidden``. They include norms in float32, and queries, keys and values with and without
+positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qwenlong_core.plan.machine import GIB, Machine
+from qwenlong_core.plan.shapes import Shape
+from qwenlong_core.settings.tree import Settings
+
+TERMS = ("weights", "gradients", "optimizer", "kept activations", "one layer", "head", "engine", "reserve")
+ROLLOUTS = "rollouts"
+Terms = Mapping[str, float]
+_ASLEEP = 2 * GIB
+"""What a sleeping vLLM keeps: its context and graphs."""
+_RESERVE = 0.1
+"""Share of a GPU for CUDA's context, NCCL, cuBLAS and fragmentation: plan for about 70 of 80 GB, a sleeping engine
+included."""
+_PROCESS = 1 * GIB
+"""A process with torch, transformers and TRL on a CPU."""
+_TILE = 2**24 * 4 * 2
+"""The output head's logits and their gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """The rows of one pass on one process before it shares them with others."""
+
+    prompt: float
+    completion: float
+    rows: int
+    """Prompts in the pass."""
+    group: int
+    """Completions of each."""
+
+    @property
+    def tokens(self) -> float:
+        """Of the pass."""
+        return self.rows * (self.prompt + self.group * self.completion)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes over a step."""
+
+    instants: Mapping[str, Terms]
+    """By moment, in the order of a step."""
+
+    @property
+    def where(self) -> str:
+        """The moment that needs most."""
+        return max(self.instants, key=self.at)
+
+    @property
+    def training(self) -> str:
+        """The moment of training that needs most; rollouts take a fixed share of a GPU."""
+        return max((name for name in self.instants if name != ROLLOUTS), key=self.at)
+
+    def at(self, moment: str) -> float:
+        """Bytes of a moment."""
+        return sum(self.instants[moment].values())
+
+    @property
+    def terms(self) -> Terms:
+        """Of that moment."""
+        return self.instants[self.where]
+
+    @property
+    def peak(self) -> float:
+        """Bytes of that moment."""
+        return self.at(self.where)
+
+
+def _terms(**values: float) -> Terms:
+    return {name: values.get(name.replace(" ", "_"), 0.0) for name in TERMS}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Bytes of what stands in memory, at one length."""
+
+    states: float
+    """Float32 weights of a process, as many bytes as its gradients; Adam needs twice that."""
+    kept: float
+    layer: float
+    gathered: float
+    """Layers that FSDP2 has gathered, or the bfloat16 copies of autocast."""
+    head: float
+    reserve: float
+
+
+def sharded_over(settings: Settings) -> int:
+    """Processes that share weights, gradients and optimizer: all with FSDP2, else none."""
+    return settings.launch.num_processes if settings.launch.accelerate_config else 1
+
+
+def kept_bytes(shape: Shape, settings: Settings, tokens: float) -> float:
+    """Activations that wait for the backward pass, on a process, wherever they wait."""
+    wide = settings.model.dtype == "float32"
+    if settings.launch.gradient_checkpointing:
+        a_token = shape.hidden * (4.0 if wide else 2.0)
+    else:
+        a_token = (16.0 if wide else 8.0) * shape.intermediate + (33.0 if wide else 20.0) * shape.hidden
+    return shape.layers * tokens * a_token
+
+
+def _sizes(shape: Shape, settings: Settings, machine: Machine, tokens: float, labelled: float) -> _Sizes:
+    wide, launch = settings.model.dtype == "float32", settings.launch
+    shards = sharded_over(settings)
+    if launch.gradient_checkpointing:
+        layer = tokens * ((24 if wide else 12) * shape.intermediate + (34 if wide else 23) * shape.hidden)
+    else:
+        layer = tokens * ((8 if wide else 4) * shape.intermediate + (8 if wide else 6) * shape.hidden)
+    kept = kept_bytes(shape, settings, tokens)
+    if launch.activation_offload and machine.is_gpu:
+        kept *= 2 / shape.layers  # the layer at work, and the one that is on its way
+    # Two layers in bfloat16, and two layers' gradients in float32 on their way to their shards.
+    gathered = 12.0 * shape.layer if shards > 1 else 0.0 if wide else 2.0 * shape.layers * shape.layer_products
+    head = min(labelled * shape.vocabulary * 8, _TILE) + (2.0 * shape.embedding if shards > 1 else 0.0)
+    return _Sizes(
+        states=4.0 * shape.parameters / shards,
+        kept=kept,
+        layer=layer,
+        gathered=gathered,
+        head=head,
+        reserve=_RESERVE * machine.memory if machine.is_gpu else _PROCESS,
+    )
+
+
+def _engine_bytes(shape: Shape, settings: Settings, machine: Machine, length: Length) -> tuple[float, float]:
+    """Bytes of the rollout engine while it samples, and while the policy is updated."""
+    grpo = settings.grpo
+    if grpo.engine == "vllm-server":
+        return 0.0, 0.0
+    if grpo.engine == "vllm-colocate" and grpo.vllm is not None:
+        awake = grpo.vllm.memory_share * machine.memory
+        return awake, _ASLEEP if grpo.vllm.sleep else awake
+    return length.tokens * shape.cache_bytes(4 if settings.model.dtype == "float32" else 2), 0.0
+
+
+def grpo_memory(shape: Shape, settings: Settings, machine: Machine, length: Length) -> Memory:
+    """A GRPO step, from rollouts to the optimizer."""
+    parallel, layout = settings.launch.sequence_parallel, settings.grpo
+    size = _sizes(
+        shape, settings, machine, length.tokens / parallel, length.rows * length.group * length.completion / parallel
+    )
+    awake, asleep = _engine_bytes(shape, settings, machine, length)
+    holders = settings.launch.num_processes // parallel
+    several = layout.mini_batch_size > layout.micro_batch_size * holders
+    training = _training_instants(shape, size, engine=asleep, accumulated=several)
+    always = {"weights": size.states, "optimizer": 2 * size.states, "reserve": size.reserve}
+    sampling = _terms(**always, engine=awake)
+    scoring = _terms(**always, one_layer=size.gathered / 3 + size.layer / 2, head=size.head, engine=asleep)
+    return Memory({ROLLOUTS: sampling, "old pass": scoring} | training)
+
+
+def sft_memory(shape: Shape, settings: Settings, machine: Machine, length: float) -> Memory:
+    """An SFT step at rows of ``length`` tokens; its rows are not shared among processes."""
+    tokens = length * settings.sft.micro_batch_size
+    size = _sizes(shape, settings, machine, tokens, tokens)
+    several = settings.sft.batch_size > settings.sft.micro_batch_size * settings.launch.num_processes
+    return Memory(_training_instants(shape, size, engine=0.0, accumulated=several))
+
+
+def _training_instants(shape: Shape, size: _Sizes, *, engine: float, accumulated: bool) -> dict[str, Terms]:
+    """Forward, both ends of the backward pass, and the optimizer.
+
+    Args:
+        shape: The model's.
+        size: At the length in question.
+        engine: Bytes of the rollout engine meanwhile.
+        accumulated: Whether earlier micro-batches have left a gradient by then.
+    """
+    always = {"weights": size.states, "optimizer": 2 * size.states, "engine": engine, "reserve": size.reserve}
+    first = size.states if accumulated else size.states / shape.layers
+    working = {"one_layer": size.layer + size.gathered, "head": size.head}
+    return {
+        "forward": _terms(**always, gradients=first if accumulated else 0.0, kept_activations=size.kept / 2, **working),
+        "backward": _terms(**always, gradients=first, kept_activations=size.kept, **working),
+        "end of backward": _terms(
+            **always, gradients=size.states, kept_activations=size.kept / shape.layers, **working
+        ),
+        "optimizer": _terms(**always, gradients=size.states),
+    }
+
+
+def host_bytes(shape: Shape, settings: Settings, machine: Machine, length: Length) -> float:
+    """Host memory of a node: processes, offloaded activations, and the first process's gather when it saves."""
+    launch = settings.launch
+    processes = launch.num_processes // launch.num_machines
+    moved = 0.0
+    if launch.activation_offload and machine.is_gpu:
+        moved = kept_bytes(shape, settings, length.tokens / launch.sequence_parallel)
+    return processes * (5 * GIB + moved) + 12.0 * shape.parameters

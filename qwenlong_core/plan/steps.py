@@ -1,0 +1,200 @@
+"""Seconds of a GRPO step and an SFT step, by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+from qwenlong_core.plan.assumptions import JUDGE_SECONDS, Rows, groups_drawn
+from qwenlong_core.plan.flops import Tokens, causal, model_flops, shared_row
+from qwenlong_core.plan.machine import Machine
+from qwenlong_core.plan.memory import kept_bytes, sharded_over
+from qwenlong_core.plan.passes import IMBALANCE, forward_work, link_rate, sent_bytes, training_work
+from qwenlong_core.plan.rollout import LEVERS, Engine, Rollout, rollout
+from qwenlong_core.plan.shapes import Shape
+from qwenlong_core.settings.tree import Settings
+
+PARTS = ("prefill", "decode", "judge", "weights to engine", "old pass", "update", "saving")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One step of a stage on the whole machine."""
+
+    seconds: Mapping[str, float]
+    """By part; a part that the stage does not have is 0."""
+    tokens: float
+    """That go through the model's update: a prompt once a group."""
+    flops: float
+    """Computed in the step, recomputation included, without decoding."""
+    mfu: float
+    """Share of the devices' peak that the update's own FLOPs take, as in papers: recomputation does not count."""
+    bytes_sent: float
+    """By one process to others."""
+    at_once: float = 0.0
+    """Completions in flight in one copy of the model."""
+
+    @property
+    def total(self) -> float:
+        """Seconds of the step."""
+        return sum(self.seconds.values())
+
+
+def engine_of(settings: Settings, machine: Machine) -> Engine:
+    """The rollout engine of the profile."""
+    grpo, processes = settings.grpo, settings.launch.num_processes
+    if grpo.engine == "transformers":
+        wide = 4 if settings.model.dtype == "float32" else 2
+        return Engine(
+            devices=processes,
+            parallel=1,
+            memory=float("inf"),
+            weight_bytes=wide,
+            cache_bytes=wide,
+            reads_prompt_once=True,
+            groups_at_once=grpo.micro_batch_size,
+        )
+    # A server's machine is not part of the profile: one device as large as ours is assumed.
+    parallel = grpo.vllm.tensor_parallel if grpo.vllm and grpo.engine == "vllm-colocate" else 1
+    share = grpo.vllm.memory_share if grpo.vllm and grpo.engine == "vllm-colocate" else 0.9
+    devices = processes if grpo.engine == "vllm-colocate" else 1
+    return Engine(devices=devices, parallel=parallel, memory=share * machine.memory, graphs=True)
+
+
+def sampling(shape: Shape, settings: Settings, machine: Machine, rows: Rows, engine: Engine | None = None) -> Rollout:
+    """A step's rollouts at the typical row.
+
+    Raises:
+        ValueError: the engine's memory does not hold one row.
+    """
+    return rollout(
+        shape,
+        machine,
+        engine or engine_of(settings, machine),
+        prompt=rows.prompt,
+        completion=rows.completion,
+        groups=groups_drawn(settings, rows.informative),
+        group=settings.grpo.group_size,
+    )
+
+
+def has_old_pass(settings: Settings) -> bool:
+    """Whether the batch is scored before training: with several updates a batch, or to correct for vLLM."""
+    grpo = settings.grpo
+    return grpo.engine != "transformers" or grpo.batch_size > grpo.mini_batch_size
+
+
+def grpo_step(shape: Shape, settings: Settings, machine: Machine, rows: Rows) -> Step:
+    """A step of a phase at its typical row.
+
+    Raises:
+        ValueError: the engine's memory does not hold one row.
+    """
+    grpo, launch = settings.grpo, settings.launch
+    drawn = groups_drawn(settings, rows.informative)
+    kept = min(float(grpo.batch_size), drawn * rows.informative)
+    sampled = sampling(shape, settings, machine, rows)
+    tokens = shared_row(rows.prompt, [rows.completion] * grpo.group_size)
+    wide = 4 if settings.model.dtype == "float32" else 2
+    scoring = forward_work(shape, tokens, wide)
+    training = training_work(shape, tokens, wide, checkpointing=launch.gradient_checkpointing)
+    share = kept / launch.num_processes  # groups that a device computes in full, or eighths of eight times as many
+    waiting = IMBALANCE if launch.num_processes > launch.sequence_parallel else 1.0
+    passes = int(has_old_pass(settings)) + int(grpo.kl_coefficient > 0)
+    forwards = kept * launch.sequence_parallel / launch.num_processes / grpo.micro_batch_size
+    updates = grpo.batch_size / grpo.mini_batch_size
+    sent = sent_bytes(
+        shape, settings, scored=passes * forwards, trained=forwards, updates=updates,
+        tokens=tokens.total * grpo.micro_batch_size,
+    )  # fmt: skip
+    old = passes * share * scoring.seconds(machine) * waiting
+    update = share * training.seconds(machine) * waiting
+    update += _copying(shape, settings, machine, update, kept_bytes(shape, settings, tokens.total) * share)
+    busy = old + update
+    exposed = max(0.0, sent.shards / link_rate(settings, machine) - busy) + sent.rows / machine.link
+    optimizer = updates * 28 * shape.parameters / sharded_over(settings) / machine.elementwise
+    return Step(
+        seconds={
+            "prefill": sampled.prefill,
+            "decode": sampled.decode,
+            "judge": _judging(settings, rows, drawn),
+            "weights to engine": _to_engine(shape, settings, machine, drawn),
+            "old pass": old,
+            "update": update + exposed + optimizer,
+            "saving": _saving(shape, machine) / grpo.save_steps,
+        },
+        tokens=kept * tokens.total,
+        flops=kept * (passes * scoring.flops.total + training.flops.total),
+        mfu=kept * model_flops(shape, tokens) / (update + exposed + optimizer) / launch.num_processes / machine.peak,
+        bytes_sent=sent.total,
+        at_once=sampled.at_once,
+    )
+
+
+def sft_step(shape: Shape, settings: Settings, machine: Machine, length: float) -> Step:
+    """An SFT step at rows of ``length`` tokens; half of a row is assumed to be its answer."""
+    sft, launch = settings.sft, settings.launch
+    tokens = Tokens(length, causal(length), length / 2) * sft.micro_batch_size
+    wide = 4 if settings.model.dtype == "float32" else 2
+    forwards = sft.batch_size / sft.micro_batch_size / launch.num_processes
+    training = training_work(shape, tokens, wide, checkpointing=launch.gradient_checkpointing)
+    update = forwards * training.seconds(machine)
+    update += _copying(shape, settings, machine, update, kept_bytes(shape, settings, tokens.total) * forwards)
+    sent = sent_bytes(shape, settings, scored=0, trained=forwards, updates=1, tokens=0)
+    update += max(0.0, sent.shards / link_rate(settings, machine) - update)
+    update += 28 * shape.parameters / sharded_over(settings) / machine.elementwise
+    done = forwards * launch.num_processes
+    return Step(
+        seconds=dict.fromkeys(PARTS, 0.0) | {"update": update, "saving": _saving(shape, machine) / sft.save_steps},
+        tokens=done * tokens.total,
+        flops=done * training.flops.total,
+        mfu=done * model_flops(shape, tokens) / update / launch.num_processes / machine.peak,
+        bytes_sent=sent.shards,
+    )
+
+
+def _copying(shape: Shape, settings: Settings, machine: Machine, computing: float, kept: float) -> float:
+    """Seconds by which copying activations to the host and back takes longer than computing meanwhile."""
+    if not (settings.launch.activation_offload and machine.is_gpu):
+        return 0.0
+    return max(0.0, 2 * kept / machine.host_copy - computing)
+
+
+def _judging(settings: Settings, rows: Rows, drawn: float) -> float:
+    judge = settings.rewards.judge
+    if judge is None:
+        return 0.0
+    asked = drawn * settings.grpo.group_size * (1 - rows.passed)
+    return asked * JUDGE_SECONDS / (judge.concurrency * settings.launch.num_processes)
+
+
+def _to_engine(shape: Shape, settings: Settings, machine: Machine, drawn: float) -> float:
+    """Gather the float32 weights one by one and load them, once a round of rollouts: sleep has dropped them."""
+    if settings.grpo.engine == "transformers":
+        return 0.0
+    rounds = max(1.0, drawn / settings.grpo.batch_size)
+    return rounds * (4 * shape.parameters / link_rate(settings, machine) + 4 * shape.parameters / machine.elementwise)
+
+
+def _saving(shape: Shape, machine: Machine) -> float:
+    """Write and seal a checkpoint."""
+    return 12 * shape.parameters * (1 / machine.disk + 1 / machine.seal)
+
+
+def levers(shape: Shape, settings: Settings, machine: Machine, rows: Rows) -> dict[str, float]:
+    """Seconds of a step: as it is, and with each lever on its rollouts. Not all of them are settings yet.
+
+    ``one step ahead`` samples the next batch while this one trains, on as many devices as make both end together. That
+    is the same work; what it saves is the waiting for the judge, for saving and for the engine's new weights.
+    """
+    step, engine = grpo_step(shape, settings, machine, rows), engine_of(settings, machine)
+    rest = step.total - step.seconds["prefill"] - step.seconds["decode"]
+    engines = {name: change(engine) for name, change in LEVERS.items()}
+    engines["all of these"] = reduce(lambda made, change: change(made), LEVERS.values(), engine)
+    found = {"as it is": step.total}
+    for name, changed in engines.items():
+        sampled = sampling(shape, settings, machine, rows, changed)
+        found[name] = rest + sampled.prefill + sampled.decode
+    waiting = sum(step.seconds[part] for part in ("judge", "saving", "weights to engine"))
+    return found | {"one step ahead": step.total - waiting}

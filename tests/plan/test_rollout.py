@@ -1,0 +1,67 @@
+"""Rollouts by formula: by hand, and against a public estimate of the 14B profile on eight H100."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from plans import B14, B32, FLAT, H100, little
+
+from qwenlong_core.plan.rollout import LEVERS, Engine, at_once, rollout
+
+SHARE = Engine(devices=8, parallel=8, memory=0.5 * H100.memory, graphs=True)
+
+
+def test_the_cache_of_a_token():
+    # 2 x 48 layers x 8 heads x 128 x 2 bytes; 24 KiB on each of eight GPUs.
+    assert B14.cache_bytes() == 196_608
+    assert B32.cache_bytes() == 262_144
+    assert B14.cache_bytes(1) == 98_304
+
+
+@pytest.mark.parametrize(("shape", "tokens"), [(B14, 1.4e6), (B32, 0.9e6 * 8 / 8)])
+def test_tokens_of_cache_beside_half_a_gpu(shape, tokens):
+    room = SHARE.memory - 2 * shape.parameters / 8
+    # 1.4 and "0.9" million tokens were published for a share of 0.5; the second is conservative.
+    assert room / (shape.cache_bytes() / 8) == pytest.approx(tokens, rel=0.25)
+
+
+def test_decoding_by_hand():
+    shape = little(layers=1)
+    machine = H100.model_copy(update={"reading": 1000.0, "products": 1e18, "operation": 0.0})
+    engine = Engine(devices=1, parallel=1, memory=1e9)
+    # 2 groups of 2 on 10 tokens, 4 new ones each; all four completions fly at once.
+    found = rollout(shape, machine, engine, prompt=10, completion=4, groups=2, group=2)
+    weights = 2 * (shape.parameters - 40)  # the input embedding is looked up, not read
+    token = 2 * 1 * 1 * 2 * 2
+    assert found.at_once == 4
+    assert found.bytes_read == 4 * weights + 4 * 4 * (10 + 2) * token
+    assert found.decode == pytest.approx(found.bytes_read / 1000)
+    once = rollout(shape, machine, replace(engine, reads_prompt_once=True), prompt=10, completion=4, groups=2, group=2)
+    assert once.bytes_read == 4 * weights + 4 * 4 * (5 + 2) * token
+
+
+@pytest.mark.parametrize(("prompt", "decode", "prefill"), [(10_000, 845, 32), (36_000, 2650, 163), (90_000, 6398, 651)])
+def test_a_public_estimate_of_14b(prompt, decode, prefill):
+    """128 groups, 1.6 draws each, C = 4K, prefill at 250 TFLOP/s, decoding at 70% of 3.35 TB/s."""
+    machine = FLAT.model_copy(update={"products": 250e12, "attention": 250e12})
+    found = rollout(B14, machine, SHARE, prompt=prompt, completion=4000, groups=128 * 1.6, group=8)
+    assert found.decode == pytest.approx(decode, rel=0.06)
+    assert found.prefill == pytest.approx(prefill, rel=0.05)
+
+
+def test_what_makes_decoding_cheaper():
+    def seconds(engine: Engine) -> float:
+        return rollout(B14, H100, engine, prompt=90_000, completion=4000, groups=204.8, group=8).decode
+
+    now = seconds(SHARE)
+    found = {name: now / seconds(change(SHARE)) for name, change in LEVERS.items()}
+    # The cache is nearly all that is read there. Read once a group, a step reads 13.25K of 92K tokens.
+    assert found["fp8 cache"] == pytest.approx(2.0, rel=0.1)
+    assert found["prompt read once a group"] == pytest.approx(6.4, rel=0.2)
+    assert found["speculation"] == pytest.approx(1.8)
+
+
+def test_one_row_must_fit():
+    with pytest.raises(ValueError, match="do not hold 1 of the weights and the cache of one row of 130,000 tokens"):
+        at_once(B14, Engine(devices=1, parallel=1, memory=35e9), 120_000, 10_000, 8)

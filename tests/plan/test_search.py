@@ -1,0 +1,64 @@
+"""The search: what it finds fits, is near, and does not shorten answers in vain."""
+
+from __future__ import annotations
+
+import pytest
+from plans import of, plan_of
+
+from qwenlong_core.plan.make import make_plan
+from qwenlong_core.plan.search import helps_most, nearest, with_values
+
+
+def test_sharing_a_row_is_found():
+    found = nearest(plan_of("8gpu-14b", "launch.sequence_parallel=1"))
+    assert found[0].options == "--set launch.sequence_parallel=8"
+    assert found[0].plan.fits
+
+
+def test_what_is_found_is_what_the_profile_with_these_overrides_plans():
+    plan = plan_of("8gpu-14b", "launch.sequence_parallel=1", "plan.memory_gib=100")
+    found = nearest(plan)
+    overrides = [option for option in found[0].options.split() if option != "--set"]
+    again = make_plan(of("8gpu-14b", "launch.sequence_parallel=1", "plan.memory_gib=100", *overrides), plan.machine)
+    assert again.fits
+    assert again.seconds == found[0].plan.seconds
+
+
+def test_several_changes_where_one_is_not_enough():
+    found = nearest(plan_of("8gpu-14b", "grpo.phases.2.max_completion_tokens=50000", "grpo.vllm.memory_share=0.9"))
+    assert found
+    assert all(len(one.changes) > 1 and "grpo.vllm.memory_share" in one.changes for one in found)
+
+
+def test_answers_are_shortened_only_where_nothing_else_helps():
+    # One GPU has nobody to share a row with, and offload leaves one layer's activations on it.
+    overrides = ("grpo.phases.2.max_completion_tokens=60000", "grpo.phases.2.cache_tokens=100")
+    plan = plan_of("1gpu", *overrides, "launch.activation_offload=true", "plan.memory_gib=32")
+    assert [fault.partition(" ")[0] for fault in plan.faults] == ["grpo-3"]
+    found = nearest(plan)
+    assert found
+    assert all("grpo.phases.2.max_completion_tokens" in one.changes for one in found)
+
+
+def test_nothing_is_found_where_the_model_is_too_large():
+    plan = plan_of("32b", "launch.num_processes=1", "launch.num_machines=1", "launch.accelerate_config=none",
+                   "launch.sequence_parallel=1", "grpo.vllm.tensor_parallel=1")  # fmt: skip
+    assert not plan.fits
+    assert nearest(plan) == []
+
+
+def test_changes_that_do_not_go_together_are_no_settings():
+    settings = of("8gpu-14b")
+    assert with_values(settings, {"launch.sequence_parallel": 3}) is None
+    changed = with_values(settings, {"grpo.phases.1.max_completion_tokens": 5000})
+    assert changed is not None
+    assert changed.grpo.phases[1].max_completion_tokens == 5000
+
+
+@pytest.mark.parametrize("profile", ["8gpu-14b", "local"])
+def test_what_helps_saves_time_and_fits(profile):
+    plan = plan_of(profile, "grpo.save_steps=1")
+    found = helps_most(plan)
+    assert found
+    assert all(one.plan.fits and one.plan.seconds < plan.seconds for one in found)
+    assert any("grpo.save_steps" in one.changes for one in found)

@@ -1,0 +1,99 @@
+"""Seconds of a step: against public estimates, and what a setting changes."""
+
+from __future__ import annotations
+
+import pytest
+from plans import B14, B32, FLAT, H100, of, plan_of
+
+from qwenlong_core.plan.assumptions import Rows, groups_drawn, rows_of
+from qwenlong_core.plan.passes import IMBALANCE
+from qwenlong_core.plan.steps import PARTS, grpo_step, levers
+
+ONE_GROUP_A_GPU = ("launch.sequence_parallel=1", "grpo.micro_batch_size=1")
+
+
+def rows(prompt: float, completion: float = 4000.0) -> Rows:
+    return Rows(
+        prompt=prompt,
+        completion=completion,
+        longest_prompt=120_000,
+        longest_completion=10_000,
+        informative=0.625,
+        passed=0.5,
+        source="test",
+    )
+
+
+@pytest.mark.parametrize(
+    ("profile", "shape", "prompt", "old", "update"),
+    [
+        ("8gpu-14b", B14, 10_000, 63, 254),
+        ("8gpu-14b", B14, 36_000, 147, 589),
+        ("8gpu-14b", B14, 90_000, 406, 1624),
+        ("32b", B32, 10_000, 32, 130),
+        ("32b", B32, 90_000, 168, 673),
+    ],
+)
+def test_public_estimates_at_400_tflops(profile, shape, prompt, old, update):
+    """They count a whole forward again in the backward, and attention's backward as two forwards."""
+    fast = FLAT.model_copy(update={"link": 1e18, "network": 1e18})
+    step = grpo_step(shape, of(profile), fast, rows(prompt))
+    waiting = IMBALANCE if profile == "32b" else 1.0  # four spans wait for the longest group, which they leave out
+    assert step.seconds["old pass"] / waiting == pytest.approx(old, rel=0.04)
+    assert step.seconds["update"] / waiting == pytest.approx(update, rel=0.1)
+
+
+def test_dynamic_sampling_draws_until_the_batch_is_full_or_its_rounds_are_over():
+    settings = of("8gpu-14b", "grpo.dynamic_sampling.max_rounds=3")
+    assert groups_drawn(settings, 0.5) == 256
+    assert groups_drawn(settings, 0.1) == 384
+    assert groups_drawn(settings, 0.0) == 384
+
+
+def test_rows_come_from_a_probe_where_one_stands():
+    found = {
+        "prompt_tokens": 7000.0,
+        "completion_tokens": 900.0,
+        "informative_share": 0.4,
+        "pass_rate": 0.2,
+        "rows": 32,
+    }
+    row = rows_of(of("8gpu-14b"), 2, {"phases": {"2": found}})
+    assert (row.prompt, row.completion, row.informative, row.longest_prompt) == (7000, 900, 0.4, 60_000)
+    assert row.source == "probe of 32 rows"
+    assert rows_of(of("8gpu-14b"), 2, {"phases": {"1": found}}).source == "assumed"
+
+
+def test_a_step_is_the_sum_of_its_parts_and_a_stage_of_its_steps():
+    plan = plan_of("8gpu-14b")
+    phase = next(stage for stage in plan.stages if stage.name == "grpo-1")
+    assert set(phase.step.seconds) == set(PARTS)
+    assert phase.seconds == 50 * sum(phase.step.seconds.values())
+    assert plan.gpu_hours == pytest.approx(8 * plan.seconds / 3600)
+    assert plan.money == pytest.approx(2.5 * plan.gpu_hours)
+    assert sum(plan.seconds_by_part().values()) == pytest.approx(plan.seconds)
+
+
+@pytest.mark.parametrize(
+    ("override", "part", "less"),
+    [
+        ("grpo.save_steps=10", "saving", True),
+        ("grpo.vllm.memory_share=0.3", "decode", False),
+        ("launch.sequence_parallel=1", "update", False),
+        ("launch.gradient_checkpointing=false", "update", True),
+        ("rewards.judge.concurrency=8", "judge", False),
+    ],
+)
+def test_a_setting_changes_its_part_alone(override, part, less):
+    before = grpo_step(B14, of("8gpu-14b"), H100, rows(36_000)).seconds
+    after = grpo_step(B14, of("8gpu-14b", override), H100, rows(36_000)).seconds
+    changed = {name for name in PARTS if after[name] != pytest.approx(before[name])}
+    assert part in changed
+    assert changed <= {part, "old pass"}
+    assert (after[part] < before[part]) is less
+
+
+def test_levers_add_up():
+    found = levers(B14, of("8gpu-14b"), H100, rows(90_000))
+    assert found["all of these"] < min(found[name] for name in ("fp8 cache", "prompt read once a group", "speculation"))
+    assert found["one step ahead"] < found["as it is"]
