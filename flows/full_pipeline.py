@@ -23,6 +23,7 @@ from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id, pr
 from qwenlong.flows.run_pages import flow_run_page, flow_run_tag, in_mlflow, mlflow_description, name_flow_run
 from qwenlong.tasks.specs import checkpoint_names, evaluate_stage, pipeline_stages, register_stage
 from qwenlong.tasks.stage import RunContext
+from qwenlong.tasks.tracking.champion import is_champion
 from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.metrics import score_line
 from qwenlong.tasks.tracking.outbox import deliver_outbox, outbox_of, refused
@@ -30,7 +31,7 @@ from qwenlong.tasks.tracking.registry import RegisteredVersion, baseline_for, re
 from qwenlong.tasks.tracking.runs import RunNote
 from qwenlong_core.markdown import markdown_table
 from qwenlong_core.report.build import REPORT
-from qwenlong_core.report.tables import scores_table
+from qwenlong_core.report.tables import intervals, scores_table
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
 
@@ -67,13 +68,13 @@ def full_pipeline(
         result = run_stages(run, folder)
     mlflow_page = tracker.page(tracked.run_id())
     result["pages"] = {"mlflow": mlflow_page, "prefect": flow_run_page()}
-    (folder / "result.json").write_text(json.dumps(result, indent=2))
     texts = {REPORT: (folder / REPORT).read_text()}
     tracked.send(line := score_line(result["scores"], step=0))
     words = mlflow_description(result["promotion"], "The report is `report.html` among the artifacts. ")
     tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags() | words)
     deliver_outbox(tracker, outbox_of(settings))
     result["refused_by_mlflow"] = [str(path) for path in refused(outbox_of(settings))]
+    (folder / "result.json").write_text(json.dumps(result, indent=2))
     return result
 
 
@@ -95,8 +96,10 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
         "run": folder.name,
         "stages": [_stage_row(result) for result in run.results.values()],
         "scores": scores,
+        "intervals": intervals(scores),
         "model": {"name": version.name, "version": version.version},
         "promotion": outcome,
+        "promoted": is_champion(run.settings.tracking, version),
         "report": str(folder / REPORT),
     }
 

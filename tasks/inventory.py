@@ -1,4 +1,4 @@
-"""What ``qwenlong artifacts ls`` and ``gc`` do, on every store: list what there is, and collect what nothing needs."""
+"""What ``qwenlong artifacts`` knows of a store: what there is, how it scored, and what nothing needs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qwenlong.tasks.tracking.registry import needed_artifacts
+from qwenlong_core.evaluation.results import read_evaluation
+from qwenlong_core.report.tables import score_cell
 from qwenlong_core.settings.running import TrackingSettings
+from qwenlong_core.store.artifacts import ArtifactRef
 from qwenlong_core.store.contents import Contents, read_contents
 from qwenlong_core.store.garbage import Doomed, Rules, plan
 from qwenlong_core.store.protocol import Store
@@ -54,10 +57,29 @@ def _plan(store: Store, tracking: TrackingSettings, rules: Rules) -> list[Doomed
     return plan(contents.listing, contents.manifests, contents.records, needed_artifacts(tracking), rules)
 
 
-def freed(doomed: Iterable[Doomed]) -> Mapping[str, tuple[int, int]]:
-    """Number of files and their bytes, by reason."""
-    sums: dict[str, tuple[int, int]] = {}
+def freed(doomed: Iterable[Doomed]) -> Mapping[tuple[str, str], tuple[int, int]]:
+    """Number of files and their bytes, by artifact (or another folder of the store) and reason."""
+    sums: dict[tuple[str, str], tuple[int, int]] = {}
     for each in doomed:
-        count, size = sums.get(each.reason, (0, 0))
-        sums[each.reason] = (count + 1, size + each.stored.size)
+        place = "/".join(each.stored.name.split("/")[:3][: each.stored.name.count("/")]), each.reason
+        count, size = sums.get(place, (0, 0))
+        sums[place] = (count + 1, size + each.stored.size)
     return sums
+
+
+def scores_of(store: Store, contents: Contents, digest: str) -> list[dict[str, Any]]:
+    """Overall accuracy, with its interval in words, of an evaluation, or of every evaluation of a model."""
+    evaluations = [
+        ref
+        for ref in contents.refs
+        if ref.kind == "evaluation" and digest in (ref.sha256, _parent(contents, ref, "model"))
+    ]
+    found = [(ref, read_evaluation(store.fetch(ref)).scores.overall) for ref in evaluations]
+    return [
+        {"sha256": ref.sha256, "accuracy": str(score_cell(overall)), "items": overall.items} for ref, overall in found
+    ]
+
+
+def _parent(contents: Contents, ref: ArtifactRef, name: str) -> str | None:
+    manifest = contents.manifests.get(ref.sha256)
+    return manifest.parents.get(name) if manifest else None

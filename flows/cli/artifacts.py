@@ -7,13 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message
+from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message
 from qwenlong.tasks.references import resolve_artifact
 from qwenlong.tasks.store import open_store
 from qwenlong_core.settings.profiles import load_settings
@@ -26,7 +25,6 @@ app = typer.Typer(no_args_is_help=True, help="List, trace, verify and clean up t
 Reference = Annotated[
     str, typer.Argument(metavar="REF", help="Start of a digest, KIND/DIGEST, address, or models:/qwenlong@champion.")
 ]
-_console = Console(width=160)
 
 
 @app.command("ls")
@@ -44,46 +42,63 @@ def list_artifacts(profile: Profile = "local", overrides: Overrides = None, as_j
             size = "damaged" if row["bytes"] is None else decimal(row["bytes"])
             names = (", ".join(row["stages"]), ", ".join(row["profiles"]))
             table.add_row(row["kind"], row["sha256"][:12], *names, size, row["created_at"][:19])
-        _console.print(table)
+        console(width=160).print(table)
 
 
 @app.command()
-def show(ref: Reference, profile: Profile = "local", overrides: Overrides = None, as_json: Json = False) -> None:
-    """Show an artifact and where it came from: settings, code and every parent, back to the data."""
+def show(
+    ref: Reference,
+    profile: Profile = "local",
+    overrides: Overrides = None,
+    with_settings: Annotated[bool, typer.Option("--settings", help="Show each stage's settings, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show an artifact, its scores, and where it came from: every parent, back to the data."""
     with one_clear_message():
+        from qwenlong.tasks.inventory import scores_of
         from qwenlong.tasks.lineage import ancestor_tree
 
         settings = load_settings(profile, overrides or ())
-        contents = read_contents(open_store(settings))
+        store = open_store(settings)
+        contents = read_contents(store)
         found = resolve_artifact(ref, contents.refs, settings.tracking)
-        tree = ancestor_tree(found.sha256, contents)
+        tree, scores = ancestor_tree(found.sha256, contents), scores_of(store, contents, found.sha256)
         if as_json:
             files = contents.manifests[found.sha256].model_dump()["files"] if found.sha256 in contents.manifests else {}
-            typer.echo(json.dumps(tree | {"uri": found.uri, "files": files}))
+            typer.echo(json.dumps(tree | {"uri": found.uri, "files": files, "scores": scores}))
             return
-        _console.print(f"{found.uri}\n")
-        _console.print(_drawn(tree))
+        out = console(width=160)
+        out.print(f"{found.uri}\n", soft_wrap=True)
+        for score in scores:
+            out.print(f"scored {score['accuracy']} over {score['items']} items, evaluation/{score['sha256'][:12]}")
+        out.print(_drawn(tree, with_settings, set()))
 
 
-def _drawn(node: dict[str, Any]) -> Tree:
+def _drawn(node: dict[str, Any], with_settings: bool, drawn: set[str]) -> Tree:
+    """A node and its parents; the parents of one that was drawn before are not drawn again."""
     label = f"[bold]{node['input']}[/] " if node["input"] else ""
     if node.get("missing"):
         return Tree(f"{label}{node['sha256'][:12]} [red]is not in the store[/]")
-    made = (
-        f"stage {node['stage']}, profile {node['profile']}, MLflow run {node['mlflow_run_id']}"
-        if node["stage"]
-        else "no record"
-    )
-    lines = [
-        f"{label}{node['kind']}/{node['sha256']}  {node['created_at'][:19]}",
-        made,
-        f"code {node['code_digest'][:12]}, settings {node['settings_digest'][:12]}: "
-        + escape(json.dumps(node["settings"]) if node["settings"] is not None else "not recorded"),
-    ]
-    tree = Tree("\n".join(lines))
+    named = f"{label}{node['kind']}/{node['sha256'][:12]}"
+    if node["sha256"] in drawn:
+        return Tree(f"{named}  as above")
+    drawn.add(node["sha256"])
+    tree = Tree(f"{named}  {_made(node)}" + (f"\n{_settings(node)}" if with_settings else ""))
     for parent in node["parents"]:
-        tree.add(_drawn(parent))
+        tree.add(_drawn(parent, with_settings, drawn))
     return tree
+
+
+def _made(node: dict[str, Any]) -> str:
+    at = f"{node['created_at'][:19]}Z"
+    if not node["stage"]:
+        return f"{at}, made by an unknown stage"
+    return f"{at}, stage {node['stage']} of profile {node['profile']}, MLflow run {node['mlflow_run_id']}"
+
+
+def _settings(node: dict[str, Any]) -> str:
+    settings = escape(json.dumps(node["settings"])) if node["settings"] is not None else "not recorded"
+    return f"code {node['code_digest'][:12]}, settings {node['settings_digest'][:12]}: {settings}"
 
 
 @app.command()
@@ -143,11 +158,10 @@ def gc(
             rows = [{"name": each.stored.name, "bytes": each.stored.size, "reason": each.reason} for each in doomed]
             typer.echo(json.dumps({"deleted": delete, "doomed": rows}))
             return
-        for each in doomed:
-            typer.echo(f"{each.stored.name}  ({each.reason})")
-        for reason, (count, size) in freed(doomed).items():
-            typer.echo(f"{reason}: {count} files, {decimal(size)}")
+        for (folder, reason), (count, size) in freed(doomed).items():
+            typer.echo(f"{folder}  {decimal(size)} in {count} files  ({reason})")
         if not doomed:
             typer.echo("nothing to delete")
         else:
-            typer.echo("deleted" if delete else "nothing was deleted: give --delete to delete these")
+            total = f"{decimal(sum(each.stored.size for each in doomed))} in {len(doomed)} files"
+            typer.echo(f"{total} deleted" if delete else f"{total}; nothing was deleted: give --delete to delete these")

@@ -45,6 +45,7 @@ def _export(settings: Settings, given: str, out: Path, evaluation: str | None) -
     from qwenlong_core.report.model_card import model_card
     from qwenlong_core.store.artifacts import NOTES
     from qwenlong_core.store.files import MANIFEST, digest_file, files_below
+    from qwenlong_core.training.output import OF_TRAINING
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} is not empty: name a new folder; nothing is overwritten")
@@ -52,7 +53,9 @@ def _export(settings: Settings, given: str, out: Path, evaluation: str | None) -
     facts = _facts(settings, model, out, evaluation)
     staging = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(staging, ignore_errors=True)
-    shutil.copytree(model.folder, staging, ignore=shutil.ignore_patterns(MANIFEST, *NOTES, "README.md", ".*"))
+    ours = (MANIFEST, *NOTES, *OF_TRAINING, "README.md", ".*")
+    # copyfile and not copy: a store's files may be readable by their owner alone, what is given away is not.
+    shutil.copytree(model.folder, staging, ignore=shutil.ignore_patterns(*ours), copy_function=shutil.copyfile)
     try:
         files = {path.relative_to(staging).as_posix(): digest_file(path) for path in files_below(staging)}
         _check_copied(model.folder, files)

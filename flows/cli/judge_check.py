@@ -33,12 +33,13 @@ def judge_check(
 ) -> None:
     """Ask the profile's judges about answers whose right verdict is known.
 
-    Prints Cohen's kappa with its interval and the confusion table. Exit code 1 if a judge gave no verdict at all.
+    Prints Cohen's kappa with its interval and the confusion table. Exit code 1 if a judge gave no verdict at all, or
+    too few right ones for a run to start with it.
     """
     with one_clear_message():
         found = _check_judges(load_settings(profile, overrides or ()), pairs, seed)
     typer.echo(json.dumps(found) if as_json else "\n".join(_in_words(name, one) for name, one in found.items()))
-    if any(one["kappa"] is None for one in found.values()):
+    if not all(one["usable"] for one in found.values()):
         raise typer.Exit(1)
 
 
@@ -95,10 +96,20 @@ def _check_judges(settings: Settings, limit: int, seed: int) -> dict[str, dict[s
     """How far each judge of the settings agrees with the labels, by setting."""
     judges, pairs = _judges_of(settings), labelled_slice(limit, seed)
     checked = {name: (judge, asyncio.run(_ask(judge, pairs))) for name, judge in judges.items()}
-    return {
-        name: {"model": judge.model, "base_url": judge.base_url} | asdict(found)
-        for name, (judge, found) in checked.items()
-    }
+    return {name: _facts(judge, found) for name, (judge, found) in checked.items()}
+
+
+def _facts(judge: JudgeSettings, found: Agreement) -> dict[str, Any]:
+    from qwenlong_core.rewards.health import MIN_AGREEMENT
+
+    usable = found.right_share is not None and found.right_share >= MIN_AGREEMENT
+    verdict = {"usable": usable, "right_share": found.right_share, "needed_share": MIN_AGREEMENT}
+    return {"model": judge.model, "base_url": judge.base_url} | verdict | asdict(found)
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    shares = f"{found['right_share']:.0%} right, and a run asks for {found['needed_share']:.0%}"
+    return f"  usable: {shares}" if found["usable"] else f"  not usable: {shares}; take a better judge"
 
 
 def _in_words(name: str, found: dict[str, Any]) -> str:
@@ -118,5 +129,9 @@ def _in_words(name: str, found: dict[str, Any]) -> str:
         f"  said different    {c['said different, is equal']:8d}  {c['said different, is different']:12d}",
     ]
     return "\n".join(
-        [*lines, *(f"  {kind:<16} {right} of {given} right" for kind, (right, given) in found["by_kind"].items())]
+        [
+            *lines,
+            *(f"  {kind:<16} {right} of {given} right" for kind, (right, given) in found["by_kind"].items()),
+            _verdict(found),
+        ]
     )

@@ -6,6 +6,9 @@ promotion), 1 failed, 2 settings, data or folders that cannot be used, 130 inter
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from qwenlong.flows.cli.artifacts import app as artifacts
@@ -27,7 +30,7 @@ from qwenlong.flows.cli.sync import sync
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Train, evaluate and promote long-context reasoning models. Start with `qwenlong run`.",
 )
@@ -49,6 +52,21 @@ app.command()(sources)
 app.command()(generate)
 app.command()(prepare)
 app.command()(probe)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"qwenlong {version('qwenlong')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

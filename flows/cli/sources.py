@@ -7,10 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from qwenlong.flows.cli.common import Json
+from qwenlong.flows.cli.common import Json, console
 
 
 def sources(as_json: Json = False) -> None:
@@ -24,7 +23,7 @@ def sources(as_json: Json = False) -> None:
     table = Table("source", "for", "domain", "size", "licence", "where", box=None)
     for row in listed:
         table.add_row(row["name"], row["role"], row["domain"], row["size"], row["licence"], row["where"])
-    Console(width=160).print(table)
+    console(width=160).print(table)
     typer.echo(
         "\nWrite a source as NAME:PATH, NAME:HUB_ID or NAME: (its own hub id), as `generated`, or as a path to JSONL."
     )

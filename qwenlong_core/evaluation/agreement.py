@@ -50,6 +50,12 @@ class Agreement:
     last_error: str = ""
     """Why the last pair without a verdict got none."""
 
+    @property
+    def right_share(self) -> float | None:
+        """Right verdicts among all verdicts; ``None`` where there is no verdict."""
+        given = self.pairs - self.no_verdict
+        return sum(right for right, _ in self.by_kind.values()) / given if given else None
+
 
 Made = tuple[str, bool, str]
 """An answer, whether it is equal to the gold, and how it was made."""

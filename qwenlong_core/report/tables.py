@@ -90,6 +90,12 @@ def score_rows(evaluations: Mapping[str, Evaluation], bootstrap: Bootstrap | Non
     return rows
 
 
+def intervals(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[float | None, float | None]]]:
+    """Ends of the cells' 95% intervals by stage and column; a cell without an interval has two ``None``."""
+    cells = {row["stage"]: {c: v.estimate for c, v in row.items() if isinstance(v, Interval)} for row in rows}
+    return {stage: {c: (v.low, v.high) for c, v in found.items()} for stage, found in cells.items()}
+
+
 def scores_table(evaluations: Mapping[str, Path]) -> list[dict[str, Any]]:
     """:func:`score_rows` of finished evaluation folders, by stage name.
 

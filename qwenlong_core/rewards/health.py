@@ -23,6 +23,10 @@ _PAIRS: tuple[tuple[str, str, str, bool], ...] = (
 )
 
 
+MIN_AGREEMENT = 0.75
+"""Least share of known verdicts that a judge must give. One that says the same to everything gives half of them."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeHealth:
     """How a judge did on the fixed pairs."""
@@ -64,7 +68,7 @@ async def check_judge(judge: Judge) -> JudgeHealth:
     )
 
 
-async def require_judge(judge: Judge, min_agreement: float = 0.75) -> JudgeHealth:
+async def require_judge(judge: Judge, min_agreement: float = MIN_AGREEMENT) -> JudgeHealth:
     """:func:`check_judge`, refusing a judge that a run cannot rely on.
 
     Raises:
@@ -76,7 +80,6 @@ async def require_judge(judge: Judge, min_agreement: float = 0.75) -> JudgeHealt
             f"judge {judge.settings.model!r} at {judge.settings.base_url} gave no verdict: {health.last_error}. "
             "Start it or correct rewards.judge before the run"
         )
-    # A judge that gives the same verdict to everything agrees on half of the pairs.
     if health.agreement < min_agreement:
         raise RuntimeError(
             f"judge {judge.settings.model!r} agrees on {health.agreement:.0%} of {health.pairs} fixed pairs < "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from qwenlong_core.records import Completion, Example, Score, Status
@@ -128,7 +129,10 @@ def score_completions_sync(
     limits: LengthLimits | None = None,
     judge: Judge | None = None,
 ) -> list[Score]:
-    """:func:`score_completions` for callers without an event loop."""
+    """:func:`score_completions` for callers that do not await, with or without an event loop around them.
+
+    Where a loop is running, as in a notebook, the work is done in a thread with a loop of its own.
+    """
 
     async def scored() -> list[Score]:
         try:
@@ -138,4 +142,9 @@ def score_completions_sync(
             if judge is not None:
                 await judge.close()
 
-    return asyncio.run(scored())
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # none is running
+        return asyncio.run(scored())
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, scored()).result()

@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qwenlong_core.records import AnswerType, Domain, Example
 from qwenlong_core.rewards.hybrid import RuleStage, judged, score_text
@@ -35,10 +36,11 @@ _DOMAIN: dict[str, Domain] = {"number": "math", "choice": "logical"}
 
 
 class ScoreRow(BaseModel):
-    """One input line; unknown keys are refused, since a misspelt one would change the score."""
+    """One input line. Keys that mean nothing here are left alone, but one that looks misspelt is refused, since it
+    would change the score."""
 
     # strict: "32" and 32, or 1 and true, are different answers.
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True)
 
     id: str | int
     answer_type: AnswerType
@@ -52,6 +54,13 @@ class ScoreRow(BaseModel):
     completion_tokens: int | None = Field(None, ge=0)
     """Required if length limits are given."""
     finish_reason: Literal["stop", "length"] = "stop"
+
+    @model_validator(mode="after")
+    def _no_key_is_misspelt(self) -> ScoreRow:
+        for key in self.model_extra or {}:
+            if close := get_close_matches(key.lower(), type(self).model_fields, n=1, cutoff=0.8):
+                raise ValueError(f"the key {key!r} looks like {close[0]!r} misspelt: correct or drop it")
+        return self
 
     def example(self) -> Example:
         return Example(

@@ -30,15 +30,13 @@ from qwenlong_core.store.files import (
     write_whole,
 )
 from qwenlong_core.training import state_files
+from qwenlong_core.training.output import CARRIED
 
 logger = logging.getLogger(__name__)
 
 STATE = "qwenlong_state.json"
 KEEP = 2
 """Complete checkpoints kept; a run falls back to the older one if the newest is damaged."""
-CARRIED = "optimizer"
-"""Folder of the optimizer's state within a policy folder. The state cannot lie beside the weights:
-loaders take every ``.safetensors`` file there for weights."""
 
 
 def seal(checkpoint: Path) -> None:

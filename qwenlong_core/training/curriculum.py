@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from qwenlong_core.records import Example
-
-FILE = "difficulty.json"
+from qwenlong_core.training.output import DIFFICULTY
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def from_json(value: Mapping[str, Mapping[str, float]]) -> Difficulties:
 
 def read_difficulties(folder: Path) -> Difficulties:
     """The difficulties that earlier phases recorded in a policy folder; empty after SFT or for a base model."""
-    path = folder / FILE
+    path = folder / DIFFICULTY
     return from_json(json.loads(path.read_text())) if path.exists() else {}
 
 

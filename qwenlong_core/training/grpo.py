@@ -35,9 +35,10 @@ from qwenlong_core.store.files import METRICS, write_json
 from qwenlong_core.training import curriculum, grpo_metrics
 from qwenlong_core.training.arguments import batch_layout, grpo_config
 from qwenlong_core.training.batches import Batches
-from qwenlong_core.training.checkpoints import CARRIED, CarriedOptimizer, delete_partial, newest_complete, read_state
+from qwenlong_core.training.checkpoints import CarriedOptimizer, delete_partial, newest_complete, read_state
 from qwenlong_core.training.dynamic_sampling import PromptStream
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
+from qwenlong_core.training.output import CARRIED, DIFFICULTY, SAMPLES
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
 from qwenlong_core.training.runtime import StepBoundary, quiet, save_policy, set_up_process, training_weights
 from qwenlong_core.training.sharding import start_policy
@@ -139,7 +140,7 @@ def build_trainer(
         start=load_policy(inputs["model"], job.model) if job.grpo.kl_to_start_every else None,
         # A function, since the engine samples from the model as the trainer has prepared it.
         batches_of=batches_of,
-        samples=JsonLines(work / OUTPUT / "samples.jsonl"),
+        samples=JsonLines(work / OUTPUT / SAMPLES),
     )
     quiet(trainer)
     if job.grpo.optimizer_across_phases == "carried" and job.index > 1:
@@ -229,7 +230,7 @@ def _save_output(job: GRPOJob, trainer: LongContextGRPOTrainer, output: Path) ->
     if job.grpo.optimizer_across_phases == "carried":
         save_optimizer(trainer.model_wrapped, trainer.optimizer, output / CARRIED)
     if trainer.accelerator.is_main_process:
-        write_json(output / curriculum.FILE, curriculum.to_json(trainer.batches.difficulties))
+        write_json(output / DIFFICULTY, curriculum.to_json(trainer.batches.difficulties))
 
 
 if __name__ == "__main__":

@@ -39,9 +39,10 @@ from qwenlong_core.settings.training import Phase
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.artifacts import folder_digest
 from qwenlong_core.store.files import write_json
-from qwenlong_core.training.curriculum import FILE, UNSEEN, to_json
+from qwenlong_core.training.curriculum import UNSEEN, to_json
 from qwenlong_core.training.dynamic_sampling import Draw
 from qwenlong_core.training.metrics import JsonLines, duration
+from qwenlong_core.training.output import DIFFICULTY
 from qwenlong_core.training.probe_summary import summary, table
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
 
@@ -171,7 +172,7 @@ def measure(job: ProbeJob, model: Path, data: Path, output: Path) -> dict[str, A
         unscored = sum(prober.probe(k, job.phases[k - 1], rows) for k, rows in missing.items() if rows)
         _check_unscored(job, unscored, sum(map(len, chosen.values())))
     lines = sorted(_read(log), key=lambda line: (line["step"], line["id"]))
-    write_json(output / FILE, to_json({line["id"]: UNSEEN.after(line["accuracies"]) for line in lines}))
+    write_json(output / DIFFICULTY, to_json({line["id"]: UNSEEN.after(line["accuracies"]) for line in lines}))
     found = summary(lines, job)
     write_json(output / SUMMARY, found)
     return found

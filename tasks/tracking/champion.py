@@ -143,6 +143,11 @@ def _rolled_back(settings: TrackingSettings, version: RegisteredVersion) -> str 
     return f"it was rolled back at {last['rollback.at'][:19]}Z by {last['rollback.by']} ({last['rollback.reason']})"
 
 
+def is_champion(settings: TrackingSettings, version: RegisteredVersion) -> bool:
+    """Whether the registry's champion is this version."""
+    return _version(by_alias(settings, CHAMPION)) == version.version
+
+
 def apply_decision(
     settings: TrackingSettings,
     store: Store,
@@ -165,8 +170,7 @@ def apply_decision(
         runs: the runs that led to the decision, for the version's tags.
     """
     verdict = read_decision(decision)
-    champion = by_alias(settings, CHAMPION)
-    if _version(champion) == version.version:
+    if is_champion(settings, version):
         return f"version {version.version} is champion"
     said = _apply(settings, store, version, baseline, verdict, fresh=fresh, runs=runs)
     client = client_for(settings)

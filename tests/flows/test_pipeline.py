@@ -176,7 +176,7 @@ def test_a_promotion_that_is_allowed_moves_the_alias_and_stays(home, resumed):
     result = run(home, "--from", "promote", *(part for name in wide for part in ("--set", name)))
     ways = how(result)
     assert {ways[name] for name in ways if name not in ("promote", "report")} == {"kept"}
-    assert "promoted to champion" in result["promotion"]
+    assert "promoted to champion" in result["promotion"] and result["promoted"]
     assert by_alias(tracking(home), CHAMPION).version == resumed["model"]["version"]
     assert "is champion" in run(home)["promotion"]
 

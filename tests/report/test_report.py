@@ -18,7 +18,7 @@ from qwenlong_core.report.build import build_page, run
 from qwenlong_core.report.charts import Series, Whisker, forest_chart, line_chart, nice_ticks
 from qwenlong_core.report.curves import training_panels
 from qwenlong_core.report.reader import MAX_DOCUMENT_CHARS, choose_samples, mark_document, split_thinking
-from qwenlong_core.report.tables import score_rows, scores_table
+from qwenlong_core.report.tables import intervals, score_rows, scores_table
 from qwenlong_core.stage_main import OUTPUT
 
 JOB = ReportJob(title="A <run>", notes=("Scaled down.",), bootstrap_resamples=200, confidence=0.95, seed=1)
@@ -99,6 +99,14 @@ def test_rows_are_numbers_that_read_with_their_interval(make_evaluation):
     }
     again = pickle.loads(pickle.dumps(rows))
     assert [str(cell) for cell in again[1].values()] == [str(cell) for cell in rows[1].values()]
+
+
+def test_intervals_are_the_ends_that_the_cells_show(inputs):
+    rows = scores_table({"base": inputs["evaluate-base"], "sft": inputs["evaluate-sft"]})
+    found = intervals(rows)
+    low, high = found["sft"]["gain over base"]
+    assert str(rows[1]["gain over base"]) == f"+0.25 [{low:+.2f}, {high:+.2f}]"
+    assert set(found["base"]) == {"overall", "math", "reading"}
 
 
 def test_a_cell_stays_one_cell_and_numbers_stand_right():

@@ -218,6 +218,28 @@ def test_verification_names_the_damaged_file(store, tmp_path):
     assert found == {f"model/{ref.sha256}": ["content.json"], f"model/{whole.sha256}": []}
 
 
+def test_show_draws_a_shared_parent_once_and_says_how_a_model_scored(
+    tmp_path, tracking, monkeypatch, make_evaluation, write_evaluation
+):
+    monkeypatch.chdir(tmp_path)
+    store = LocalStore(tmp_path / "store")
+    data = make(store, tmp_path / "data", "data", "rows")
+    base = make(store, tmp_path / "base", "model", "base")
+    model = make(store, tmp_path / "model", "model", "w", data=data.sha256, model=base.sha256)
+    log = write_evaluation(make_evaluation([1, 0, 1, 1]), tmp_path / "log")
+    parents = {"model": model.sha256, "data": data.sha256}
+    evaluation = store.publish(log, describe(log, "evaluation", parents=parents, settings_digest="s", code_digest="c"))
+    options = ["--set", f"storage.uri={store.root}", "--set", f"tracking.uri={tracking.uri}"]
+    shown = CliRunner().invoke(app, ["show", evaluation.short, *options])
+    assert shown.exit_code == 0, shown.stderr
+    lines = [line for line in shown.stdout.splitlines() if data.short in line]
+    assert len(lines) == 2 and lines[1].endswith("as above")
+    assert "scored 0.75 [" in shown.stdout
+    assert json.loads(CliRunner().invoke(app, ["show", model.short, "--json", *options]).stdout)["scores"] == [
+        {"sha256": evaluation.sha256, "accuracy": shown.stdout.split("scored ")[1].split(" over")[0], "items": 4}
+    ]
+
+
 def test_the_commands_speak_json_and_exit_1_on_damage(tmp_path, tracking, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = LocalStore(tmp_path / "store")
@@ -231,10 +253,15 @@ def test_the_commands_speak_json_and_exit_1_on_damage(tmp_path, tracking, monkey
     assert json.loads(run("ls", "--json")[1])[0]["sha256"] == ref.sha256
     shown = json.loads(run("show", ref.short, "--json")[1])
     assert shown["uri"] == ref.uri and shown["stage"] == "sft" and "content.json" in shown["files"]
-    assert "learning_rate" in run("show", ref.short)[1] and ref.short in run("ls")[1]
+    assert "learning_rate" in run("show", ref.short, "--settings")[1] and ref.short in run("ls")[1]
+    assert "stage sft of profile" in run("show", ref.short)[1] and "learning_rate" not in run("show", ref.short)[1]
     assert run("verify", "--all") == (0, "1 artifacts verified, 0 damaged\n")
     assert run("verify")[0] == 2 and run("show", "nothing")[0] == 2
     assert json.loads(run("gc", "--json")[1]) == {"deleted": False, "doomed": []}
+    old = make(store, tmp_path / "out", "model", "of no record")
+    said = run("gc", "--keep-days", "0", "--grace-hours", "0")[1].splitlines()
+    assert [line.split("  ")[0] for line in said[:-1]] == [f"artifacts/model/{old.sha256}"]
+    assert "in 3 files; nothing was deleted: give --delete" in said[-1]
     (store.root / "artifacts" / "model" / ref.sha256 / "content.json").write_text("x")
     code, said = run("verify", ref.short)
     assert code == 1 and "content.json" in said

@@ -38,6 +38,9 @@ def trained(tmp_path):
 
     model = ModelSettings(name="tiny")
     import_base(model, tmp_path / "policy")
+    (tmp_path / "policy" / "model.safetensors").chmod(0o600)
+    for name in ("samples.jsonl", "difficulty.json"):  # of a GRPO phase
+        (tmp_path / "policy" / name).write_text("{}")
     base = publish("model", tmp_path / "policy", BaseJob(model=model.model_copy(update={"name": "Qwen/Qwen3-0.6B"})))
     (tmp_path / "data").mkdir()
     summary = {"splits": {"sft": {"rows": 64, "documents": 60, "domains": {"math": 40, "logical": 24}}}}
@@ -73,9 +76,9 @@ def test_it_loads_in_transformers_and_its_card_tells_the_whole_story(
         == ids["input_ids"].shape[1] + 3
     )
     files = json.loads(done.stdout)["files"]
-    assert {path.name for path in out.iterdir()} == {*files, "README.md"} and not {"manifest.json", "job.json"} & set(
-        files
-    )
+    assert {path.name for path in out.iterdir()} == {*files, "README.md"}
+    assert not {"manifest.json", "job.json", "samples.jsonl", "difficulty.json"} & set(files)
+    assert (out / "model.safetensors").stat().st_mode & 0o777 == (out / "README.md").stat().st_mode & 0o777
     card = (out / "README.md").read_text()
     assert card.startswith("---\n") and "base_model: Qwen/Qwen3-0.6B" in card and "license: apache-2.0" in card
     for said in (

@@ -66,6 +66,14 @@ def test_kappa_of_a_judge_with_known_mistakes_is_the_one_worked_out_by_hand():
     assert found["kappa"] == pytest.approx(0.7) and found["low"] < 0.7 < found["high"]
     assert list(found["confusion"].values()) == [24, 3, 6, 27]
     assert "kappa 0.700 [" in shown.stdout and "said equal              24             3" in shown.stdout
+    assert found["usable"] and "usable: 85% right, and a run asks for 75%" in shown.stdout
+
+
+def test_a_judge_that_always_says_no_is_not_usable():
+    with served(lambda _number, _request: says("[[NO]]")) as server:
+        done = check(server.url)
+    assert done.exit_code == 1 and "kappa 0.000" in done.stdout
+    assert "not usable: 50% right, and a run asks for 75%; take a better judge" in done.stdout
 
 
 def test_a_judge_that_is_down_fails_the_check_with_the_reason():

@@ -66,7 +66,9 @@ BAD = {
     line(answers=[]).strip(): "answers: List should have at least 1 item",
     line(answers="Paris").strip(): "answers: Input should be a valid list",
     line(completion=None).strip(): "completion",
-    line(choises=["a"]).strip(): "choises: Extra inputs",
+    line(choises=["a"]).strip(): "the key 'choises' looks like 'choices' misspelt: correct or drop it",
+    line(answer_Type="span").strip(): "the key 'answer_Type' looks like 'answer_type' misspelt",
+    line(completion_token=3).strip(): "the key 'completion_token' looks like 'completion_tokens' misspelt",
     line(id=None).strip(): "id.",
     line(answer_type="number").strip(): "gold 'Paris' is not a number",
     line(answer_type="choice", choices=["a", "b"]).strip(): "one letter in A..B",
@@ -89,6 +91,11 @@ def test_bad_lines_say_why_and_all_others_are_scored(workers: str) -> None:
         assert row["value"] is None
     assert all(row["value"] == 1.0 for row in out[1::2])
     assert f"error {len(BAD)}" in summary
+
+
+def test_keys_that_mean_nothing_here_are_left_alone() -> None:
+    code, out, _ = run(line(source="docqa_rl", prompt="Where?", model="m", logprobs=[-0.1]))
+    assert (code, out[0]["value"]) == (0, 1.0)
 
 
 def test_length_penalty_needs_and_uses_the_token_count() -> None:

@@ -1,0 +1,11 @@
+"""What a GRPO phase leaves beside the model's own files. A later phase reads it; an exported model does not hold it."""
+
+SAMPLES = "samples.jsonl"
+"""The best and the worst completion of each group."""
+DIFFICULTY = "difficulty.json"
+"""How hard each prompt was, for later phases to choose by."""
+CARRIED = "optimizer"
+"""Folder of the optimizer's state. The state cannot lie beside the weights: loaders take every ``.safetensors`` file
+there for weights."""
+
+OF_TRAINING = (SAMPLES, DIFFICULTY, CARRIED)
