@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message
@@ -76,14 +76,14 @@ def show(
 
 def _drawn(node: dict[str, Any], with_settings: bool, drawn: set[str]) -> Tree:
     """A node and its parents; the parents of one that was drawn before are not drawn again."""
-    label = f"[bold]{node['input']}[/] " if node["input"] else ""
+    label = Text(f"{node['input']} " if node["input"] else "", "bold")
     if node.get("missing"):
-        return Tree(f"{label}{node['sha256'][:12]} [red]is not in the store[/]")
-    named = f"{label}{node['kind']}/{node['sha256'][:12]}"
+        return Tree(Text.assemble(label, f"{node['sha256'][:12]} ", ("is not in the store", "red")))
+    label.append(f"{node['kind']}/{node['sha256'][:12]}", "not bold")
     if node["sha256"] in drawn:
-        return Tree(f"{named}  as above")
+        return Tree(Text.assemble(label, "  as above"))
     drawn.add(node["sha256"])
-    tree = Tree(f"{named}  {_made(node)}" + (f"\n{_settings(node)}" if with_settings else ""))
+    tree = Tree(Text.assemble(label, f"  {_made(node)}" + (f"\n{_settings(node)}" if with_settings else "")))
     for parent in node["parents"]:
         tree.add(_drawn(parent, with_settings, drawn))
     return tree
@@ -97,7 +97,7 @@ def _made(node: dict[str, Any]) -> str:
 
 
 def _settings(node: dict[str, Any]) -> str:
-    settings = escape(json.dumps(node["settings"])) if node["settings"] is not None else "not recorded"
+    settings = json.dumps(node["settings"]) if node["settings"] is not None else "not recorded"
     return f"code {node['code_digest'][:12]}, settings {node['settings_digest'][:12]}: {settings}"
 
 

@@ -11,6 +11,7 @@ import httpx
 import typer
 from pydantic import BaseModel
 from rich.table import Table
+from rich.text import Text
 
 from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message
 from qwenlong.flows.cli.environment import is_up
@@ -247,6 +248,6 @@ def _rows(settings: Settings) -> Iterator[Finding]:
 def _print(findings: list[Finding]) -> None:
     table = Table(show_header=False, box=None)
     for finding in findings:
-        mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
+        mark = Text("ok", "green") if finding.ok else Text("no", "red")
         table.add_row(mark, finding.topic, finding.found if finding.ok else f"{finding.found}\n{finding.mend}")
     console(width=140).print(table)

@@ -11,7 +11,12 @@ import pytest
 from published_copies import write_copies
 from stage_interpreters import fake_vllm, with_our_libraries
 
+from qwenlong.flows.cli import doctor
+from qwenlong.flows.cli.artifacts import _drawn
+from qwenlong.flows.cli.common import console, table
+from qwenlong.flows.cli.doctor import Finding
 from qwenlong.flows.cli.doctor_sources import find_sources
+from qwenlong_core.errors import STAGE_ENVIRONMENT
 from qwenlong_core.evaluation.published import BENCHMARKS
 from qwenlong_core.settings.profiles import load_settings
 
@@ -105,6 +110,21 @@ def test_doctor_says_what_a_large_profile_lacks_here(tmp_path):
     assert done.returncode == 1 and not findings["stage interpreter"]["ok"]
     assert findings["stage interpreter"]["found"] == str(tmp_path / ".venv-gpu/bin/python")
     assert "make setup-gpu" in findings["stage interpreter"]["mend"]
+
+
+def test_tables_show_brackets_as_they_are(capsys):
+    """rich would read them as markup: what is missing was to be installed without its extra."""
+    finding = Finding(topic="[red]vllm", ok=False, found="[1]", mend=f"{STAGE_ENVIRONMENT}; [/] [bold]x[/bold]")
+    doctor._print([finding])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown == f"no {finding.topic} {finding.found} {finding.mend}"
+    console(width=200).print(
+        table("[t]", [{"[c]": "[link]"}]), _drawn({"input": "[i]", "missing": True, "sha256": "0"}, False, set())
+    )
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("[t]", "[c]", "[link]", "[i] 0 is not in the store"))
+    makers = [path.name for path in Path(doctor.__file__).parent.glob("*.py") if " Console(" in path.read_text()]
+    assert makers == ["common.py"]
 
 
 def test_vllm_is_looked_for_in_the_interpreter_of_the_stages(tmp_path):
