@@ -1,0 +1,176 @@
+"""Pretend that this process is one of several that have a CUDA device each.
+
+Every private interface of torch, accelerate and TRL that the rehearsal needs is used in this file and in ``shim.py``,
+whose version check covers it. Import it after :func:`.shim.load_shim`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import transformers.utils.import_utils
+import trl.kernels.chunked_logprob as head_kernels
+import trl.trainer.grpo_trainer
+import trl.trainer.utils
+from accelerate.state import AcceleratorState
+from torch._subclasses import fake_tensor
+from torch.distributed._tools import fake_collectives  # noqa: F401  # gives collectives a result on fake tensors
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup  # noqa: F401
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import _disable_current_modes
+
+FakeTensor, FakeTensorMode = fake_tensor.FakeTensor, fake_tensor.FakeTensorMode
+DynamicOutputShapeException = fake_tensor.DynamicOutputShapeException
+unset_fake_temporarily = fake_tensor.unset_fake_temporarily
+
+
+class _Stream:
+    """Of ``torch.cuda``: everything runs in order, so there is nothing to wait for."""
+
+    device = torch.device("cuda", 0)
+    device_index, device_type, stream_id, cuda_stream = 0, 1, 0, 0
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    def record_event(self, event: Any = None) -> _Event:
+        return event or _Event()
+
+    def _nothing(self, *_: Any) -> None: ...
+
+    wait_stream = wait_event = synchronize = _nothing
+
+    def query(self) -> bool:
+        return True
+
+    def is_capturing(self) -> bool:
+        return False
+
+
+class _Event:
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def _nothing(self, *_: Any) -> None: ...
+
+    record = wait = synchronize = _nothing
+
+    def query(self) -> bool:
+        return True
+
+
+def _nothing(*_: Any, **__: Any) -> None: ...
+
+
+@contextlib.contextmanager
+def _no_context(*_: Any, **__: Any) -> Iterator[None]:
+    yield
+
+
+def pretend_cuda(devices: int, memory: int = 80 * 10**9) -> None:
+    """Answer as a build of torch with CUDA and ``devices`` GPUs of the Hopper generation would."""
+    name = SimpleNamespace(name="pretended", major=9, minor=0, total_memory=memory, multi_processor_count=132)
+    answers: dict[str, Any] = {
+        "is_available": lambda: True,
+        "device_count": lambda: devices,
+        "current_device": lambda: 0,
+        "get_device_capability": lambda *_: (9, 0),
+        "get_device_name": lambda *_: name.name,
+        "get_device_properties": lambda *_: name,
+        "is_bf16_supported": lambda *_, **__: True,
+        "is_initialized": lambda: True,
+        "mem_get_info": lambda *_: (memory, memory),
+        "memory_allocated": lambda *_: 0,
+        "max_memory_allocated": lambda *_: 0,
+        "memory_reserved": lambda *_: 0,
+        "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
+        "get_rng_state_all": lambda *_: [],
+        "current_stream": _Stream,
+        "default_stream": _Stream,
+        "Stream": _Stream,
+        "Event": _Event,
+        "stream": _no_context,
+        "device": _no_context,
+    }
+    silent = (
+        "set_device", "set_stream", "synchronize", "empty_cache", "manual_seed", "manual_seed_all", "_lazy_init",
+        "init",        "set_rng_state", "set_rng_state_all", "reset_peak_memory_stats", "ipc_collect",
+    )  # fmt: skip
+    for key, value in answers.items() | dict.fromkeys(silent, _nothing).items():
+        setattr(torch.cuda, key, value)
+    torch.accelerator.current_stream = _Stream  # type: ignore[assignment]
+    torch.accelerator.synchronize = _nothing  # type: ignore[assignment]
+    torch.backends.cuda.SDPAParams = lambda *asked: asked  # type: ignore[misc,assignment]
+    half = (torch.float16, torch.bfloat16)
+    torch.backends.cuda.can_use_flash_attention = lambda asked, *_: all(x.dtype in half for x in asked[:3])
+    transformers.utils.import_utils.is_torch_cuda_available = lambda: True
+    _fake_tensors()
+    _kernels()
+
+
+def _fake_tensors() -> None:
+    # Without these, a fake tensor's first use of a device allocates on it.
+    FakeTensorMode.avoid_device_init = True  # type: ignore[assignment,method-assign]
+    fake_tensor.init_gpu_context = _nothing  # type: ignore[assignment]
+    # accelerate maps the optimizer's parameters by the address of their data, of which fakes have none.
+    FakeTensor.data_ptr = lambda self: id(self.untyped_storage())  # type: ignore[method-assign]
+    # DTensor finds the shapes of results on whole tensors; under our modes they would count as memory.
+    propagate = ShardingPropagator._propagate_tensor_meta_non_cached
+
+    def without_modes(propagator: Any, schema: Any) -> Any:
+        with _disable_current_modes():
+            return propagate(propagator, schema)
+
+    ShardingPropagator._propagate_tensor_meta_non_cached = without_modes  # type: ignore[method-assign]
+    # The engine's own threads would not see our modes.
+    torch.autograd.set_multithreading_enabled(False)
+
+
+def _kernels() -> None:
+    """What a CPU build computes in another way than the GPU does."""
+    # With a kernel of its own, the backward of SiLU is one operation with one result, as in a CUDA build. Without, it
+    # is a chain of five with five results.
+    _CUDA.impl("silu_backward", lambda gradient, x: torch.empty_like(x), "CUDA")
+    # TRL's head runs Triton kernels, which write into tensors that exist already.
+    kernel = type("Kernel", (), {"__getitem__": lambda self, grid: _nothing})()
+    head_kernels._use_triton = trl.trainer.utils._use_triton = lambda device: device.type == "cuda"
+    head_kernels._forward_kernel = head_kernels._backward_kernel = kernel
+    head_kernels.triton = SimpleNamespace(cdiv=lambda a, b: -(-a // b))
+    # vLLM is not there, and would not run: rollouts are given.
+    trl.trainer.grpo_trainer.VLLMGeneration = lambda *_, **__: None
+
+
+_CUDA = torch.library.Library("aten", "IMPL")
+
+
+def pretend_ranks(processes: int, variables: Mapping[str, str]) -> None:
+    """Be rank 0 of a group whose collectives return at once.
+
+    Args:
+        processes: Ranks.
+        variables: What ``accelerate launch`` sets in the environment.
+    """
+    os.environ.update(variables)
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    if dist.is_initialized():  # a second rehearsal in this process
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+
+    # Objects have no bytes on a fake device: all ranks are taken to hold what this one does.
+    def gather(found: list[Any], value: Any, *_: Any, **__: Any) -> None:
+        found[:] = [value] * len(found)
+
+    dist.all_gather_object = torch.distributed.all_gather_object = gather
+    dist.broadcast_object_list = _nothing
+    dist.barrier = _nothing

@@ -1,0 +1,71 @@
+"""One rehearsed run: the pretended GPU, the job, and the ledger around its step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
+
+from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.rehearsal.device import FakeTensorMode, pretend_cuda, pretend_ranks
+from qwenlong_core.rehearsal.known import Known
+from qwenlong_core.rehearsal.ledger import Ledger
+from qwenlong_core.rehearsal.report import Run
+from qwenlong_core.rehearsal.step import FORWARDS, UPDATES, build, shaped_model, short_job
+from qwenlong_core.rehearsal.watch import BACKWARD, OLD_PASS, watch, watched_sharding
+from qwenlong_core.settings.running import LaunchSettings
+from qwenlong_core.shipped import own_or_shipped
+from qwenlong_core.training.runtime import set_up_process
+
+
+def launch_variables(launch: LaunchSettings) -> dict[str, str]:
+    """What ``accelerate launch`` would set for the processes of this job."""
+    if launch.accelerate_config is None:
+        return {}
+    config = str(own_or_shipped(launch.accelerate_config))
+    parsed = launch_command_parser().parse_args(["--config_file", config, "--machine_rank", "0", "none.py"])
+    arguments, _, _ = _validate_launch_command(parsed)
+    found = {k: v for k, v in prepare_multi_gpu_env(arguments).items() if k.startswith(("FSDP_", "ACCELERATE_"))}
+    # Weights are undefined, so there is nothing to broadcast; and fakes cannot move to torch's meta device.
+    return found | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
+
+
+def rehearsed(asked: dict[str, Any], work: Path) -> list[Run]:
+    """Run one step of the job in ``asked`` at each of its depths."""
+    job = short_job(GRPOJob.model_validate(asked["job"]))
+    pretend_cuda(job.launch.num_processes // job.launch.num_machines)
+    return [_at_depth(job, layers, asked, work) for layers in asked["layers"]]
+
+
+def _at_depth(job: GRPOJob, layers: int, asked: dict[str, Any], work: Path) -> Run:
+    pretend_ranks(job.launch.num_processes, launch_variables(job.launch))
+    ledger = Ledger()
+    with FakeTensorMode(allow_non_fake_inputs=True), Known(), ledger, watched_sharding(ledger):
+        set_up_process(job.launch)
+        model = shaped_model(asked["shape"], layers, job.model, "cuda")
+        trainer = build(job, model, asked["prompt_tokens"], asked["completion_tokens"], work)
+        watch(trainer, ledger)
+        trainer.train()
+    return Run(
+        layers=layers,
+        moments=tuple(ledger.moments.values()),
+        flops=_by_part(ledger.flops),
+        sent=_by_part(ledger.sent),
+        host=0,
+        forwards=UPDATES * FORWARDS,
+    )
+
+
+def _by_part(found: dict[str, Counter[str]]) -> dict[str, int]:
+    """What one forward's rows took: the step's last forward and backward, and their share of the old pass."""
+    last, parts = f"update {UPDATES}, forward {FORWARDS}: ", Counter[str]()
+    for label, counts in found.items():
+        for kind, count in counts.items():
+            if label.startswith(last):
+                parts[f"{kind}, {'backward' if BACKWARD in label else 'forward'}"] += count
+            elif label == OLD_PASS:
+                parts[f"{kind}, old pass"] += count // (UPDATES * FORWARDS)
+    return dict(parts)

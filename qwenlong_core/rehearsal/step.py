@@ -1,0 +1,121 @@
+"""One GRPO step of rank 0: the project's trainer on rollouts that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.initialization import no_init_weights
+
+from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.models import attention_implementation
+from qwenlong_core.records import Completion, Example, Group, Score
+from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.training.arguments import batch_layout, grpo_config
+from qwenlong_core.training.dynamic_sampling import RolloutBatch
+from qwenlong_core.training.metrics import JsonLines
+from qwenlong_core.training.rows import StepBatch, rows_of
+from qwenlong_core.training.runtime import StepBoundary, quiet
+from qwenlong_core.training.trainer import LongContextGRPOTrainer
+
+UPDATES = FORWARDS = 2
+"""Optimizer steps, and forwards in each. The second of both is what every later one is: the optimizer has its state,
+and gradients are there already."""
+
+
+def shaped_model(shape: dict[str, Any], layers: int, settings: ModelSettings, device: str) -> Any:
+    """A model of a config's shape with undefined weights, in float32 as a training loads them."""
+    kind = dict(shape)
+    config = AutoConfig.for_model(kind.pop("model_type"), **kind | {"num_hidden_layers": layers})
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    # On the device from the start: a fake tensor does not move in place, as the weights of a module do.
+    with no_init_weights(), torch.device(device):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attention_implementation(settings)
+        )
+    model.tie_weights()
+    return model
+
+
+def word_tokenizer() -> Any:
+    """A tokenizer of two words: the trainer wants to know an end-of-sequence and a padding token."""
+    words = Tokenizer(WordLevel({"<eos>": 0, "<pad>": 1}, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<pad>")
+
+
+class GivenBatches:
+    """Takes the place of :class:`.batches.Batches`: groups of equal lengths, with half of the completions right."""
+
+    def __init__(self, job: GRPOJob, groups: int, prompt_tokens: int, completion_tokens: int) -> None:
+        self.job, self.groups, self.prompt = job, groups, [0] * prompt_tokens
+        self.stream = SimpleNamespace(retired=set())
+        known = (0.0,) * completion_tokens if job.grpo.engine.startswith("vllm") else None
+        self._completion = Completion(text="", token_ids=(0,) * completion_tokens, finish_reason="stop", logprobs=known)
+
+    def next_batch(self, policy_logprobs: Callable[..., Any]) -> StepBatch:
+        """One batch, the same at every call. There is no surplus, so no log-probs are asked for."""
+        size = self.job.grpo.group_size
+        scores = tuple(Score(value=float(i % 2), rule=float(i % 2)) for i in range(size))
+        example = Example(
+            id="given", source="given", domain="given", answer_type="span", context="", question="?", answers=("!",)
+        )
+        group = Group(example=example, completions=(self._completion,) * size, scores=scores)
+        rows = rows_of(group, self.prompt, self.job.grpo.truncated)
+        drawn = RolloutBatch(kept=[group] * self.groups, rounds=1)
+        forwards = self.groups // self.job.grpo.micro_batch_size
+        return StepBatch(number=1, drawn=drawn, rows=rows * self.groups, informative_forwards=[True] * forwards)
+
+    def prompt_tokens(self, groups: list[Group]) -> int:
+        """As :meth:`.batches.Batches.prompt_tokens`."""
+        return len(self.prompt) * len(groups)
+
+    def state_dict(self) -> dict[str, Any]:
+        """No checkpoint is written."""
+        return {}
+
+
+def short_job(job: GRPOJob) -> GRPOJob:
+    """The job with one step of :data:`UPDATES` and :data:`FORWARDS`; each forward stays as it is."""
+    holders = job.launch.num_processes // job.launch.sequence_parallel
+    prompts = FORWARDS * job.grpo.micro_batch_size * holders
+    grpo = job.grpo.model_copy(update={"mini_batch_size": prompts, "batch_size": UPDATES * prompts})
+    return job.model_copy(update={"grpo": grpo, "phase": job.phase.model_copy(update={"steps": 1})})
+
+
+def build(job: GRPOJob, model: Any, prompt_tokens: int, completion_tokens: int, work: Path) -> LongContextGRPOTrainer:
+    """The trainer of a short job.
+
+    Args:
+        job: Of :func:`short_job`.
+        model: Of :func:`shaped_model`.
+        prompt_tokens: P of every group.
+        completion_tokens: C of every completion.
+        work: A folder for what the trainer writes.
+    """
+    layout = batch_layout(job, job.launch.num_processes)
+    groups = layout.forwards_per_batch * job.grpo.micro_batch_size
+    given: Any = GivenBatches(job, groups, prompt_tokens, completion_tokens)
+    start = None
+    if job.grpo.kl_to_start_every:
+        start = shaped_model(model.config.to_dict(), model.config.num_hidden_layers, job.model, model.device.type)
+    trainer = LongContextGRPOTrainer(
+        job,
+        model,
+        grpo_config(job, layout, prompt_tokens, work),
+        word_tokenizer(),
+        start=start,
+        batches_of=lambda _: given,
+        samples=JsonLines(work / "samples.jsonl"),
+    )
+    quiet(trainer)
+    trainer.add_callback(StepBoundary(layout.updates_per_batch, steps=2, save_steps=10))
+    # The check compares values, which fakes do not have. It runs once, without gradient, and takes less than a step.
+    trainer.logprobs.checked = True
+    return trainer
