@@ -17,17 +17,18 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from qwenlong.tasks.retention import KIND, drop
 from qwenlong_core.settings.base import Block
 from qwenlong_core.stage_main import OUTPUT
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, describe, now
 from qwenlong_core.store.files import MANIFEST, read_seal
 from qwenlong_core.store.protocol import StageRecord, Store
 
-KIND = "checkpoint"
 CHECKPOINTS = "checkpoints"
 _SLOTS = 2
 """Checkpoints of one training that the store keeps. The older one is there in case the newest is damaged."""
 _POLL_SECONDS = 2.0
+_STORE_FAILED = (ArtifactError, OSError, ClientError, BotoCoreError)
 
 
 class Training(Block):
@@ -55,14 +56,26 @@ def _newest_sealed(folder: Path) -> Path | None:
 
 def _slot(training: Training, slot: int) -> tuple[str, str]:
     """Stage and fingerprint of a checkpoint's record."""
-    # Fixed slots, which newer checkpoints overwrite: so the store keeps two, and training never deletes from it.
-    return f"checkpoint-{training.stage}", f"{training.key}.{slot}"
+    return f"{KIND}-{training.stage}", f"{training.key}.{slot}"
 
 
 def stored_checkpoints(store: Store, training: Training) -> list[StageRecord]:
     """The records of a training's checkpoints in the store, the newest step first."""
     found = [store.lookup(*_slot(training, slot)) for slot in range(_SLOTS)]
     return sorted(filter(None, found), key=lambda record: -int(record.settings["step"]))
+
+
+def drop_finished(store: Store, training: Training, log: Callable[[str], None]) -> None:
+    """Delete a training's checkpoints from the store. If the store fails meanwhile, that is logged."""
+    places = [_slot(training, slot) for slot in range(_SLOTS)]
+    try:
+        digests = {record.ref.sha256 for record in stored_checkpoints(store, training)}
+        drop(store, digests, frozenset(f"stages/{stage}/{fingerprint}.json" for stage, fingerprint in places))
+    except _STORE_FAILED as error:
+        log(
+            f"{training.stage} is done, but its checkpoints are still in the store; `qwenlong artifacts gc` deletes "
+            f"them: {type(error).__name__}: {error}"
+        )
 
 
 def restore(work: Path, store: Store, training: Training, log: Callable[[str], None]) -> None:
@@ -138,7 +151,7 @@ class CheckpointPublisher:
             if _snapshot(self._work, checkpoint, staging):
                 self._publish(staging, step_of(checkpoint))
         # ValueError: the checkpoint's manifest cannot be read.
-        except (ArtifactError, OSError, ValueError, ClientError, BotoCoreError) as error:
+        except (*_STORE_FAILED, ValueError) as error:
             self._log(f"{checkpoint.name} is not in the store yet: {type(error).__name__}: {error}")
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -157,23 +170,25 @@ class CheckpointPublisher:
         self._log(f"{training.stage}: checkpoint of step {step} is in the store")
 
     def _remember(self, ref: ArtifactRef, step: int) -> None:
-        """Record the checkpoint in place of the oldest one, whose artifact `gc` may then collect."""
-        stage, _ = _slot(self._training, 0)
-        steps = {slot: self._step_in(slot) for slot in range(_SLOTS)}
-        oldest = min(steps, key=lambda slot: steps[slot])
+        """Record the checkpoint in place of the oldest one, which is deleted."""
+        known = {slot: self._store.lookup(*_slot(self._training, slot)) for slot in range(_SLOTS)}
+        oldest = min(known, key=lambda slot: _step_in(known[slot]))
+        stage, fingerprint = _slot(self._training, oldest)
         record = StageRecord(
             stage=stage,
-            fingerprint=_slot(self._training, oldest)[1],
+            fingerprint=fingerprint,
             ref=ref,
             profile=self._training.profile,
             settings={"step": step},
             created_at=now(),
         )
         self._store.record(record)
+        if replaced := known[oldest]:
+            drop(self._store, {replaced.ref.sha256})
 
-    def _step_in(self, slot: int) -> int:
-        record = self._store.lookup(*_slot(self._training, slot))
-        return int(record.settings["step"]) if record else -1
+
+def _step_in(record: StageRecord | None) -> int:
+    return int(record.settings["step"]) if record else -1
 
 
 def _snapshot(work: Path, checkpoint: Path, staging: Path) -> bool:

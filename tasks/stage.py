@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qwenlong.tasks.checkpoints import CheckpointPublisher, Training, restore
+from qwenlong.tasks.checkpoints import CheckpointPublisher, Training, drop_finished, restore
 from qwenlong.tasks.launch import launch_options
 from qwenlong.tasks.process import run_or_refuse, stage_command
 from qwenlong.tasks.results import digests_of, publish, remember, write_job
@@ -117,6 +117,8 @@ def execute_stage(
         )  # fmt: skip
         ref, mlflow_run_id = _run_tracked(execution, lock)
         remember(store, spec, key, ref, profile=context.settings.profile, mlflow_run_id=mlflow_run_id)
+        if _trains(spec) and not context.settings.storage.keep_checkpoints:
+            drop_finished(store, _training(execution), log)
         shutil.rmtree(work)
     return StageOutcome(ref=ref, how="ran", seconds=time.monotonic() - started, mlflow_run_id=mlflow_run_id)
 
@@ -166,7 +168,7 @@ def _compute(execution: _Execution, tracked: TrackedRun, lock: int) -> None:
         settings = execution.context.settings
         register(settings.tracking, execution.inputs, store.manifest(execution.inputs["model"]), execution.output)
         return
-    trains = spec.launcher == "accelerate"
+    trains = _trains(spec)
     folders = {name: store.fetch(ref) for name, ref in execution.inputs.items()}
     options = launch_options(execution.context.settings.launch) if trains else None
     command = stage_command(spec.module, options, job, folders, execution.work, python=spec.python)
@@ -178,11 +180,13 @@ def _compute(execution: _Execution, tracked: TrackedRun, lock: int) -> None:
         run_or_refuse(command, spec.name, execution.work, execution.log, lock)
 
 
-@contextmanager
-def _checkpoints_in_store(execution: _Execution) -> Iterator[None]:
-    """Resume from the store's newest checkpoint, and send new ones there."""
+def _trains(spec: StageSpec) -> bool:
+    return spec.launcher == "accelerate"
+
+
+def _training(execution: _Execution) -> Training:
     spec, key = execution.spec, execution.key
-    training = Training(
+    return Training(
         stage=spec.name,
         # A forced stage starts from scratch, but its own retries resume: they share the pipeline run.
         key=f"{key}-{execution.context.run_id}" if execution.forced else key,
@@ -191,6 +195,12 @@ def _checkpoints_in_store(execution: _Execution) -> Iterator[None]:
         settings_digest=digest_json(spec.job),
         code_digest=spec.code,
     )
+
+
+@contextmanager
+def _checkpoints_in_store(execution: _Execution) -> Iterator[None]:
+    """Resume from the store's newest checkpoint, and send new ones there."""
+    training = _training(execution)
     restore(execution.work, execution.store, training, execution.log)
     with CheckpointPublisher(execution.work, execution.store, training, execution.log):
         yield

@@ -107,6 +107,9 @@ class StorageSettings(Block):
     """A local folder, or ``s3://BUCKET/PREFIX``."""
     s3: S3Settings | None = None
     """How to reach the bucket; only with ``s3://``."""
+    keep_checkpoints: bool = False
+    """Keep the two newest checkpoints of a training that is done. Nothing reads them any more, and each is about three
+    times as large as the model."""
     cache_dir: Name = ".qwenlong/cache"
     """Where artifacts of a bucket are copied to be read; those of a folder are read in place."""
     cache_gb: float | None = Field(None, gt=0)

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qwenlong.tasks.checkpoints import CheckpointPublisher, Training, restore, stored_checkpoints
+from qwenlong.tasks.checkpoints import CheckpointPublisher, Training, drop_finished, restore, stored_checkpoints
 from qwenlong.tasks.s3.store import S3Store
 from qwenlong.tasks.specs import base_stage, prepare_stage
 from qwenlong.tasks.stage import RunContext, execute_stage
@@ -27,7 +27,7 @@ from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.artifacts import ArtifactRef
 from qwenlong_core.store.fingerprint import ROOT
 from qwenlong_core.store.local import LocalStore
-from qwenlong_core.store.protocol import StageRecord, Store
+from qwenlong_core.store.protocol import StageRecord, Store, refs_in
 from qwenlong_core.training.checkpoints import damage, newest_complete, prune, seal
 
 TRAINING = Training(stage="sft", key="k" * 64, profile="p", parents={}, settings_digest="s", code_digest="c")
@@ -56,6 +56,7 @@ def assert_the_two_newest_come_back(store: Store, tmp_path: Path) -> None:
         publisher.publish_newest()
     publisher.publish_newest()
     assert steps(stored_checkpoints(store, TRAINING)) == [3, 2]
+    assert len(refs_in(store.listing(), store.uri)) == 2, "the first one was superseded"
     restore(elsewhere, store, TRAINING, print)
     restored = newest_complete(elsewhere / "checkpoints")
     assert restored is not None and restored.name == "checkpoint-3" and damage(restored) is None
@@ -69,6 +70,37 @@ def test_the_two_newest_are_kept_and_come_back_whole_with_their_lines(tmp_path):
 def test_they_come_back_from_a_bucket(tmp_path, bucket, s3_server):
     s3 = S3Settings(endpoint_url=s3_server.endpoint)
     assert_the_two_newest_come_back(S3Store(f"s3://{bucket}/project", s3, tmp_path / "cache"), tmp_path)
+
+
+def test_a_checkpoint_that_another_training_names_outlives_this_one(tmp_path):
+    """A stage that is forced makes the same checkpoints as the one before, under records of its own."""
+    store, forced = LocalStore(tmp_path / "store"), TRAINING.model_copy(update={"key": "forced"})
+    for training, newest in ((TRAINING, 3), (forced, 2)):
+        work = tmp_path / training.key[:6]
+        publisher = CheckpointPublisher(work, store, training, print)
+        for step in range(1, newest + 1):
+            checkpoint(work, step)
+            publisher.publish_newest()
+    assert steps(stored_checkpoints(store, TRAINING)) == [3, 2] and steps(stored_checkpoints(store, forced)) == [2, 1]
+    drop_finished(store, TRAINING, print)
+    assert steps(stored_checkpoints(store, TRAINING)) == [] and steps(stored_checkpoints(store, forced)) == [2, 1]
+    assert len(refs_in(store.listing(), store.uri)) == 2
+    drop_finished(store, forced, print)
+    assert store.listing() == []
+
+
+def test_a_store_that_fails_keeps_the_checkpoints_and_says_how_they_go(tmp_path, monkeypatch):
+    store, said = LocalStore(tmp_path / "store"), []
+    checkpoint(tmp_path / "work", 1)
+    CheckpointPublisher(tmp_path / "work", store, TRAINING, print).publish_newest()
+
+    def full(_stored: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(store, "remove", full)
+    drop_finished(store, TRAINING, said.append)
+    assert "`qwenlong artifacts gc` deletes them" in said[0] and "Read-only" in said[0]
+    assert steps(stored_checkpoints(store, TRAINING)) == [1]
 
 
 def test_an_unsealed_one_is_left_and_a_newer_local_one_stays(tmp_path):
@@ -136,7 +168,7 @@ def test_pruning_while_publishing_leaves_nothing_half(tmp_path):
     thread.join()
     publisher.publish_newest()
     published = list((tmp_path / "store/artifacts/checkpoint").glob("[!.]*"))
-    assert len(published) > 2 and steps(stored_checkpoints(store, TRAINING))[0] == 60
+    assert len(published) == 2 and steps(stored_checkpoints(store, TRAINING))[0] == 60
     for folder in published:
         [inside] = (folder / "checkpoints").iterdir()
         assert damage(inside) is None
