@@ -1,11 +1,14 @@
+import asyncio
 from typing import Any
 
 import pytest
+from endpoint_server import says, served
 
 from qwenlong_core.records import Completion, Example, FinishReason
 from qwenlong_core.rewards.hybrid import score_completions_sync
+from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.rewards.length import LengthLimits
-from qwenlong_core.settings.rewards import RewardSettings
+from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
 
 SETTINGS = RewardSettings()
 
@@ -95,3 +98,13 @@ def test_every_completion_needs_its_example() -> None:
 def test_unusable_gold_stops_the_run_instead_of_scoring_zero(gold: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         score("The answer is 32.", **gold)
+
+
+def test_scoring_works_inside_a_running_event_loop_as_in_a_notebook() -> None:
+    paris, said = example("Paris", "span"), completion("The answer is the French capital.")
+
+    async def cell(judge: Judge) -> float | None:
+        return score_completions_sync([paris], [said], SETTINGS, None, judge)[0].value
+
+    with served(lambda _number, _request: says("[[YES]]")) as server:
+        assert asyncio.run(cell(Judge(JudgeSettings(base_url=server.url, model="m")))) == 1.0

@@ -77,14 +77,6 @@ def test_only_one_strict_form_is_a_verdict(reply: str, verdict: bool | None) -> 
 # ---------------------------------------------------------------- hybrid
 
 
-def test_scoring_works_inside_a_running_event_loop_as_in_a_notebook() -> None:
-    async def cell() -> Score:
-        return score(judge_at(server.url), "the French capital")
-
-    with served(lambda _number, _request: says("[[YES]]")) as server:
-        assert asyncio.run(cell()).value == 1.0
-
-
 def test_judge_turns_a_failed_rule_into_reward_and_penalty_stays() -> None:
     with served(lambda n, r: says("Same city. [[YES]]")) as server:
         judge = judge_at(server.url)
