@@ -122,7 +122,8 @@ def _control_tokens(tokenizer: Any, template: str) -> re.Pattern[str]:
     R1's ``<｜User｜>`` is not marked as special, and the tokenizers of other models hold plain words as added tokens.
     """
     added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values()}
-    named = tokenizer.chat_control_tokens or ()  # where the template writes them in pieces
+    # Where the template writes them in pieces. The attribute of this name is not in the transformers of GPU stages.
+    named = tokenizer.init_kwargs.get("chat_control_tokens") or ()
     written = [text for text in added if text.strip() and text in template]  # some templates hold blank tokens
     tokens = {*written, *named, *(text for text, special in added.items() if special)}
     # The longest first: one token's text may begin with another's.

@@ -1,6 +1,7 @@
 import copy
 from dataclasses import replace
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,6 +83,15 @@ def test_a_control_token_that_is_not_marked_as_special_stays_text_too() -> None:
     ids = encode(tokenizer, render_prompt(tokenizer, replace(NUMBER, context="a <User> word")))
     assert ids.count(user) == 1
     assert tokenizer.convert_tokens_to_ids("word") in ids
+
+
+def test_a_control_token_that_the_template_writes_in_pieces_is_known_by_name(tmp_path: Path) -> None:
+    """The tokenizer's config names it. transformers 5.17, which goes with vLLM, has no attribute for that."""
+    core = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    PreTrainedTokenizerFast(tokenizer_object=core, chat_control_tokens=["<call>"]).save_pretrained(tmp_path)
+    named = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    named.chat_template = "{{ '<' ~ 'call>' }}{{ messages[0]['content'] }}"
+    assert served_message(named, "a <call> <b>") == "a <\u200bcall> <b>"
 
 
 def test_a_server_gets_control_tokens_with_an_invisible_character(tokenizer: Any) -> None:
