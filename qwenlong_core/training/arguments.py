@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trl import GRPOConfig
+from trl.generation import vllm_generation
 
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.settings.training import VLLMSettings
@@ -106,3 +110,21 @@ def vllm_arguments(settings: VLLMSettings) -> dict[str, Any]:
         "vllm_enable_sleep_mode": settings.sleep,
         "vllm_server_base_url": settings.server_url,
     }
+
+
+@contextmanager
+def vllm_in_dtype(job: GRPOJob) -> Iterator[None]:
+    """The vLLM that a trainer made herein starts computes in ``model.dtype``. TRL 1.16 has no argument for it.
+
+    By itself vLLM computes a float32 policy in bfloat16: completions would come from another policy than the one that
+    is trained and evaluated.
+    """
+    if job.grpo.engine != "vllm-colocate":
+        yield
+        return
+    plain = vllm_generation.LLM
+    vllm_generation.LLM = partial(plain, dtype=job.model.dtype)
+    try:
+        yield
+    finally:
+        vllm_generation.LLM = plain

@@ -33,7 +33,7 @@ from qwenlong_core.rewards.length import LengthLimits
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.files import METRICS, write_json
 from qwenlong_core.training import curriculum, grpo_metrics
-from qwenlong_core.training.arguments import batch_layout, grpo_config
+from qwenlong_core.training.arguments import batch_layout, grpo_config, vllm_in_dtype
 from qwenlong_core.training.batches import Batches
 from qwenlong_core.training.checkpoints import CarriedOptimizer, delete_partial, newest_complete, read_state
 from qwenlong_core.training.dynamic_sampling import PromptStream
@@ -131,17 +131,18 @@ def build_trainer(
         stream, copies = PromptStream(len(examples), job.seed), job.launch.sequence_parallel
         return Batches(job.grpo, rollouts, stream, difficulties, filler=tokenizer.eos_token_id, copies=copies)
 
-    trainer = LongContextGRPOTrainer(
-        job,
-        model,
-        grpo_config(job, layout, max(map(len, prompts.token_ids)), work),
-        tokenizer,
-        # A second copy, since the policy's own weights are about to change.
-        start=load_policy(inputs["model"], job.model) if job.grpo.kl_to_start_every else None,
-        # A function, since the engine samples from the model as the trainer has prepared it.
-        batches_of=batches_of,
-        samples=JsonLines(work / OUTPUT / SAMPLES),
-    )
+    with vllm_in_dtype(job):
+        trainer = LongContextGRPOTrainer(
+            job,
+            model,
+            grpo_config(job, layout, max(map(len, prompts.token_ids)), work),
+            tokenizer,
+            # A second copy, since the policy's own weights are about to change.
+            start=load_policy(inputs["model"], job.model) if job.grpo.kl_to_start_every else None,
+            # A function, since the engine samples from the model as the trainer has prepared it.
+            batches_of=batches_of,
+            samples=JsonLines(work / OUTPUT / SAMPLES),
+        )
     quiet(trainer)
     if job.grpo.optimizer_across_phases == "carried" and job.index > 1:
         trainer.add_callback(CarriedOptimizer(trainer, inputs["model"]))

@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from parity_stage import score_parity
 from torch.utils._pytree import tree_leaves
 from training_jobs import grpo_job, lines, scripted
+from trl.generation import vllm_generation
 
 from qwenlong_core import models
 from qwenlong_core.jobs import GRPOJob
@@ -23,7 +24,7 @@ from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards.monitor import RewardAlarm
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.training import Phase
-from qwenlong_core.training.arguments import batch_layout, grpo_config
+from qwenlong_core.training.arguments import batch_layout, grpo_config, vllm_in_dtype
 from qwenlong_core.training.curriculum import Difficulty, read_difficulties
 from qwenlong_core.training.grpo import build_trainer, rollout_engine, train_phase
 from qwenlong_core.training.logprobs.group_pass import used_columns
@@ -211,6 +212,17 @@ def test_settings_reach_trl(tmp_path: Path) -> None:
     served = grpo_job(engine="vllm-server", vllm={"server_url": "http://10.0.0.7:8000"})
     arguments = grpo_config(served, batch_layout(served, 1), 100, tmp_path)
     assert (arguments.vllm_mode, arguments.vllm_server_base_url) == ("server", "http://10.0.0.7:8000")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_vllm_is_told_the_models_dtype(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where TRL starts it. ``make test-vllm`` compares the log-probs."""
+    monkeypatch.setattr(vllm_generation, "LLM", dict, raising=False)
+    model = {"name": "tiny", "dtype": dtype}
+    with vllm_in_dtype(grpo_job(engine="vllm-colocate", model=model)):
+        assert vllm_generation.LLM(model="folder") == {"model": "folder", "dtype": dtype}
+    with vllm_in_dtype(grpo_job(model=model)):
+        assert vllm_generation.LLM is dict
 
 
 @pytest.mark.parametrize(
