@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Mapping
@@ -24,11 +25,15 @@ from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.generation.vllm_check import require_vllm
 from qwenlong_core.interpreter import installed_in
+from qwenlong_core.plan.check import require_fit
+from qwenlong_core.plan.shapes import NoPlan
 from qwenlong_core.promotion.decision import DECISION_TEXT, read_decision
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import own_or_shipped
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, now
 from qwenlong_core.store.protocol import StageRecord, check_writable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +79,18 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         # Refuses a model without chat template or without its switch for thinking; of a hub id the stage base does.
         base_tokenizer(settings.model)
     _check_launch(settings)
+    _check_plan(settings)
     for name in ("work_dir", "runs_dir"):
         check_writable(Path(getattr(settings.storage, name)), f"storage.{name}")
     open_store(settings).check()
+
+
+def _check_plan(settings: Settings) -> None:
+    """Refuse a profile that cannot fit its machine; a model that no plan covers runs unchecked, and the log says so."""
+    try:
+        require_fit(settings)
+    except (NoPlan, ConnectionError) as error:
+        logger.warning("not planned: %s", error)
 
 
 def _check_launch(settings: Settings) -> None:

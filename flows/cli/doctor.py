@@ -72,6 +72,7 @@ def _examine(settings: Settings) -> list[Finding]:
         _storage(settings),
         *(_judge(name, judge) for name, judge in _judges(settings).items()),
         *_rows(settings),
+        _plan(settings),
     ]
 
 
@@ -243,6 +244,23 @@ def _rows(settings: Settings) -> Iterator[Finding]:
         yield Finding(topic=f"phase {index}", ok=ok, found=found, mend=mend)
         below = limit
     yield from (Finding(**found._asdict()) for found in find_sources(settings.data))
+
+
+def _plan(settings: Settings) -> Finding:
+    """Whether the profile's stages fit their machine, and how long they take."""
+    from qwenlong_core.plan.check import in_short, mend, plan_here
+    from qwenlong_core.plan.shapes import NoPlan
+
+    try:
+        plan = plan_here(settings)
+    except (NoPlan, ConnectionError) as error:
+        return Finding(topic="plan", ok=True, found=f"none: {error}")
+    except ValueError as error:
+        return Finding(topic="plan", ok=False, found="none", mend=str(error))
+    if plan.fits:
+        return Finding(topic="plan", ok=True, found=f"{in_short(plan)} (`qwenlong plan`)")
+    ok = settings.plan.check == "off"
+    return Finding(topic="plan", ok=ok, found="; ".join(plan.faults), mend=mend(plan))
 
 
 def _print(findings: list[Finding]) -> None:

@@ -41,6 +41,8 @@ class Machine(Block):
     """Bytes a second at which decoding reads weights and cache."""
     operation: float = Field(ge=0)
     """Seconds that starting one operation takes. A GPU computes meanwhile, unless a pass is as short as in decoding."""
+    drawing: float = Field(0.0, ge=0)
+    """Seconds to draw a token, for each number of the vocabulary and each completion; a CPU feels it."""
     link: float = Field(gt=0)
     """Bytes a second between the devices of a node."""
     network: float = Field(gt=0)
@@ -96,6 +98,7 @@ def assumed_cpu() -> Machine:
         elementwise=8e9,
         reading=8e9,
         operation=15e-6,
+        drawing=5e-9,
         link=5e9,
         network=1e9,
         host_copy=10e9,
@@ -159,9 +162,11 @@ def chosen_machine(settings: Settings) -> Machine:
 def _kind_found(settings: Settings) -> str:
     if settings.model.dtype == "float32":
         return "cpu"
+    if "grpo" in settings.execution.deployments:
+        return "h100"  # a pool's machine, which is not this one
     try:
         gpus = devices_of(settings.launch.python).gpus
-    except ValueError:  # there is no interpreter for stages here, so a pool runs them; doctor says what is missing
+    except ValueError:  # there is no interpreter for stages here; doctor and preflight say what is missing
         gpus = ()
     return kind_of_gpu(gpus[0]) if gpus else "h100"
 

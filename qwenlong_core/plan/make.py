@@ -206,7 +206,7 @@ def make_plan(settings: Settings, machine: Machine, probe: Mapping[str, Any] | N
     """The plan of a profile on a machine.
 
     Raises:
-        ValueError: a model that a plan cannot reckon with.
+        NoPlan: a model that a plan cannot reckon with.
         ConnectionError: the model's shape is not known here, and the hub does not answer.
     """
     shape = shape_of(settings.model)

@@ -11,7 +11,7 @@ from qwenlong_core.plan.shapes import Shape
 from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.settings.tree import Settings
 
-_OPERATIONS = 60
+OPERATIONS = 60
 """Operations of a layer's forward over a packed row; its backward has about twice as many."""
 IMBALANCE = 1.12
 """A forward waits for the process with the longest group. Measured on 8 processes by ``benchmarks/balance.py``."""
@@ -55,7 +55,7 @@ class Work:
 def forward_work(shape: Shape, tokens: Tokens, bytes_a_number: float) -> Work:
     """A pass without a gradient."""
     touched = tokens.total * shape.layers * _touched(shape, bytes_a_number)
-    return Work(forward(shape, tokens), touched, _OPERATIONS * shape.layers)
+    return Work(forward(shape, tokens), touched, OPERATIONS * shape.layers)
 
 
 def training_work(shape: Shape, tokens: Tokens, bytes_a_number: float, *, checkpointing: bool) -> Work:

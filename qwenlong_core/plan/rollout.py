@@ -112,6 +112,7 @@ def rollout(
     read = steps * weights + mine * completion / engine.tokens_a_step * (prompts + completion / 2) * token
     flops = 2 * mine * completion * (shape.layers * shape.layer_products + shape.embedding) / engine.parallel
     starting = 0.0 if engine.graphs else steps * machine.operation * operations(shape)
+    starting += mine * completion * shape.vocabulary * machine.drawing
     decode = max(read / machine.reading, flops / machine.products) + starting
     held = flying / group * (prompt + group * completion) * token
     prefill = prefill_seconds(shape, machine, engine, prompt, groups)

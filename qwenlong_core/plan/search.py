@@ -32,9 +32,14 @@ class Found:
     plan: Plan
 
     @property
+    def overrides(self) -> list[str]:
+        """``launch.sequence_parallel=8``, as a profile or an override takes it."""
+        return [f"{name}={_typed(value)}" for name, value in self.changes.items()]
+
+    @property
     def options(self) -> str:
         """As a person types it: ``--set launch.sequence_parallel=8``."""
-        return " ".join(f"--set {name}={_typed(value)}" for name, value in self.changes.items())
+        return " ".join(f"--set {override}" for override in self.overrides)
 
 
 def _typed(value: Any) -> str:

@@ -57,6 +57,10 @@ _BIASED = ("qwen2",)
 _NORMED_HEADS = ("qwen3",)
 
 
+class NoPlan(ValueError):
+    """A model that the arithmetic of a plan does not cover. It may well run."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
     """A dense decoder with gated MLPs, such as Llama, Qwen2 and Qwen3."""
@@ -107,13 +111,13 @@ def shape_from(config: Mapping[str, Any], name: str) -> Shape:
     """The shape that a ``config.json`` describes.
 
     Raises:
-        ValueError: a mixture of experts, or a config that lacks a size.
+        NoPlan: a mixture of experts, or a config that lacks a size.
     """
     experts = [field for field in _EXPERTS if config.get(field)]
     if experts:
-        raise ValueError(
+        raise NoPlan(
             f"model.name={name!r} is a mixture of experts ({experts[0]}={config[experts[0]]}), which a plan cannot"
-            " reckon with: name a dense model, or set plan.check=off"
+            " reckon with: name a dense model"
         )
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
@@ -131,9 +135,9 @@ def shape_from(config: Mapping[str, Any], name: str) -> Shape:
             normed_heads=kind in _NORMED_HEADS,
         )
     except KeyError as error:
-        raise ValueError(
+        raise NoPlan(
             f"the config of model.name={name!r} has no {error.args[0]}: a plan reckons with dense decoders such as "
-            "Llama and Qwen; name one, or set plan.check=off"
+            "Llama and Qwen"
         ) from error
 
 
@@ -143,7 +147,7 @@ def shape_of(model: ModelSettings) -> Shape:
     It comes from the model's folder, from the table above, or from the hub (a file of a few kilobytes).
 
     Raises:
-        ValueError: a model that a plan cannot reckon with.
+        NoPlan: a model that a plan cannot reckon with.
         ConnectionError: the hub does not have it or does not answer.
     """
     folder = Path(model.name)
@@ -162,7 +166,7 @@ def _from_hub(model: ModelSettings) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConnectionError(
             f"the shape of model.name={model.name!r} is not known, and the hub gave no config.json"
-            f" ({' '.join(str(error).split())}): name a downloaded folder, or set plan.check=off"
+            f" ({' '.join(str(error).split())}): name a downloaded folder"
         ) from error
     config: dict[str, Any] = json.loads(Path(path).read_text())
     return config

@@ -113,7 +113,7 @@ def grpo_step(shape: Shape, settings: Settings, machine: Machine, rows: Rows) ->
     update += _copying(shape, settings, machine, update, kept_bytes(shape, settings, tokens.total) * share)
     busy = old + update
     exposed = max(0.0, sent.shards / link_rate(settings, machine) - busy) + sent.rows / machine.link
-    optimizer = updates * 28 * shape.parameters / sharded_over(settings) / machine.elementwise
+    optimizer = updates * 28 * shape.parameters / sharded_over(settings) / machine.reading
     return Step(
         seconds={
             "prefill": sampled.prefill,
@@ -143,7 +143,7 @@ def sft_step(shape: Shape, settings: Settings, machine: Machine, length: float) 
     update += _copying(shape, settings, machine, update, kept_bytes(shape, settings, tokens.total) * forwards)
     sent = sent_bytes(shape, settings, scored=0, trained=forwards, updates=1, tokens=0)
     update += max(0.0, sent.shards / link_rate(settings, machine) - update)
-    update += 28 * shape.parameters / sharded_over(settings) / machine.elementwise
+    update += 28 * shape.parameters / sharded_over(settings) / machine.reading
     done = forwards * launch.num_processes
     return Step(
         seconds=dict.fromkeys(PARTS, 0.0) | {"update": update, "saving": _saving(shape, machine) / sft.save_steps},
@@ -174,7 +174,7 @@ def _to_engine(shape: Shape, settings: Settings, machine: Machine, drawn: float)
     if settings.grpo.engine == "transformers":
         return 0.0
     rounds = max(1.0, drawn / settings.grpo.batch_size)
-    return rounds * (4 * shape.parameters / link_rate(settings, machine) + 4 * shape.parameters / machine.elementwise)
+    return rounds * (4 * shape.parameters / link_rate(settings, machine) + 4 * shape.parameters / machine.reading)
 
 
 def _saving(shape: Shape, machine: Machine) -> float:

@@ -16,7 +16,7 @@ class PlanSettings(Block):
     """``off`` starts a run whose plan does not fit."""
     machine: str = Field("auto", pattern=r"^[a-z0-9-]+$")
     """``cpu``, ``a100``, ``h100``, ``h200``, or a kind that was measured. ``auto`` is ``cpu`` for a model in float32,
-    else the GPU that the stages find; where they find none it is ``h100``, and a pool has it."""
+    else the GPU that stages find here, and ``h100`` where they find none or a pool runs them."""
     memory_gib: float | None = Field(None, gt=0)
     """Memory of one GPU, or of the host for ``cpu``; ``None`` takes the machine's."""
     host_memory_gib: float | None = Field(None, gt=0)

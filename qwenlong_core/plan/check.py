@@ -1,0 +1,58 @@
+"""Whether a profile may start: what cannot fit is refused before the first GPU hour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qwenlong_core.plan.machine import GIB, chosen_machine
+from qwenlong_core.plan.make import Plan, make_plan
+from qwenlong_core.plan.search import nearest
+from qwenlong_core.settings.tree import Settings
+
+
+def plan_here(settings: Settings, probe: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of a profile on the machine of ``plan.machine``.
+
+    Raises:
+        NoPlan: a model that a plan cannot reckon with.
+        ConnectionError: the model's shape is not known here, and the hub does not answer.
+        ValueError: the machine is not known.
+    """
+    return make_plan(settings, chosen_machine(settings), probe)
+
+
+def in_short(plan: Plan) -> str:
+    """``at most 68.4 of 79.6 GiB of h100, about 178 h``."""
+    peak = max((stage.longest.peak for stage in plan.stages if stage.longest), default=0.0)
+    return f"at most {peak / GIB:.1f} of {plan.limit / GIB:.1f} GiB of {plan.machine.name}, about {_hours(plan)}"
+
+
+def _hours(plan: Plan) -> str:
+    hours = plan.seconds / 3600
+    return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+
+
+def mend(plan: Plan, probe: Mapping[str, Any] | None = None) -> str:
+    """What to set so that a plan that does not fit does; names settings."""
+    found = [" and ".join(one.overrides) for one in nearest(plan, probe)]
+    settings = f"set {', or '.join(found)}" if found else "take larger or more GPUs, or shorter phases"
+    return f"{settings}; plan.machine={plan.machine.name} may not be the machine that you have"
+
+
+def require_fit(settings: Settings) -> None:
+    """Refuse a profile that cannot fit, unless ``plan.check`` is off.
+
+    Raises:
+        ValueError: it does not fit; the message says what does.
+        NoPlan: see :func:`plan_here`.
+        ConnectionError: see :func:`plan_here`.
+    """
+    if settings.plan.check == "off":
+        return
+    plan = plan_here(settings)
+    if not plan.fits:
+        raise ValueError(
+            f"profile {settings.profile!r} does not fit {plan.machine.name}: {'; '.join(plan.faults)}. {mend(plan)}; or"
+            " start it all the same with plan.check=off"
+        )
