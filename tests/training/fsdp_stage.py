@@ -1,8 +1,8 @@
 """A GRPO phase under accelerate's FSDP2 on gloo processes: what its updates were, and what its log-probs can tell.
 
-    run_processes("fsdp_stage.py", PRECISION, POLICY, DATA, WORK, processes=2)
+    run_processes("fsdp_stage.py", HOW, POLICY, DATA, WORK, processes=2)
 
-``PRECISION`` is ``ours`` or ``accelerate``, whose own policy and no_sync are then left in place. Writes
+``HOW`` is ``accelerate``, whose own policy and no_sync are then left in place, or a key of ``LAUNCH``. Writes
 ``gradients-N.safetensors`` (whole, before clipping; one file an update), the policy in ``output`` and, of each process,
 ``seen-RANK.json``.
 """
@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from fsdp_on_cpu import shard_on_cpu
+from host_offload import offload_on_cpu
 from parity_stage import score_parity
 from safetensors.torch import save_file
 from torch import Tensor, distributed
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from training_jobs import example, grpo_job
 from transformers import TrainerCallback
 
@@ -33,6 +35,28 @@ from qwenlong_core.training.logprobs.cpu_head import use_compact_head
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
 
 STEPS = 2
+LAUNCH: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "shared": {"sequence_parallel": 2},
+    "shared, offloaded": {"sequence_parallel": 2, "activation_offload": True},
+}
+
+
+class Sampler(TransformersEngine):
+    """A copy of the start, since sampling needs whole weights, which vLLM has in production.
+
+    When it is asked, vLLM would be given the weights. TRL gathers a weight by ``full_tensor``, which one that is still
+    whole has not: after a pass without gradient FSDP leaves the last norm and the head so, until a backward.
+    """
+
+    def __init__(self, policy: Path, trainer: LongContextGRPOTrainer) -> None:
+        super().__init__(load_policy(policy, trainer.job.model), trainer.processing_class, batch_size=1)
+        self.trained = trainer.model
+
+    def generate(self, *arguments: Any) -> Any:
+        whole = [name for name, weight in self.trained.named_parameters() if not isinstance(weight, DTensor)]
+        assert not whole, f"vLLM could not be given {whole}"
+        return super().generate(*arguments)
 
 
 class Watch(TrainerCallback):
@@ -63,10 +87,11 @@ def gradient_bytes(model: Any) -> int:
     return sum(gradient.nbytes for gradient in held if gradient is not None)
 
 
-def build(policy: Path, data: Path, work: Path) -> LongContextGRPOTrainer:
+def build(policy: Path, data: Path, work: Path, launch: dict[str, Any]) -> LongContextGRPOTrainer:
     state = PartialState(cpu=True)
+    always = {"num_processes": state.num_processes, "cpu_threads": 1, "gradient_checkpointing": True}
     job = grpo_job(
-        launch={"num_processes": state.num_processes, "cpu_threads": 1, "gradient_checkpointing": True},
+        launch=always | launch,
         model={"name": "tiny", "dtype": "bfloat16"},
         phase={"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": STEPS},
         batch_size=8,
@@ -75,10 +100,7 @@ def build(policy: Path, data: Path, work: Path) -> LongContextGRPOTrainer:
         kl_coefficient=0.5,
         learning_rate=1e-3,
     )
-    # Sampling needs whole weights, which vLLM has in production; here a copy of the start samples.
-    grpo.rollout_engine = lambda job, trainer: TransformersEngine(  # type: ignore[assignment]
-        load_policy(policy, job.model), trainer.processing_class, batch_size=1
-    )
+    grpo.rollout_engine = lambda job, trainer: Sampler(policy, trainer)  # type: ignore[assignment]
     return grpo.build_trainer(
         job,
         inputs={"model": policy, "data": data},
@@ -116,12 +138,13 @@ def alone(trainer: LongContextGRPOTrainer, folder: Path) -> Any:
     return model
 
 
-def main(precision: str, policy: Path, data: Path, work: Path) -> None:
+def main(how: str, policy: Path, data: Path, work: Path) -> None:
     shard_on_cpu()
-    if precision == "accelerate":
+    if how == "accelerate":
         hooks.set_precision = lambda accelerator: None  # type: ignore[assignment]
         runtime.is_sharded = lambda: False  # type: ignore[assignment]
-    trainer = build(policy, data, work)
+    moved = offload_on_cpu()
+    trainer = build(policy, data, work, LAUNCH.get(how, {}))
     watch = Watch(trainer, work)
     trainer.add_callback(watch)
     trainer.add_callback(runtime.StepBoundary(updates=1, steps=STEPS, save_steps=STEPS))
@@ -131,6 +154,7 @@ def main(precision: str, policy: Path, data: Path, work: Path) -> None:
     seen = {
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
         "between": watch.between,
+        "offloaded": len(moved),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "ratio_std": float(ratio.std()),
         "expected_std": float(expected.std()),

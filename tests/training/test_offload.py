@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import transformers.modeling_utils
+from host_offload import offload_on_cpu
 from parity_stage import score_parity
 from safetensors.torch import load_file
 from training_jobs import grpo_job, lines, sft_job
@@ -22,18 +22,7 @@ OFFLOADED = {"cpu_threads": 1, "gradient_checkpointing": True, "activation_offlo
 
 @pytest.fixture
 def offload_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """transformers' offload as it is, but into memory that is not pinned, which a CPU build has not; and the
-    numbers of tensors that went through it."""
-    moved: list[int] = []
-
-    class Counted(torch.autograd.graph.save_on_cpu):
-        def __init__(self, **_: Any) -> None:
-            super().__init__(pin_memory=False)
-            moved.append(1)
-
-    monkeypatch.setattr(transformers.modeling_utils, "save_on_cpu", Counted)
-    monkeypatch.setattr(runtime, "offloads", lambda launch: launch.activation_offload)
-    return moved
+    return offload_on_cpu(monkeypatch.setattr)
 
 
 @pytest.mark.parametrize("names", [["gradient"], ["gradient", "activation"]], ids=["5.17", "5.23"])

@@ -99,10 +99,10 @@ def test_a_policy_folder_names_the_dtype_that_it_has(
     assert trainer.model.dtype == torch.float32
 
 
-def stage(precision: str, processes: int, policy: Path, data: Path, work: Path) -> list[dict[str, Any]]:
+def stage(how: str, processes: int, policy: Path, data: Path, work: Path) -> list[dict[str, Any]]:
     """What each process saw in two steps; the whole gradients are in ``work``."""
     work.mkdir()
-    run_processes("fsdp_stage.py", precision, policy, data, work, processes=processes)
+    run_processes("fsdp_stage.py", how, policy, data, work, processes=processes)
     return [json.loads((work / f"seen-{rank}.json").read_text()) for rank in range(processes)]
 
 
@@ -133,6 +133,19 @@ def test_accelerates_own_policy_would_be_noticed(policy: Path, data: Path, tmp_p
         assert seen["zeros"] > 0.5
         assert seen["ratio_std"] > 2 * seen["expected_std"]
         assert seen["between"] == pytest.approx(2 * seen["parameters"], rel=0.01)
+
+
+@pytest.mark.slow
+def test_offload_of_a_shared_row_changes_no_gradient(policy: Path, data: Path, tmp_path: Path) -> None:
+    """Of a row that two processes compute together, with sharded weights: in every forward, and to the bit."""
+    plain, offloaded = tmp_path / "plain", tmp_path / "offloaded"
+    assert [seen["offloaded"] for seen in stage("shared", 2, policy, data, plain)] == [0, 0]
+    layers, forwards, steps = 2, 8, 2
+    for seen in stage("shared, offloaded", 2, policy, data, offloaded):
+        assert seen["offloaded"] >= layers * forwards * steps
+    for step in (0, 1):
+        ours, theirs = (load_file(folder / f"gradients-{step}.safetensors") for folder in (offloaded, plain))
+        assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
 
 
 @pytest.mark.slow
