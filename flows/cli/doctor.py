@@ -110,6 +110,11 @@ def _accelerator(settings: Settings, devices: Devices) -> Finding:
         f"profile {settings.profile!r} runs {per_machine} processes per machine in {settings.model.dtype}: use a"
         f" machine with {per_machine} GPUs"
     )
+    if not devices.cuda:
+        mend += (
+            ", and a PyTorch for CUDA: the one in the stage interpreter is built for the CPU, which pip takes where its"
+            " settings (`pip config list`) name an index of CPU builds"
+        )
     return Finding(topic="accelerator", ok=enough, found=found, mend="" if enough else mend)
 
 

@@ -18,6 +18,7 @@ from qwenlong.flows.cli.doctor import Finding
 from qwenlong.flows.cli.doctor_sources import find_sources
 from qwenlong_core.errors import STAGE_ENVIRONMENT
 from qwenlong_core.evaluation.published import BENCHMARKS
+from qwenlong_core.interpreter import Devices
 from qwenlong_core.settings.profiles import load_settings
 
 
@@ -125,6 +126,14 @@ def test_tables_show_brackets_as_they_are(capsys):
     assert all(text in shown for text in ("[t]", "[c]", "[link]", "[i] 0 is not in the store"))
     makers = [path.name for path in Path(doctor.__file__).parent.glob("*.py") if " Console(" in path.read_text()]
     assert makers == ["common.py"]
+
+
+@pytest.mark.parametrize(("cuda", "said"), [("13.0", False), (None, True)])
+def test_a_pytorch_that_cannot_use_gpus_is_named(cuda, said):
+    """On a machine with GPUs it finds none, as on a machine without."""
+    finding = doctor._accelerator(load_settings("8gpu-14b"), Devices(cuda=cuda, gpus=(), attention="sdpa"))
+    assert not finding.ok and "use a machine with 8 GPUs" in finding.mend
+    assert ("built for the CPU" in finding.mend) == said
 
 
 def test_vllm_is_looked_for_in_the_interpreter_of_the_stages(tmp_path):
