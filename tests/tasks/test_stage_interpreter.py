@@ -89,7 +89,7 @@ def test_an_interpreter_that_cannot_run_stages_is_refused_with_the_mend(make, re
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     python = make(tmp_path)
-    with pytest.raises(ValueError, match=rf"launch\.python='{python}' {reason}.*make setup-gpu.*qwenlong\[gpu\]"):
+    with pytest.raises(ValueError, match=rf"launch\.python='{python}' {reason}.*make setup-gpu.*extra `gpu`"):
         stage_fingerprint(base_stage(settings(python)), {})
 
 
@@ -108,4 +108,4 @@ def test_the_console_says_what_an_environment_for_stages_lacks(tmp_path):
     command = [python, "-m", "qwenlong.flows.cli", "run"]
     done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: the command needs prefect, mlflow, boto3, typer: pip install")
+    assert done.stderr.startswith("error: the command needs prefect, mlflow, boto3, typer: run `make setup`")

@@ -114,7 +114,7 @@ def test_doctor_says_what_a_large_profile_lacks_here(tmp_path):
 
 
 def test_tables_show_brackets_as_they_are(capsys):
-    """rich would read them as markup: what is missing was to be installed without its extra."""
+    """rich would read them as markup: a ``pip install`` would lose its extra."""
     finding = Finding(topic="[red]vllm", ok=False, found="[1]", mend=f"{STAGE_ENVIRONMENT}; [/] [bold]x[/bold]")
     doctor._print([finding])
     shown = " ".join(capsys.readouterr().out.split())
