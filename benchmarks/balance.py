@@ -41,7 +41,13 @@ def waiting(
 ) -> float:
     """Time of a batch over its time without waiting."""
     slots = arrange(
-        batch, [work(*group) for group in batch], batch_size=len(batch), mini_batches=mini_batches, processes=processes
+        batch,
+        [work(*group) for group in batch],
+        range(len(batch)),
+        batch_size=len(batch),
+        mini_batches=mini_batches,
+        processes=processes,
+        per_forward=1,
     )
     forwards = [[flops(group) if group else 0.0 for group in at_once] for at_once in zip(*slots)]
     return sum(map(max, forwards)) / sum(map(fmean, forwards))

@@ -63,6 +63,8 @@ def grpo_config(job: GRPOJob, layout: BatchLayout, longest_prompt: int, work: Pa
     return GRPOConfig(
         **trainer_arguments(job.model, job.launch, job.seed, work / "checkpoints"),
         per_device_train_batch_size=grpo.micro_batch_size * grpo.group_size,
+        # TRL scores this many rows at once while the model is in eval mode; a group must stay whole.
+        per_device_eval_batch_size=grpo.micro_batch_size * grpo.group_size,
         gradient_accumulation_steps=layout.forwards_per_update,
         steps_per_generation=layout.forwards_per_batch,
         max_steps=job.phase.steps * layout.updates_per_batch,

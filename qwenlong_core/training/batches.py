@@ -88,9 +88,11 @@ class Batches:
         slots = arrange(
             placed,
             [self._work(group) for group, _ in placed],
+            [group.example.context for group, _ in placed],
             batch_size=settings.batch_size,
             mini_batches=mini_batches,
             processes=holders,
+            per_forward=settings.micro_batch_size,
         )
         # Now and not in the next step: the policy that sampled these groups is about to be updated.
         self.surplus = self._with_old_logprobs(drawn.surplus, policy_logprobs)

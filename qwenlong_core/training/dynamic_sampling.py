@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, get_args
 
@@ -180,30 +180,65 @@ def fill_batch(
 
 
 def arrange(
-    groups: Sequence[T], work: Sequence[float], *, batch_size: int, mini_batches: int, processes: int
+    groups: Sequence[T],
+    work: Sequence[float],
+    documents: Sequence[Hashable],
+    *,
+    batch_size: int,
+    mini_batches: int,
+    processes: int,
+    per_forward: int,
 ) -> list[list[T | None]]:
-    """Spread groups evenly over the mini-batches, and within each mini-batch over the processes.
+    """Spread groups evenly over the mini-batches, and within each mini-batch over the forwards of the processes.
 
     Each forward waits for the process with the most work, so the members of a mini-batch are dealt out by length:
-    groups that run at the same time are neighbours. The gradient of a mini-batch is a sum over its members,
-    so it stays the same.
+    groups that run at the same time are neighbours. Groups on one document go into one forward, as far as there is
+    room, where they share it. The gradient of a mini-batch is a sum over its members, so it stays the same.
 
     Args:
         groups: At most ``batch_size`` groups.
         work: Of each group, in any unit (:func:`.rows.packed_work`).
-        batch_size: Slots in total, a multiple of ``mini_batches * processes``.
+        documents: What each group's prompt begins with.
+        batch_size: Slots in total, a multiple of ``mini_batches * processes * per_forward``.
         mini_batches: Optimizer steps per batch.
         processes: Number of processes. A whole group goes to one of them.
+        per_forward: Groups in a forward of a process.
 
     Returns:
-        The slots of each process, mini-batch by mini-batch; ``None`` is an empty slot. Every process
-        has the same number of slots, since sharded training needs the same number of forwards on each.
+        The slots of each process, mini-batch by mini-batch and forward by forward; ``None`` is an empty slot. Every
+        process has the same number of slots, since sharded training needs the same number of forwards on each.
     """
     slots: list[list[T | None]] = [[] for _ in range(processes)]
+    forwards = batch_size // (mini_batches * processes * per_forward)
     for mini_batch in range(mini_batches):
         longest_first = sorted(range(mini_batch, len(groups), mini_batches), key=lambda i: -work[i])
-        members: list[T | None] = [groups[i] for i in longest_first]
-        members += [None] * (batch_size // mini_batches - len(members))
-        for process in range(processes):
-            slots[process] += members[process::processes]
+        together = _together(longest_first, documents, per_forward, forwards * processes)
+        placed = {i for cell in together for i in cell}
+        rest = iter([i for i in longest_first if i not in placed])
+        for first in range(0, len(together), processes):
+            cells: list[list[int | None]] = [list(cell) for cell in together[first : first + processes]]
+            for _ in range(per_forward):
+                for cell in cells:
+                    if len(cell) < per_forward:
+                        cell.append(next(rest, None))
+            for own, cell in zip(slots, cells):
+                own += [None if i is None else groups[i] for i in cell]
     return slots
+
+
+def _together(members: Sequence[int], documents: Sequence[Hashable], per_forward: int, cells: int) -> list[list[int]]:
+    """The members that share a document, in at most ``cells`` forwards; those that find no room are left out.
+
+    The forwards that run at the same time are neighbours.
+    """
+    on: dict[Hashable, list[int]] = {}
+    for i in members:
+        on.setdefault(documents[i], []).append(i)
+    placed: list[list[int]] = [[] for _ in range(cells)]
+    for several in on.values():
+        for first in range(0, len(several), per_forward):
+            unit = several[first : first + per_forward]
+            emptiest = min(placed, key=len)
+            if len(unit) > 1 and len(emptiest) + len(unit) <= per_forward:
+                emptiest += unit
+    return placed

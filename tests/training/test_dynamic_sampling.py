@@ -242,7 +242,7 @@ def test_the_stream_has_the_order_of_torchs_own_shuffle() -> None:
 
 def test_a_full_batch_is_spread_evenly_and_wholly() -> None:
     groups = [group(i, YES) for i in range(8)]
-    slots = arrange(groups, [1] * 8, batch_size=8, mini_batches=2, processes=2)
+    slots = arrange(groups, [1] * 8, range(8), batch_size=8, mini_batches=2, processes=2, per_forward=1)
     placed = [[g.example.id for g in own if g is not None] for own in slots]
     # mini-batch 0 has groups 0 2 4 6, of which process 0 takes 0 4; mini-batch 1 has 1 3 5 7
     assert placed == [["p1-0", "p1-4", "p1-1", "p1-5"], ["p1-2", "p1-6", "p1-3", "p1-7"]]
@@ -251,17 +251,56 @@ def test_a_full_batch_is_spread_evenly_and_wholly() -> None:
 def test_groups_of_like_length_run_at_the_same_time() -> None:
     """Mini-batch 0 has the groups of 9, 30, 8 and 40, mini-batch 1 those of 5, 6, 7 and 50."""
     tokens = [9, 5, 30, 6, 8, 7, 40, 50]
-    slots = arrange(tokens, tokens, batch_size=8, mini_batches=2, processes=2)
+    sizes = {"batch_size": 8, "mini_batches": 2, "processes": 2, "per_forward": 1}
+    slots = arrange(tokens, tokens, range(8), **sizes)
     assert slots == [[40, 9, 50, 6], [30, 8, 7, 5]]
-    slots = arrange(tokens[:3], tokens[:3], batch_size=8, mini_batches=2, processes=2)
+    slots = arrange(tokens[:3], tokens[:3], range(3), **sizes)
     assert slots == [[30, None, 5, None], [9, None, None, None]], "empty slots come last"
+
+
+def test_groups_on_one_document_run_in_one_forward() -> None:
+    """Of two processes with two forwards of two groups; the number is a group's work."""
+    groups = ["a9", "b8", "c7", "a6", "d5", "c4", "e3", "f2"]
+    sizes = {"batch_size": 8, "mini_batches": 1, "processes": 2, "per_forward": 2}
+    slots = arrange(groups, [int(g[1]) for g in groups], [g[0] for g in groups], **sizes)
+    assert slots == [["a9", "a6", "b8", "e3"], ["c7", "c4", "d5", "f2"]]
+    # Three on one document do not fit; of two updates, each has its own members, as without documents.
+    groups = ["a9", "a8", "a7", "b6", "a5"]
+    sizes = {"batch_size": 8, "mini_batches": 2, "processes": 1, "per_forward": 2}
+    slots = arrange(groups, [int(g[1]) for g in groups], [g[0] for g in groups], **sizes)
+    assert slots == [["a9", "a7", "a5", None, "a8", "b6", None, None]]
+
+
+@given(
+    documents=st.lists(st.integers(0, 5), max_size=16),
+    mini_batches=st.sampled_from([1, 2]),
+    processes=st.sampled_from([1, 2]),
+    per_forward=st.sampled_from([1, 2, 4]),
+)
+def test_documents_change_only_the_order_within_a_mini_batch(
+    documents: list[int], mini_batches: int, processes: int, per_forward: int
+) -> None:
+    groups, tokens = list(range(len(documents))), [(i * 7) % 5 for i in range(len(documents))]
+    members = []
+    for on in (documents, groups):
+        slots = arrange(
+            groups, tokens, on, batch_size=16, mini_batches=mini_batches, processes=processes, per_forward=per_forward
+        )
+        assert [len(own) for own in slots] == [16 // processes] * processes
+        size = 16 // processes // mini_batches
+        members.append([{g for own in slots for g in own[m * size : (m + 1) * size]} for m in range(mini_batches)])
+        if on is groups:  # nothing to put together: dealt to the processes one by one
+            longest = sorted(groups[0::mini_batches], key=lambda i: -tokens[i])
+            assert slots[0][:size] == (longest[::processes] + [None] * size)[:size]
+    assert members[0] == members[1]
 
 
 @given(kept=st.integers(0, 16), mini_batches=st.sampled_from([1, 2, 4]), processes=st.sampled_from([1, 2, 4]))
 def test_every_process_has_as_many_slots_and_no_group_is_lost(kept: int, mini_batches: int, processes: int) -> None:
     groups = [group(i, YES) for i in range(kept)]
     tokens = [(i * 7) % 5 for i in range(kept)]
-    slots = arrange(groups, tokens, batch_size=16, mini_batches=mini_batches, processes=processes)
+    sizes = {"batch_size": 16, "mini_batches": mini_batches, "processes": processes, "per_forward": 1}
+    slots = arrange(groups, tokens, range(kept), **sizes)
     assert [len(own) for own in slots] == [16 // processes] * processes
     assert sorted(g.example.id for own in slots for g in own if g) == sorted(g.example.id for g in groups)
     per_mini_batch = 16 // mini_batches // processes

@@ -44,7 +44,7 @@ def group_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, s
     Returns:
         ``[1, H, N, D]``.
     """
-    if not layout.lengths:  # one text without branches
+    if not layout.branches:  # one text
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
     by_flash = has_flash_kernel(query, key, value)
     _announce("flash calls merged" if by_flash else "flex attention", query.device.type, value.dtype)

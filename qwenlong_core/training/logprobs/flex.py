@@ -21,23 +21,24 @@ def _compiled() -> Any:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def branch_of(layout: Layout, device: torch.device) -> Tensor:
-    """The number of each token's branch, ``[N]``; 0 in the prefix."""
-    lengths = torch.tensor([layout.prefix, *layout.lengths], device=device)
-    return torch.arange(len(lengths), device=device).repeat_interleave(lengths)
+def seen_until(layout: Layout, device: torch.device) -> Tensor:
+    """Where the tokens end that see each token, ``[N]``: a token is seen by its own part and by all below it."""
+    parts = list(layout.parts())
+    ends = torch.tensor([start + part.tokens for start, part in parts], device=device)
+    return ends.repeat_interleave(torch.tensor([part.prefix for _, part in parts], device=device))
 
 
 # All layers of a forward, and its backward, use the same layout.
 @lru_cache(maxsize=4)
 def block_mask(layout: Layout, device: torch.device) -> BlockMask:
-    """Which tokens each token of the row sees: the prefix and its own branch, up to itself."""
-    branch = branch_of(layout, device)
+    """Which tokens each token of the row sees: the prefixes above it and its own part, up to itself."""
+    until = seen_until(layout, device)
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & ((branch[key] == 0) | (branch[key] == branch[query]))
+        return (query >= key) & (query < until[key])
 
     # Compiled, it does not build the N x N mask from which the blocks are computed.
-    return create_block_mask(sees, None, None, len(branch), len(branch), device, _compile=device.type != "cpu")
+    return create_block_mask(sees, None, None, len(until), len(until), device, _compile=device.type != "cpu")
 
 
 def flex(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:

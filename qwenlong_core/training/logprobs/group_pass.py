@@ -1,4 +1,4 @@
-"""Log-probs of a batch's completions, with each group in one packed row where the model allows it."""
+"""Log-probs of a batch's completions, with the groups of a forward in one packed row where the model allows it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qwenlong_core.training.logprobs.attention import NAME, forward_inputs, unsupported_reason
 from qwenlong_core.training.logprobs.check import LIMITS, disagreement
-from qwenlong_core.training.logprobs.packing import Layout, Packed, pack, unpack
+from qwenlong_core.training.logprobs.packing import Layout, Packed, join, pack, pack_groups, unpack
 from qwenlong_core.training.logprobs.ulysses import Share, Span, heads_reason
 
 logger = logging.getLogger(__name__)
@@ -126,15 +126,36 @@ class GroupPass:
         return tuple(tuple(row[: len(c)]) for row, c in zip(logps.tolist(), completions))
 
     def _forward(self, model: Any, ids: Tensor, mask: Tensor, columns: int, **options: Any) -> Pass:
+        """One run of the model: under FSDP2 every process has to run it equally often, whatever its groups share."""
         if not self.shares_prompts:
             return self._separate(model, ids, mask, columns, **options)
-        size = self.group_size
         if torch.is_grad_enabled() and not self.checked:
-            self._check(model, ids[:size], mask[:size], columns)
-        groups = zip(torch.split(ids, size), torch.split(mask, size))
-        passes = [self._packed(model, *group, columns, **options) for group in groups]
-        logps, entropies = zip(*passes)
-        return torch.cat(logps), torch.cat(entropies) if entropies[0] is not None else None, None
+            self._check(model, ids, mask, columns)
+        packed, order = pack_groups(self._groups(ids, mask, columns))
+        if self._too_short(packed):
+            return self._separate(model, ids, mask, columns, **options)
+        # Where the groups of the batch lie in the row.
+        places = torch.tensor(order, device=ids.device).argsort()
+        logps, entropies = (
+            self._spread(values, packed, columns).unflatten(0, (len(order), -1))[places].flatten(0, 1)
+            for values in self._run(model, packed)
+        )
+        return logps, entropies if options.get("compute_entropy") else None, None
+
+    def _groups(self, ids: Tensor, mask: Tensor, columns: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Each group's prompt, completions and their mask, without padding around the group."""
+        found = []
+        for some, kept in zip(torch.split(ids, self.group_size), torch.split(mask.bool(), self.group_size)):
+            longest = int(kept[:, -columns:].sum(1).max())
+            stop = ids.size(1) - columns
+            prompt = some[0, :stop][kept[0, :stop]]
+            found.append((prompt, some[:, stop : stop + longest], kept[:, stop : stop + longest]))
+        return found
+
+    def _spread(self, values: Tensor, packed: Packed, columns: int) -> Tensor:
+        """Values of a row as ``[rows, columns]``."""
+        found = unpack(values, packed.layout)
+        return torch.nn.functional.pad(found, (0, columns - found.size(1)))
 
     def _separate(self, model: Any, ids: Tensor, mask: Tensor, columns: int, **options: Any) -> Pass:
         """One row per completion, without the columns that no row uses."""
@@ -148,28 +169,9 @@ class GroupPass:
         pad = torch.nn.functional.pad
         return pad(logps, (0, unused)), None if entropies is None else pad(entropies, (0, unused)), router_loss
 
-    def _packed(
-        self, model: Any, ids: Tensor, mask: Tensor, columns: int, compute_entropy: bool = False, **_: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        """A group in one row, so that its prompt is run once."""
-        prompt = ids[0, :-columns][mask[0, :-columns].bool()]
-        if self._too_short(prompt):
-            logps, entropies, _router_loss = self._separate(model, ids, mask, columns, compute_entropy=compute_entropy)
-            return logps, entropies
-        completions, kept = ids[:, -columns:], mask[:, -columns:]
-        longest = int(kept.sum(1).max())
-        packed = pack(prompt, completions[:, :longest], kept[:, :longest])
-        logps, entropies = self._run(model, packed)
-
-        def spread(values: Tensor) -> Tensor:
-            return torch.nn.functional.pad(unpack(values, packed.layout), (0, columns - longest))
-
-        return spread(logps), spread(entropies) if compute_entropy else None
-
-    def _too_short(self, prompt: Tensor) -> bool:
-        """Whether a prompt is run with each completion: in an empty slot it is one token, which leaves nothing to
-        share, and each rank of a span needs a token."""
-        return len(prompt) < max(2, self.span.size if self.span else 0)
+    def _too_short(self, packed: Packed) -> bool:
+        """Whether a row is not packed after all: each rank of a span needs a token, and an empty forward has few."""
+        return self.span is not None and packed.layout.tokens < self.span.size
 
     def _run(self, model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies ``[1, N]`` of a packed row; with a span, its ranks compute it together."""
@@ -190,16 +192,16 @@ class GroupPass:
     def _whole_row(self, model: Any, ids: Tensor, mask: Tensor, columns: int) -> Tensor:
         kept = mask.bool()
         prompt, completion = ids[:, :-columns][kept[:, :-columns]], ids[:, -columns:][kept[:, -columns:]]
-        if self._too_short(prompt):
-            return self._separate(model, ids, mask, columns)[0]
         packed = pack(prompt, completion[None], torch.ones_like(completion[None]))
-        row = replace(packed, layout=Layout(packed.layout.tokens, ()))
+        if self._too_short(packed):
+            return self._separate(model, ids, mask, columns)[0]
+        row = replace(packed, layout=Layout(packed.layout.tokens))
         logps, _ = self._run(model, row)
         return torch.nn.functional.pad(logps[:, packed.layout.prefix :], (0, columns - len(completion)))
 
     @torch.no_grad()
     def _check(self, model: Any, ids: Tensor, mask: Tensor, columns: int) -> None:
-        """Compare one group of every process with its separate rows: G more forwards, once in a run.
+        """Compare the first group of every process with its separate rows: G more forwards, once in a run.
 
         Over a span the rows are long: they are cut over its ranks as well, without branches. Both sides then go
         through the same exchange, so the end of the prompt is compared with rows that are not cut, too.
@@ -207,17 +209,21 @@ class GroupPass:
         Raises:
             RuntimeError: on every process, if the log-probs of any process differ by too much.
         """
+        several = len(ids) > self.group_size
+        ids, mask = ids[: self.group_size], mask[: self.group_size]
         real = mask[:, :-columns].sum() > len(ids)  # in an empty slot each prompt is one token
         if not self.accelerator.gather(real[None]).any():
             return  # nothing to compare yet; the next forward tries again
         if self.span is None:
-            difference = self._apart(self._separate_one_by_one, model, ids, mask, columns)
+            difference = self._apart(self._separate_one_by_one, model, ids, mask, columns, as_questions=several)
         else:
             short = slice(max(0, ids.size(1) - columns - CHECKED_PROMPT), ids.size(1) - columns + CHECKED_COMPLETION)
             shown = min(columns, CHECKED_COMPLETION)
             difference = max(
-                self._apart(self._whole_rows, model, ids, mask, columns),
-                self._apart(self._separate_one_by_one, model, ids[:, short], mask[:, short], shown),
+                self._apart(self._whole_rows, model, ids, mask, columns, as_questions=several),
+                self._apart(
+                    self._separate_one_by_one, model, ids[:, short], mask[:, short], shown, as_questions=several
+                ),
             )
         worst = float(self.accelerator.gather(ids.new_tensor([difference], dtype=torch.float32)).max())
         limit, dtype = self._limit(model, ids.device.type)
@@ -231,10 +237,26 @@ class GroupPass:
         self.checked = True
 
     def _apart(
-        self, rows: Callable[[Any, Tensor, Tensor, int], Tensor], model: Any, ids: Tensor, mask: Tensor, columns: int
+        self,
+        rows: Callable[[Any, Tensor, Tensor, int], Tensor],
+        model: Any,
+        ids: Tensor,
+        mask: Tensor,
+        columns: int,
+        *,
+        as_questions: bool,
     ) -> float:
-        packed, _ = self._packed(model, ids, mask, columns)
-        return disagreement(packed, rows(model, ids, mask, columns), mask[:, -columns:])
+        ((prompt, completions, kept),) = self._groups(ids, mask, columns)
+        packed = pack(prompt, completions, kept)
+        if as_questions:  # two on one document, which is the first half of the prompt
+            half = len(ids) // 2
+            two = [pack(prompt, completions[part], kept[part]) for part in (slice(half), slice(half, None))]
+            packed = join(two, len(prompt) // 2)
+        if self._too_short(packed):
+            found, _, _ = self._separate(model, ids, mask, columns)
+        else:
+            found = self._spread(self._run(model, packed)[0], packed, columns)
+        return disagreement(found, rows(model, ids, mask, columns), mask[:, -columns:])
 
     def _separate_one_by_one(self, model: Any, ids: Tensor, mask: Tensor, columns: int) -> Tensor:
         rows = zip(torch.split(ids, 1), torch.split(mask, 1))

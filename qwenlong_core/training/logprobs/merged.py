@@ -1,9 +1,9 @@
-"""Attention over a packed row as three kinds of flash call, merged.
+"""Attention over a packed row as two kinds of flash call, merged.
 
-The prefix attends to itself causally, all branches attend to the prefix in one call without a mask, each branch attends
-to itself causally, and the two results of a branch are merged by their log-sum-exps. The backward repeats the calls
-with the merged output and log-sum-exp, as ring attention does (arXiv 2310.01889). Neither the prefix's keys and values
-nor the key heads are copied, and the backward needs no more saved tensors than one plain call over the row.
+Each part of the row attends to itself causally, and everything below a prefix attends to it in one call without a mask.
+A token's results are merged by their log-sum-exps. The backward repeats the calls with the merged output and
+log-sum-exp, as ring attention does (arXiv 2310.01889). Neither a prefix's keys and values nor the key heads are copied,
+and the backward needs no more saved tensors than one plain call over the row.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def has_flash_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return query.size(-1) % 8 == 0 and cuda.can_use_flash_attention(asked)
 
 
-def _branches(states: Tensor, rows: slice, branches: int) -> Tensor:
-    """A view ``[branches, H, C, D]`` of the row's ``[1, H, N, D]``."""
+def _parts(states: Tensor, rows: slice, count: int) -> Tensor:
+    """A view ``[count, H, C, D]`` of the row's ``[1, H, N, D]``."""
     part = states[0, :, rows]
-    return part.view(part.size(0), branches, -1, part.size(2)).transpose(0, 1)
+    return part.view(part.size(0), count, -1, part.size(2)).transpose(0, 1)
 
 
 def _row(states: Tensor) -> Tensor:
-    """The inverse of :func:`_branches`: ``[1, H, branches * C, D]``."""
+    """The inverse of :func:`_parts`: ``[1, H, count * C, D]``."""
     return states.transpose(0, 1).flatten(1, 2)[None]
 
 
@@ -83,23 +83,19 @@ class MergedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-        p = layout.prefix
-        prefix_key, prefix_value = key[:, :, :p], value[:, :, :p]
-        prefix, prefix_lse = flash(query[:, :, :p], prefix_key, prefix_value, True, scale)
-        shared, shared_lse = flash(query[:, :, p:], prefix_key, prefix_value, False, scale)
         output = torch.empty_like(query)
-        output[:, :, :p] = prefix
-        lse = torch.cat([prefix_lse, shared_lse], dim=2)
-        # Branches of equal length share one call.
+        lse = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
+        # Parts of equal length share one call.
         for rows, count in layout.runs():
-            own_query, own_key, own_value = (_branches(x, rows, count) for x in (query, key, value))
-            own, own_lse = flash(own_query, own_key, own_value, True, scale)
-            own, own_lse = _row(own), _row(own_lse[..., None])[..., 0]
-            part = slice(rows.start - p, rows.stop - p)
+            own, own_lse = flash(*(_parts(x, rows, count) for x in (query, key, value)), True, scale)
+            output[:, :, rows], lse[:, :, rows] = _row(own), _row(own_lse[..., None])[..., 0]
+        for prefix, below in layout.shared():
+            seen, seen_lse = flash(query[:, :, below], key[:, :, prefix], value[:, :, prefix], False, scale)
+            found, found_lse = output[:, :, below], lse[:, :, below]
             # The weight of the prefix in the joint softmax: exp(a) / (exp(a) + exp(b)) = sigmoid(a - b).
-            weight = (shared_lse[:, :, part] - own_lse).sigmoid()[..., None]
-            output[:, :, rows] = own + (shared[:, :, part] - own.to(weight.dtype)) * weight
-            lse[:, :, rows] = torch.logaddexp(shared_lse[:, :, part], own_lse)
+            weight = (seen_lse - found_lse).sigmoid()[..., None]
+            output[:, :, below] = found + (seen - found.to(weight.dtype)) * weight
+            lse[:, :, below] = torch.logaddexp(seen_lse, found_lse)
         ctx.save_for_backward(query, key, value, output, lse)
         ctx.layout, ctx.scale = layout, scale
         return output
@@ -107,30 +103,17 @@ class MergedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         query, key, value, output, lse = ctx.saved_tensors
-        p, scale = ctx.layout.prefix, ctx.scale
-        d_query, d_key, d_value = (torch.empty_like(x) for x in (query, key, value))
-        prefix, rest = slice(0, p), slice(p, None)
-
-        def over_prefix(rows: slice, causal: bool) -> tuple[Tensor, Tensor, Tensor]:
-            return flash_backward(
-                gradient[:, :, rows],
-                query[:, :, rows],
-                key[:, :, prefix],
-                value[:, :, prefix],
-                output[:, :, rows],
-                lse[:, :, rows],
-                causal=causal,
-                scale=scale,
-            )
-
-        d_query[:, :, prefix], from_prefix, value_from_prefix = over_prefix(prefix, True)
-        d_query[:, :, rest], from_branches, value_from_branches = over_prefix(rest, False)
-        torch.add(from_prefix, from_branches, out=d_key[:, :, prefix])
-        torch.add(value_from_prefix, value_from_branches, out=d_value[:, :, prefix])
+        gradients = d_query, d_key, d_value = [torch.empty_like(x) for x in (query, key, value)]
         for rows, count in ctx.layout.runs():
-            d_own, q, k, v, out = (_branches(x, rows, count) for x in (gradient, query, key, value, output))
-            own_lse = _branches(lse[..., None], rows, count)[..., 0]
-            own, d_key_own, d_value_own = flash_backward(d_own, q, k, v, out, own_lse, causal=True, scale=scale)
-            d_query[:, :, rows] += _row(own)
-            d_key[:, :, rows], d_value[:, :, rows] = _row(d_key_own), _row(d_value_own)
+            d_own, q, k, v, out = (_parts(x, rows, count) for x in (gradient, query, key, value, output))
+            own_lse = _parts(lse[..., None], rows, count)[..., 0]
+            own = flash_backward(d_own, q, k, v, out, own_lse, causal=True, scale=ctx.scale)
+            for whole, part in zip(gradients, own):
+                whole[:, :, rows] = _row(part)
+        for prefix, below in ctx.layout.shared():
+            d_seen, q, out = (x[:, :, below] for x in (gradient, query, output))
+            k, v = key[:, :, prefix], value[:, :, prefix]
+            seen = flash_backward(d_seen, q, k, v, out, lse[:, :, below], causal=False, scale=ctx.scale)
+            for whole, rows, part in zip(gradients, (below, prefix, prefix), seen):
+                whole[:, :, rows] += part
         return d_query, d_key, d_value, None, None

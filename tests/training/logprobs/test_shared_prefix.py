@@ -174,9 +174,8 @@ def test_a_branch_does_not_see_another() -> None:
 
 
 def attention_inputs(heads: tuple[int, int], layout: Layout, width: int = 8) -> list[torch.Tensor]:
-    generator, tokens = torch.Generator().manual_seed(0), layout.prefix + sum(layout.lengths)
-    counts = (heads[0], heads[1], heads[1])
-    return [torch.randn(1, n, tokens, width, generator=generator, requires_grad=True) for n in counts]
+    generator, counts = torch.Generator().manual_seed(0), (heads[0], heads[1], heads[1])
+    return [torch.randn(1, n, layout.tokens, width, generator=generator, requires_grad=True) for n in counts]
 
 
 def grads(output: torch.Tensor, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -186,22 +185,38 @@ def grads(output: torch.Tensor, inputs: list[torch.Tensor]) -> tuple[torch.Tenso
 
 def by_mask(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float) -> torch.Tensor:
     """The reference: attention over every pair of tokens, with a mask set token by token."""
-    branch = [0] * layout.prefix + [i + 1 for i, n in enumerate(layout.lengths) for _ in range(n)]
-    tokens = range(len(branch))
-    sees = [[k <= q and branch[k] in (0, branch[q]) for k in tokens] for q in tokens]
+
+    def addresses(part: Layout, above: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
+        """For each token, the branches that lead to its part."""
+        below = [address for i, branch in enumerate(part.branches) for address in addresses(branch, (*above, i))]
+        return [above] * part.prefix + below
+
+    where = addresses(layout)
+    tokens = range(len(where))
+    sees = [[k <= q and where[q][: len(where[k])] == where[k] for k in tokens] for q in tokens]
     return scaled_dot_product_attention(query, key, value, torch.tensor(sees), scale=scale, enable_gqa=True)
 
 
+BOOK = Layout(1, (Layout.group(9, (4, 4)), Layout(0, (Layout.group(4, (4, 7)), Layout(4))), Layout.group(0, (3, 0, 1))))
+"""Several levels, with prefixes of no tokens, a branch of none, and neighbours of equal length that are no siblings."""
+
+
+def trees() -> st.SearchStrategy[Layout]:
+    """Up to three levels of branches below a prefix."""
+    sizes = st.integers(0, 15)
+    below = st.builds(Layout, sizes)
+    for _ in range(3):
+        below = st.builds(Layout, sizes, st.lists(below, max_size=4).map(tuple))
+    return below.filter(lambda layout: layout.branches and layout.tokens)
+
+
 @settings(max_examples=40, deadline=None)
-@given(
-    heads=st.sampled_from([(4, 4), (6, 2), (4, 1)]),
-    prefix=st.integers(1, 90),
-    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any),
-)
-@example(heads=(6, 2), prefix=1100, lengths=[70, 70, 0, 3])  # several of the kernel's blocks of queries and keys
-def test_merged_flash_calls_equal_one_masked_call(heads: tuple[int, int], prefix: int, lengths: list[int]) -> None:
+@given(heads=st.sampled_from([(4, 4), (6, 2), (4, 1)]), layout=trees())
+@example(heads=(6, 2), layout=Layout.group(1100, (70, 70, 0, 3)))  # several of the kernel's blocks of queries and keys
+@example(heads=(4, 1), layout=BOOK)
+@example(heads=(6, 2), layout=Layout(300, (Layout.group(80, (70, 70)), Layout.group(7, (70, 3)))))
+def test_merged_flash_calls_equal_one_masked_call(heads: tuple[int, int], layout: Layout) -> None:
     """In double precision, where only a mistake makes a difference; also the gradients."""
-    layout = Layout(prefix, tuple(lengths))
     states = [x.detach().double().requires_grad_() for x in attention_inputs(heads, layout)]
     merged, masked = (attend(*states, layout, 0.3) for attend in (group_attention, by_mask))
     torch.testing.assert_close(merged, masked, atol=1e-12, rtol=1e-12)
@@ -209,17 +224,17 @@ def test_merged_flash_calls_equal_one_masked_call(heads: tuple[int, int], prefix
         torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=1e-11)
 
 
+@pytest.mark.parametrize("layout", [Layout.group(140, (5, 130, 2, 7)), BOOK], ids=["group", "tree"])
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
-def test_flex_attention_equals_one_masked_call(heads: tuple[int, int]) -> None:
+def test_flex_attention_equals_one_masked_call(heads: tuple[int, int], layout: Layout) -> None:
     """Only the forward: flex attention has no backward on a CPU."""
-    layout = Layout(prefix=140, lengths=(5, 130, 2, 7))
     states = [x.detach() for x in attention_inputs(heads, layout, width=16)]
     torch.testing.assert_close(flex(*states, layout, 0.3), by_mask(*states, layout, 0.3), atol=1e-5, rtol=1e-5)
 
 
 def test_any_share_of_the_heads_can_be_given() -> None:
     """As in Ulysses sequence parallelism, where every rank computes its heads over the whole row."""
-    layout = Layout(prefix=11, lengths=(4, 6))
+    layout = Layout.group(11, (4, 6))
     query, key, value = attention_inputs((6, 2), layout)
     whole = group_attention(query, key, value, layout, 0.3)
     ranks = [
@@ -231,7 +246,7 @@ def test_any_share_of_the_heads_can_be_given() -> None:
 
 def test_the_prefix_is_copied_for_no_branch() -> None:
     """No tensor is as large as the keys of all branches, each with its own copy of the prefix."""
-    layout = Layout(prefix=200, lengths=(10,) * 8)
+    layout = Layout.group(200, (10,) * 8)
     states = attention_inputs((6, 2), layout)
     with Largest() as largest:
         group_attention(*states, layout, 0.3).sum().backward()
@@ -249,7 +264,7 @@ def test_calls_of_the_cuda_kernel_fit_its_signature() -> None:
 
 def test_the_merge_fits_the_layouts_of_the_cuda_kernel() -> None:
     """Forward and backward on the meta device, laid out by token, then head, as a model's projections return them."""
-    layout = Layout(prefix=30, lengths=(5, 5, 0, 3, 7))
+    layout = Layout(30, (Layout.group(4, (5, 5, 0)), Layout.group(2, (3, 1))))
     states = [torch.empty(1, 50, n, 64, device="meta").transpose(1, 2).requires_grad_() for n in (4, 2, 2)]
     merged = MergedAttention.apply(*states, layout, 0.1)
     assert merged.shape == states[0].shape
@@ -259,8 +274,12 @@ def test_the_merge_fits_the_layouts_of_the_cuda_kernel() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "kernel"), [(torch.bfloat16, True), (torch.float32, False)])
-def test_on_a_gpu_both_kernels_equal_plain_rows(dtype: torch.dtype, kernel: bool) -> None:
-    layout = Layout(prefix=300, lengths=(50, 50, 13, 70))
+@pytest.mark.parametrize(
+    "layout",
+    [Layout.group(300, (50, 50, 13, 70)), Layout(300, (Layout.group(30, (50, 50)), Layout.group(9, (13, 70))))],
+    ids=["group", "tree"],
+)
+def test_on_a_gpu_both_kernels_equal_plain_rows(layout: Layout, dtype: torch.dtype, kernel: bool) -> None:
     states = [x.detach().to("cuda", dtype).requires_grad_() for x in attention_inputs((6, 2), layout, 64)]
     assert has_flash_kernel(*states) == kernel
     exact = [x.detach().double().cpu().requires_grad_() for x in states]

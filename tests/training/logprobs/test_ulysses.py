@@ -16,7 +16,7 @@ from qwenlong_core.training.logprobs.attention import group_attention
 from qwenlong_core.training.logprobs.packing import Layout
 from qwenlong_core.training.logprobs.ulysses import Share, Span, heads_reason, make_span
 
-ROW = Layout(prefix=37, lengths=(5, 9, 5, 0, 1))
+ROW = Layout.group(37, (5, 9, 5, 0, 1))
 HEADS, KEY_HEADS, WIDTH = 8, 2, 16
 
 
