@@ -80,10 +80,10 @@ def run(model: Path, variant: str, shape: dict[str, Any], threads: int | None) -
         f"--model={model}",
         f"--variant={variant}",
     ]
-    command += [f"--{name}={shape[name]}" for name in ("prompt", "completion", "group")]
+    command += [f"--{name}={shape[name]}" for name in ("prompt", "completion", "group", "questions") if name in shape]
     command += [f"--{name}" for name in ("checkpointing", "ragged") if shape[name]]
     command += [f"--threads={threads}"] if threads else []
-    heap = HEAP if variant in ("ours", "loop") else {}  # as for the process of a stage
+    heap = HEAP if variant in ("ours", "groups", "loop") else {}  # as for the process of a stage
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | heap)
     if done.returncode < 0:
         return {

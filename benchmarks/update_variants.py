@@ -1,4 +1,4 @@
-"""One training forward and backward over one group, by one method.
+"""One training forward and backward over one group, or over the groups of several questions, by one method.
 
     python benchmarks/update_variants.py --model FOLDER --variant ours --prompt 2048 --completion 128 --group 8
 
@@ -6,6 +6,7 @@ Prints one line of JSON: seconds, processor seconds, peak memory, loss, gradient
 start it as a separate process, so that each method's peak memory is its own. Variants:
 
 ``ours``            the trainer of this project: the group in one packed row
+``groups``          the same, with several questions: each question's group in a forward of its own
 ``loop``            the same trainer with the same products and heap, one completion after the other
 ``torch-loop``      the same loop with PyTorch's own linear layers (the plain computation)
 ``trl``             stock TRL: the group's padded rows in one forward, its own output head
@@ -40,6 +41,8 @@ from qwenlong_core.training.logprobs.group_pass import GroupPass, share_prompts
 from qwenlong_core.training.runtime import enable_checkpointing, quiet
 
 VARIANTS = ("ours", "loop", "torch-loop", "trl", "prefix-grouper")
+QUESTION = 64
+"""Tokens at the end of a prompt that are its own, where several questions are asked on one document."""
 
 
 def lengths(group: int, completion: int, ragged: bool) -> list[int]:
@@ -47,17 +50,20 @@ def lengths(group: int, completion: int, ragged: bool) -> list[int]:
     return [completion - (3 * completion // 4 * i // group if ragged else 0) for i in range(group)]
 
 
-def group_inputs(prompt: int, sizes: list[int], vocabulary: int, device: torch.device) -> dict[str, Tensor]:
-    """A group as TRL's loss expects it: prompts ``[G, P]``, completions ``[G, C]`` padded on the right."""
+def group_inputs(
+    prompt: int, sizes: list[int], vocabulary: int, device: torch.device, questions: int = 1
+) -> dict[str, Tensor]:
+    """Groups as TRL's loss expects them: prompts ``[k * G, P]``, completions ``[k * G, C]`` padded on the right."""
     generator, count = torch.Generator().manual_seed(0), len(sizes)
-    ids = torch.randint(5, vocabulary, (prompt,), generator=generator)
-    mask = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).long()
+    ids = torch.randint(5, vocabulary, (prompt,), generator=generator).repeat(questions, 1)
+    ids[1:, -QUESTION:] = torch.randint(5, vocabulary, ids[1:, -QUESTION:].shape, generator=generator)
+    mask = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).long().repeat(questions, 1)
     inputs = {
-        "prompt_ids": ids.expand(count, -1),
-        "prompt_mask": torch.ones(count, prompt, dtype=torch.long),
+        "prompt_ids": ids.repeat_interleave(count, 0),
+        "prompt_mask": torch.ones(len(mask), prompt, dtype=torch.long),
         "completion_ids": torch.randint(5, vocabulary, mask.shape, generator=generator) * mask,
         "completion_mask": mask,
-        "advantages": torch.randn(count, generator=generator),
+        "advantages": torch.randn(len(mask), generator=generator),
         "num_items_in_batch": mask.sum(),
     }
     return {name: tensor.to(device) for name, tensor in inputs.items()}
@@ -69,7 +75,7 @@ def grpo_config(args: argparse.Namespace, folder: str) -> GRPOConfig:
         use_cpu=not torch.cuda.is_available(),
         bf16=torch.cuda.is_available(),
         report_to="none",
-        per_device_train_batch_size=args.group,
+        per_device_train_batch_size=args.group * args.questions,
         num_generations=args.group,
         steps_per_generation=1,
         max_completion_length=args.completion,
@@ -88,13 +94,13 @@ def build(args: argparse.Namespace, folder: str) -> GRPOTrainer:
         reward_funcs=lambda **_: None,
         args=config,
         processing_class=tokenizer,
-        train_dataset=Dataset.from_dict({"prompt": [""] * args.group}),
+        train_dataset=Dataset.from_dict({"prompt": [""] * args.group * args.questions}),
     )
     if args.variant != "trl":
         use_compact_head(trainer.model)
-    if args.variant in ("ours", "loop"):
+    if args.variant in ("ours", "groups", "loop"):
         use_fast_linear(trainer.model)
-    if args.variant == "ours":
+    if args.variant in ("ours", "groups"):
         trainer.logprobs.shares_prompts = share_prompts(trainer.model, None, router_loss=False)
     quiet(trainer)
     trainer.current_gradient_accumulation_steps = 1
@@ -165,12 +171,12 @@ def _grouped(
 AttentionInterface.register(PREFIX_GROUPER, _grouped)
 
 
-def update(trainer: GRPOTrainer, inputs: dict[str, Tensor], one_by_one: bool) -> float:
-    """Forward and backward; returns the loss and leaves the gradients in the parameters."""
+def update(trainer: GRPOTrainer, inputs: dict[str, Tensor], rows: int) -> float:
+    """Forward and backward, some rows at a time; returns the loss and leaves the gradients in the parameters."""
     trainer.model.zero_grad(set_to_none=True)
-    total, rows = 0.0, len(inputs["prompt_ids"])
-    for row in [slice(i, i + 1) for i in range(rows)] if one_by_one else [slice(None)]:
-        part = {name: tensor if tensor.dim() == 0 else tensor[row] for name, tensor in inputs.items()}
+    total = 0.0
+    for first in range(0, len(inputs["prompt_ids"]), rows):
+        part = {name: x if x.dim() == 0 else x[first : first + rows] for name, x in inputs.items()}
         loss = trainer.compute_loss(trainer.model, part)
         loss.backward()
         total += float(loss.detach())
@@ -209,16 +215,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(args, folder)
     vocabulary, device = trainer.model.config.vocab_size, trainer.accelerator.device
-    one_by_one = args.variant.endswith("loop")
-    update(
-        trainer, group_inputs(64, [8] * args.group, vocabulary, device), one_by_one
-    )  # starts threads, checks packing
+    rows = {"groups": args.group, "loop": 1, "torch-loop": 1}.get(args.variant, args.group * args.questions)
+    short = group_inputs(80, [8] * args.group, vocabulary, device, args.questions)
+    update(trainer, short, rows)  # starts threads, checks packing
     trainer.model.zero_grad(set_to_none=True)
-    inputs = group_inputs(args.prompt, lengths(args.group, args.completion, args.ragged), vocabulary, device)
+    sizes = lengths(args.group, args.completion, args.ragged)
+    inputs = group_inputs(args.prompt, sizes, vocabulary, device, args.questions)
     peak = Peak()
     synchronise()
     start, processor = time.perf_counter(), time.process_time()
-    loss = update(trainer, inputs, one_by_one)
+    loss = update(trainer, inputs, rows)
     synchronise()
     seconds, processor = time.perf_counter() - start, time.process_time() - processor
     norm = torch.nn.utils.get_total_norm([p.grad for p in trainer.model.parameters() if p.grad is not None])
@@ -236,10 +242,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     result.add_argument("--model", type=Path, required=True, help="policy folder, from python -m qwenlong_core.models")
-    result.add_argument("--variant", choices=VARIANTS, required=True)
+    result.add_argument("--variant", choices=(*VARIANTS, "groups"), required=True)
     result.add_argument("--prompt", type=int, required=True)
     result.add_argument("--completion", type=int, required=True)
     result.add_argument("--group", type=int, required=True)
+    result.add_argument("--questions", type=int, default=1, help="groups, on prompts that differ at their end")
     result.add_argument("--checkpointing", action="store_true")
     result.add_argument("--ragged", action="store_true", help="completions of different lengths")
     result.add_argument("--threads", type=int, default=None, help="processor threads (default: all cores)")

@@ -1,9 +1,9 @@
 """Loss and gradient of one rollout batch on as many processes as run, replicated or sharded.
 
-    python -m torch.distributed.run --nproc-per-node=2 tests/training/spread_batch.py HOW SPAN POLICY DATA WORK
+    python -m torch.distributed.run --nproc-per-node=2 tests/training/spread_batch.py HOW SPAN POLICY DATA WORK [4 2]
 
 ``HOW`` is ``replicated`` (DDP) or ``sharded`` (FSDP2, layer by layer as accelerate wraps it). ``SPAN`` processes
-compute a group's row together.
+compute a row together. The last numbers are the groups of the batch, and of a forward.
 """
 
 from __future__ import annotations
@@ -45,15 +45,19 @@ def spread_over(model: Any, how: str, processes: int) -> Any:
     return fully_shard(model, mesh=mesh)
 
 
-def loss_and_gradient(how: str, span: int, policy: Path, data: Path, work: Path) -> dict[str, torch.Tensor]:
-    """``loss``, ``kept`` and the gradient of every weight, whole, over all processes.
+def loss_and_gradient(
+    how: str, span: int, policy: Path, data: Path, work: Path, groups: int = 4, per_forward: int = 1
+) -> dict[str, torch.Tensor]:
+    """``loss``, ``kept`` and the gradient of every weight, whole, over all processes; and the ``tokens`` that they run.
 
     The weights have moved since the phase began, so that the KL term keeps the loss from being 0 by itself.
     """
     state = PartialState(cpu=True)
     job = grpo_job(
         launch={"num_processes": state.num_processes, "cpu_threads": 1, "sequence_parallel": span},
-        mini_batch_size=4,
+        batch_size=groups,
+        mini_batch_size=groups,
+        micro_batch_size=per_forward,
         dynamic_sampling={"max_rounds": 1},
         kl_coefficient=0.5,
         seed=1,
@@ -69,7 +73,13 @@ def loss_and_gradient(how: str, span: int, policy: Path, data: Path, work: Path)
             parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
     batch = trainer.next_batch()
     forwards = trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation
-    model, total = spread_over(trainer.model, how, state.num_processes), torch.zeros(())
+    model, total, run = spread_over(trainer.model, how, state.num_processes), torch.zeros(()), []
+
+    def count(module: Any, given: Any, output: torch.Tensor) -> None:
+        if torch.is_grad_enabled():  # not in the check of the first group
+            run.append(given[0].numel())
+
+    trainer.model.model.embed_tokens.register_forward_hook(count)
     for part in split_tensor_dict(batch, forwards):
         loss = trainer.compute_loss(model, part)
         loss.backward()
@@ -77,13 +87,13 @@ def loss_and_gradient(how: str, span: int, policy: Path, data: Path, work: Path)
     gradients = {name: p.grad for name, p in trainer.model.named_parameters()}
     whole = {name: g.full_tensor() if hasattr(g, "full_tensor") else g for name, g in gradients.items()}
     mean = trainer.accelerator.reduce(total, reduction="mean")
-    return whole | {"loss": mean, "kept": torch.tensor(len(trainer.batch.drawn.kept))}
+    tokens = trainer.accelerator.reduce(torch.tensor(sum(run)), reduction="sum")
+    return whole | {"loss": mean, "kept": torch.tensor(len(trainer.batch.drawn.kept)), "tokens": tokens}
 
 
 if __name__ == "__main__":
-    how, span, *folders = sys.argv[1:]
-    policy, data, work = map(Path, folders)
-    found = loss_and_gradient(how, int(span), policy, data, work)
+    how, span, policy, data, work, *sizes = sys.argv[1:]
+    found = loss_and_gradient(how, int(span), Path(policy), Path(data), Path(work), *map(int, sizes))
     if PartialState().is_main_process:
         save_file(found, work / "gradient.safetensors")
     PartialState().destroy_process_group()

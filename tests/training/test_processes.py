@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from training_jobs import example, grpo_job, lines, sft_job
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.settings.running import LaunchSettings
 
+FRUITS = ("apples", "pears")
 ROLLOUT_FIELDS = ("accuracy", "reward", "groups_drawn", "groups_kept", "groups_all_right", "length_mean")
 
 
@@ -68,19 +70,43 @@ def test_several_processes_have_the_loss_and_gradient_of_one(
     expected = loss_and_gradient("alone", 1, policy, data, tmp_path / "one")
     assert 0 < int(expected["kept"]) < 4
     assert float(expected["loss"]) > 1e-3
-    work = tmp_path / "two"
+    spread(expected, processes, [how, span, policy, data], tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "span", "how"), [(2, 1, "replicated"), (2, 2, "sharded"), (4, 2, "sharded")])
+def test_questions_on_one_document_have_the_loss_and_gradient_of_groups_run_one_by_one(
+    processes: int, span: int, how: str, policy: Path, tmp_path: Path
+) -> None:
+    """Eight questions on two documents, drawn in turn, of which some leave empty slots; two groups a forward."""
+    documents = [
+        " ".join(f"Store {i * i + n} sold {i + 3} {fruit}." for i in range(9)) for n, fruit in enumerate(FRUITS)
+    ]
+    rows = [replace(example(i), context=documents[i % 2]) for i in range(8)]
+    write_examples(tmp_path / "train.parquet", rows, [1] * 8)
+    expected = loss_and_gradient("alone", 1, policy, tmp_path, tmp_path / "one", 8)
+    assert 4 <= int(expected["kept"]) < 8
+    tokens = spread(expected, processes, [how, span, policy, tmp_path], tmp_path / "two", 8, 2)
+    assert tokens < 0.8 * int(expected["tokens"]), "documents that are run once"
+
+
+def spread(expected: dict[str, Any], processes: int, arguments: list[Any], work: Path, *sizes: int) -> int:
+    """Hold the gradient of several processes against that of one; returns the tokens that they ran."""
     work.mkdir()
-    program = [str(Path(__file__).with_name("spread_batch.py")), how, str(span), str(policy), str(data), str(work)]
+    program = map(str, [Path(__file__).with_name("spread_batch.py"), *arguments, work, *sizes])
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone", *program]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     found = load_file(work / "gradient.safetensors")
     assert found.keys() == expected.keys()
+    tokens = int(found.pop("tokens"))
     assert sum(float(found[name].abs().sum()) for name in found.keys() - {"loss", "kept"}) > 0
-    for name, value in expected.items():
+    for name in found:
+        value = expected[name]
         largest = float(value.abs().max())
         torch.testing.assert_close(found[name], value, atol=1e-6 * largest + 1e-8, rtol=0, msg=name)
+    return tokens
 
 
 @pytest.mark.slow
