@@ -54,7 +54,7 @@ class GivenBatches:
     """Takes the place of :class:`.batches.Batches`: groups of equal lengths, with half of the completions right."""
 
     def __init__(self, job: GRPOJob, groups: int, prompt_tokens: int, completion_tokens: int) -> None:
-        self.job, self.groups, self.prompt = job, groups, [0] * prompt_tokens
+        self.job, self.groups, self._prompt_tokens = job, groups, prompt_tokens
         self.stream = SimpleNamespace(retired=set())
         known = (0.0,) * completion_tokens if job.grpo.engine.startswith("vllm") else None
         self._completion = Completion(text="", token_ids=(0,) * completion_tokens, finish_reason="stop", logprobs=known)
@@ -67,14 +67,16 @@ class GivenBatches:
             id="given", source="given", domain="given", answer_type="span", context="", question="?", answers=("!",)
         )
         group = Group(example=example, completions=(self._completion,) * size, scores=scores)
-        rows = rows_of(group, self.prompt, self.job.grpo.truncated)
+        # Each group has a prompt of its own: those of a forward share nothing, which takes the most memory.
+        prompts = [[number] * self._prompt_tokens for number in range(self.groups)]
+        rows = [row for prompt in prompts for row in rows_of(group, prompt, self.job.grpo.truncated)]
         drawn = RolloutBatch(kept=[group] * self.groups, rounds=1)
         forwards = self.groups // self.job.grpo.micro_batch_size
-        return StepBatch(number=1, drawn=drawn, rows=rows * self.groups, informative_forwards=[True] * forwards)
+        return StepBatch(number=1, drawn=drawn, rows=rows, informative_forwards=[True] * forwards)
 
     def prompt_tokens(self, groups: list[Group]) -> int:
         """As :meth:`.batches.Batches.prompt_tokens`."""
-        return len(self.prompt) * len(groups)
+        return self._prompt_tokens * len(groups)
 
     def state_dict(self) -> dict[str, Any]:
         """No checkpoint is written."""

@@ -10,6 +10,7 @@ from transformers import LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from documents import bound as bound_of_questions
 from growth import FIELDS, exponent
 from update import bound, compare
 from update_variants import measure, parser
@@ -23,6 +24,13 @@ def test_every_method_gives_the_same_loss_and_gradient(policy: Path, extras: lis
         assert run["loss"] == pytest.approx(runs[-1]["loss"], rel=1e-4, abs=1e-6)
         assert run["gradient_norm"] == pytest.approx(runs[-1]["gradient_norm"], rel=1e-4)
         assert run["gradient_norm"] > 0
+
+
+def test_questions_on_one_document_are_the_same_update_together_and_group_by_group(policy: Path) -> None:
+    shape = ["--model", str(policy), "--prompt", "160", "--completion", "8", "--group", "2", "--questions", "3"]
+    together, one_by_one = (measure(parser().parse_args([*shape, "--variant", v])) for v in ("ours", "groups"))
+    assert one_by_one["loss"] == pytest.approx(together["loss"], rel=1e-4, abs=1e-6)
+    assert one_by_one["gradient_norm"] == pytest.approx(together["gradient_norm"], rel=1e-5)
 
 
 def test_prefix_grouper_computes_it_too(policy: Path) -> None:
@@ -59,3 +67,21 @@ def test_the_bound_and_the_share_by_hand() -> None:
     assert rows[0]["share"] == pytest.approx(1.5 / (apart / shared))
     assert rows[1]["times_ours"] == 1.5
     assert rows[0]["grown_of_loop"] == pytest.approx(2 / 3)
+
+
+def test_the_bound_of_questions_by_hand() -> None:
+    """The layer above, two questions (64 tokens) on a document of one token, one completion of one token each."""
+    config = LlamaConfig(
+        hidden_size=2,
+        intermediate_size=1,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        vocab_size=1,
+        head_dim=2,
+    )
+    weights, head = 4 * 2 * 2 + 3 * 2 * 1, 2 * 2 * 2 * 4
+    apart = 2 * (2 * 65) * weights * 3 + 2 * (2 * 65 * 66 // 2) * 2 * 7 + head
+    shared = 2 * (1 + 2 * 64) * weights * 3 + 2 * (1 + 2 * (64 * 65 // 2 + 64)) * 2 * 7 + head
+    shape = {"prompt": 65, "completion": 1, "group": 1, "questions": 2, "checkpointing": False}
+    assert bound_of_questions(config, shape) == pytest.approx(apart / shared)
