@@ -133,7 +133,7 @@ class GRPOBase(Block):
     mini_batch_size: int = Field(32, ge=1)
     """Prompts per optimizer step over all processes."""
     micro_batch_size: int = Field(1, ge=1)
-    """Groups per forward pass on one process."""
+    """Groups per forward pass on one process. They are one row, in which questions on one document share it."""
     learning_rate: float = Field(2e-6, gt=0)
     temperature: float = Field(0.7, gt=0)
     top_p: float = Field(0.95, gt=0, le=1)
