@@ -95,5 +95,5 @@ if __name__ == "__main__":
     how, span, policy, data, work, *sizes = sys.argv[1:]
     found = loss_and_gradient(how, int(span), Path(policy), Path(data), Path(work), *map(int, sizes))
     if PartialState().is_main_process:
-        save_file(found, work / "gradient.safetensors")
+        save_file(found, Path(work) / "gradient.safetensors")
     PartialState().destroy_process_group()
