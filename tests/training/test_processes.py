@@ -86,11 +86,15 @@ def test_questions_on_one_document_have_the_loss_and_gradient_of_groups_run_one_
     write_examples(tmp_path / "train.parquet", rows, [1] * 8)
     expected = loss_and_gradient("alone", 1, policy, tmp_path, tmp_path / "one", 8)
     assert 4 <= int(expected["kept"]) < 8
-    tokens = spread(expected, processes, [how, span, policy, tmp_path], tmp_path / "two", 8, 2)
+    # Other shapes of products round otherwise: in one process, too, a float32 gradient moves by 1.1e-6 and one in
+    # double precision, up to the output head's float32, by 5e-7.
+    tokens = spread(expected, processes, [how, span, policy, tmp_path], tmp_path / "two", 8, 2, tolerance=2e-6)
     assert tokens < 0.8 * int(expected["tokens"]), "documents that are run once"
 
 
-def spread(expected: dict[str, Any], processes: int, arguments: list[Any], work: Path, *sizes: int) -> int:
+def spread(
+    expected: dict[str, Any], processes: int, arguments: list[Any], work: Path, *sizes: int, tolerance: float = 1e-6
+) -> int:
     """Hold the gradient of several processes against that of one; returns the tokens that they ran."""
     work.mkdir()
     program = map(str, [Path(__file__).with_name("spread_batch.py"), *arguments, work, *sizes])
@@ -105,7 +109,7 @@ def spread(expected: dict[str, Any], processes: int, arguments: list[Any], work:
     for name in found:
         value = expected[name]
         largest = float(value.abs().max())
-        torch.testing.assert_close(found[name], value, atol=1e-6 * largest + 1e-8, rtol=0, msg=name)
+        torch.testing.assert_close(found[name], value, atol=tolerance * largest + 1e-8, rtol=0, msg=name)
     return tokens
 
 
