@@ -114,14 +114,17 @@ def pretend_cuda(devices: int, memory: int = 80 * 10**9) -> None:
     half = (torch.float16, torch.bfloat16)
     torch.backends.cuda.can_use_flash_attention = lambda asked, *_: all(x.dtype in half for x in asked[:3])
     transformers.utils.import_utils.is_torch_cuda_available = lambda: True
-    _fake_tensors()
+    fake_tensors()
     _kernels()
 
 
-def _fake_tensors() -> None:
+def fake_tensors() -> None:
+    """Let fake tensors pass for real ones in accelerate, DTensor and autograd, on any device."""
     # Without these, a fake tensor's first use of a device allocates on it.
     FakeTensorMode.avoid_device_init = True  # type: ignore[assignment,method-assign]
     fake_tensor.init_gpu_context = _nothing  # type: ignore[assignment]
+    # A module cannot exchange a fake weight for another one. They are made where they stay.
+    torch.nn.Module.to = lambda module, *_, **__: module  # type: ignore[method-assign]
     # accelerate maps the optimizer's parameters by the address of their data, of which fakes have none.
     FakeTensor.data_ptr = lambda self: id(self.untyped_storage())  # type: ignore[method-assign]
     # DTensor finds the shapes of results on whole tensors; under our modes they would count as memory.

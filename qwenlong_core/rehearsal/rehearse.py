@@ -12,34 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.plan.shapes import KNOWN
 from qwenlong_core.rehearsal.report import RESERVE, Peak, Run, peak_of, run_from_json
 from qwenlong_core.rehearsal.shim import NoRehearsal, obstacle
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.tree import Settings
-from qwenlong_core.shipped import SHIPPED
 
 DEPTHS = (3, 5)
 """Layers that are rehearsed. All layers are alike; with three of them the first, the last and one between are there."""
-SHAPES = SHIPPED / "infra" / "profiles" / "shapes"
 
 
 def model_shape(settings: ModelSettings) -> dict[str, Any]:
-    """The config of the settings' model: of its folder, or of the files that ship beside the profiles.
+    """The config of the settings' model: of its folder, or of the table of the profiles' models.
 
     Raises:
-        NoRehearsal: it is neither a folder with ``config.json`` nor a model whose shape ships.
+        NoRehearsal: it is neither a folder with ``config.json`` nor in the table.
     """
     file = Path(settings.name) / "config.json"
-    if not file.is_file():
-        file = SHAPES / f"{settings.name.rsplit('/', 1)[-1]}.json"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in SHAPES.glob("*.json")))
+    if file.is_file():
+        shape: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return shape
+    if settings.name not in KNOWN:
         raise NoRehearsal(
             f"model.name={settings.name!r}: its shape is not known here. Download its config.json into a folder and "
-            f"name the folder, or use a model whose shape ships: {known}"
+            f"name the folder, or use one of {', '.join(KNOWN)}"
         )
-    shape: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return shape
+    return dict(KNOWN[settings.name])
 
 
 def rehearse(

@@ -22,6 +22,9 @@ the layer that is computed, with its recomputation. ``head``: the output head an
 ``collectives``: gathered weights and buffers of exchanges. ``batch``: the step's rows, masks and log-probs.
 ``reserve``: what no rehearsal sees (see :data:`RESERVE`)."""
 
+DEEP = ("weights", "gradients", "optimizer", "kept activations")
+"""The terms that grow with the number of layers."""
+
 RESERVE = 4 * 2**30
 """Bytes of a GPU that are assumed to be taken by what does not pass through torch's allocator or is never freed in a
 step: the CUDA context, NCCL's channels, cuBLAS' workspace and a sleeping vLLM. An assumption, measured nowhere here.
@@ -102,8 +105,8 @@ def _on_the_line(shallow: Mapping[str, int], deep: Mapping[str, int], steps: flo
 def peak_of(runs: Sequence[Run], layers: int, forwards: int, reserve: int) -> Peak:
     """The peak of a model from runs of one or two depths.
 
-    All layers are alike, so every term of every part of the step is a straight line over the number of layers. The
-    batch's own tensors grow with the number of forwards in it.
+    All layers are alike, so what is there for every layer (:data:`DEEP`) is a straight line over their number, and the
+    rest is the same at every depth. The batch's own tensors grow with the number of forwards in it.
 
     Args:
         runs: One of the full depth, or two of different depths.
@@ -117,7 +120,8 @@ def peak_of(runs: Sequence[Run], layers: int, forwards: int, reserve: int) -> Pe
     for one, other in zip(shallow.moments, deep.moments, strict=True):
         if one.label != other.label:
             raise ValueError(f"runs of different steps: {one.label!r} beside {other.label!r}")
-        terms = _on_the_line(one.terms, other.terms, steps) | {"reserve": reserve}
+        grown = _on_the_line(one.terms, other.terms, steps)
+        terms = other.terms | {name: size for name, size in grown.items() if name in DEEP} | {"reserve": reserve}
         terms["batch"] = terms.get("batch", 0) * forwards // shallow.forwards
         moments.append(Moment(one.label, {name: terms.get(name, 0) for name in TERMS}))
     highest = max(moments, key=lambda moment: moment.size)

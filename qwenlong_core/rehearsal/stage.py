@@ -10,7 +10,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 from qwenlong_core.jobs import GRPOJob
-from qwenlong_core.rehearsal.device import FakeTensorMode, pretend_cuda, pretend_ranks
+from qwenlong_core.rehearsal.device import FakeTensorMode, fake_tensors, pretend_cuda, pretend_ranks
 from qwenlong_core.rehearsal.known import Known
 from qwenlong_core.rehearsal.ledger import Ledger
 from qwenlong_core.rehearsal.report import Run
@@ -19,6 +19,9 @@ from qwenlong_core.rehearsal.watch import BACKWARD, OLD_PASS, watch, watched_sha
 from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.shipped import own_or_shipped
 from qwenlong_core.training.runtime import set_up_process
+
+_LAST = (OLD_PASS, f"update {UPDATES}, forward {FORWARDS}: ", f"update {UPDATES}: ")
+"""The parts of the step that are reported. Earlier ones are the same with less: no optimizer's state, no gradients yet."""
 
 
 def launch_variables(launch: LaunchSettings) -> dict[str, str]:
@@ -51,7 +54,7 @@ def _at_depth(job: GRPOJob, layers: int, asked: dict[str, Any], work: Path) -> R
         trainer.train()
     return Run(
         layers=layers,
-        moments=tuple(ledger.moments.values()),
+        moments=tuple(moment for label, moment in ledger.moments.items() if label.startswith(_LAST)),
         flops=_by_part(ledger.flops),
         sent=_by_part(ledger.sent),
         host=0,
@@ -59,13 +62,30 @@ def _at_depth(job: GRPOJob, layers: int, asked: dict[str, Any], work: Path) -> R
     )
 
 
+def on_cpu(job: GRPOJob, shape: dict[str, Any], prompt_tokens: int, completion_tokens: int, work: Path) -> Ledger:
+    """The step of one process on this machine's CPU, on fake tensors, to be compared with the real one.
+
+    Returns:
+        The ledger after the step; its moments begin with the batch.
+    """
+    fake_tensors()
+    ledger = Ledger("cpu", block=1)
+    with FakeTensorMode(allow_non_fake_inputs=True), Known(), ledger:
+        set_up_process(job.launch)
+        model = shaped_model(shape, shape["num_hidden_layers"], job.model, "cpu")
+        trainer = build(job, model, prompt_tokens, completion_tokens, work)
+        watch(trainer, ledger)
+        trainer.train()
+    return ledger
+
+
 def _by_part(found: dict[str, Counter[str]]) -> dict[str, int]:
     """What one forward's rows took: the step's last forward and backward, and their share of the old pass."""
-    last, parts = f"update {UPDATES}, forward {FORWARDS}: ", Counter[str]()
+    parts = Counter[str]()
     for label, counts in found.items():
         for kind, count in counts.items():
-            if label.startswith(last):
-                parts[f"{kind}, {'backward' if BACKWARD in label else 'forward'}"] += count
-            elif label == OLD_PASS:
+            if label == OLD_PASS:
                 parts[f"{kind}, old pass"] += count // (UPDATES * FORWARDS)
+            elif label.startswith(_LAST):
+                parts[f"{kind}, {'backward' if BACKWARD in label else 'forward'}"] += count
     return dict(parts)

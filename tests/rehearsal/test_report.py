@@ -21,7 +21,7 @@ SHALLOW = run(3, {"weights": 30, "kept activations": 6, "batch": 4}, {"weights":
 DEEP = run(5, {"weights": 50, "kept activations": 10, "batch": 4}, {"weights": 50, "kept activations": 5, "head": 20})
 
 
-def test_every_term_is_a_straight_line_over_depth() -> None:
+def test_what_every_layer_has_is_a_straight_line_over_depth() -> None:
     peak = peak_of([SHALLOW, DEEP], layers=48, forwards=128, reserve=1000)
     # Forward: 480 + 96 + 4 * 128 / 4 of the batch; backward: 480 + 48 + 20.
     assert peak.timeline == (("forward", 480 + 96 + 128 + 1000), ("backward", 480 + 48 + 20 + 1000))

@@ -1,0 +1,183 @@
+"""Rehearsed memory against measured memory of the same GRPO step, on this machine's CPU.
+
+    python benchmarks/rehearsal.py --output DIR [--only 8]
+
+Each shape (model, P, C, G, checkpointing, groups a forward) runs twice, each time in a process of its own: on fake
+tensors, and for real. Both count from just before the model is made to the end of a step of two updates with two forwards
+each. The heap gives everything back (``glibc.malloc.mmap_threshold=65536``, no huge pages), so that the process's peak is
+the step's. ``rehearsal.jsonl`` has a line for each shape; a run goes on where the last one stopped. Prints a table of all
+shapes and the worst ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536:glibc.malloc.hugetlb=0", "OMP_NUM_THREADS": "1"}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama-8x256": {
+        "model_type": "llama", "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 4096, "tie_word_embeddings": True,
+    },
+    "qwen2-4x384": {
+        "model_type": "qwen2", "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 4,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 16384, "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+LENGTHS = ((512, 64), (1024, 32), (1024, 128), (2048, 64))
+GROUPS, CHECKPOINTING, AT_ONCE = (2, 4), (False, True), (1, 2)
+
+
+def shapes() -> list[dict[str, Any]]:
+    """All shapes, in an order in which the first few differ in everything."""
+    rows = [
+        {"model": m, "prompt": p, "completion": c, "group": g, "checkpointing": k, "at_once": n}
+        for (p, c), k, n, g, m in product(LENGTHS, CHECKPOINTING, AT_ONCE, GROUPS, MODELS)
+    ]
+    return rows[::11] + [row for i, row in enumerate(rows) if i % 11]
+
+
+def job_of(shape: dict[str, Any]) -> Any:
+    """The GRPO job of a shape, cut to one short step."""
+    from qwenlong_core.jobs import GRPOJob
+    from qwenlong_core.rehearsal.step import short_job
+
+    phase = {"max_prompt_tokens": 131072, "max_completion_tokens": 4096, "steps": 1}
+    grpo = {"group_size": shape["group"], "micro_batch_size": shape["at_once"], "batch_size": 64, "mini_batch_size": 32}
+    launch = {"cpu_threads": 1, "gradient_checkpointing": shape["checkpointing"]}
+    job = {
+        "index": 1,
+        "phase": phase,
+        "grpo": grpo,
+        "rewards": {},
+        "model": {"name": "tiny"},
+        "launch": launch,
+        "seed": 1,
+    }
+    return short_job(GRPOJob.model_validate(job))
+
+
+def predicted(shape: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Bytes by the ledger, and the floating-point operations of all matrix products."""
+    from qwenlong_core.rehearsal.stage import on_cpu
+
+    ledger = on_cpu(job_of(shape), MODELS[shape["model"]], shape["prompt"], shape["completion"], work)
+    highest = max(ledger.moments.values(), key=lambda moment: moment.size)
+    return {"predicted": highest.size, "where": highest.label}
+
+
+def _status(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def measured(shape: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Growth of the process to the peak of its step, in bytes."""
+    from qwenlong_core.rehearsal.step import build, shaped_model
+    from qwenlong_core.training.runtime import set_up_process
+
+    job = job_of(shape)
+    set_up_process(job.launch)
+    _small_step(shape, work)  # what libraries load and keep at their first use is no part of a step
+    gc.collect()
+    before = _status("VmRSS")
+    config = MODELS[shape["model"]]
+    model = shaped_model(config, config["num_hidden_layers"], job.model, "cpu")
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.02)
+    trainer = build(job, model, shape["prompt"], shape["completion"], work)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    trainer.train()
+    return {"measured": _status("VmHWM") - before}
+
+
+def _small_step(shape: dict[str, Any], work: Path) -> None:
+    from qwenlong_core.rehearsal.step import build, shaped_model
+
+    job = job_of(shape)
+    config = MODELS[shape["model"]] | {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 512}
+    model = shaped_model(config, 1, job.model, "cpu")
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.02)
+    build(job, model, 64, 16, work).train()
+
+
+def in_a_child(run: Callable[[dict[str, Any], Path], dict[str, Any]], shape: dict[str, Any]) -> dict[str, Any]:
+    """The result of ``run`` in a fork of this process, in which all libraries are loaded."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with tempfile.TemporaryDirectory() as work, os.fdopen(writing, "w") as pipe:
+                json.dump(run(shape, Path(work)), pipe)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError(f"{run.__name__} failed for {shape}")
+    result: dict[str, Any] = json.loads(text)
+    return result
+
+
+def compare(wanted: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """The rows of the shapes, those of an earlier run included."""
+    import qwenlong_core.rehearsal.stage  # noqa: F401  # loaded once, for all children
+
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    done = {json.dumps({key: row[key] for key in wanted[0]}) for row in rows}
+    for shape in wanted:
+        if json.dumps(shape) in done:
+            continue
+        rows.append(shape | in_a_child(predicted, shape) | in_a_child(measured, shape))
+        with file.open("a") as lines:
+            lines.write(json.dumps(rows[-1]) + "\n")
+    return [row for row in rows if {key: row[key] for key in wanted[0]} in wanted]
+
+
+def ratio(row: dict[str, Any]) -> float:
+    """Predicted over measured."""
+    return float(row["predicted"] / row["measured"])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A table of all rows, and the lowest and highest ratio in words."""
+    names = ("model", "prompt", "completion", "group", "checkpointing", "at_once", "where")
+    lines = [f"| {' | '.join(names)} | predicted MB | measured MB | ratio |", "|---" * (len(names) + 3) + "|"]
+    for row in rows:
+        cells = [str(row[name]) for name in names]
+        numbers = [f"{row['predicted'] / 1e6:.1f}", f"{row['measured'] / 1e6:.1f}", f"{ratio(row):.3f}"]
+        lines.append(f"| {' | '.join(cells + numbers)} |")
+    low, high = min(map(ratio, rows)), max(map(ratio, rows))
+    return "\n".join([*lines, "", f"{len(rows)} shapes: ratio {low:.3f} to {high:.3f}"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--only", type=int, help="the first shapes alone")
+    args = parser.parse_args()
+    if any(os.environ.get(key) != value for key, value in HEAP.items()):  # read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | HEAP)
+    args.output.mkdir(parents=True, exist_ok=True)
+    rows = compare(shapes()[: args.only], args.output / "rehearsal.jsonl")
+    (args.output / "rehearsal.md").write_text(table(rows) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
