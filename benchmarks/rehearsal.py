@@ -3,10 +3,10 @@
     python benchmarks/rehearsal.py --output DIR [--only 8]
 
 Each shape (model, P, C, G, checkpointing, groups a forward) runs twice, each time in a process of its own: on fake
-tensors, and for real. Both count from just before the model is made to the end of a step of two updates with two forwards
-each. The heap gives everything back (``glibc.malloc.mmap_threshold=65536``, no huge pages), so that the process's peak is
-the step's. ``rehearsal.jsonl`` has a line for each shape; a run goes on where the last one stopped. Prints a table of all
-shapes and the worst ones.
+tensors, and for real. Both count from just before the model is made to the end of a step of two updates with two
+forwards each. The heap gives everything back (``glibc.malloc.mmap_threshold=65536``, no huge pages), so that the
+process's peak is the step's. ``rehearsal.jsonl`` has a line for each shape; a run goes on where the last one stopped.
+Prints a table of all shapes and the range of predicted over measured.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def job_of(shape: dict[str, Any]) -> Any:
 
 
 def predicted(shape: dict[str, Any], work: Path) -> dict[str, Any]:
-    """Bytes by the ledger, and the floating-point operations of all matrix products."""
+    """Bytes of the highest moment, by the ledger."""
     from qwenlong_core.rehearsal.stage import on_cpu
 
     ledger = on_cpu(job_of(shape), MODELS[shape["model"]], shape["prompt"], shape["completion"], work)

@@ -74,7 +74,7 @@ def _by_engine() -> bool:
 
 
 def _accumulated(held: Tensor, arriving: Tensor) -> Tensor:
-    """The sum of two gradients of one tensor. The engine adds in place, but not to subclasses of Tensor as fakes are."""
+    """Two gradients of one tensor: The engine adds in place, but not to subclasses of Tensor, as fakes are."""
     if isinstance(held, Tensor) and held.shape == arriving.shape and held.dtype == arriving.dtype:
         return held.add_(arriving)
     return held + arriving

@@ -21,7 +21,7 @@ from qwenlong_core.shipped import own_or_shipped
 from qwenlong_core.training.runtime import set_up_process
 
 _LAST = (OLD_PASS, f"update {UPDATES}, forward {FORWARDS}: ", f"update {UPDATES}: ")
-"""The parts of the step that are reported. Earlier ones are the same with less: no optimizer's state, no gradients yet."""
+"""The parts of the step that are reported. Earlier ones are the same with less: no optimizer's state, no gradients."""
 
 
 def launch_variables(launch: LaunchSettings) -> dict[str, str]:
