@@ -1,8 +1,8 @@
 """The GB of each GPU in every phase of the large profiles, by a rehearsal, as the table in docs/speed.md.
 
-    python benchmarks/rehearsal_profiles.py [--profiles 8gpu-14b 32b]
+    python benchmarks/rehearsal_profiles.py [--profiles 8gpu-14b 32b] [--typical 10000 36000 90000]
 
-Rehearses each phase at a typical row (the middle of its prompts, 4,000 tokens a completion) and at the longest. Takes
+Rehearses each phase at a typical row (4,000 tokens a completion) and at the longest. Takes
 about four minutes of one core for a profile, on any machine with g++.
 """
 
@@ -18,14 +18,12 @@ from qwenlong_core.settings.tree import Settings
 TYPICAL_COMPLETION = 4_000
 
 
-def steps_of(settings: Settings) -> list[tuple[Settings, str, int, int]]:
+def steps_of(settings: Settings, prompts: list[int]) -> list[tuple[Settings, str, int, int]]:
     """Every phase of a profile with a typical and with its longest row."""
-    steps, below = [], 0
-    for index, phase in enumerate(settings.grpo.phases, 1):
-        longest = phase.max_prompt_tokens
-        typical = (settings, f"grpo-{index}", (below + longest) // 2, TYPICAL_COMPLETION)
-        steps += [typical, (settings, f"grpo-{index}", longest, phase.max_completion_tokens)]
-        below = longest
+    steps = []
+    for index, (phase, typical) in enumerate(zip(settings.grpo.phases, prompts, strict=True), 1):
+        steps.append((settings, f"grpo-{index}", typical, TYPICAL_COMPLETION))
+        steps.append((settings, f"grpo-{index}", phase.max_prompt_tokens, phase.max_completion_tokens))
     return steps
 
 
@@ -40,10 +38,12 @@ def line(step: tuple[Settings, str, int, int], peak: Peak) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profiles", nargs="+", default=["8gpu-14b", "32b"])
+    parser.add_argument("--typical", nargs="+", type=int, default=[10_000, 36_000, 90_000], help="P of each phase")
+    args = parser.parse_args()
     names = ["profile", "stage", "P", "C", "peak", *TERMS]
     print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|")
-    for settings in map(load_settings, parser.parse_args().profiles):
-        steps = steps_of(settings)
+    for settings in map(load_settings, args.profiles):
+        steps = steps_of(settings, args.typical)
         for step, peak in zip(steps, rehearse_all(steps)):
             print(line(step, peak), flush=True)
 

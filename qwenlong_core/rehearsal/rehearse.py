@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,8 @@ def rehearse(
             :func:`.report.peak_of` from :data:`DEPTHS`: every layer takes the same.
 
     Raises:
-        NoRehearsal: this machine cannot rehearse, or the model's shape is not known.
+        NoRehearsal: this machine cannot rehearse, the model's shape is not known, or the stage or a setting cannot be
+            rehearsed.
         RuntimeError: the step failed: it has an error that a GPU would show as well. The message ends with it.
     """
     return rehearse_all([(settings, stage, prompt_tokens, completion_tokens)], layers)[0]
@@ -85,6 +87,10 @@ def forwards_per_batch(settings: Settings) -> int:
 
 
 def _asked(settings: Settings, stage: str, prompt: int, completion: int, layers: int | None) -> dict[str, Any]:
+    if not re.fullmatch(r"grpo-[1-9]\d*", stage):
+        raise NoRehearsal(f"stage {stage!r} cannot be rehearsed: only phases of GRPO can, such as grpo-1")
+    if settings.launch.activation_offload:
+        raise NoRehearsal("launch.activation_offload cannot be rehearsed, as it copies to real memory: set it to false")
     shape = model_shape(settings.model)
     depth = layers or shape["num_hidden_layers"]
     return {

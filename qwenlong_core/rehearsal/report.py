@@ -49,8 +49,6 @@ class Peak:
     includes the recomputation."""
     sent: dict[str, int]
     """Bytes that this GPU sends for one forward's rows, by kind of collective and part, as for ``flops``."""
-    host: int = 0
-    """Bytes of activations in the host's memory at the most, with ``launch.activation_offload``."""
 
     def to_json(self) -> dict[str, Any]:
         """For :func:`peak_from_json`."""
@@ -84,7 +82,6 @@ class Run:
     moments: tuple[Moment, ...]
     flops: dict[str, int]
     sent: dict[str, int]
-    host: int
     forwards: int
     """Forwards of the batch that was rehearsed."""
 
@@ -132,5 +129,4 @@ def peak_of(runs: Sequence[Run], layers: int, forwards: int, reserve: int) -> Pe
         timeline=tuple((moment.label, moment.size) for moment in moments),
         flops=_on_the_line(shallow.flops, deep.flops, steps),
         sent=_on_the_line(shallow.sent, deep.sent, steps),
-        host=_line(shallow.host, deep.host, steps),
     )

@@ -57,7 +57,6 @@ def _at_depth(job: GRPOJob, layers: int, asked: dict[str, Any], work: Path) -> R
         moments=tuple(moment for label, moment in ledger.moments.items() if label.startswith(_LAST)),
         flops=_by_part(ledger.flops),
         sent=_by_part(ledger.sent),
-        host=0,
         forwards=UPDATES * FORWARDS,
     )
 
