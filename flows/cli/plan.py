@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message, table
+from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message, say, table
 from qwenlong.tasks.store import open_store
-from qwenlong_core.plan.machine import chosen_machine
+from qwenlong_core.interpreter import executable
+from qwenlong_core.plan.check import plan_here
+from qwenlong_core.plan.confirm import rehearse_phases
 from qwenlong_core.plan.make import Plan, make_plan
-from qwenlong_core.plan.search import helps_most, nearest
+from qwenlong_core.plan.search import Found, helps_most, nearest
 from qwenlong_core.plan.tell import answer, assumptions, facts, lever_rows, memory_rows, record, time_rows
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
@@ -32,6 +35,12 @@ def plan(
     chart: Annotated[
         Path | None, typer.Option(help="Write an HTML page with charts of memory over a step of each stage.")
     ] = None,
+    rehearse: Annotated[
+        bool, typer.Option(help="Run the trainer's step of each phase on pretended GPUs; takes minutes, and is kept.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option(help="First measure this machine's rates at the model's sizes, and keep them; a minute.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Memory, disk, hours and money of a profile, before its first GPU hour.
@@ -41,8 +50,14 @@ def plan(
     with one_clear_message():
         settings = load_settings(profile, overrides or ())
         found = probe_of(settings, probe)
-        made = make_plan(settings, chosen_machine(settings), found)
+        if measure:
+            _measure(settings)
+        if rehearse:
+            rehearse_phases(settings)
+        made = plan_here(settings, found)
         near = [] if made.fits else nearest(made, found)
+        if rehearse and near:
+            near = _confirmed(near, found)
         helping = helps_most(made, found) if made.fits else []
         if chart is not None:
             from qwenlong_core.report.plan_page import plan_page
@@ -54,6 +69,26 @@ def plan(
         _print(made, near, helping, found)
     if not made.fits:
         raise typer.Exit(1)
+
+
+def _measure(settings: Settings) -> None:
+    """Measure this machine with the interpreter of the stages, which may be another one than this."""
+    command = [executable(settings.launch.python), "-m", "qwenlong_core.plan.measure"]
+    job = {"model": settings.model.model_dump(mode="json"), "folder": settings.plan.folder}
+    done = subprocess.run([*command, json.dumps(job)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the machine could not be measured:\n{done.stderr[-2000:]}")
+    say(f"measured: {done.stdout.strip().splitlines()[-1]}")
+
+
+def _confirmed(near: list[Found], probe: dict[str, Any] | None) -> list[Found]:
+    """The nearest settings that also fit when they are rehearsed; the formula found them."""
+    kept = []
+    for found in near:
+        settings = found.plan.settings
+        plan = make_plan(settings, found.plan.machine, probe, rehearse_phases(settings))
+        kept += [Found(found.changes, plan)] if plan.fits else []
+    return kept
 
 
 def probe_of(settings: Settings, folder: Path | None) -> dict[str, Any] | None:

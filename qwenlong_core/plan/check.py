@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from qwenlong_core.plan.confirm import known_peaks
 from qwenlong_core.plan.machine import GIB, chosen_machine
 from qwenlong_core.plan.make import Plan, make_plan
 from qwenlong_core.plan.search import nearest
@@ -12,14 +13,15 @@ from qwenlong_core.settings.tree import Settings
 
 
 def plan_here(settings: Settings, probe: Mapping[str, Any] | None = None) -> Plan:
-    """The plan of a profile on the machine of ``plan.machine``.
+    """The plan of a profile on the machine of ``plan.machine``, with the rehearsals that are kept.
 
     Raises:
         NoPlan: a model that a plan cannot reckon with.
         ConnectionError: the model's shape is not known here, and the hub does not answer.
         ValueError: the machine is not known.
     """
-    return make_plan(settings, chosen_machine(settings), probe)
+    machine = chosen_machine(settings)
+    return make_plan(settings, machine, probe, known_peaks(settings) if machine.is_gpu else None)
 
 
 def in_short(plan: Plan) -> str:

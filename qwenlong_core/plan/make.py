@@ -13,10 +13,11 @@ from typing import Any
 from qwenlong_core.plan.assumptions import Rows, rows_of
 from qwenlong_core.plan.disk import Disk, disk_of
 from qwenlong_core.plan.machine import GIB, Machine
-from qwenlong_core.plan.memory import Length, Memory, grpo_memory, host_bytes, sft_memory
+from qwenlong_core.plan.memory import Length, Memory, as_rehearsed, grpo_memory, host_bytes, sft_memory
 from qwenlong_core.plan.rollout import Engine, rollout
 from qwenlong_core.plan.shapes import Shape, shape_of
 from qwenlong_core.plan.steps import Step, engine_of, grpo_step, sft_step
+from qwenlong_core.rehearsal.report import Peak
 from qwenlong_core.settings.data import LengthBucket
 from qwenlong_core.settings.tree import Settings
 
@@ -42,6 +43,8 @@ class StagePlan:
     """Lengths and where they come from, in words."""
     typical: Memory | None = None
     longest: Memory | None = None
+    rehearsed: bool = False
+    """Whether the longest row was rehearsed; else it is by formula."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,10 +136,11 @@ def _sft(shape: Shape, settings: Settings, machine: Machine) -> StagePlan:
     )
 
 
-def _phase(shape: Shape, settings: Settings, machine: Machine, index: int, rows: Rows) -> StagePlan:
+def _phase(shape: Shape, settings: Settings, machine: Machine, index: int, rows: Rows, peak: Peak | None) -> StagePlan:
     step = grpo_step(shape, settings, machine, rows)
     typical, longest = lengths(settings, rows)
     steps = settings.grpo.phases[index - 1].steps
+    most = grpo_memory(shape, settings, machine, longest)
     return StagePlan(
         name=f"grpo-{index}",
         steps=steps,
@@ -147,7 +151,8 @@ def _phase(shape: Shape, settings: Settings, machine: Machine, index: int, rows:
             f" C={rows.longest_completion:,}; {rows.informative:.0%} of groups informative"
         ),
         typical=grpo_memory(shape, settings, machine, typical),
-        longest=grpo_memory(shape, settings, machine, longest),
+        longest=as_rehearsed(most, peak) if peak else most,
+        rehearsed=peak is not None,
     )
 
 
@@ -202,8 +207,19 @@ def _probe(shape: Shape, settings: Settings, machine: Machine, rows: list[Rows])
     return StagePlan(name="probe", steps=1, step=None, seconds=seconds, rows=words)
 
 
-def make_plan(settings: Settings, machine: Machine, probe: Mapping[str, Any] | None = None) -> Plan:
+def make_plan(
+    settings: Settings,
+    machine: Machine,
+    probe: Mapping[str, Any] | None = None,
+    peaks: Mapping[str, Peak] | None = None,
+) -> Plan:
     """The plan of a profile on a machine.
+
+    Args:
+        settings: The profile.
+        machine: Its machine.
+        probe: Content of a ``probe.json``.
+        peaks: Rehearsals of phases at their longest row, by stage.
 
     Raises:
         NoPlan: a model that a plan cannot reckon with.
@@ -217,7 +233,7 @@ def make_plan(settings: Settings, machine: Machine, probe: Mapping[str, Any] | N
         ("probe", lambda: _probe(shape, settings, machine, rows)),
         ("sft", lambda: _sft(shape, settings, machine)),
         *(
-            (f"grpo-{i}", lambda i=i, one=one: _phase(shape, settings, machine, i, one))
+            (f"grpo-{i}", lambda i=i, one=one: _phase(shape, settings, machine, i, one, (peaks or {}).get(f"grpo-{i}")))
             for i, one in enumerate(rows, 1)
         ),
         ("evaluate", lambda: _evaluations(shape, settings, machine)),

@@ -1,14 +1,18 @@
 """Measure this machine's rates, in about a minute: the kernels of the project's own steps, at a model's own sizes.
 
 The GPU's or the CPU's clock is read around each kernel, several times, and the median counts. Links between devices are
-measured where there are two; otherwise they stay as assumed.
+measured where there are two; otherwise they stay as assumed. Run by hand::
+
+    python -m qwenlong_core.plan.measure '{"model": {"name": "smollm2-135m"}, "folder": ".qwenlong/machines"}'
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +25,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from qwenlong_core.generation.packed_weights import pack_weights
 from qwenlong_core.generation.sampling import draw
 from qwenlong_core.plan.flops import Tokens, causal
-from qwenlong_core.plan.machine import ASSUMED, Machine, assumed_cpu, host_memory, kind_of_gpu
+from qwenlong_core.plan.machine import ASSUMED, Machine, assumed_cpu, host_memory, kind_of_gpu, save_rates
 from qwenlong_core.plan.passes import OPERATIONS, training_work
-from qwenlong_core.plan.shapes import Shape
+from qwenlong_core.plan.shapes import Shape, shape_of
+from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.training.logprobs.fast_linear import product, use_fast_linear
 from qwenlong_core.training.logprobs.merged import flash, flash_backward
 
@@ -255,3 +260,14 @@ def measure(shape: Shape, folder: Path) -> Machine:
         }
     )
     return machine.model_copy(update={"elementwise": elementwise_rate(shape, machine)})
+
+
+def main(asked: str) -> None:
+    """Measure, keep the rates and print the file's name."""
+    job = json.loads(asked)
+    folder = Path(job["folder"])
+    print(save_rates(measure(shape_of(ModelSettings.model_validate(job["model"])), folder), folder))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

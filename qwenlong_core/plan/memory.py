@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from qwenlong_core.plan.machine import GIB, Machine
 from qwenlong_core.plan.shapes import Shape
+from qwenlong_core.rehearsal.report import Peak
 from qwenlong_core.settings.tree import Settings
 
 TERMS = ("weights", "gradients", "optimizer", "kept activations", "one layer", "head", "engine", "reserve")
@@ -51,7 +52,7 @@ class Length:
 class Memory:
     """Bytes over a step."""
 
-    instants: Mapping[str, Terms]
+    instants: dict[str, Terms]
     """By moment, in the order of a step."""
 
     @property
@@ -77,6 +78,17 @@ class Memory:
     def peak(self) -> float:
         """Bytes of that moment."""
         return self.at(self.where)
+
+
+BACKWARD = "backward"
+
+
+def as_rehearsed(memory: Memory, peak: Peak) -> Memory:
+    """The moment that training needs most, as a rehearsal found it; the engine and the reserve are no part of one."""
+    found, formula = peak.terms, memory.instants[BACKWARD]
+    terms = {name: float(found.get(name, 0)) for name in TERMS}
+    terms["one layer"] += found.get("collectives", 0) + found.get("batch", 0)
+    return Memory(memory.instants | {BACKWARD: terms | {name: formula[name] for name in ("engine", "reserve")}})
 
 
 def _terms(**values: float) -> Terms:
@@ -184,7 +196,7 @@ def _training_instants(shape: Shape, size: _Sizes, *, engine: float, accumulated
     working = {"one_layer": size.layer + size.gathered, "head": size.head}
     return {
         "forward": _terms(**always, gradients=first if accumulated else 0.0, kept_activations=size.kept / 2, **working),
-        "backward": _terms(**always, gradients=first, kept_activations=size.kept, **working),
+        BACKWARD: _terms(**always, gradients=first, kept_activations=size.kept, **working),
         "end of backward": _terms(
             **always, gradients=size.states, kept_activations=size.kept / shape.layers, **working
         ),

@@ -9,20 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.bundled import BUNDLED
+from qwenlong_core.rehearsal.rehearse import SHAPES
 from qwenlong_core.settings.model import ModelSettings
 
-_QWEN2 = {
-    "model_type": "qwen2",
-    "hidden_size": 5120,
-    "num_attention_heads": 40,
-    "num_key_value_heads": 8,
-    "vocab_size": 152064,
-    "tie_word_embeddings": False,
-}
 _LLAMA = {"model_type": "llama", "vocab_size": 49152, "tie_word_embeddings": True}
 KNOWN: dict[str, dict[str, Any]] = {
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": _QWEN2 | {"intermediate_size": 13824, "num_hidden_layers": 48},
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B": _QWEN2 | {"intermediate_size": 27648, "num_hidden_layers": 64},
     "Qwen/Qwen3-0.6B": {
         "model_type": "qwen3",
         "hidden_size": 1024,
@@ -51,7 +42,7 @@ KNOWN: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
     },
 }
-"""Shapes of the profiles' models, so that a plan of a shipped profile needs neither network nor weights."""
+"""Shapes of the small profiles' models. Those of the large ones are files beside the profiles, for rehearsals too."""
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _BIASED = ("qwen2",)
 _NORMED_HEADS = ("qwen3",)
@@ -144,7 +135,7 @@ def shape_from(config: Mapping[str, Any], name: str) -> Shape:
 def shape_of(model: ModelSettings) -> Shape:
     """The shape of the profile's base model.
 
-    It comes from the model's folder, from the table above, or from the hub (a file of a few kilobytes).
+    It comes from the model's folder, from what ships with the project, or from the hub (a file of a few kilobytes).
 
     Raises:
         NoPlan: a model that a plan cannot reckon with.
@@ -155,6 +146,9 @@ def shape_of(model: ModelSettings) -> Shape:
         return shape_from(json.loads((folder / "config.json").read_text()), model.name)
     if model.name in KNOWN:
         return shape_from(KNOWN[model.name], model.name)
+    shipped = SHAPES / f"{model.name.rpartition('/')[2]}.json"
+    if shipped.is_file():
+        return shape_from(json.loads(shipped.read_text()), model.name)
     return shape_from(_from_hub(model), model.name)
 
 

@@ -127,6 +127,8 @@ def assumptions(plan: Plan, probe: Mapping[str, Any] | None) -> list[str]:
         f" {machine.attention / 1e12:,.3g} in attention, {machine.reading / 1e9:,.0f} GB/s in decoding",
         "memory by formula (docs/plan.md), 10% of a GPU kept in reserve",
     ]
+    if done := [stage.name for stage in plan.stages if stage.rehearsed]:
+        lines.append(f"rehearsed at the longest row: {', '.join(done)}")
     lines += [f"{stage.name}: {stage.rows}" for stage in plan.stages]
     rows = [rows_of(settings, index, probe) for index in range(1, len(settings.grpo.phases) + 1)]
     if any(row.source == "assumed" for row in rows):
@@ -167,6 +169,7 @@ def _stage(stage: StagePlan) -> Row:
             "bytes_sent": step.bytes_sent,
             "completions_at_once": step.at_once,
         },
+        "rehearsed": stage.rehearsed,
         "memory": {"typical": _memory(stage.typical), "longest": _memory(stage.longest)},
     }
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from qwenlong_core.plan.machine import ASSUMED, Machine, machine_of
 from qwenlong_core.plan.make import Plan, make_plan
-from qwenlong_core.plan.shapes import KNOWN, Shape, shape_from
+from qwenlong_core.plan.shapes import Shape, shape_of
+from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
 
-B14, B32 = (shape_from(KNOWN[f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{size}B"], size) for size in ("14", "32"))
+B14, B32 = (shape_of(ModelSettings(name=f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{size}B")) for size in (14, 32))
 H100 = ASSUMED["h100"]
 # One rate for every kernel, as public estimates of a step take it.
 FLAT = H100.model_copy(

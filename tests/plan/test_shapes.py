@@ -9,15 +9,18 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from qwenlong_core.plan.shapes import KNOWN, shape_from, shape_of
+from qwenlong_core.rehearsal.rehearse import SHAPES
 from qwenlong_core.settings.model import ModelSettings
 
+SHIPPED = {path.stem: json.loads(path.read_text()) for path in SHAPES.glob("*.json")}
 
-@pytest.mark.parametrize("name", KNOWN)
+
+@pytest.mark.parametrize("name", [*KNOWN, *SHIPPED])
 def test_parameters_are_those_of_the_model(name):
-    fields = dict(KNOWN[name])
+    fields = dict((KNOWN | SHIPPED)[name])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields))
-    assert shape_from(KNOWN[name], name).parameters == model.num_parameters()
+    assert shape_of(ModelSettings(name=name)).parameters == model.num_parameters()
 
 
 def test_the_bundled_models_have_the_shapes_of_the_table(policy):

@@ -1,0 +1,55 @@
+"""Rehearsals of a plan's longest rows: the trainer's own step on pretended GPUs in place of the formula.
+
+A rehearsal takes a minute, so its result is kept in the work folder under a digest of all that it depends on: the
+phase's job, the lengths, the code and the libraries. Whoever plans the same profile again takes it from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.rehearsal.rehearse import rehearse_all
+from qwenlong_core.rehearsal.report import Peak, peak_from_json
+from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.files import digest_json, write_json
+from qwenlong_core.store.fingerprint import code_digest
+
+_FOLDER = "rehearsals"
+_RUN = "qwenlong_core.rehearsal.run"
+
+
+def _files(settings: Settings) -> Iterator[tuple[str, int, int, Path]]:
+    """Stage, longest prompt and completion, and the file of its rehearsal."""
+    code = code_digest((_RUN,))
+    for index, phase in enumerate(settings.grpo.phases, 1):
+        job = GRPOJob.of(settings, index, None).model_dump(mode="json")
+        lengths = phase.max_prompt_tokens, phase.max_completion_tokens
+        name = f"{digest_json([job, *lengths, code])}.json"
+        yield f"grpo-{index}", *lengths, Path(settings.storage.work_dir) / _FOLDER / name
+
+
+def known_peaks(settings: Settings) -> dict[str, Peak]:
+    """Rehearsals that are kept, by stage. A folder without any is not looked into."""
+    if not (Path(settings.storage.work_dir) / _FOLDER).is_dir():
+        return {}
+    return {
+        stage: peak_from_json(json.loads(path.read_text())) for stage, _, _, path in _files(settings) if path.is_file()
+    }
+
+
+def rehearse_phases(settings: Settings) -> dict[str, Peak]:
+    """Rehearse every phase at its longest row, unless its result is kept.
+
+    Raises:
+        NoRehearsal: this machine cannot rehearse, or the model's shape is not known.
+        RuntimeError: the step failed, as it would on a GPU.
+    """
+    missing = [one for one in _files(settings) if not one[3].is_file()]
+    steps = [(settings, stage, prompt, completion) for stage, prompt, completion, _ in missing]
+    for (_, _, _, path), peak in zip(missing, rehearse_all(steps) if steps else (), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, peak.to_json())
+    return known_peaks(settings)
