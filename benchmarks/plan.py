@@ -23,7 +23,7 @@ from qwenlong_core.data.synthesis.generate import generate
 from qwenlong_core.models import load_tokenizer
 from qwenlong_core.plan.assumptions import Rows
 from qwenlong_core.plan.measure import measure
-from qwenlong_core.plan.shapes import shape_of
+from qwenlong_core.plan.models import shape_of
 from qwenlong_core.plan.steps import grpo_step
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.profiles import load_settings

@@ -21,7 +21,7 @@ from prefect.states import Crashed
 from qwenlong.flows.gate import run_gate
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
 from qwenlong.flows.run_pages import flow_run_page, flow_run_tag, in_mlflow, mlflow_description, name_flow_run
-from qwenlong.tasks.specs import checkpoint_names, evaluate_stage, pipeline_stages, register_stage
+from qwenlong.tasks.specs import checkpoint_names, evaluate_stage, family_of, pipeline_stages, register_stage
 from qwenlong.tasks.stage import RunContext
 from qwenlong.tasks.tracking.champion import is_champion
 from qwenlong.tasks.tracking.client import Tracker
@@ -30,10 +30,14 @@ from qwenlong.tasks.tracking.outbox import deliver_outbox, outbox_of, refused
 from qwenlong.tasks.tracking.registry import RegisteredVersion, baseline_for, read_registration, still_registered
 from qwenlong.tasks.tracking.runs import RunNote
 from qwenlong_core.markdown import markdown_table
+from qwenlong_core.plan.check import plan_here
+from qwenlong_core.plan.compare import compare, learn, metrics
 from qwenlong_core.report.build import REPORT
+from qwenlong_core.report.curves import read_rows
 from qwenlong_core.report.tables import intervals, scores_table
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.files import METRICS
 
 
 @flow(name="qwenlong", flow_run_name="{profile}")
@@ -69,7 +73,7 @@ def full_pipeline(
     mlflow_page = tracker.page(tracked.run_id())
     result["pages"] = {"mlflow": mlflow_page, "prefect": flow_run_page()}
     texts = {REPORT: (folder / REPORT).read_text()}
-    tracked.send(line := score_line(result["scores"], step=0))
+    tracked.send(line := score_line(result["scores"], step=0) | planned_beside_measured(run))
     words = mlflow_description(result["promotion"], "The report is `report.html` among the artifacts. ")
     tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags() | words)
     deliver_outbox(tracker, outbox_of(settings))
@@ -130,6 +134,29 @@ def decide_and_promote(run: PipelineRun) -> tuple[RegisteredVersion, str]:
     models = {"challenger": model.ref, "champion": baseline.model if baseline else results["base"].ref}
     decision = run_gate(run, models, {"challenger": lambda: evaluation, "champion": evaluate_champion}, data)
     return version, run.carry_out(decision, version, baseline)
+
+
+def planned_beside_measured(run: PipelineRun) -> dict[str, float]:
+    """Metrics of the plan and of what came, for the trainings that ran here and now; later plans learn from them.
+
+    A pool's trainings are left out: their metrics lie beside weights, which would be fetched from there.
+    """
+    elsewhere = run.settings.execution.deployments
+    here = [
+        result
+        for name, result in run.results.items()
+        if result.how == "ran" and family_of(name) in ("sft", "grpo") and family_of(name) not in elsewhere
+    ]
+    lines = {result.name: read_rows(run.folder(result) / METRICS) for result in here}
+    try:
+        # With the rates as they are: a correction must not be learned from a corrected plan.
+        plan = plan_here(run.settings).uncorrected()
+        compared = compare(plan, lines)
+    except (ValueError, ConnectionError) as error:
+        get_run_logger().info("not planned: %s", error)
+        return {}
+    learn(plan, compared)
+    return metrics(compared)
 
 
 def close_dead_runs(tracker: Tracker) -> None:

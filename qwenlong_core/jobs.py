@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from qwenlong_core.settings.base import Block, Stop
+from qwenlong_core.settings.base import Block, Incidental, Stop
 from qwenlong_core.settings.data import DataSettings
 from qwenlong_core.settings.evaluation import EvaluationSettings, PromotionSettings
 from qwenlong_core.settings.model import ModelSettings
@@ -234,16 +234,28 @@ class ReportJob(Block):
     title: str
     notes: tuple[str, ...] = ()
     """What a reader must know first, such as that the run is scaled down; shown on top."""
+    planned_seconds: Incidental[dict[str, float]] = Field(default_factory=dict)
+    """Of a step, by stage; shown beside what was measured. A new plan makes no new report."""
+    planned_gib: Incidental[dict[str, float]] = Field(default_factory=dict)
+    """Of one process, by stage."""
     bootstrap_resamples: int
     confidence: float
     seed: int
 
     @classmethod
-    def of(cls, settings: Settings, title: str, notes: Sequence[str] = ()) -> ReportJob:
-        """The job of a report with the evaluation's statistics."""
+    def of(
+        cls,
+        settings: Settings,
+        title: str,
+        notes: Sequence[str] = (),
+        planned: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> ReportJob:
+        """The job of a report with the evaluation's statistics; ``planned`` has ``seconds`` and ``gib`` by stage."""
         return cls(
             title=title,
             notes=tuple(notes),
+            planned_seconds={stage: one["seconds"] for stage, one in (planned or {}).items()},
+            planned_gib={stage: one["gib"] for stage, one in (planned or {}).items()},
             bootstrap_resamples=settings.evaluation.bootstrap_resamples,
             confidence=settings.evaluation.confidence,
             seed=settings.seed,

@@ -29,6 +29,7 @@ from qwenlong_core.jobs import (
     ReportJob,
     SFTJob,
 )
+from qwenlong_core.plan.check import planned_stages
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import own_or_shipped
@@ -167,7 +168,7 @@ def promote_stage(settings: Settings, verified: Mapping[str, str], faults: Seque
 def report_stage(settings: Settings) -> StageSpec:
     """Write the HTML report. Inputs: everything it shows."""
     notes = (SCALED_DOWN,) if is_scaled_down(settings) else ()
-    job = ReportJob.of(settings, f"qwenlong: profile {settings.profile}", notes)
+    job = ReportJob.of(settings, f"qwenlong: profile {settings.profile}", notes, planned_stages(settings))
     return _spec("report", "report", "qwenlong_core.report.build", job, settings.launch.python)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+from qwenlong_core.plan.compare import working_bytes
 from qwenlong_core.plan.confirm import known_peaks
 from qwenlong_core.plan.machine import GIB, chosen_machine
 from qwenlong_core.plan.make import Plan, make_plan
+from qwenlong_core.plan.memory import PROCESS
 from qwenlong_core.plan.search import nearest
 from qwenlong_core.settings.tree import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def plan_here(settings: Settings, probe: Mapping[str, Any] | None = None) -> Plan:
@@ -22,6 +27,21 @@ def plan_here(settings: Settings, probe: Mapping[str, Any] | None = None) -> Pla
     """
     machine = chosen_machine(settings)
     return make_plan(settings, machine, probe, known_peaks(settings) if machine.is_gpu else None)
+
+
+def planned_stages(settings: Settings) -> dict[str, dict[str, float]]:
+    """Seconds of a step and GiB of a process by stage, for the report; empty for a model that no plan covers."""
+    try:
+        plan = plan_here(settings)
+    except (ValueError, ConnectionError) as error:  # the checks before the run have said so
+        logger.info("not planned: %s", error)
+        return {}
+    own = 0.0 if plan.machine.is_gpu else PROCESS
+    return {
+        stage.name: {"seconds": stage.step.total, "gib": (working_bytes(stage) + own) / GIB}
+        for stage in plan.stages
+        if stage.step
+    }
 
 
 def in_short(plan: Plan) -> str:

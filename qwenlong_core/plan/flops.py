@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from qwenlong_core.plan.shapes import Shape
 
+PEAKS = {"h100": 989e12, "h200": 989e12, "a100": 312e12}
+"""Dense bfloat16 FLOP/s by the data sheets; MFU refers to them."""
+
 
 def causal(tokens: float) -> float:
     """Pairs of query and key when each of so many tokens sees itself and those before it."""

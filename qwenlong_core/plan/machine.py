@@ -10,15 +10,36 @@ import os
 import platform
 import re
 from pathlib import Path
+from statistics import median
 
 from pydantic import Field
 
 from qwenlong_core.interpreter import devices_of
+from qwenlong_core.plan.flops import PEAKS
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.files import write_json
 
 GIB = 2**30
+
+
+class Learned(Block):
+    """Measured over planned, of the newest stages that ran on a kind of machine."""
+
+    seconds: tuple[float, ...] = ()
+    """Of a step, planned with the lengths that came."""
+    space: tuple[float, ...] = ()
+    """Of the memory that depends on the settings."""
+
+    @property
+    def slower(self) -> float:
+        """Factor of a plan's seconds: the median."""
+        return median(self.seconds) if self.seconds else 1.0
+
+    @property
+    def larger(self) -> float:
+        """Factor of a plan's memory: the largest, and never less than 1, since a plan must not fall short."""
+        return max((1.0, *self.space))
 
 
 class Machine(Block):
@@ -54,6 +75,9 @@ class Machine(Block):
     seal: float = Field(gt=0)
     """Bytes a second of SHA-256 on one core."""
 
+    learned: Learned = Learned()
+    """What earlier runs on this kind of machine have taught."""
+
     @property
     def is_gpu(self) -> bool:
         """Whether it is a GPU: activations can then be moved to the host."""
@@ -63,21 +87,21 @@ class Machine(Block):
 def _gpu(name: str, memory_mib: float, **rates: float) -> Machine:
     shared = {"operation": 8e-6, "host_copy": 25e9, "disk": 1.5e9, "seal": 1.5e9}
     return Machine.model_validate(
-        {"name": name, "source": "assumed", "memory": memory_mib * 2**20} | shared | dict(rates)
+        {"name": name, "source": "assumed", "memory": memory_mib * 2**20, "peak": PEAKS[name]} | shared | dict(rates)
     )
 
 
 ASSUMED = {
     "h100": _gpu(
-        "h100", 81559, peak=989e12, products=600e12, attention=330e12, attention_backward=280e12,
+        "h100", 81559, products=600e12, attention=330e12, attention_backward=280e12,
         elementwise=2.6e12, reading=0.7 * 3.35e12, link=330e9, network=45e9,
     ),
     "h200": _gpu(
-        "h200", 143771, peak=989e12, products=600e12, attention=330e12, attention_backward=280e12,
+        "h200", 143771, products=600e12, attention=330e12, attention_backward=280e12,
         elementwise=3.7e12, reading=0.7 * 4.8e12, link=330e9, network=45e9,
     ),
     "a100": _gpu(
-        "a100", 81920, peak=312e12, products=220e12, attention=190e12, attention_backward=165e12,
+        "a100", 81920, products=220e12, attention=190e12, attention_backward=165e12,
         elementwise=1.6e12, reading=0.7 * 2.04e12, link=230e9, network=22e9,
     ),
 }  # fmt: skip
@@ -123,6 +147,11 @@ def rates_file(folder: Path, kind: str) -> Path:
     return folder / f"{kind if kind != 'cpu' else f'cpu-{platform.machine()}-{len(os.sched_getaffinity(0))}'}.json"
 
 
+def learned_file(folder: Path, kind: str) -> Path:
+    """Where the ratios of a kind of machine are, beside its rates."""
+    return rates_file(folder, kind).with_suffix(".learned.json")
+
+
 def machine_of(kind: str, folder: Path, memory_gib: float | None = None) -> Machine:
     """A kind of machine with the rates that were measured, else with the assumed ones.
 
@@ -136,7 +165,10 @@ def machine_of(kind: str, folder: Path, memory_gib: float | None = None) -> Mach
             f" {', '.join(ASSUMED)}"
         )
     machine = machine or (assumed_cpu() if kind == "cpu" else ASSUMED[kind])
-    return machine if memory_gib is None else machine.model_copy(update={"memory": memory_gib * GIB})
+    path = learned_file(folder, kind)
+    learned = Learned.model_validate_json(path.read_text()) if path.is_file() else Learned()
+    own = {} if memory_gib is None else {"memory": memory_gib * GIB}
+    return machine.model_copy(update={"learned": learned} | own)
 
 
 def _measured(path: Path) -> Machine | None:

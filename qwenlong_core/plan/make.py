@@ -12,11 +12,12 @@ from typing import Any
 
 from qwenlong_core.plan.assumptions import Rows, rows_of
 from qwenlong_core.plan.disk import Disk, disk_of
-from qwenlong_core.plan.machine import GIB, Machine
-from qwenlong_core.plan.memory import Length, Memory, as_rehearsed, grpo_memory, host_bytes, sft_memory
+from qwenlong_core.plan.machine import GIB, Learned, Machine
+from qwenlong_core.plan.memory import Length, Memory, as_rehearsed, enlarged, grpo_memory, host_bytes, sft_memory
+from qwenlong_core.plan.models import shape_of
 from qwenlong_core.plan.rollout import Engine, rollout
-from qwenlong_core.plan.shapes import Shape, shape_of
-from qwenlong_core.plan.steps import Step, engine_of, grpo_step, sft_step
+from qwenlong_core.plan.shapes import Shape
+from qwenlong_core.plan.steps import Step, engine_of, grpo_step, sft_step, slowed
 from qwenlong_core.rehearsal.report import Peak
 from qwenlong_core.settings.data import LengthBucket
 from qwenlong_core.settings.tree import Settings
@@ -86,6 +87,10 @@ class Plan:
         """In the currency of ``plan.price_per_gpu_hour``."""
         return self.gpu_hours * self.settings.plan.price_per_gpu_hour
 
+    def uncorrected(self) -> Plan:
+        """The same without what earlier runs have taught."""
+        return make_plan(self.settings, self.machine.model_copy(update={"learned": Learned()}))
+
     def seconds_by_part(self) -> dict[str, float]:
         """Seconds of the run by part of a step, beside those of the stages that only sample, by their names."""
         found: dict[str, float] = {}
@@ -124,23 +129,26 @@ def sft_steps(settings: Settings) -> int:
 
 def _sft(shape: Shape, settings: Settings, machine: Machine) -> StagePlan:
     typical = min(_middle(settings.data.generate_sft, settings.sft.max_tokens / 2), settings.sft.max_tokens)
-    step, steps = sft_step(shape, settings, machine, typical), sft_steps(settings)
+    learned, steps = machine.learned, sft_steps(settings)
+    step = slowed(sft_step(shape, settings, machine, typical), learned.slower)
     return StagePlan(
         name="sft",
         steps=steps,
         step=step,
         seconds=steps * step.total,
         rows=f"{typical:,.0f} tokens, at most {settings.sft.max_tokens:,}",
-        typical=sft_memory(shape, settings, machine, typical),
-        longest=sft_memory(shape, settings, machine, settings.sft.max_tokens),
+        typical=enlarged(sft_memory(shape, settings, machine, typical), learned.larger),
+        longest=enlarged(sft_memory(shape, settings, machine, settings.sft.max_tokens), learned.larger),
     )
 
 
 def _phase(shape: Shape, settings: Settings, machine: Machine, index: int, rows: Rows, peak: Peak | None) -> StagePlan:
-    step = grpo_step(shape, settings, machine, rows)
+    learned = machine.learned
+    step = slowed(grpo_step(shape, settings, machine, rows), learned.slower)
     typical, longest = lengths(settings, rows)
     steps = settings.grpo.phases[index - 1].steps
     most = grpo_memory(shape, settings, machine, longest)
+    most = as_rehearsed(most, peak) if peak else most
     return StagePlan(
         name=f"grpo-{index}",
         steps=steps,
@@ -150,8 +158,8 @@ def _phase(shape: Shape, settings: Settings, machine: Machine, index: int, rows:
             f"P={rows.prompt:,.0f} C={rows.completion:,.0f} ({rows.source}), at most P={rows.longest_prompt:,}"
             f" C={rows.longest_completion:,}; {rows.informative:.0%} of groups informative"
         ),
-        typical=grpo_memory(shape, settings, machine, typical),
-        longest=as_rehearsed(most, peak) if peak else most,
+        typical=enlarged(grpo_memory(shape, settings, machine, typical), learned.larger),
+        longest=enlarged(most, learned.larger),
         rehearsed=peak is not None,
     )
 

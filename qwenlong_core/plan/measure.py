@@ -26,8 +26,9 @@ from qwenlong_core.generation.packed_weights import pack_weights
 from qwenlong_core.generation.sampling import draw
 from qwenlong_core.plan.flops import Tokens, causal
 from qwenlong_core.plan.machine import ASSUMED, Machine, assumed_cpu, host_memory, kind_of_gpu, save_rates
+from qwenlong_core.plan.models import shape_of
 from qwenlong_core.plan.passes import OPERATIONS, training_work
-from qwenlong_core.plan.shapes import Shape, shape_of
+from qwenlong_core.plan.shapes import Shape
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.training.logprobs.fast_linear import product, use_fast_linear
 from qwenlong_core.training.logprobs.merged import flash, flash_backward

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from qwenlong_core.plan.machine import GIB, Machine
 from qwenlong_core.plan.shapes import Shape
+from qwenlong_core.plan.traffic import sharded_over
 from qwenlong_core.rehearsal.report import Peak
 from qwenlong_core.settings.tree import Settings
 
@@ -25,7 +26,7 @@ _ASLEEP = 2 * GIB
 _RESERVE = 0.1
 """Share of a GPU for CUDA's context, NCCL, cuBLAS and fragmentation: plan for about 70 of 80 GB, a sleeping engine
 included."""
-_PROCESS = 1 * GIB
+PROCESS = 1 * GIB
 """A process with torch, transformers and TRL on a CPU."""
 _TILE = 2**24 * 4 * 2
 """The output head's logits and their gradient."""
@@ -91,6 +92,15 @@ def as_rehearsed(memory: Memory, peak: Peak) -> Memory:
     return Memory(memory.instants | {BACKWARD: terms | {name: formula[name] for name in ("engine", "reserve")}})
 
 
+def enlarged(memory: Memory, factor: float) -> Memory:
+    """What depends on the settings, times a factor that earlier runs have taught."""
+    fixed = ("engine", "reserve")
+    return Memory({
+        moment: {name: value * (1.0 if name in fixed else factor) for name, value in terms.items()}
+        for moment, terms in memory.instants.items()
+    })  # fmt: skip
+
+
 def _terms(**values: float) -> Terms:
     return {name: values.get(name.replace(" ", "_"), 0.0) for name in TERMS}
 
@@ -109,11 +119,6 @@ class _Sizes:
     reserve: float
 
 
-def sharded_over(settings: Settings) -> int:
-    """Processes that share weights, gradients and optimizer: all with FSDP2, else none."""
-    return settings.launch.num_processes if settings.launch.accelerate_config else 1
-
-
 def kept_bytes(shape: Shape, settings: Settings, tokens: float) -> float:
     """Activations that wait for the backward pass, on a process, wherever they wait."""
     wide = settings.model.dtype == "float32"
@@ -126,7 +131,7 @@ def kept_bytes(shape: Shape, settings: Settings, tokens: float) -> float:
 
 def _sizes(shape: Shape, settings: Settings, machine: Machine, tokens: float, labelled: float) -> _Sizes:
     wide, launch = settings.model.dtype == "float32", settings.launch
-    shards = sharded_over(settings)
+    shards = sharded_over(launch)
     if launch.gradient_checkpointing:
         layer = tokens * ((24 if wide else 12) * shape.intermediate + (34 if wide else 23) * shape.hidden)
     else:
@@ -143,7 +148,7 @@ def _sizes(shape: Shape, settings: Settings, machine: Machine, tokens: float, la
         layer=layer,
         gathered=gathered,
         head=head,
-        reserve=_RESERVE * machine.memory if machine.is_gpu else _PROCESS,
+        reserve=_RESERVE * machine.memory if machine.is_gpu else PROCESS,
     )
 
 

@@ -1,4 +1,4 @@
-"""Seconds of the passes of training, and the bytes that processes send each other."""
+"""Seconds of the passes of training."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from qwenlong_core.plan.flops import Flops, Tokens, backward, forward
 from qwenlong_core.plan.machine import Machine
-from qwenlong_core.plan.memory import sharded_over
 from qwenlong_core.plan.shapes import Shape
-from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.settings.tree import Settings
 
 OPERATIONS = 60
@@ -68,51 +66,6 @@ def training_work(shape: Shape, tokens: Tokens, bytes_a_number: float, *, checkp
         there.operations * (2 + again),
     )
     return there + back
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """Bytes that a process sends in a step of training."""
-
-    shards: float
-    """Weights and gradients (FSDP2, or the sum of gradients of plain data parallel)."""
-    rows: float
-    """Queries, keys, values and outputs of rows that processes share (Ulysses)."""
-
-    @property
-    def total(self) -> float:
-        """Both."""
-        return self.shards + self.rows
-
-
-def sent_bytes(
-    shape: Shape, settings: Settings, *, scored: float, trained: float, updates: float, tokens: float
-) -> Sent:
-    """Bytes sent by a process.
-
-    Args:
-        shape: The model's.
-        settings: The profile.
-        scored: Forwards without a gradient, of this process.
-        trained: Forwards with one.
-        updates: Optimizer steps.
-        tokens: Of one forward, before a row is shared.
-    """
-    launch = settings.launch
-    rest = 1 - 1 / launch.num_processes
-    if sharded_over(settings) > 1:
-        # bfloat16 weights for every forward and backward, float32 gradients after every backward.
-        shards = rest * shape.parameters * (2 * (scored + 2 * trained) + 4 * trained)
-    else:
-        shards = 2 * rest * 4 * shape.parameters * updates
-    return Sent(shards, _rows_sent(shape, launch, scored, trained, tokens))
-
-
-def _rows_sent(shape: Shape, launch: LaunchSettings, scored: float, trained: float, tokens: float) -> float:
-    parallel = launch.sequence_parallel
-    numbers = 2 * (shape.heads + shape.kv_heads) * shape.head
-    once = shape.layers * tokens / parallel * numbers * 2 * (1 - 1 / parallel)
-    return once * (scored + trained * (2 + int(launch.gradient_checkpointing)))
 
 
 def link_rate(settings: Settings, machine: Machine) -> float:

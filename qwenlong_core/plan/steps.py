@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from qwenlong_core.plan.assumptions import JUDGE_SECONDS, Rows, groups_drawn
 from qwenlong_core.plan.flops import Tokens, causal, model_flops, shared_row
 from qwenlong_core.plan.machine import Machine
-from qwenlong_core.plan.memory import kept_bytes, sharded_over
-from qwenlong_core.plan.passes import IMBALANCE, forward_work, link_rate, sent_bytes, training_work
+from qwenlong_core.plan.memory import kept_bytes
+from qwenlong_core.plan.passes import IMBALANCE, forward_work, link_rate, training_work
 from qwenlong_core.plan.rollout import LEVERS, Engine, Rollout, rollout
 from qwenlong_core.plan.shapes import Shape
+from qwenlong_core.plan.traffic import sent_bytes, sharded_over
 from qwenlong_core.settings.tree import Settings
 
 PARTS = ("prefill", "decode", "judge", "weights to engine", "old pass", "update", "saving")
@@ -39,6 +40,11 @@ class Step:
     def total(self) -> float:
         """Seconds of the step."""
         return sum(self.seconds.values())
+
+
+def slowed(step: Step, factor: float) -> Step:
+    """A step that takes ``factor`` times as long, as earlier runs have taught."""
+    return replace(step, seconds={part: value * factor for part, value in step.seconds.items()}, mfu=step.mfu / factor)
 
 
 def engine_of(settings: Settings, machine: Machine) -> Engine:
@@ -105,7 +111,7 @@ def grpo_step(shape: Shape, settings: Settings, machine: Machine, rows: Rows) ->
     forwards = kept * launch.sequence_parallel / launch.num_processes / grpo.micro_batch_size
     updates = grpo.batch_size / grpo.mini_batch_size
     sent = sent_bytes(
-        shape, settings, scored=passes * forwards, trained=forwards, updates=updates,
+        shape, launch, scored=passes * forwards, trained=forwards, updates=updates,
         tokens=tokens.total * grpo.micro_batch_size,
     )  # fmt: skip
     old = passes * share * scoring.seconds(machine) * waiting
@@ -113,7 +119,7 @@ def grpo_step(shape: Shape, settings: Settings, machine: Machine, rows: Rows) ->
     update += _copying(shape, settings, machine, update, kept_bytes(shape, settings, tokens.total) * share)
     busy = old + update
     exposed = max(0.0, sent.shards / link_rate(settings, machine) - busy) + sent.rows / machine.link
-    optimizer = updates * 28 * shape.parameters / sharded_over(settings) / machine.reading
+    optimizer = updates * 28 * shape.parameters / sharded_over(launch) / machine.reading
     return Step(
         seconds={
             "prefill": sampled.prefill,
@@ -141,9 +147,9 @@ def sft_step(shape: Shape, settings: Settings, machine: Machine, length: float) 
     training = training_work(shape, tokens, wide, checkpointing=launch.gradient_checkpointing)
     update = forwards * training.seconds(machine)
     update += _copying(shape, settings, machine, update, kept_bytes(shape, settings, tokens.total) * forwards)
-    sent = sent_bytes(shape, settings, scored=0, trained=forwards, updates=1, tokens=0)
+    sent = sent_bytes(shape, launch, scored=0, trained=forwards, updates=1, tokens=0)
     update += max(0.0, sent.shards / link_rate(settings, machine) - update)
-    update += 28 * shape.parameters / sharded_over(settings) / machine.reading
+    update += 28 * shape.parameters / sharded_over(launch) / machine.reading
     done = forwards * launch.num_processes
     return Step(
         seconds=dict.fromkeys(PARTS, 0.0) | {"update": update, "saving": _saving(shape, machine) / sft.save_steps},

@@ -127,6 +127,11 @@ def assumptions(plan: Plan, probe: Mapping[str, Any] | None) -> list[str]:
         f" {machine.attention / 1e12:,.3g} in attention, {machine.reading / 1e9:,.0f} GB/s in decoding",
         "memory by formula (docs/plan.md), 10% of a GPU kept in reserve",
     ]
+    if machine.learned.seconds:
+        lines.append(
+            f"earlier runs: steps take {machine.learned.slower:.2f} times as long as the rates say, memory"
+            f" {machine.learned.larger:.2f} times as much"
+        )
     if done := [stage.name for stage in plan.stages if stage.rehearsed]:
         lines.append(f"rehearsed at the longest row: {', '.join(done)}")
     lines += [f"{stage.name}: {stage.rows}" for stage in plan.stages]

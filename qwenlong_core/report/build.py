@@ -28,13 +28,13 @@ from qwenlong_core.promotion.decision import read_decision
 from qwenlong_core.records import DOMAINS
 from qwenlong_core.report import page
 from qwenlong_core.report.charts import Series, Whisker, category_chart, forest_chart
-from qwenlong_core.report.curves import Panel, training_panels
+from qwenlong_core.report.curves import Panel, read_rows, training_panels
 from qwenlong_core.report.paper import paper_rows, protocol_differences
 from qwenlong_core.report.reader import MAX_COMPLETION_CHARS, MAX_DOCUMENT_CHARS, choose_samples
-from qwenlong_core.report.tables import Interval, average_cell, baseline_of, score_cell, score_rows
+from qwenlong_core.report.tables import Interval, average_cell, baseline_of, plan_rows, score_cell, score_rows
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.artifacts import folder_digest
-from qwenlong_core.store.files import JOB
+from qwenlong_core.store.files import JOB, METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -245,6 +245,11 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
         **_evaluation_context(job, evaluations, inputs.get("data"), inputs.get("probe")),
         "decision": read_decision(decision) if decision else None,
         "curves": training_panels(inputs),
+        "planned": plan_rows(
+            job.planned_seconds,
+            job.planned_gib,
+            {name: read_rows(folder / METRICS) for name, folder in inputs.items()},
+        ),
         "max_document": MAX_DOCUMENT_CHARS,
         "max_completion": MAX_COMPLETION_CHARS,
         "data": _data_rows(inputs["data"]) if "data" in inputs else [],

@@ -130,6 +130,15 @@ the engine gave no answer. Both count 0 in the table above; the last column leav
 </section>
 {% endif %}
 
+{% if planned %}
+<section>
+<h2>Planned beside measured</h2>
+<p class="soft">Planned before the run by <code>qwenlong plan</code>, with assumed lengths where no probe stood. Seconds are the
+median of the steps after the first; memory is the most that one process held.</p>
+{{ table(planned) }}
+</section>
+{% endif %}
+
 {% if curves %}
 <section>
 <h2>Training</h2>

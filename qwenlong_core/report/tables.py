@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from qwenlong_core.evaluation import statistics
@@ -105,3 +106,20 @@ def scores_table(evaluations: Mapping[str, Path]) -> list[dict[str, Any]]:
         ValueError: a folder is not a finished evaluation, or the evaluations answered different items.
     """
     return score_rows({name: read_evaluation(folder) for name, folder in evaluations.items()})
+
+
+def plan_rows(
+    seconds: Mapping[str, float], gib: Mapping[str, float], lines_of: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[dict[str, str]]:
+    """Planned beside measured, for every planned stage that has steps; the first step counts for memory alone."""
+    return [
+        {
+            "stage": stage,
+            "planned s a step": f"{planned:.3g}",
+            "measured": f"{median(line['seconds'] for line in lines[1:] or lines):.3g}",
+            "planned GiB": f"{gib[stage]:.2f}",
+            "measured, highest": f"{max(line['memory_mb'] for line in lines) / 1024:.2f}",
+        }
+        for stage, planned in seconds.items()
+        if (lines := lines_of.get(stage))
+    ]

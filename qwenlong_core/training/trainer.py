@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -67,6 +68,7 @@ from qwenlong_core.training.logprobs.ulysses import make_span
 from qwenlong_core.training.metrics import JsonLines
 from qwenlong_core.training.rows import Row, StepBatch
 from qwenlong_core.training.runtime import checkpointing_off
+from qwenlong_core.training.workload import Workload, shape_of_config
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +187,7 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
         )
         self.engine_distance = EngineDistance(self.accelerator, self.top_p)
         self.entropy_watch = EntropyWatch()
+        self.workload = Workload(shape_of_config(self.model.config), job, self.args)
         self.add_callback(SkipEmptyUpdates(self))
         self.batches = batches_of(self)
 
@@ -277,7 +280,10 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
         """What the step reports beside TRL's own metrics."""
         drawn = self.batch.drawn
         metrics = grpo_metrics.batch_metrics(drawn, self.batches.prompt_tokens(drawn.groups))
-        return metrics | self.engine_distance.report() | {"prompts_retired": len(self.batches.stream.retired)}
+        lengths = [(self.batches.prompt_tokens([g]), [len(c.token_ids) for c in g.completions]) for g in drawn.kept]
+        work = self.workload.of_step(lengths, time.perf_counter() - self._update_began)
+        own = {"prompts_retired": len(self.batches.stream.retired)}
+        return metrics | self.engine_distance.report() | own | work
 
     # -- TRL's and transformers' hooks, in the order of the diagram, each overridden here or in hooks.py ------
 
@@ -287,6 +293,7 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
         forwards = self.args.steps_per_generation
         if self._step % forwards == 0:
             self._buffered_inputs = split_tensor_dict(self.next_batch(), forwards)
+            self._update_began = time.perf_counter()
         return self._buffered_inputs[self._step % forwards]
 
     def _generate(self, prompts: list[str]) -> tuple[Any, ...]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from qwenlong_core.plan.machine import ASSUMED, Machine, machine_of
 from qwenlong_core.plan.make import Plan, make_plan
-from qwenlong_core.plan.shapes import Shape, shape_of
+from qwenlong_core.plan.models import shape_of
+from qwenlong_core.plan.shapes import Shape
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings

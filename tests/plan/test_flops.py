@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from qwenlong_core.plan.flops import Tokens, backward, forward, model_flops, separate_rows, shared_row
-from qwenlong_core.plan.shapes import shape_of
+from qwenlong_core.plan.models import shape_of
 from qwenlong_core.settings.model import ModelSettings
 
 

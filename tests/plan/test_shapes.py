@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from qwenlong_core.plan.shapes import KNOWN, shape_from, shape_of
+from qwenlong_core.plan.models import KNOWN, shape_of
+from qwenlong_core.plan.shapes import shape_from
 from qwenlong_core.rehearsal.rehearse import SHAPES
 from qwenlong_core.settings.model import ModelSettings
 

@@ -351,3 +351,19 @@ def test_bootstrap_of_the_job_draws_the_gain(make_evaluation):
     wide = score_rows(pair, BOOTSTRAP.model_copy(update={"confidence": 0.99}))[1]["gain over base"]
     usual = score_rows(pair)[1]["gain over base"]
     assert wide.estimate.low < usual.estimate.low
+
+
+def test_planned_beside_measured(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps({"step": step, "seconds": seconds, "memory_mb": memory}) + "\n"
+            for step, seconds, memory in ((1, 90.0, 4096), (2, 10.0, 3072), (3, 14.0, 3072))
+        )
+    )
+    job = JOB.model_copy(update={"planned_seconds": {"grpo-1": 11.0, "sft": 2.0}, "planned_gib": {"grpo-1": 4.5}})
+    page = build_page(job, {"grpo-1": tmp_path})
+    # The first step counts for memory alone, and a stage without steps has no row.
+    row = re.search(r"<td[^>]*>grpo-1</td>(.*?)</tr>", page[page.index("Planned beside measured") :], re.DOTALL)
+    assert row is not None
+    assert re.findall(r">([\d.]+)</td>", row[1]) == ["11", "12", "4.50", "4.00"]
+    assert "Planned beside measured" not in build_page(JOB, {"grpo-1": tmp_path})

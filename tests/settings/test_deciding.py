@@ -22,6 +22,8 @@ INCIDENTAL = {
     "sft.save_steps",
     "launch.timeout_minutes",
     "grpo.save_steps",
+    "planned_seconds",
+    "planned_gib",
     "evaluation.server.concurrency",
     "evaluation.server.timeout_seconds",
     "evaluation.server.max_retries",

@@ -24,7 +24,7 @@ from qwenlong_core.training.checkpoints import damage, newest_complete, read_sta
 
 PARITY_STAGE = [str(Path(__file__).with_name("parity_stage.py"))]
 SFT_STAGE = ["-m", "qwenlong_core.training.sft"]
-TIMES = {"seconds", "tokens_per_second", "memory_mb", "time"}
+TIMES = {"seconds", "tokens_per_second", "memory_mb", "time", "update_seconds", "tflops_per_second"}
 
 
 class Stage:

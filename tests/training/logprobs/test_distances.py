@@ -116,7 +116,7 @@ def test_measuring_the_kl_changes_nothing_but_the_metric(policy: Path, data: Pat
     measured = trained(policy, data, tmp_path / "measured", kl_to_start_every=2)
     assert [row.get("kl") is not None for row in measured] == [False, True, False]
     assert 0 < measured[1]["kl"] < 1
-    times = {"seconds", "tokens_per_second", "memory_mb", "time", "kl"}
+    times = {"seconds", "tokens_per_second", "memory_mb", "time", "update_seconds", "tflops_per_second", "kl"}
     assert [{k: v for k, v in row.items() if k not in times} for row in measured] == [
         {k: v for k, v in row.items() if k not in times} for row in plain
     ]
@@ -170,6 +170,7 @@ def test_the_metrics_of_a_step_are_all_there(policy: Path, data: Path, tmp_path:
         "clip_ratio", "clip_low_share", "clip_high_share", "grad_norm", "groups_drawn", "groups_kept",
         "groups_all_right", "groups_all_wrong", "groups_unscored", "groups_surplus", "unscored_share",
         "judge_only_share", "engine_mismatch", "tokens_per_second", "memory_mb",
+        "update_seconds", "tflops_per_second", "gigabytes_sent",
     )  # fmt: skip
     assert [name for name in named if row.get(name) is None] == []
     assert any(name.startswith("accuracy_") for name in row)
