@@ -1,4 +1,4 @@
-"""Which shape a profile's model has: from its folder, from what ships with the project, or from the hub."""
+"""Which shape a profile's model has: from its folder, from the table of the profiles' models, or from the hub."""
 
 from __future__ import annotations
 
@@ -7,47 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.bundled import BUNDLED
+from qwenlong_core.plan.known import KNOWN
 from qwenlong_core.plan.shapes import Shape, shape_from
-from qwenlong_core.rehearsal.rehearse import SHAPES
 from qwenlong_core.settings.model import ModelSettings
-
-_LLAMA = {"model_type": "llama", "vocab_size": 49152, "tie_word_embeddings": True}
-KNOWN: dict[str, dict[str, Any]] = {
-    "Qwen/Qwen3-0.6B": {
-        "model_type": "qwen3",
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-    },
-    "smollm2-135m": _LLAMA
-    | {
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-    },
-    "tiny": _LLAMA
-    | {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
-}
-"""Shapes of the small profiles' models. Those of the large ones are files beside the profiles, for rehearsals too."""
 
 
 def shape_of(model: ModelSettings) -> Shape:
     """The shape of the profile's base model.
 
-    It comes from the model's folder, from what ships with the project, or from the hub (a file of a few kilobytes).
+    It comes from the folder, from the table of the profiles' models, or from the hub (a file of a few kilobytes).
 
     Raises:
         NoPlan: a model that a plan cannot reckon with.
@@ -58,9 +26,6 @@ def shape_of(model: ModelSettings) -> Shape:
         return shape_from(json.loads((folder / "config.json").read_text()), model.name)
     if model.name in KNOWN:
         return shape_from(KNOWN[model.name], model.name)
-    shipped = SHAPES / f"{model.name.rpartition('/')[2]}.json"
-    if shipped.is_file():
-        return shape_from(json.loads(shipped.read_text()), model.name)
     return shape_from(_from_hub(model), model.name)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.jobs import GRPOJob
-from qwenlong_core.plan.shapes import KNOWN
+from qwenlong_core.plan.known import KNOWN
 from qwenlong_core.rehearsal.report import RESERVE, Peak, Run, peak_of, run_from_json
 from qwenlong_core.rehearsal.shim import NoRehearsal, obstacle
 from qwenlong_core.settings.model import ModelSettings

@@ -9,7 +9,7 @@ from plans import of
 
 from qwenlong.flows.pipeline_run import preflight
 from qwenlong_core.plan.check import in_short, mend, plan_here, require_fit
-from qwenlong_core.plan.models import KNOWN
+from qwenlong_core.plan.known import KNOWN
 from qwenlong_core.plan.shapes import NoPlan
 
 UNSHARED = "launch.sequence_parallel=1"

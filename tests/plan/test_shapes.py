@@ -8,17 +8,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from qwenlong_core.plan.models import KNOWN, shape_of
+from qwenlong_core.plan.known import KNOWN
+from qwenlong_core.plan.models import shape_of
 from qwenlong_core.plan.shapes import shape_from
-from qwenlong_core.rehearsal.rehearse import SHAPES
 from qwenlong_core.settings.model import ModelSettings
 
-SHIPPED = {path.stem: json.loads(path.read_text()) for path in SHAPES.glob("*.json")}
 
-
-@pytest.mark.parametrize("name", [*KNOWN, *SHIPPED])
+@pytest.mark.parametrize("name", KNOWN)
 def test_parameters_are_those_of_the_model(name):
-    fields = dict((KNOWN | SHIPPED)[name])
+    fields = dict(KNOWN[name])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields))
     assert shape_of(ModelSettings(name=name)).parameters == model.num_parameters()
