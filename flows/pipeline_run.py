@@ -58,8 +58,9 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
     """Check before anything runs what can be known to fail.
 
     Raises:
-        ValueError: an unknown stage name, a data path that matches nothing, an interpreter that cannot run stages, or a
-            model without chat template, or without the switch that ``model.enable_thinking`` sets.
+        ValueError: an unknown stage name, a data path that matches nothing, an interpreter that cannot run stages, a
+            model without chat template or without the switch that ``model.enable_thinking`` sets, or a model whose rows
+            ``launch.sequence_parallel`` processes cannot share.
         FileNotFoundError: the package with the bundled weights is not installed.
         ArtifactError: the artifact store cannot be written.
     """
@@ -79,6 +80,10 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         # Refuses a model without chat template or without its switch for thinking; of a hub id the stage base does.
         base_tokenizer(settings.model)
     _check_launch(settings)
+    if settings.launch.sequence_parallel > 1:
+        from qwenlong_core.training.logprobs.span_check import require_cuttable_base  # loads torch
+
+        require_cuttable_base(settings, fetch=False)  # of a hub id that is not in the cache, the stages do
     _check_plan(settings)
     for name in ("work_dir", "runs_dir"):
         check_writable(Path(getattr(settings.storage, name)), f"storage.{name}")

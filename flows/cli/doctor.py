@@ -66,6 +66,7 @@ def _examine(settings: Settings) -> list[Finding]:
         *_packages(PACKAGES, installed_in(None)),
         *_stages(settings),
         _base_model(settings),
+        *_sequence_parallel(settings),
         _chat_template(settings),
         _prefect(),
         _mlflow(settings),
@@ -149,7 +150,7 @@ def _base_model(settings: Settings) -> Finding:
             return Finding(topic="base model", ok=False, found="missing", mend=str(error))
     if Path(name).is_dir():
         return Finding(topic="base model", ok=True, found=f"folder {name}")
-    url = f"https://huggingface.co/api/models/{name}"
+    url = _hub_page(name)
     ok = is_up(url, _TIMEOUT)
     mend = (
         ""
@@ -160,6 +161,27 @@ def _base_model(settings: Settings) -> Finding:
     return Finding(
         topic="base model", ok=ok, found=f"hub id {name}, {'reachable' if ok else 'not reachable'}", mend=mend
     )
+
+
+def _sequence_parallel(settings: Settings) -> Iterator[Finding]:
+    """Whether the ranks of ``launch.sequence_parallel`` can cut the base model's rows; asked only with several."""
+    size, name = settings.launch.sequence_parallel, settings.model.name
+    if size == 1:
+        return
+    from qwenlong_core.training.logprobs.span_check import require_cuttable_base
+
+    try:
+        local = name in BUNDLED or Path(name).is_dir()
+        looked_at = require_cuttable_base(settings, fetch=not local and is_up(_hub_page(name), _TIMEOUT))
+    except (ValueError, OSError) as error:
+        yield Finding(topic="sequence parallel", ok=False, found=str(size), mend=str(error))
+        return
+    later = "" if looked_at else "; the hub's config.json is not at hand, so its heads are looked at before training"
+    yield Finding(topic="sequence parallel", ok=True, found=f"{size} processes to a row{later}")
+
+
+def _hub_page(name: str) -> str:
+    return f"https://huggingface.co/api/models/{name}"
 
 
 def _chat_template(settings: Settings) -> Finding:

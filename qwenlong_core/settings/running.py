@@ -34,7 +34,7 @@ class LaunchSettings(Block):
     accelerate_config: str | None = None
     """A file of ``infra/accelerate/`` (FSDP2 and so on); ``None`` runs plain data parallel."""
     sequence_parallel: int = Field(1, ge=1)
-    """Neighbouring processes of a machine that compute a group's row together in GRPO, each a share of its tokens
+    """Neighbouring processes of a machine that compute a row together, in SFT and GRPO, each a share of its tokens
     (Ulysses). Activations on a GPU shrink by this factor. It must divide the processes of a machine and fit the
     model's heads."""
     gradient_checkpointing: bool = False
@@ -72,7 +72,7 @@ class LaunchSettings(Block):
             fit = ", ".join(str(n) for n in range(1, on_a_machine + 1) if on_a_machine % n == 0)
             raise ValueError(
                 f"launch.sequence_parallel={self.sequence_parallel} does not divide the {on_a_machine} process(es) of "
-                f"a machine, inside which a group's row is shared: possible are {fit}"
+                f"a machine, inside which a row is shared: possible are {fit}"
             )
         return self
 

@@ -44,12 +44,13 @@ class Settings(Block):
     @model_validator(mode="after")
     def _batches_divide(self) -> Settings:
         processes, share = self.launch.num_processes, self.launch.sequence_parallel
-        for name, batch, micro, holders in (
-            ("grpo.mini_batch_size", self.grpo.mini_batch_size, self.grpo.micro_batch_size, processes // share),
-            ("sft.batch_size", self.sft.batch_size, self.sft.micro_batch_size, processes),
+        holders = processes // share
+        for name, batch, micro in (
+            ("grpo.mini_batch_size", self.grpo.mini_batch_size, self.grpo.micro_batch_size),
+            ("sft.batch_size", self.sft.batch_size, self.sft.micro_batch_size),
         ):
             if batch % (micro * holders):
-                shared = f", {share} to a group" if holders < processes else ""
+                shared = f", {share} to a row" if holders < processes else ""
                 raise ValueError(
                     f"{name}={batch} is not a multiple of {micro * holders} (micro_batch_size={micro} on "
                     f"launch.num_processes={processes}{shared}): every process takes whole micro-batches"

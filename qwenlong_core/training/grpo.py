@@ -37,6 +37,7 @@ from qwenlong_core.training.arguments import batch_layout, grpo_config, vllm_in_
 from qwenlong_core.training.batches import Batches
 from qwenlong_core.training.checkpoints import CarriedOptimizer, delete_partial, newest_complete, read_state
 from qwenlong_core.training.dynamic_sampling import PromptStream
+from qwenlong_core.training.logprobs.span_check import require_cuttable_policy
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.output import CARRIED, DIFFICULTY, SAMPLES
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
@@ -109,6 +110,7 @@ def build_trainer(
     # Cheap checks first: a phase that cannot run is refused before any weights are loaded.
     require_vllm("grpo.engine", job.grpo.engine)
     layout = batch_layout(job, processes)
+    require_cuttable_policy(inputs["model"], job.model, job.launch.sequence_parallel)
     difficulties = curriculum.read_difficulties(inputs.get("probe", inputs["model"]))
     examples = phase_examples(job, inputs["data"], difficulties)
     tokenizer = load_tokenizer(inputs["model"])

@@ -32,9 +32,13 @@ from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.files import METRICS
 from qwenlong_core.training import checkpoints
 from qwenlong_core.training.hooks import StageTrainer
+from qwenlong_core.training.logprobs.attention import NAME
 from qwenlong_core.training.logprobs.cpu_head import use_compact_head
 from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
 from qwenlong_core.training.logprobs.packing import IGNORED
+from qwenlong_core.training.logprobs.span_check import require_cuttable_policy
+from qwenlong_core.training.logprobs.texts import end_to_end, forward_over
+from qwenlong_core.training.logprobs.ulysses import Span, make_span
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.runtime import (
     StepBoundary,
@@ -99,20 +103,35 @@ def training_order(rows: int, epochs: float, batch_size: int, seed: int) -> list
     return order[:wanted]
 
 
-def accumulation(settings: SFTSettings, processes: int) -> int:
+def accumulation(settings: SFTSettings, processes: int, copies: int = 1) -> int:
     """Micro-batches per optimizer step on one process.
+
+    Args:
+        settings: The batch's sizes.
+        processes: Over which it is spread.
+        copies: Neighbouring processes that hold the same rows (``launch.sequence_parallel``).
 
     Raises:
         ValueError: the batch cannot be divided evenly.
     """
-    at_once = settings.micro_batch_size * processes
+    at_once = settings.micro_batch_size * (processes // copies)
     if settings.batch_size % at_once:
         fit = max(at_once, settings.batch_size // at_once * at_once)
+        shared = f" and launch.sequence_parallel={copies}" if copies > 1 else ""
         raise ValueError(
             f"sft.batch_size={settings.batch_size} cannot be divided evenly over {processes} process(es) with "
-            f"sft.micro_batch_size={settings.micro_batch_size}: use a multiple of {at_once}, such as {fit}"
+            f"sft.micro_batch_size={settings.micro_batch_size}{shared}: use a multiple of {at_once}, such as {fit}"
         )
     return settings.batch_size // at_once
+
+
+def dealt(rows: int, at_once: int, copies: int) -> list[int]:
+    """Row numbers in the order in which accelerate deals them out: one forward's rows to each process in turn.
+
+    ``copies`` neighbours get the same ``at_once`` rows.
+    """
+    forwards = [list(range(first, min(first + at_once, rows))) for first in range(0, rows, at_once)]
+    return [row for forward in forwards for row in forward * copies]
 
 
 class ResumableSFTTrainer(StageTrainer, SFTTrainer):  # type: ignore[misc]
@@ -120,7 +139,9 @@ class ResumableSFTTrainer(StageTrainer, SFTTrainer):  # type: ignore[misc]
 
     rows_per_step: int | None = None
     """Rows of an optimizer step over all processes where the loss is the mean of the rows' means; ``None``: TRL's
-    mean over all answer tokens of the step."""
+    mean over all answer tokens of the step. Both count a row once for each process that holds it."""
+    span: Span | None = None
+    """The processes that hold the same rows and compute them together."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -130,11 +151,14 @@ class ResumableSFTTrainer(StageTrainer, SFTTrainer):  # type: ignore[misc]
         TRL divides the sum by ``num_items_in_batch``, which transformers makes the answer tokens of the whole step:
         all its forwards, on all processes. With weights that add up to 1 over the step it has to divide by 1.
         """
+        run = model
+        if self.span is not None:
+            inputs, run = end_to_end(inputs), partial(forward_over, self.span, model)
         if self.rows_per_step is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return super().compute_loss(run, inputs, return_outputs, num_items_in_batch)
 
         def weighted(**arguments: Any) -> Any:
-            outputs = model(**arguments)
+            outputs = run(**arguments)
             weights = row_weights(outputs.label_mask, arguments.get("position_ids"))
             outputs.log_probs = outputs.log_probs * weights / self.rows_per_step
             return outputs
@@ -160,13 +184,19 @@ def _sentence(row: dict[str, Any]) -> str:
 def build_trainer(
     job: SFTJob, model_dir: Path, tokenizer: Any, rows: list[dict[str, list[int]]], work: Path
 ) -> ResumableSFTTrainer:
-    """The trainer; ``rows`` are in training order."""
+    """The trainer; ``rows`` are in training order.
+
+    Raises:
+        ValueError: the batch cannot be divided, or the model's rows cannot be cut over ``launch.sequence_parallel``.
+    """
     set_seed(job.seed)
-    dataset = packed(rows, job.sft) if job.sft.packing else rows
+    copies, at_once = job.launch.sequence_parallel, 1 if job.sft.packing else job.sft.micro_batch_size
+    require_cuttable_policy(model_dir, job.model, copies)
+    dataset = Dataset.from_list(packed(rows, job.sft) if job.sft.packing else rows)
     arguments = SFTConfig(
         **trainer_arguments(job.model, job.launch, job.seed, work / "checkpoints"),
-        per_device_train_batch_size=1 if job.sft.packing else job.sft.micro_batch_size,
-        gradient_accumulation_steps=accumulation(job.sft, job.launch.num_processes),
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=accumulation(job.sft, job.launch.num_processes, copies),
         packing=job.sft.packing,
         max_steps=len(rows) // job.sft.batch_size,
         learning_rate=job.sft.learning_rate,
@@ -180,15 +210,25 @@ def build_trainer(
     trainer = ResumableSFTTrainer(
         model=start_policy(model_dir, training_weights(job.model)),
         args=arguments,
-        train_dataset=Dataset.from_list(dataset),
+        train_dataset=dataset.select(dealt(len(dataset), at_once, copies)) if copies > 1 else dataset,
         processing_class=tokenizer,
     )
-    trainer.rows_per_step = job.sft.batch_size if job.sft.loss == "rows" else None
+    trainer.rows_per_step = job.sft.batch_size * copies if job.sft.loss == "rows" else None
+    trainer.span = make_span(copies)
+    if trainer.span is not None:
+        trainer.model.set_attn_implementation(NAME)
     # After the trainer, whose constructor installs TRL's own head.
     use_compact_head(trainer.model)
     use_fast_linear(trainer.model)
     quiet(trainer)
     return trainer
+
+
+def _layout(job: SFTJob) -> str:
+    """How the rows of a forward lie."""
+    if job.launch.sequence_parallel > 1:
+        return f"cut over {job.launch.sequence_parallel} processes"
+    return "packed" if job.sft.packing else "padded"
 
 
 def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
@@ -220,8 +260,8 @@ def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
         steps,
         job.sft.batch_size,
         attention_implementation(job.model),
-        "packed" if job.sft.packing else "padded",
-        100 * data_share(rows, job.sft),
+        _layout(job),
+        100 * (data_share(rows, job.sft) if _layout(job) == "padded" else 1),
         f", from {checkpoint.name}" if checkpoint else "",
     )
     state.wait_for_everyone()

@@ -13,11 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from spread_batch import loss_and_gradient
-from test_resume import PARITY_STAGE, SFT_STAGE, Stage
-from training_jobs import example, grpo_job, lines, sft_job
+from test_resume import PARITY_STAGE, Stage
+from training_jobs import example, grpo_job, lines
 
 from qwenlong_core.data.rows import write_examples
-from qwenlong_core.settings.running import LaunchSettings
 
 FRUITS = ("apples", "pears")
 ROLLOUT_FIELDS = ("accuracy", "reward", "groups_drawn", "groups_kept", "groups_all_right", "length_mean")
@@ -111,21 +110,3 @@ def spread(
         largest = float(value.abs().max())
         torch.testing.assert_close(found[name], value, atol=tolerance * largest + 1e-8, rtol=0, msg=name)
     return tokens
-
-
-@pytest.mark.slow
-def test_sft_on_two_processes_takes_the_steps_of_one(policy: Path, tmp_path: Path) -> None:
-    """Solutions of very different lengths: the loss is a mean over a step's tokens, wherever its rows lie."""
-    solved = [replace(example(i), solution=f"Add. {'So. ' * (1 + i * i)}The answer is {i + 3}.") for i in range(8)]
-    write_examples(tmp_path / "sft.parquet", solved)
-    ends = []
-    for processes, micro, packing in [(1, 4, False), (2, 1, False), (2, 2, True)]:
-        job = sft_job(epochs=2.0, micro_batch_size=micro, packing=packing)
-        job = job.model_copy(update={"launch": LaunchSettings(num_processes=processes, cpu_threads=1)})
-        work = tmp_path / f"{processes}-{micro}"
-        Stage(SFT_STAGE, job, {"model": policy, "data": tmp_path}, work, processes).finish()
-        ends.append([(row["loss"], row["grad_norm"]) for row in lines(work / "output/metrics.jsonl")])
-    assert len(ends[0]) == 4
-    for other in ends[1:]:
-        for ours, theirs in zip(other, ends[0], strict=True):
-            assert ours == pytest.approx(theirs, rel=1e-3)

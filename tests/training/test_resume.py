@@ -233,13 +233,19 @@ def test_a_damaged_checkpoint_is_passed_over(policy: Path, data: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("packing", "processes"), [(False, 1), (True, 1), pytest.param(True, 2, marks=pytest.mark.slow)]
+    ("packing", "processes", "span"),
+    [
+        (False, 1, 1),
+        (True, 1, 1),
+        pytest.param(True, 2, 1, marks=pytest.mark.slow),
+        pytest.param(True, 2, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_interrupted_sft_ends_like_an_undisturbed_one(
-    packing: bool, processes: int, policy: Path, data: Path, tmp_path: Path
+    packing: bool, processes: int, span: int, policy: Path, data: Path, tmp_path: Path
 ) -> None:
     inputs = {"model": policy, "data": data}
-    launch = LaunchSettings(num_processes=processes, cpu_threads=1)
+    launch = LaunchSettings(num_processes=processes, cpu_threads=1, sequence_parallel=span)
     job = sft_job(epochs=4.0, save_steps=2, packing=packing).model_copy(update={"launch": launch})
     undisturbed = Stage(SFT_STAGE, job, inputs, tmp_path / "a", processes)
     undisturbed.finish()

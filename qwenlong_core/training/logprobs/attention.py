@@ -87,11 +87,15 @@ AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 def unsupported_reason(model: Any) -> str | None:
     """The reason why a model cannot share prefixes, or ``None``."""
-    config = model.config.get_text_config()
+    return unsupported_config(model.config.get_text_config(), replaceable=model._supports_attention_backend)
+
+
+def unsupported_config(config: Any, *, replaceable: bool) -> str | None:
+    """The same from a text config, and from whether its kind of model lets its attention be replaced."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         return f"it has layers of {', '.join(sorted(kinds - {'full_attention'}))}"
-    if not model._supports_attention_backend:
+    if not replaceable:
         return "its attention cannot be replaced"
     # Older configs have no layer_types, and one window for all layers.
     if not hasattr(config, "layer_types") and getattr(config, "sliding_window", None):
@@ -119,3 +123,21 @@ def forward_inputs(packed: Packed, span: Span | None = None) -> dict[str, Any]:
         "attention_mask": packed.input_ids.new_zeros(1, 1, 1, 1, dtype=torch.bool),
         "prefix_layout": share,
     }
+
+
+def run_row(model: Any, packed: Packed, span: Span | None, *names: str) -> list[Tensor]:
+    """Values ``[1, N]`` of the output head over a packed row; with a span, its ranks compute the row together.
+
+    Args:
+        model: Its attention is set to :data:`NAME`.
+        packed: The row, the same on all ranks of the span.
+        span: The ranks that cut it.
+        names: The head's: ``log_probs``, ``entropy`` or ``is_top1``.
+    """
+    inputs = forward_inputs(packed, span)
+    share = inputs["prefix_layout"]
+    if isinstance(share, Layout):
+        output = model(**inputs, shift_labels=packed.labels, fused_lm_head=True)
+        return [getattr(output, name) for name in names]
+    output = model(**inputs, shift_labels=packed.labels[:, share.own], fused_lm_head=True)
+    return [share.gather(getattr(output, name).float()) for name in names]

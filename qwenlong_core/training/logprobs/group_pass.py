@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwenlong_core.training.logprobs.attention import NAME, forward_inputs, unsupported_reason
+from qwenlong_core.training.logprobs.attention import NAME, run_row, unsupported_reason
 from qwenlong_core.training.logprobs.check import LIMITS, disagreement
 from qwenlong_core.training.logprobs.packing import Layout, Packed, join, pack, pack_groups, unpack
-from qwenlong_core.training.logprobs.ulysses import Share, Span, heads_reason
+from qwenlong_core.training.logprobs.span_check import ROUTER_LOSS, require_cuttable
+from qwenlong_core.training.logprobs.ulysses import Span
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +44,9 @@ def share_prompts(policy: Any, reference: Any, router_loss: bool, span: Span | N
     Raises:
         ValueError: a span is given, and the model cannot share prompts or its heads cannot be dealt to the ranks.
     """
-    reason = "it adds a router loss" if router_loss else unsupported_reason(policy)
     if span is not None:
-        reason = reason or heads_reason(policy.config.get_text_config(), span.size)
-        if reason is not None:
-            raise ValueError(
-                f"launch.sequence_parallel={span.size} cannot be used with {type(policy).__name__}: {reason}"
-            )
+        require_cuttable(policy.config, type(policy), span.size, router_loss=router_loss)
+    reason = ROUTER_LOSS if router_loss else unsupported_reason(policy)
     if reason is not None:
         logger.warning("%s runs a prompt once per completion: %s", type(policy).__name__, reason)
         return False
@@ -175,14 +172,9 @@ class GroupPass:
 
     def _run(self, model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies ``[1, N]`` of a packed row; with a span, its ranks compute it together."""
-        inputs = forward_inputs(packed, self.span)
-        share = inputs["prefix_layout"]
-        labels = packed.labels if isinstance(share, Layout) else packed.labels[:, share.own]
         with self.accelerator.autocast():
-            output = model(**inputs, shift_labels=labels, fused_lm_head=True)
-        if isinstance(share, Share):
-            return share.gather(output.log_probs), share.gather(output.entropy)
-        return output.log_probs, output.entropy
+            log_probs, entropies = run_row(model, packed, self.span, "log_probs", "entropy")
+        return log_probs, entropies
 
     def _whole_rows(self, model: Any, ids: Tensor, mask: Tensor, columns: int) -> Tensor:
         """Log-probs ``[rows, columns]`` with one row per completion, each over all ranks of the span."""

@@ -37,7 +37,7 @@ IGNORED = -100
 class Layout:
     """A packed row as a tree: ``prefix`` tokens, then the branches, whose tokens see the prefix and their own branch.
 
-    A completion, or a row of one text, has no branches.
+    A completion, or a row of one text, has no branches; a row of several texts has no prefix.
     """
 
     prefix: int

@@ -1,0 +1,84 @@
+"""Whether the ranks of a span can compute the rows of a model together: asked at the door and again by the trainers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+from qwenlong_core.models import attention_implementation, base_config
+from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.tree import Settings
+from qwenlong_core.training.logprobs.attention import unsupported_config
+from qwenlong_core.training.logprobs.ulysses import heads_reason
+
+ROUTER_LOSS = "it adds a router loss"
+
+
+def require_cuttable(config: Any, kind: type[Any], size: int, *, router_loss: bool) -> None:
+    """Refuse ``launch.sequence_parallel`` where the model does not allow it; one rank is always possible.
+
+    Args:
+        config: The model's.
+        kind: The model's class.
+        size: Ranks of a span, S.
+        router_loss: Whether a router's loss is trained on.
+
+    Raises:
+        ValueError: its attention cannot be replaced or cut, or its heads cannot be dealt to the ranks; the message has
+            the numbers of ranks that fit.
+    """
+    if size == 1:
+        return
+    text = config.get_text_config()
+    reason = ROUTER_LOSS if router_loss else unsupported_config(text, replaceable=kind._supports_attention_backend)
+    reason = reason or heads_reason(text, size)
+    if reason is not None:
+        raise ValueError(f"launch.sequence_parallel={size} cannot be used with {kind.__name__}: {reason}")
+
+
+def require_cuttable_policy(folder: Path, model: ModelSettings, size: int) -> None:
+    """:func:`require_cuttable` before the weights of a policy folder are loaded."""
+    if size > 1:
+        attention = attention_implementation(model)
+        require_cuttable_config(AutoConfig.from_pretrained(folder, attn_implementation=attention), size)
+
+
+def require_cuttable_config(config: Any, size: int) -> None:
+    """:func:`require_cuttable` before the model exists, from its config alone.
+
+    Raises:
+        ValueError: as there, or transformers has no causal language model for the config.
+    """
+    if size == 1:
+        return
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(
+            f"launch.sequence_parallel={size} cannot be used with a model of type {config.model_type!r}: transformers "
+            "has no causal language model for it"
+        )
+    text = config.get_text_config()
+    # As TRL decides it, under its default coefficient.
+    router_loss = hasattr(text, "output_router_logits") and getattr(text, "router_aux_loss_coef", 0.0) != 0.0
+    require_cuttable(config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], size, router_loss=router_loss)
+
+
+def require_cuttable_base(settings: Settings, *, fetch: bool) -> bool:
+    """:func:`require_cuttable_config` for the base model of a run.
+
+    Args:
+        settings: The run's.
+        fetch: Whether to ask the hub for a config that is not in its cache.
+
+    Returns:
+        Whether the config was at hand.
+
+    Raises:
+        ValueError: as there.
+        ConnectionError: the hub has no such model.
+    """
+    config = base_config(settings.model, fetch=fetch)
+    if config is not None:
+        require_cuttable_config(config, settings.launch.sequence_parallel)
+    return config is not None
