@@ -80,11 +80,11 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         # Refuses a model without chat template or without its switch for thinking; of a hub id the stage base does.
         base_tokenizer(settings.model)
     _check_launch(settings)
-    if settings.launch.sequence_parallel > 1:
-        from qwenlong_core.training.logprobs.span_check import require_cuttable_base  # loads torch
-
-        require_cuttable_base(settings, fetch=False)  # of a hub id that is not in the cache, the stages do
     _check_plan(settings)
+    if settings.launch.sequence_parallel > 1:
+        from qwenlong_core.training.logprobs.base_check import require_cuttable_base  # loads torch
+
+        require_cuttable_base(settings, fetch=False)  # a config that the plan could not fetch, the stages see
     for name in ("work_dir", "runs_dir"):
         check_writable(Path(getattr(settings.storage, name)), f"storage.{name}")
     open_store(settings).check()

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from qwenlong_core.base_tokenizer import base_tokenizer, with_template
@@ -64,35 +63,6 @@ def load_policy(folder: Path, settings: ModelSettings) -> PreTrainedModel:
     return model
 
 
-def base_config(settings: ModelSettings, *, fetch: bool = True) -> Any:
-    """The config of the base model with the settings' attention, without the weights; ``None`` if it is not at hand.
-
-    Args:
-        settings: The model.
-        fetch: Whether to ask the hub for a config that is not in its cache.
-
-    Raises:
-        ValueError: a config that transformers does not know.
-        ConnectionError: there is no such folder, or the hub does not have it.
-    """
-    if settings.name == "tiny":
-        config = _tiny_config(base_tokenizer(settings))
-    elif settings.name in BUNDLED:
-        file = bundled_file()
-        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-    elif fetch or Path(settings.name).is_dir() or _in_cache(settings):
-        config = _loaded(AutoConfig, settings)
-    else:
-        return None
-    config._attn_implementation = attention_implementation(settings)
-    return config
-
-
-def _in_cache(settings: ModelSettings) -> bool:
-    found = try_to_load_from_cache(settings.name, "config.json", revision=settings.revision or "main")
-    return isinstance(found, str)
-
-
 def _smollm2() -> PreTrainedModel:
     file = bundled_file()
     quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
@@ -107,18 +77,15 @@ def _smollm2() -> PreTrainedModel:
     return model
 
 
-def _tiny_config(tokenizer: Any) -> LlamaConfig:
-    return LlamaConfig(
+def _tiny(tokenizer: Any, seed: int = 0) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         **_TINY,  # type: ignore[arg-type]
     )
-
-
-def _tiny(tokenizer: Any, seed: int = 0) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(_tiny_config(tokenizer))
+    return LlamaForCausalLM(config)
 
 
 def _from_hub_or_folder(settings: ModelSettings) -> tuple[PreTrainedModel, Any]:

@@ -168,11 +168,12 @@ def _sequence_parallel(settings: Settings) -> Iterator[Finding]:
     size, name = settings.launch.sequence_parallel, settings.model.name
     if size == 1:
         return
-    from qwenlong_core.training.logprobs.span_check import require_cuttable_base
+    from qwenlong_core.training.logprobs.base_check import require_cuttable_base
 
     try:
-        local = name in BUNDLED or Path(name).is_dir()
-        looked_at = require_cuttable_base(settings, fetch=not local and is_up(_hub_page(name), _TIMEOUT))
+        looked_at = require_cuttable_base(settings, fetch=False)
+        if not looked_at and is_up(_hub_page(name), _TIMEOUT):
+            looked_at = require_cuttable_base(settings, fetch=True)
     except (ValueError, OSError) as error:
         yield Finding(topic="sequence parallel", ok=False, found=str(size), mend=str(error))
         return

@@ -180,10 +180,11 @@ def grpo_memory(shape: Shape, settings: Settings, machine: Machine, length: Leng
 
 
 def sft_memory(shape: Shape, settings: Settings, machine: Machine, length: float) -> Memory:
-    """An SFT step at rows of ``length`` tokens; its rows are not shared among processes."""
-    tokens = length * settings.sft.micro_batch_size
+    """An SFT step at rows of ``length`` tokens."""
+    parallel = settings.launch.sequence_parallel
+    tokens = length * settings.sft.micro_batch_size / parallel
     size = _sizes(shape, settings, machine, tokens, tokens)
-    several = settings.sft.batch_size > settings.sft.micro_batch_size * settings.launch.num_processes
+    several = settings.sft.batch_size > settings.sft.micro_batch_size * (settings.launch.num_processes // parallel)
     return Memory(_training_instants(shape, size, engine=0.0, accumulated=several))
 
 

@@ -143,20 +143,21 @@ def sft_step(shape: Shape, settings: Settings, machine: Machine, length: float) 
     sft, launch = settings.sft, settings.launch
     tokens = Tokens(length, causal(length), length / 2) * sft.micro_batch_size
     wide = 4 if settings.model.dtype == "float32" else 2
-    forwards = sft.batch_size / sft.micro_batch_size / launch.num_processes
+    share = sft.batch_size / sft.micro_batch_size / launch.num_processes  # as for GRPO's groups
+    forwards = share * launch.sequence_parallel
     training = training_work(shape, tokens, wide, checkpointing=launch.gradient_checkpointing)
-    update = forwards * training.seconds(machine)
-    update += _copying(shape, settings, machine, update, kept_bytes(shape, settings, tokens.total) * forwards)
-    sent = sent_bytes(shape, launch, scored=0, trained=forwards, updates=1, tokens=0)
-    update += max(0.0, sent.shards / link_rate(settings, machine) - update)
+    update = share * training.seconds(machine)
+    update += _copying(shape, settings, machine, update, kept_bytes(shape, settings, tokens.total) * share)
+    sent = sent_bytes(shape, launch, scored=0, trained=forwards, updates=1, tokens=tokens.total)
+    update += max(0.0, sent.shards / link_rate(settings, machine) - update) + sent.rows / machine.link
     update += 28 * shape.parameters / sharded_over(launch) / machine.reading
-    done = forwards * launch.num_processes
+    done = share * launch.num_processes
     return Step(
         seconds=dict.fromkeys(PARTS, 0.0) | {"update": update, "saving": _saving(shape, machine) / sft.save_steps},
         tokens=done * tokens.total,
         flops=done * training.flops.total,
         mfu=done * model_flops(shape, tokens) / update / launch.num_processes / machine.peak,
-        bytes_sent=sent.shards,
+        bytes_sent=sent.total,
     )
 
 

@@ -92,10 +92,12 @@ def test_offload_needs_the_host():
 
 
 def test_sft_rows():
-    """54 and 49 GB of 1e9 bytes were estimated for rows of 20K tokens."""
+    """54 and 49 GB of 1e9 bytes were estimated for rows of 20K tokens that are not cut; eight ranks keep an eighth."""
     for shape, profile, gb in ((B14, "8gpu-14b", 54), (B32, "32b", 49)):
-        memory = sft_memory(shape, of(profile), H100, 20_000)
+        memory = sft_memory(shape, of(profile, "launch.sequence_parallel=1"), H100, 20_000)
         assert (memory.peak - memory.terms["reserve"]) / 1e9 == pytest.approx(gb, rel=0.12)
+        cut = sft_memory(shape, of(profile), H100, 20_000)
+        assert cut.instants["backward"]["kept activations"] * 8 == memory.instants["backward"]["kept activations"]
 
 
 def test_checkpoints_on_disk():

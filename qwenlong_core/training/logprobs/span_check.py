@@ -7,9 +7,8 @@ from typing import Any
 
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-from qwenlong_core.models import attention_implementation, base_config
+from qwenlong_core.models import attention_implementation
 from qwenlong_core.settings.model import ModelSettings
-from qwenlong_core.settings.tree import Settings
 from qwenlong_core.training.logprobs.attention import unsupported_config
 from qwenlong_core.training.logprobs.ulysses import heads_reason
 
@@ -62,23 +61,3 @@ def require_cuttable_config(config: Any, size: int) -> None:
     # As TRL decides it, under its default coefficient.
     router_loss = hasattr(text, "output_router_logits") and getattr(text, "router_aux_loss_coef", 0.0) != 0.0
     require_cuttable(config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], size, router_loss=router_loss)
-
-
-def require_cuttable_base(settings: Settings, *, fetch: bool) -> bool:
-    """:func:`require_cuttable_config` for the base model of a run.
-
-    Args:
-        settings: The run's.
-        fetch: Whether to ask the hub for a config that is not in its cache.
-
-    Returns:
-        Whether the config was at hand.
-
-    Raises:
-        ValueError: as there.
-        ConnectionError: the hub has no such model.
-    """
-    config = base_config(settings.model, fetch=fetch)
-    if config is not None:
-        require_cuttable_config(config, settings.launch.sequence_parallel)
-    return config is not None

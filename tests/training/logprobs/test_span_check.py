@@ -34,7 +34,7 @@ def test_the_large_profiles_heads_pass(size: int) -> None:
         (MixtralConfig(), 2, "MixtralForCausalLM: it adds a router loss"),
         (T5Config(), 2, "type 't5': transformers has no causal language model for it"),
     ],
-)  # fmt: skip
+)
 def test_other_models_are_refused_with_the_reason(config: Any, size: int, reason: str) -> None:
     with pytest.raises(ValueError, match=f"launch.sequence_parallel={size} cannot be used with .*{reason}"):
         require_cuttable_config(config, size)
