@@ -34,6 +34,7 @@ from qwenlong_core.plan.check import plan_here
 from qwenlong_core.plan.compare import compare, learn, metrics
 from qwenlong_core.report.build import REPORT
 from qwenlong_core.report.curves import read_rows
+from qwenlong_core.report.cases import case_rows
 from qwenlong_core.report.tables import intervals, scores_table
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
@@ -92,7 +93,8 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
     evaluations = {name: run.results[f"evaluate-{name}"] for name in checkpoint_names(run.settings)}
     report = run.results["report"]
     shutil.copyfile(run.folder(report) / REPORT, folder / REPORT)
-    scores = scores_table({name: run.folder(result) for name, result in evaluations.items()})
+    folders = {name: run.folder(result) for name, result in evaluations.items()}
+    scores = scores_table(folders)
     create_markdown_artifact(key="scores", description="Scores by stage and domain", markdown=markdown_table(scores))
     get_run_logger().info("promotion: %s", outcome)
     return {
@@ -101,6 +103,7 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
         "stages": [_stage_row(result) for result in run.results.values()],
         "scores": scores,
         "intervals": intervals(scores),
+        "cases": case_rows(folders),
         "model": {"name": version.name, "version": version.version},
         "promotion": outcome,
         "promoted": is_champion(run.settings.tracking, version),

@@ -23,6 +23,7 @@ from qwenlong.flows.cli.common import (
     say,
     server_values,
 )
+from qwenlong_core.records import Example
 from qwenlong_core.settings.evaluation import EvaluationSettings
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
@@ -31,8 +32,12 @@ _GREY, _PLAIN, _LINE_START = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 
 
 def ask(
-    document: Annotated[Path, typer.Option(help="A text, Markdown or JSON file.")],
-    question: Annotated[str, typer.Option(help="What to ask about it.")],
+    document: Annotated[Path | None, typer.Option(help="A text, Markdown or JSON file.")] = None,
+    question: Annotated[str | None, typer.Option(help="What to ask about it.")] = None,
+    example: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="bond or debt: a case study instead, with a document and a known answer."),
+    ] = None,
     model: ModelRef = "smollm2-135m",
     engine: Annotated[
         str | None,
@@ -60,7 +65,7 @@ def ask(
     """Ask about a document, with the paper's prompt and recommended sampling.
 
     The answer goes to stdout as it is generated. Everything else, such as what was cut from a long document, goes to
-    stderr.
+    stderr. With --example, the document is written to .qwenlong/examples and the answer is scored.
     """
     values = {
         **given_values("evaluation", {"engine": engine, "temperature": temperature, "top_p": top_p}),
@@ -68,9 +73,11 @@ def ask(
     }
     with one_clear_message(options=SERVER_OPTIONS):
         check_engine(server, engine)
-        text = read_document(document)
-        if not question.strip():
-            raise ValueError("--question is empty: ask something")
+        asked = example or _own_row(document, question)
+        if example is not None:
+            from qwenlong.flows.cli.ask_example import check_example
+
+            check_example(example, document, question)
         # PAPER_PROTOCOL's module loads MLflow, and the checks above should answer at once.
         from qwenlong.flows.cli.evaluation_run import PAPER_PROTOCOL
 
@@ -81,42 +88,22 @@ def ask(
                 "command needs. Start `vllm serve FOLDER` in the environment of the stages and give --server, or set "
                 "evaluation.engine='transformers'"
             )
-        _answer(settings, model, text, question, max_tokens=max_tokens, seed=seed, show_thinking=show_thinking)
+        _answer(settings, model, asked, max_tokens=max_tokens, seed=seed, show_thinking=show_thinking)
 
 
-def _answer(
-    settings: Settings,
-    given: str,
-    text: str,
-    question: str,
-    *,
-    max_tokens: int | None,
-    seed: int | None,
-    show_thinking: bool,
-) -> None:
-    """Load what is needed, print the answer as it is generated, and say on stderr what was cut."""
-    from transformers.utils import logging as transformers_logging
+def _own_row(document: Path | None, question: str | None) -> Example:
+    """The user's own document and question. Only these two reach the prompt; a row needs the other fields.
 
-    from qwenlong.tasks.models import resolve_model, resolve_tokenizer
-    from qwenlong_core.data.prompts import (
-        analysis_message,
-        encode,
-        opens_thinking,
-        render_prompt,
-        served_message,
-        truncate_middle,
-    )
-    from qwenlong_core.generation.engine import Sampling
-    from qwenlong_core.generation.streaming import split_thinking
-    from qwenlong_core.models import load_tokenizer
-    from qwenlong_core.records import Example
-
-    transformers_logging.disable_progress_bar()
-    model = (resolve_tokenizer if settings.evaluation.server else resolve_model)(settings, given)
-    prompt_limit, limit = _limits(model, max_tokens)
-    tokenizer = load_tokenizer(model.folder)
-    # Only the document and the question reach the prompt; a row needs the other fields.
-    row = Example(
+    Raises:
+        ValueError: one of them is missing, or cannot be used.
+    """
+    if document is None or question is None:
+        missing = "--document" if document is None else "--question"
+        raise ValueError(f"{missing} is missing: give --document FILE and --question TEXT, or --example NAME")
+    text = read_document(document)
+    if not question.strip():
+        raise ValueError("--question is empty: ask something")
+    return Example(
         id="question",
         source="ask",
         domain="reading",
@@ -125,21 +112,80 @@ def _answer(
         question=question,
         answers=("",),
     )
-    shown, kept, lost = truncate_middle(tokenizer, row, prompt_limit, analysis_message)
+
+
+def _answer(
+    settings: Settings,
+    given: str,
+    asked: Example | str,
+    *,
+    max_tokens: int | None,
+    seed: int | None,
+    show_thinking: bool,
+) -> None:
+    """Load what is needed, print the answer as it is generated, and say on stderr what was cut.
+
+    Args:
+        asked: the user's own row, or the name of an example.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    from qwenlong.tasks.models import resolve_model, resolve_tokenizer
+    from qwenlong_core.data.prompts import (
+        encode,
+        opens_thinking,
+        render_prompt,
+        served_message,
+    )
+    from qwenlong_core.generation.engine import Sampling
+    from qwenlong_core.generation.streaming import split_thinking
+    from qwenlong_core.models import load_tokenizer
+
+    transformers_logging.disable_progress_bar()
+    model = (resolve_tokenizer if settings.evaluation.server else resolve_model)(settings, given)
+    prompt_limit, limit = _limits(model, max_tokens)
+    tokenizer = load_tokenizer(model.folder)
+    shown, wording = _shown(settings, asked, tokenizer, prompt_limit)
+    prompt = render_prompt(tokenizer, shown, wording)
+    chosen = settings.evaluation
+    sampling = Sampling(chosen.temperature, chosen.top_p, limit, seed, chosen.stop)
+    message = served_message(tokenizer, wording(shown))
+    pieces = _pieces(settings, model.folder, tokenizer, message, encode(tokenizer, prompt), sampling)
+    started = time.monotonic()
+    answer: list[str] = []
+    tokens = _print(_kept(split_thinking(pieces, opens_thinking(prompt)), answer), show_thinking)
+    ended = f"cut off at the limit of {limit:,} tokens (--max-tokens)" if tokens >= limit else f"{tokens:,} tokens"
+    say(f"{model.name}: {ended} in {time.monotonic() - started:.1f} s")
+    if not isinstance(asked, Example):
+        from qwenlong.flows.cli.ask_example import say_outcome
+
+        say_outcome(shown, "".join(answer), tokens >= limit, settings.rewards.number_tolerance)
+
+
+def _shown(settings: Settings, asked: Example | str, tokenizer: Any, limit: int) -> tuple[Example, Any]:
+    """The row as the model sees it, and the wording of its prompt; says what was cut from the user's document."""
+    from qwenlong_core.data.prompts import analysis_message, truncate_middle, user_message
+
+    if not isinstance(asked, Example):
+        from qwenlong.flows.cli.ask_example import write_example
+
+        # Asked as in evaluation, whose wording asks for a form of answer that can be scored.
+        return write_example(asked, settings.data.prompt_form, tokenizer, limit), user_message
+    shown, kept, lost = truncate_middle(tokenizer, asked, limit, analysis_message)
     if lost:
         say(
             f"the document has {kept + lost:,} tokens: the model reads the first and last of them, {kept:,} in all; the"
             f" {lost:,} in the middle are left out"
         )
-    prompt = render_prompt(tokenizer, shown, analysis_message)
-    asked = settings.evaluation
-    sampling = Sampling(asked.temperature, asked.top_p, limit, seed, asked.stop)
-    message = served_message(tokenizer, analysis_message(shown))
-    pieces = _pieces(settings, model.folder, tokenizer, message, encode(tokenizer, prompt), sampling)
-    started = time.monotonic()
-    tokens = _print(split_thinking(pieces, opens_thinking(prompt)), show_thinking)
-    ended = f"cut off at the limit of {limit:,} tokens (--max-tokens)" if tokens >= limit else f"{tokens:,} tokens"
-    say(f"{model.name}: {ended} in {time.monotonic() - started:.1f} s")
+    return shown, analysis_message
+
+
+def _kept(parts: Iterator[Any], answer: list[str]) -> Iterator[Any]:
+    """The parts as they come; the text of the answer is added to ``answer``."""
+    for part in parts:
+        if not part.thinking:
+            answer.append(part.text)
+        yield part
 
 
 def _limits(model: Any, max_tokens: int | None) -> tuple[int, int]:

@@ -85,9 +85,10 @@ def evaluate(
 ) -> None:
     """Evaluate a model: scores with intervals for each benchmark, by prompt length and by depth of the evidence.
 
-    Writes plan.json, samples.jsonl, scores.json, eval.parquet and report.html. Run the same command again to resume
-    an interrupted evaluation; a finished one is left as it is. Without --profile the protocol is the paper's
-    (120,000 prompt tokens, 10,000 new tokens, temperature 0.7, top-p 0.95), within the model's context.
+    Writes plan.json, samples.jsonl, cases.jsonl (two case studies, in no score), scores.json, eval.parquet and
+    report.html. Run the same command again to resume an interrupted evaluation; a finished one is left as it is.
+    Without --profile the protocol is the paper's (120,000 prompt tokens, 10,000 new tokens, temperature 0.7, top-p
+    0.95), within the model's context.
     """
     asked = {"samples": samples, "engine": engine, "limit": limit, "document": document}
     values = {
@@ -125,12 +126,15 @@ def _check_no_model_is_needed(sampled: dict[str, Any]) -> None:
 
 
 def _to_dict(finished: Finished) -> dict[str, Any]:
+    from qwenlong_core.report.cases import case_rows
+
     added = finished.documents_add
     return {
         "folder": str(finished.folder),
         "model": finished.name,
         "plan": finished.evaluation.plan.model_dump(exclude={"items"}),
         "scores": finished.evaluation.scores.model_dump(mode="json"),
+        "cases": case_rows({finished.name: finished.folder}),
         "document_adds": {"mean": added.mean, "low": added.low, "high": added.high} if added else None,
         "training_overlap": finished.overlap,
     }

@@ -59,13 +59,18 @@ def with_form(example: Example, form: str) -> Example:
     return example if metadata == example.metadata else replace(example, metadata=metadata)
 
 
+def form_of(example: Example) -> str:
+    """The form that the row is asked in (``data.prompt_form``)."""
+    return str(example.metadata.get(_FORM_OF_ROW, "brackets"))
+
+
 def user_message(example: Example) -> str:
     """The text of the user's turn, without the chat template."""
     question = example.question
     if example.choices:
         options = (f"({letter}) {text}" for letter, text in zip(_LETTERS, example.choices, strict=False))
         question = "\n".join((question, *options))
-    form = _FORMS[example.metadata.get(_FORM_OF_ROW, "brackets")]
+    form = _FORMS[form_of(example)]
     if example.answer_type == "choice":
         form = _CHOICE_FORM
     return _PROMPT.format(context=example.context, question=question, form=form)

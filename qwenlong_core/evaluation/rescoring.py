@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from qwenlong_core.data.prepared import EVAL_ROWS
 from qwenlong_core.data.rows import dataset_digest, read_examples
+from qwenlong_core.evaluation.ask_cases import rescore_cases
 from qwenlong_core.evaluation.plan import PLAN, SAMPLES, Plan, scoring_protocol
 from qwenlong_core.evaluation.results import write_scores
 from qwenlong_core.evaluation.samples import append_samples, read_samples
@@ -41,13 +43,14 @@ def rescore(job: EvaluateJob, evaluation: Path, data: Path, output: Path) -> Non
     protocol = plan.protocol | scoring_protocol(settings.judge, job.number_tolerance)
     # Without a judge the answers keep the verdicts of the log's judge, and the plan goes on naming that judge.
     if settings.judge is None and plan.protocol["judge"] is not None:
-        scored = score_with_old_verdicts(samples, rows, rules)
+        score = partial(score_with_old_verdicts, rules=rules)
         protocol["judge"] = plan.protocol["judge"]
     else:
-        scored = score_again(samples, rows, rules, Judge(settings.judge) if settings.judge else None)
+        score = partial(score_again, rules=rules, judge=Judge(settings.judge) if settings.judge else None)
     output.mkdir(parents=True, exist_ok=True)
     (output / PLAN).write_text(plan.model_copy(update={"protocol": protocol}).model_dump_json(indent=1))
     (output / SAMPLES).unlink(missing_ok=True)
-    append_samples(output / SAMPLES, scored)
+    append_samples(output / SAMPLES, score(samples, rows))
+    rescore_cases(evaluation, output, score)
     bootstrap = Bootstrap(resamples=settings.bootstrap_resamples, confidence=settings.confidence, seed=job.seed)
     write_scores(output, bootstrap)

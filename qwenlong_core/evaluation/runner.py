@@ -2,6 +2,7 @@
 
     rows --choose_items--> plan --missing keys--> answers --scoring--> samples.jsonl
     samples.jsonl --compute_scores--> scores.json
+    the case studies --> cases.jsonl        (shown in the report, in no score)
 
 Stage command::
 
@@ -21,8 +22,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from qwenlong_core.data.prepared import EVAL_ROWS
+from qwenlong_core.data.prompts import form_of
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.evaluation.answers import Answer, Answerer, load_answerer, render
+from qwenlong_core.evaluation.ask_cases import answer_cases
+from qwenlong_core.evaluation.cases import are_answered, case_samples
 from qwenlong_core.evaluation.plan import SAMPLES, SCORES, Plan, adopt_plan, choose_items, make_plan
 from qwenlong_core.evaluation.results import write_scores
 from qwenlong_core.evaluation.samples import Sample, append_samples, drop_cut_line, read_samples, rewrite_samples
@@ -67,9 +71,9 @@ class _Progress:
 def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: Path, output: Path) -> None:
     """Answer and score the plan's ``examples`` with the policy in folder ``model``.
 
-    Leaves in ``output``: ``plan.json``, ``samples.jsonl``, ``metrics.jsonl`` and, once all is answered,
-    ``scores.json``. A run that was interrupted is resumed. A finished one does nothing, except that answers which
-    an engine's error left out are asked for again.
+    Leaves in ``output``: ``plan.json``, ``samples.jsonl``, ``metrics.jsonl``, ``cases.jsonl`` and, once all is
+    answered, ``scores.json``. A run that was interrupted is resumed. A finished one does nothing, except that answers
+    which an engine's error left out are asked for again.
 
     Raises:
         ValueError: ``output`` holds another evaluation, or the settings do not fit the model.
@@ -78,7 +82,7 @@ def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: P
     """
     adopt_plan(plan, output)
     log, scores = output / SAMPLES, output / SCORES
-    if scores.exists() and not any(sample.finish_reason == "error" for sample in read_samples(log)):
+    if scores.exists() and not any(s.finish_reason == "error" for s in [*read_samples(log), *case_samples(output)]):
         logger.info("evaluate | finished before: %d samples", len(plan.expected))
         return
     scores.unlink(missing_ok=True)  # it marks a finished evaluation, which this is not any more
@@ -90,7 +94,8 @@ def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: P
     _repair_log(log, examples, rules, judge)
     done = read_samples(log)
     missing = plan.expected - {sample.key for sample in done}
-    if missing:
+    asks_cases = settings.document == "whole" and not are_answered(output)
+    if missing or asks_cases:
         if judge:
             # Answers are expensive and verdicts cheap: a judge that is down stops the run before the first answer.
             asyncio.run(require_judge(judge))
@@ -99,6 +104,8 @@ def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: P
         progress = _Progress(done, len(plan.expected), output / METRICS)
         tolerated = max(_FAILURES_IN_A_ROW, settings.server.concurrency) if settings.server else None
         _log_answers(answerer.answers(examples, missing), rules, judge, log, progress, tolerated=tolerated)
+        if asks_cases:
+            answer_cases(answerer, settings.max_prompt_tokens, form_of(examples[0]), rules, judge, output)
     check_unscored(read_samples(log), settings.max_unscored_share)
     bootstrap = Bootstrap(resamples=settings.bootstrap_resamples, confidence=settings.confidence, seed=job.seed)
     write_scores(output, bootstrap)

@@ -27,6 +27,7 @@ from qwenlong_core.jobs import ReportJob
 from qwenlong_core.promotion.decision import read_decision
 from qwenlong_core.records import DOMAINS
 from qwenlong_core.report import page
+from qwenlong_core.report.cases import case_sections
 from qwenlong_core.report.charts import Series, Whisker, category_chart, forest_chart
 from qwenlong_core.report.curves import Panel, read_rows, training_panels
 from qwenlong_core.report.paper import paper_rows, protocol_differences
@@ -231,11 +232,8 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
     Raises:
         ValueError: an evaluation is unfinished or damaged, or the evaluations answered different items.
     """
-    evaluations = {
-        name.removeprefix(_EVALUATE): read_evaluation(folder)
-        for name, folder in inputs.items()
-        if name.startswith(_EVALUATE)
-    }
+    folders = {name.removeprefix(_EVALUATE): path for name, path in inputs.items() if name.startswith(_EVALUATE)}
+    evaluations = {name: read_evaluation(folder) for name, folder in folders.items()}
     decision = inputs.get("promote")
     context = {
         "title": job.title,
@@ -243,6 +241,7 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
         "notes": job.notes,
         "style": Markup(page.STYLE),
         **_evaluation_context(job, evaluations, inputs.get("data"), inputs.get("probe")),
+        "cases": case_sections(folders, MAX_COMPLETION_CHARS),
         "decision": read_decision(decision) if decision else None,
         "curves": training_panels(inputs),
         "planned": plan_rows(

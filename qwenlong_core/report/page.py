@@ -147,6 +147,24 @@ median of the steps after the first; memory is the most that one process held.</
 </section>
 {% endif %}
 
+{% if cases %}
+<section>
+<h2>Case studies</h2>
+<p>Two questions whose evidence lies in two places of an annual report, asked once of every checkpoint. They are in no score and
+decide nothing. <code>qwenlong ask --example NAME</code> writes the report and asks another model.</p>
+{% for case in cases %}
+<h3 style="margin-top:20px">{{ case.name | capitalize }}</h3>
+<p>{{ case.question }} <strong>Right: {{ case.gold }}</strong></p>
+<div class="scroll"><table class="rows">
+<thead><tr><th scope="col">stage</th><th scope="col">outcome</th><th scope="col">answer</th><th scope="col">why</th><th scope="col">report</th></tr></thead>
+<tbody>{% for a in case.answers %}<tr><td data-name="stage">{{ a.stage }}</td><td data-name="outcome" class="{{ 'pass' if a.outcome == 'right' else 'fail' }}">{{ a.outcome }}</td>
+<td data-name="answer">{{ a.answer or "none" }}{% if a.completion %}<details><summary>whole completion</summary><div class="text">{{ a.completion }}</div></details>{% endif %}</td>
+<td data-name="why">{{ a.reason }}</td><td data-name="report">{{ a.report }}</td></tr>
+{% endfor %}</tbody></table></div>
+{% endfor %}
+</section>
+{% endif %}
+
 {% if items %}
 <section>
 <h2>Sample answers</h2>

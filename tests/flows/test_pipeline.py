@@ -137,9 +137,14 @@ def test_training_learned_something_to_learn_from(home, resumed):
 def test_the_result_names_scores_artifacts_registry_and_report(home, resumed):
     assert [row["stage"] for row in resumed["scores"]] == ["base", "sft", "grpo-1", "grpo-2", "grpo-3"]
     assert {"overall", "math", "logical", "multihop"} <= set(resumed["scores"][0])
+    cases = [(row["stage"], row["case"], row["gold"]) for row in resumed["cases"]]
+    golds = (("bond", "$32.4 million"), ("debt", "$980,000"))
+    assert cases == [(row["stage"], *gold) for row in resumed["scores"] for gold in golds]
+    assert {row["report"].split(",")[0] for row in resumed["cases"]} == {"short"}, "each stage was asked, none too long"
     assert all(len(row["sha256"]) == 64 for row in resumed["stages"])
     page = Path(resumed["report"]).read_text()
     assert "<html" in page and "grpo-3" in page and not re.search(r'(src|href)="https?://', page)
+    assert "Right: $32.4 million" in page and "Right: $980,000" in page
     version = by_alias(tracking(home), CHALLENGER)
     assert version is not None and version.version == resumed["model"]["version"]
     assert json.loads((Path(resumed["report"]).parent / "settings.json").read_text())["profile"] == "smoke"

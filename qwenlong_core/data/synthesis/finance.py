@@ -269,14 +269,3 @@ KINDS: dict[str, Kind] = {
 def draft(rng: Random, shape: Shape) -> Draft:
     """One financial report with its question."""
     return choose_kind(KINDS, shape, rng).make(Report(rng, shape))
-
-
-def bond_case(rng: Random, shape: Shape) -> Draft:
-    """Notes of $490 million at 6%, paid half-yearly, and issue costs of $3 million: $32.4 million in the
-    first year. One half-yearly payment taken for the year's interest gives $17.7 million."""
-    return first_year_cost(Report(rng, shape), 490, 6, 3)
-
-
-def extension_case(rng: Random, shape: Shape) -> Draft:
-    """A debt of $9,046,154 at 10% a year, extended from July 2022 to August 2023: 13 months, $980,000."""
-    return extension_interest(Report(rng, shape), 9_046_154, 10, (2022, 6), 13)

@@ -1,7 +1,5 @@
-import math
 import re
 from fractions import Fraction
-from random import Random
 from typing import Any
 
 import pytest
@@ -10,10 +8,8 @@ from hypothesis import strategies as st
 from solver import solve
 
 from qwenlong_core.data.prompts import encode, prompt_tokens
-from qwenlong_core.data.synthesis import finance
-from qwenlong_core.data.synthesis.document import Shape
 from qwenlong_core.data.synthesis.generate import bucket_lengths, domain_of_row, generate, generate_bucket
-from qwenlong_core.data.synthesis.layout import DoesNotFit, Generated, lay_out
+from qwenlong_core.data.synthesis.layout import DoesNotFit, Generated
 from qwenlong_core.records import Completion
 from qwenlong_core.rewards.hybrid import score_by_rule
 from qwenlong_core.settings.data import LengthBucket
@@ -165,32 +161,6 @@ def test_chinese_solution_earns_the_reward(tokenizer: Any) -> None:
         assert example.solution is not None
         completion = Completion(text=example.solution, token_ids=(), finish_reason="stop")
         assert score_by_rule(example, completion, RewardSettings()).score.value == 1.0
-
-
-def fixed_case(tokenizer: Any, draft: Any, tokens: int) -> Generated:
-    low, high = math.ceil(tokens * 0.98), math.floor(tokens * 1.02)
-    rng = Random(5)
-    return lay_out(
-        draft(rng, Shape(tokens, None, 4)), tokenizer, low=low, high=high, rng=rng, depth=None, row_id="case"
-    )
-
-
-@pytest.mark.parametrize("tokens", [320, 2_000])
-def test_bond_whose_first_year_costs_32_4_million(tokenizer: Any, tokens: int) -> None:
-    generated = fixed_case(tokenizer, finance.bond_case, tokens)
-    assert generated.example.answers == ("$32.4 million",)
-    assert "$14.7 million is due every six months" in generated.example.context
-    check(generated, tokenizer, tokens)
-    trap = Completion(text="Therefore, the answer is $17.7 million.", token_ids=(), finish_reason="stop")
-    assert score_by_rule(generated.example, trap, RewardSettings()).score.value == 0.0
-
-
-@pytest.mark.parametrize("tokens", [320, 2_000])
-def test_debt_extended_by_13_months_costs_980_000(tokenizer: Any, tokens: int) -> None:
-    generated = fixed_case(tokenizer, finance.extension_case, tokens)
-    assert generated.example.answers == ("$980,000",)
-    assert all(part in generated.example.context for part in ("$9,046,154", "10% a year", "July 2022", "August 2023"))
-    check(generated, tokenizer, tokens)
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.25, 0.5, 0.75, 1.0])

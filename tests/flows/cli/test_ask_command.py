@@ -122,3 +122,43 @@ def test_the_bundled_model_answers(place):
         "--question", "What is the rent in dollars?", "--document", "note.md", "--max-tokens", 60, "--temperature", 0
     )
     assert done.exit_code == 0 and "12" in done.stdout, done.stderr
+
+
+def example(server, name, *arguments):
+    done = call("--example", name, "--model", "policy", "--server", server.url, *arguments)
+    assert done.exit_code == 0, done.stderr
+    return done, server.requests[0]["messages"][0]["content"]
+
+
+def test_an_example_writes_its_document_asks_about_it_and_scores_the_answer(place):
+    with served(lambda n, request: sse(*THOUGHT[:3], {"content": "ink>So the answer is $32.4 million."})) as server:
+        done, sent = example(server, "bond")
+    said = " ".join(done.stderr.split())
+    written = (place / ".qwenlong/examples/bond-short.txt").read_text()
+    assert f"<text>\n{written}\n</text>" in sent
+    assert "document: .qwenlong/examples/bond-short.txt (short, as the full report does not fit into 6,144" in said
+    assert "question: What did the senior notes cost" in said
+    assert done.stdout == "So the answer is $32.4 million.\n"
+    assert said.endswith("right ('$32.4 million' equals gold '$32.4 million'); the right answer is $32.4 million")
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"), [("Therefore, the answer is $904,615.", "wrong ("), ("I cannot say.", "no answer (")]
+)
+def test_an_example_that_is_missed_says_what_was_right(place, answer, verdict):
+    with served(lambda n, request: sse({"content": answer})) as server:
+        done, sent = example(server, "debt")
+    assert "$9,046,154" in sent
+    assert verdict in done.stderr and done.stderr.rstrip().endswith("the right answer is $980,000")
+
+
+def test_an_example_stands_alone(place):
+    for arguments, said in (
+        (("--example", "loan"), "--example loan: there is none of this name, use bond or debt"),
+        (("--example", "bond", "--question", "How much?"), "leave out --document and --question"),
+        (("--example", "bond", "--max-tokens", 8100), "longer than the 92 tokens that this model can read"),
+        (("--question", "How much?"), "--document is missing: give --document FILE and --question TEXT, or --example"),
+        ((), "--document is missing"),
+    ):
+        done = call("--model", "policy", *arguments)
+        assert done.exit_code == 2 and said in " ".join(done.stderr.split()), done.stderr
