@@ -1,6 +1,6 @@
 """The flow ``qwenlong``: from a base model and documents to a promotion decision.
 
-base -> prepare -> sft -> grpo-1 -> grpo-2 -> grpo-3 -> evaluate (every checkpoint)
+base -> prepare -> distill -> sft -> grpo-1 -> grpo-2 -> grpo-3 -> evaluate (every checkpoint)
      -> register -> promote -> report
 """
 
@@ -21,7 +21,14 @@ from prefect.states import Crashed
 from qwenlong.flows.gate import run_gate
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
 from qwenlong.flows.run_pages import flow_run_page, flow_run_tag, in_mlflow, mlflow_description, name_flow_run
-from qwenlong.tasks.specs import checkpoint_names, evaluate_stage, family_of, pipeline_stages, register_stage
+from qwenlong.tasks.specs import (
+    checkpoint_names,
+    evaluate_stage,
+    family_of,
+    notes_of,
+    pipeline_stages,
+    register_stage,
+)
 from qwenlong.tasks.stage import RunContext
 from qwenlong.tasks.tracking.champion import is_champion
 from qwenlong.tasks.tracking.client import Tracker
@@ -29,12 +36,13 @@ from qwenlong.tasks.tracking.metrics import score_line
 from qwenlong.tasks.tracking.outbox import deliver_outbox, outbox_of, refused
 from qwenlong.tasks.tracking.registry import RegisteredVersion, baseline_for, read_registration, still_registered
 from qwenlong.tasks.tracking.runs import RunNote
+from qwenlong_core.data.prepared import SUMMARY
 from qwenlong_core.markdown import markdown_table
 from qwenlong_core.plan.check import plan_here
 from qwenlong_core.plan.compare import compare, learn, metrics
 from qwenlong_core.report.build import REPORT
-from qwenlong_core.report.curves import read_rows
 from qwenlong_core.report.cases import case_rows
+from qwenlong_core.report.curves import read_rows
 from qwenlong_core.report.tables import intervals, scores_table
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
@@ -85,6 +93,8 @@ def full_pipeline(
 
 def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
     """Run all stages in order; returns what the user is told at the end."""
+    for note in notes_of(run.settings):
+        get_run_logger().info(note)
     for stage in pipeline_stages(run.settings):
         if stage.spec is None:  # the promote stage
             version, outcome = decide_and_promote(run)
@@ -100,6 +110,8 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
     return {
         "profile": run.settings.profile,
         "run": folder.name,
+        "notes": list(notes_of(run.settings)),
+        "distill": _distill_counts(run),
         "stages": [_stage_row(result) for result in run.results.values()],
         "scores": scores,
         "intervals": intervals(scores),
@@ -109,6 +121,14 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
         "promoted": is_champion(run.settings.tracking, version),
         "report": str(folder / REPORT),
     }
+
+
+def _distill_counts(run: PipelineRun) -> dict[str, Any] | None:
+    """Counts and price of the traces that SFT imitated; ``None`` where no traces were collected."""
+    if "distill" not in run.results:
+        return None
+    counts: dict[str, Any] = json.loads((run.folder(run.results["distill"]) / SUMMARY).read_text())["distill"]
+    return counts
 
 
 def decide_and_promote(run: PipelineRun) -> tuple[RegisteredVersion, str]:

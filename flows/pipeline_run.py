@@ -14,7 +14,7 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import MarkdownArtifact, create_markdown_artifact
 
-from qwenlong.tasks.specs import StageSpec, family_of, prepare_stage, stage_names
+from qwenlong.tasks.specs import StageSpec, distill_stage, family_of, prepare_stage, stage_names
 from qwenlong.tasks.stage import RunContext, StageOutcome, stage_fingerprint
 from qwenlong.tasks.stage_task import run_stage
 from qwenlong.tasks.store import open_store
@@ -23,6 +23,7 @@ from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.registry import RegisteredVersion
 from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
+from qwenlong_core.endpoint import api_key
 from qwenlong_core.generation.vllm_check import require_vllm
 from qwenlong_core.interpreter import installed_in
 from qwenlong_core.plan.check import require_fit
@@ -58,9 +59,9 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
     """Check before anything runs what can be known to fail.
 
     Raises:
-        ValueError: an unknown stage name, a data path that matches nothing, an interpreter that cannot run stages, a
-            model without chat template or without the switch that ``model.enable_thinking`` sets, or a model whose rows
-            ``launch.sequence_parallel`` processes cannot share.
+        ValueError: an unknown stage name, a data path that matches nothing, a teacher's key that is not set, an
+            interpreter that cannot run stages, a model without chat template or without the switch that
+            ``model.enable_thinking`` sets, or a model whose rows ``launch.sequence_parallel`` processes cannot share.
         FileNotFoundError: the package with the bundled weights is not installed.
         ArtifactError: the artifact store cannot be written.
     """
@@ -70,6 +71,8 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
     if start is not None and start not in names:
         raise ValueError(f"no stage {start!r} to start at: this profile has {', '.join(names)}")
     prepare_stage(settings)  # finds the data files
+    if settings.sft_rows == "questions":
+        distill_stage(settings)  # finds the files of traces
     if settings.model.name in BUNDLED:
         bundled_file()  # finds the package with the weights
     if settings.model.chat_template is not None:
@@ -105,6 +108,9 @@ def _check_launch(settings: Settings) -> None:
         raise ValueError(f"launch.accelerate_config={config!r}: no such file: take one of infra/accelerate, or none")
     packages = installed_in(settings.launch.python).packages
     here = {"grpo", "evaluate"} - set(settings.execution.deployments)
+    teacher = settings.distill.teacher if settings.distill else None
+    if teacher is not None and "distill" not in settings.execution.deployments:
+        api_key(teacher.api_key_variable, "distill.teacher.api_key_variable")
     engines = {"grpo": settings.grpo.engine, "evaluate": settings.evaluation.engine}
     judges = {"grpo": settings.rewards.judge, "evaluate": settings.evaluation.judge}
     for stage in sorted(here):

@@ -16,7 +16,8 @@ from typing import Literal
 from pydantic import Field
 
 from qwenlong_core.settings.base import Block, Incidental, Stop
-from qwenlong_core.settings.data import DataSettings
+from qwenlong_core.settings.data import DataSettings, SFTRows
+from qwenlong_core.settings.distill import DistillSettings
 from qwenlong_core.settings.evaluation import EvaluationSettings, PromotionSettings
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.rewards import RewardSettings
@@ -42,7 +43,9 @@ class PrepareJob(Block):
     data: DataSettings
     file_digests: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of every local source file by path, so that changed data re-runs the stage."""
+    sft_rows: SFTRows = "solutions"
     sft_max_tokens: int
+    """Of prompt and solution; of the prompt alone where the rows are questions."""
     phase_limits: tuple[int, ...]
     """``max_prompt_tokens`` of the phases, ascending; a row belongs to the first that holds it."""
     eval_max_tokens: int
@@ -52,17 +55,42 @@ class PrepareJob(Block):
     def of(cls, settings: Settings, file_digests: Mapping[str, str]) -> PrepareJob:
         """The job of a pipeline run."""
         return cls(
-            data=settings.data,
+            data=settings.prepared_data,
             file_digests=dict(file_digests),
-            sft_max_tokens=settings.sft.max_tokens,
+            sft_rows=settings.sft_rows,
+            sft_max_tokens=settings.distill.max_prompt_tokens if settings.distill else settings.sft.max_tokens,
             phase_limits=tuple(phase.max_prompt_tokens for phase in settings.grpo.phases),
             eval_max_tokens=settings.evaluation.max_prompt_tokens,
             seed=settings.seed,
         )
 
 
+class DistillJob(Block):
+    """Collect verified traces from a teacher or from files. Inputs: ``base`` (its tokenizer), ``data``."""
+
+    distill: DistillSettings
+    file_digests: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of every file of traces by path, so that changed traces re-run the stage."""
+    max_row_tokens: int
+    """``sft.max_tokens``: of prompt and trace."""
+    number_tolerance: float
+    seed: int
+
+    @classmethod
+    def of(cls, settings: Settings, file_digests: Mapping[str, str]) -> DistillJob:
+        """The job of a pipeline run whose settings have ``distill``."""
+        assert settings.distill is not None
+        return cls(
+            distill=settings.distill,
+            file_digests=dict(file_digests),
+            max_row_tokens=settings.sft.max_tokens,
+            number_tolerance=settings.rewards.number_tolerance,
+            seed=settings.seed,
+        )
+
+
 class SFTJob(Block):
-    """Fine-tune on worked solutions. Inputs: ``model`` (base), ``data``."""
+    """Fine-tune on worked solutions. Inputs: ``model`` (base), ``data`` (of prepare or distill)."""
 
     sft: SFTSettings
     model: ModelSettings
@@ -134,7 +162,7 @@ class ProbeJob(Block):
 
 
 class GRPOJob(Block):
-    """One GRPO phase. Inputs: ``model`` (SFT or the previous phase), ``data``, and ``probe`` where the
+    """One GRPO phase. Inputs: ``model`` (base, SFT or the previous phase), ``data``, and ``probe`` where the
     difficulty of the rows was measured beforehand."""
 
     index: int = Field(ge=1)

@@ -46,7 +46,7 @@ def lineage(store: Store, model: ArtifactRef) -> tuple[list[Step], ArtifactRef |
     for link, manifest in _ancestry(store, model):
         job = _job(store.fetch(link))
         steps.insert(0, Step(name=stage_name(job), digest=link.sha256, settings=job, made=manifest.created_at))
-    return steps, next(iter(training_data(store, model)), None)
+    return steps, next(_data_of_steps(store, model), None)
 
 
 def _job(folder: Path) -> dict[str, Any]:
@@ -55,14 +55,27 @@ def _job(folder: Path) -> dict[str, Any]:
     return job
 
 
+def _data_of_steps(store: Store, model: ArtifactRef) -> Iterator[ArtifactRef]:
+    """The data that the model and each model before it were trained on, the newest first."""
+    digests = (manifest.parents.get("data") for _, manifest in _ancestry(store, model))
+    return (_data(digest) for digest in digests if digest)
+
+
 def training_data(store: Store, model: ArtifactRef) -> list[ArtifactRef]:
-    """The data that a model and the models before it were trained on: each artifact once, the newest first.
+    """The prepared data that a model and the models before it were trained on: each artifact once, the newest first.
+
+    Distilled rows are rows of the prepared data with the solutions of a teacher, so that data stands for them.
 
     Raises:
         ArtifactError: a manifest on the way is gone, so the data is unknown.
     """
-    digests = (manifest.parents.get("data") for _, manifest in _ancestry(store, model))
-    return [_data(digest) for digest in dict.fromkeys(filter(None, digests))]
+    digests = (_prepared(store, data) for data in _data_of_steps(store, model))
+    return [_data(digest) for digest in dict.fromkeys(digests)]
+
+
+def _prepared(store: Store, data: ArtifactRef) -> str:
+    manifest = store.manifest(data)
+    return manifest.parents.get("data", data.sha256) if manifest else data.sha256
 
 
 def find_faults(store: Store, artifacts: Mapping[str, ArtifactRef]) -> list[str]:

@@ -18,8 +18,10 @@ from qwenlong_core.base_tokenizer import chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.data.collect import SPLITS, specs_of
 from qwenlong_core.data.sources.read import local_files
+from qwenlong_core.data.trace_files import check_trace_files
 from qwenlong_core.jobs import (
     BaseJob,
+    DistillJob,
     EvaluateJob,
     GRPOJob,
     PrepareJob,
@@ -39,6 +41,10 @@ from qwenlong_core.store.fingerprint import code_digest
 SCALED_DOWN = (
     "A demonstration that every part works: the contexts are scaled down and training is a few steps, "
     "so differences between stages are mostly noise."
+)
+SFT_SKIPPED = (
+    "SFT was skipped: there are neither a teacher (distill.teacher) nor traces (distill.traces) to learn from, and "
+    "GRPO started from the base model."
 )
 _FULL_SCALE_TOKENS = 20_000
 """The paper's first phase."""
@@ -88,6 +94,11 @@ def is_scaled_down(settings: Settings) -> bool:
     return settings.grpo.phases[-1].max_prompt_tokens < _FULL_SCALE_TOKENS
 
 
+def notes_of(settings: Settings) -> tuple[str, ...]:
+    """What a reader of the results must know first."""
+    return (SCALED_DOWN,) * is_scaled_down(settings) + (SFT_SKIPPED,) * (settings.sft_rows == "none")
+
+
 def _spec(name: str, kind: str, module: str, job: Block, python: str | None, **options: Any) -> StageSpec:
     defaults = {"name": name, "cached_as": name, "kind": kind, "module": module, "python": python}
     return StageSpec(**defaults | options, job=job.model_dump(mode="json"), deciding_job=job.deciding())
@@ -111,11 +122,23 @@ def prepare_stage(settings: Settings) -> StageSpec:
     Raises:
         ValueError: a source names a file that is not there.
     """
-    specs = dict.fromkeys(spec for split in SPLITS for spec in specs_of(settings.data, split))
+    specs = dict.fromkeys(spec for split in SPLITS for spec in specs_of(settings.prepared_data, split))
     files = {str(path): digest_file(path) for spec in specs for path in local_files(spec)}
     return _spec(
         "prepare", "data", "qwenlong_core.data.prepare", PrepareJob.of(settings, files), settings.launch.python
     )
+
+
+def distill_stage(settings: Settings) -> StageSpec:
+    """Collect verified traces for SFT. Inputs: ``base``, ``data``.
+
+    Raises:
+        ValueError: a file of traces is not there.
+    """
+    assert settings.distill is not None
+    check_trace_files(settings.distill.traces)
+    job = DistillJob.of(settings, {path: digest_file(Path(path)) for path in settings.distill.traces})
+    return _spec("distill", "data", "qwenlong_core.data.distill", job, settings.launch.python)
 
 
 def _launch_digest(settings: Settings) -> str | None:
@@ -167,8 +190,8 @@ def promote_stage(settings: Settings, verified: Mapping[str, str], faults: Seque
 
 def report_stage(settings: Settings) -> StageSpec:
     """Write the HTML report. Inputs: everything it shows."""
-    notes = (SCALED_DOWN,) if is_scaled_down(settings) else ()
-    job = ReportJob.of(settings, f"qwenlong: profile {settings.profile}", notes, planned_stages(settings))
+    title = f"qwenlong: profile {settings.profile}"
+    job = ReportJob.of(settings, title, notes_of(settings), planned_stages(settings))
     return _spec("report", "report", "qwenlong_core.report.build", job, settings.launch.python)
 
 
@@ -186,7 +209,8 @@ class PlannedStage:
 
 def checkpoint_names(settings: Settings) -> list[str]:
     """The stages whose models are evaluated, from the base model to the last phase."""
-    return ["base", "sft", *(f"grpo-{index}" for index in range(1, len(settings.grpo.phases) + 1))]
+    tuned = [] if settings.sft_rows == "none" else ["sft"]
+    return ["base", *tuned, *(f"grpo-{index}" for index in range(1, len(settings.grpo.phases) + 1))]
 
 
 def pipeline_stages(settings: Settings) -> list[PlannedStage]:
@@ -198,14 +222,18 @@ def pipeline_stages(settings: Settings) -> list[PlannedStage]:
         stages.append(PlannedStage(name=name, inputs=inputs, spec=spec))
 
     checkpoints = checkpoint_names(settings)
-    trained, final = checkpoints[1:], checkpoints[-1]
+    trained, final, distilled = checkpoints[1:], checkpoints[-1], settings.sft_rows == "questions"
     probed = settings.grpo.curriculum.probe_samples is not None
     add("base", {}, base_stage)
     add("prepare", {"base": "base"}, prepare_stage)
     if probed:
         add("probe", {"model": "base", "data": "prepare"}, probe_stage)
-    add("sft", {"model": "base", "data": "prepare"}, sft_stage)
-    for index, (before, name) in enumerate(pairwise(trained), 1):
+    if distilled:
+        add("distill", {"base": "base", "data": "prepare"}, distill_stage)
+    if "sft" in trained:
+        add("sft", {"model": "base", "data": "distill" if distilled else "prepare"}, sft_stage)
+    phases = checkpoints[-len(settings.grpo.phases) - 1 :]  # with the model that the first one starts from
+    for index, (before, name) in enumerate(pairwise(phases), 1):
         # Later phases find the difficulty of the rows in the policy folder of the phase before.
         probe = {"probe": "probe"} if probed and index == 1 else {}
         add(name, {"model": before, "data": "prepare", **probe}, grpo_stage, index)
@@ -214,7 +242,7 @@ def pipeline_stages(settings: Settings) -> list[PlannedStage]:
     add("register", {"model": final, "evaluation": f"evaluate-{final}"}, register_stage)
     # Without a champion in the registry the gate compares with the base model.
     add("promote", {"rows": "prepare", "challenger": f"evaluate-{final}", "champion": "evaluate-base"}, None)
-    shown = [*trained, *(f"evaluate-{name}" for name in checkpoints), "promote"]
+    shown = [*["distill"] * distilled, *trained, *(f"evaluate-{name}" for name in checkpoints), "promote"]
     add("report", {"data": "prepare", **{name: name for name in shown}}, report_stage)
     return stages
 

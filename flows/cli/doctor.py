@@ -18,10 +18,12 @@ from qwenlong.flows.cli.environment import is_up
 from qwenlong.tasks.store import open_store
 from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
+from qwenlong_core.data.trace_files import check_trace_files
 from qwenlong_core.errors import STAGE_ENVIRONMENT
 from qwenlong_core.generation.vllm_check import require_vllm
 from qwenlong_core.interpreter import Devices, Installed, devices_of, executable, installed_in
 from qwenlong_core.proxies import by_way_of, reached
+from qwenlong_core.settings.distill import TeacherSettings
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.settings.tree import Settings
@@ -72,6 +74,7 @@ def _examine(settings: Settings) -> list[Finding]:
         _mlflow(settings),
         _storage(settings),
         *(_judge(name, judge) for name, judge in _judges(settings).items()),
+        *_traces(settings),
         *_rows(settings),
         _plan(settings),
     ]
@@ -239,18 +242,41 @@ def _judges(settings: Settings) -> dict[str, JudgeSettings | None]:
 def _judge(topic: str, judge: JudgeSettings | None) -> Finding:
     if judge is None:
         return Finding(topic=topic, ok=True, found="none: only rules score answers")
-    if judge.api_key_variable and not os.environ.get(judge.api_key_variable):
+    return _server(topic, judge)
+
+
+def _server(topic: str, server: JudgeSettings | TeacherSettings) -> Finding:
+    if server.api_key_variable and not os.environ.get(server.api_key_variable):
         return Finding(
-            topic=topic, ok=False, found=judge.base_url, mend=f"set the environment variable {judge.api_key_variable}"
+            topic=topic, ok=False, found=server.base_url, mend=f"set the environment variable {server.api_key_variable}"
         )
-    key = os.environ.get(judge.api_key_variable or "", "none")
+    key = os.environ.get(server.api_key_variable or "", "none")
     try:
-        reached(judge.base_url)
-        answer = httpx.get(f"{judge.base_url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=_TIMEOUT)
+        reached(server.base_url)
+        answer = httpx.get(f"{server.base_url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=_TIMEOUT)
         answer.raise_for_status()
     except (httpx.HTTPError, ConnectionError) as error:
-        return Finding(topic=topic, ok=False, found=judge.base_url, mend=f"does not answer: {error}")
-    return Finding(topic=topic, ok=True, found=f"{judge.base_url} answers, model {judge.model}")
+        return Finding(topic=topic, ok=False, found=server.base_url, mend=f"does not answer: {error}")
+    return Finding(topic=topic, ok=True, found=f"{server.base_url} answers, model {server.model}")
+
+
+def _traces(settings: Settings) -> Iterator[Finding]:
+    """Where SFT's solutions come from, if they are not those of the rows themselves."""
+    distill = settings.distill
+    if distill is None:
+        return
+    if distill.teacher is not None:
+        yield _server("teacher", distill.teacher)
+    elif not distill.traces:
+        found = "no teacher and no traces, so SFT is skipped; for SFT set distill.teacher.base_url and "
+        yield Finding(topic="teacher", ok=True, found=f"{found}distill.teacher.model, or distill.traces=FILE")
+    for path in distill.traces:
+        try:
+            check_trace_files([path])
+        except ValueError as error:
+            yield Finding(topic="traces", ok=False, found=path, mend=str(error))
+        else:
+            yield Finding(topic="traces", ok=True, found=path)
 
 
 def _rows(settings: Settings) -> Iterator[Finding]:
@@ -271,7 +297,7 @@ def _rows(settings: Settings) -> Iterator[Finding]:
         mend = "" if ok else f"add a bucket up to {limit} to data.generate_train"
         yield Finding(topic=f"phase {index}", ok=ok, found=found, mend=mend)
         below = limit
-    yield from (Finding(**found._asdict()) for found in find_sources(settings.data))
+    yield from (Finding(**found._asdict()) for found in find_sources(settings.prepared_data))
 
 
 def _plan(settings: Settings) -> Finding:

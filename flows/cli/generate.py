@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from qwenlong.flows.cli.common import Json, TokenizerOf, one_clear_message
 from qwenlong_core.bundled import BUNDLED, bundled_tokenizer
+from qwenlong_core.data.distill_counts import in_words
 from qwenlong_core.data.prompts import require_chat_template
 from qwenlong_core.records import Domain, Example
 from qwenlong_core.settings.profiles import explained
@@ -100,11 +101,13 @@ def generate(
         "samples": teacher_samples,
     }
     counts: dict[str, Any] = {}
-    with one_clear_message(options={"teacher.api_key_variable": "--teacher-key-variable"}):
+    with one_clear_message(options={"distill.teacher.api_key_variable": "--teacher-key-variable"}):
         _check_place(out)
-        rows: Iterable[Example] = _rows(policy_tokenizer(model), wanted)
+        tokenizer = policy_tokenizer(model)
+        rows: Iterable[Example] = _rows(tokenizer, wanted)
         if teacher is not None:
-            rows, counts = _distilled(rows, {name: value for name, value in endpoint.items() if value is not None})
+            given = {name: value for name, value in endpoint.items() if value is not None}
+            rows, counts = _distilled(list(rows), given, tokenizer, seed)
         result = {**_write(out, rows), **({"teacher": counts} if counts else {})}
     typer.echo(json.dumps(result) if as_json else _in_words(result))
 
@@ -177,16 +180,23 @@ def _rows(tokenizer: Any, wanted: Wanted) -> Iterator[Example]:
             logger.info("%d of %d documents", index + 1, wanted.rows)
 
 
-def _distilled(rows: Iterable[Example], endpoint: dict[str, Any]) -> tuple[list[Example], dict[str, Any]]:
+def _distilled(
+    rows: list[Example], endpoint: dict[str, Any], tokenizer: Any, seed: int
+) -> tuple[list[Example], dict[str, Any]]:
     """The rows that the teacher solves, with its solutions, and counts of what became of all rows."""
-    from qwenlong_core.data.distill import TeacherSettings, distill
+    from qwenlong_core.data.distill import distill
+    from qwenlong_core.data.selection import Rules
+    from qwenlong_core.settings.distill import DistillSettings, TeacherSettings
+    from qwenlong_core.settings.rewards import RewardSettings
 
     try:
-        settings = TeacherSettings(**endpoint)
+        settings = DistillSettings(teacher=TeacherSettings(**endpoint))
     except ValidationError as error:
         raise ValueError(f"--teacher: {explained(error)}") from error
-    kept, counts = distill(rows, settings)
-    return kept, counts.to_dict()
+    rules = Rules(settings=settings, number_tolerance=RewardSettings().number_tolerance)
+    found = distill(rows, rules, tokenizer, seed)
+    origin = {"teacher": endpoint["model"]}
+    return [row for question in found.questions for row in question.rows(origin)], found.counts.to_dict()
 
 
 def _write(out: Path, rows: Iterable[Example]) -> dict[str, Any]:
@@ -220,10 +230,5 @@ def _in_words(result: dict[str, Any]) -> str:
         f"{result['min_tokens']:,} to {result['max_tokens']:,} per prompt"
     ]
     if "teacher" in result:
-        counts = result["teacher"]
-        lines.append(
-            f"teacher: {counts['kept']} of {counts['questions']} questions kept, {counts['unverified']} without a"
-            f" correct sample, {counts['failed']} without a completion; {counts['right']} of {counts['samples']}"
-            f" samples correct, {counts['truncated']} cut off"
-        )
+        lines.append(f"teacher: {in_words(result['teacher'])}")
     return "\n".join(lines)

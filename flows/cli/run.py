@@ -43,7 +43,6 @@ def _run_pipeline(profile: str, overrides: list[str], refresh: str | None, start
     """
     from qwenlong.flows.full_pipeline import describe_settings, full_pipeline
     from qwenlong.flows.pipeline_run import preflight
-    from qwenlong.tasks.specs import is_scaled_down
     from qwenlong_core.settings.profiles import load_settings
 
     settings = load_settings(profile, overrides)
@@ -54,17 +53,19 @@ def _run_pipeline(profile: str, overrides: list[str], refresh: str | None, start
         quiet_logs()
         say(f"Prefect API at {url}")
         result: dict[str, Any] = full_pipeline(profile=profile, overrides=overrides, refresh=refresh, start=start)
-    return result | {"scaled_down": is_scaled_down(settings), "mlflow_uri": settings.tracking.uri}
+    return result | {"mlflow_uri": settings.tracking.uri}
 
 
 def _print_result(result: dict[str, Any]) -> None:
     """The scores, the artifacts, the registry version and where to look further."""
-    from qwenlong.tasks.specs import SCALED_DOWN
+    from qwenlong_core.data.distill_counts import in_words
 
     out = console(width=120)
     out.print(table("Accuracy by stage and domain, with 95% intervals clustered on documents", result["scores"]))
-    if result["scaled_down"]:
-        out.print(SCALED_DOWN, style="italic")
+    for note in result["notes"]:
+        out.print(note, style="italic")
+    if result["distill"]:
+        out.print(f"Distilled  {in_words(result['distill'])}", soft_wrap=True)
     out.print(table("Artifacts", [_artifact_row(row) for row in result["stages"]]))
     if all(row["how"] != "ran" for row in result["stages"]):
         out.print("Every stage was a cache hit: nothing was trained or generated.")

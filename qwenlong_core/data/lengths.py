@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
-from qwenlong_core.data.prompts import count_tokens, prompt_tokens, render_prompt, truncate_middle
+from qwenlong_core.data.prompts import as_completion, count_tokens, prompt_tokens, render_prompt, truncate_middle
 from qwenlong_core.data.splits import Row, Split
 
 _BATCH_CHARACTERS = 4_000_000
@@ -20,7 +20,8 @@ class Measured(NamedTuple):
     """A row with the token counts of its prompt (``num_tokens``) and its solution."""
 
     row: Row
-    solution_tokens: int
+    solution_tokens: int | None
+    """``None`` where the solution cannot continue the prompt."""
 
 
 def phase_of(num_tokens: int, limits: Sequence[int]) -> int | None:
@@ -29,7 +30,11 @@ def phase_of(num_tokens: int, limits: Sequence[int]) -> int | None:
 
 
 def fit_sft(rows: Iterable[Row], split: Split, tokenizer: Any, limit: int) -> Iterator[Row]:
-    """Rows whose prompt and solution together fit the limit; rows without a solution are dropped."""
+    """Rows whose prompt and solution together fit the limit.
+
+    Rows without a solution are dropped, and those whose solution cannot continue the prompt: where the chat template
+    opens ``<think>``, it has to close it.
+    """
 
     def solved() -> Iterator[Row]:
         for row in rows:
@@ -39,10 +44,18 @@ def fit_sft(rows: Iterable[Row], split: Split, tokenizer: Any, limit: int) -> It
                 yield row
 
     for row, solution_tokens in _measured(solved(), lambda batch: _count(batch, tokenizer, solutions=True)):
-        if (row.example.num_tokens or 0) + solution_tokens > limit:
+        if solution_tokens is None:
+            split.drop(row.example, "no_thinking (the chat template opens <think>, the solution has no </think>)")
+        elif (row.example.num_tokens or 0) + solution_tokens > limit:
             split.drop(row.example, f"over_length (more than {limit} tokens)")
         else:
             yield row
+
+
+def fit_questions(rows: Iterable[Row], split: Split, tokenizer: Any, limit: int) -> Iterator[Row]:
+    """Rows whose prompt fits the limit, without the solution they came with: a teacher's takes its place."""
+    for row, _ in fit_train(rows, split, tokenizer, (limit,)):
+        yield row._replace(example=replace(row.example, solution=None))
 
 
 def fit_train(rows: Iterable[Row], split: Split, tokenizer: Any, limits: Sequence[int]) -> Iterator[tuple[Row, int]]:
@@ -73,12 +86,27 @@ def _shorten(row: Row, split: Split, tokenizer: Any, limit: int) -> Row:
 
 
 def _count(batch: Sequence[Row], tokenizer: Any, *, solutions: bool = False) -> list[Measured]:
-    counts = count_tokens(tokenizer, [render_prompt(tokenizer, row.example) for row in batch])
-    extra = count_tokens(tokenizer, [row.example.solution or "" for row in batch]) if solutions else [0] * len(batch)
+    prompts = [render_prompt(tokenizer, row.example) for row in batch]
+    counts = count_tokens(tokenizer, prompts)
+    extra = _count_solutions(batch, prompts, tokenizer) if solutions else [0] * len(batch)
     return [
         Measured(row._replace(example=replace(row.example, num_tokens=count)), more)
         for row, count, more in zip(batch, counts, extra, strict=True)
     ]
+
+
+def _count_solutions(batch: Sequence[Row], prompts: Sequence[str], tokenizer: Any) -> list[int | None]:
+    """Tokens of each solution as the policy would have to write it; ``None`` where it cannot continue the prompt."""
+
+    def continued(prompt: str, solution: str) -> str | None:
+        try:
+            return as_completion(prompt, solution)
+        except ValueError:
+            return None
+
+    texts = [continued(prompt, row.example.solution or "") for prompt, row in zip(prompts, batch, strict=True)]
+    counts = iter(count_tokens(tokenizer, [text for text in texts if text is not None]))
+    return [None if text is None else next(counts) for text in texts]
 
 
 def _measured(rows: Iterable[Row], work: Callable[[Sequence[Row]], list[T]]) -> Iterator[T]:

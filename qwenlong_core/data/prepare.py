@@ -2,7 +2,7 @@
 
 Output folder::
 
-    sft.parquet      rows with a worked solution
+    sft.parquet      rows with a worked solution, or questions that traces are wanted for; absent where SFT is skipped
     train.parquet    rows for GRPO, with their ``phase``
     eval.parquet     rows for evaluation
     refused.jsonl    rows that could not be read: file, line, reason
@@ -47,7 +47,7 @@ from qwenlong_core.data.filters import (
     without_duplicates,
     without_leaks,
 )
-from qwenlong_core.data.lengths import fit_eval, fit_sft, fit_train, phase_of
+from qwenlong_core.data.lengths import fit_eval, fit_questions, fit_sft, fit_train, phase_of
 from qwenlong_core.data.prepared import ROWS, SUMMARY
 from qwenlong_core.data.prompts import require_chat_template, with_form
 from qwenlong_core.data.rows import DOCUMENT, PHASE, ExampleWriter, stream_rows
@@ -181,7 +181,8 @@ def _write(job: PrepareJob, split: Split, rows: Iterable[Row], tokenizer: Any, f
     if split.name == "train":
         fitted = fit_train(rows, split, tokenizer, job.phase_limits)
     elif split.name == "sft":
-        fitted = ((row, None) for row in fit_sft(rows, split, tokenizer, job.sft_max_tokens))
+        fit = fit_questions if job.sft_rows == "questions" else fit_sft
+        fitted = ((row, None) for row in fit(rows, split, tokenizer, job.sft_max_tokens))
     else:
         fitted = ((row, None) for row in fit_eval(rows, split, tokenizer, job.eval_max_tokens))
     with ExampleWriter(folder / ROWS[split.name], PHASE if split.name == "train" else None) as file:
@@ -250,7 +251,8 @@ def run(job: PrepareJob, inputs: Mapping[str, Path], work: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(inputs["base"])
     require_chat_template(tokenizer, str(inputs["base"]))
-    prepare(job, tokenizer, work / OUTPUT)
+    wanted = [name for name in SPLITS if name != "sft" or job.sft_rows != "none"]
+    prepare(job, tokenizer, work / OUTPUT, wanted)
 
 
 if __name__ == "__main__":

@@ -196,7 +196,8 @@ class ServerAnswerer:
     def _requests(self, examples: Sequence[Example], missing: set[Key]) -> Iterator[Request[tuple[Prompt, int]]]:
         from qwenlong_core.generation.openai_engine import Request
 
-        chat = self.engine.settings.endpoint == "chat"
+        assert self.settings.server is not None
+        chat = self.settings.server.endpoint == "chat"
         for example in examples:
             numbers = [number for number in range(self.settings.samples) if (example.id, number) in missing]
             if not numbers:

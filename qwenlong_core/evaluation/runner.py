@@ -29,7 +29,7 @@ from qwenlong_core.evaluation.ask_cases import answer_cases
 from qwenlong_core.evaluation.cases import are_answered, case_samples
 from qwenlong_core.evaluation.plan import SAMPLES, SCORES, Plan, adopt_plan, choose_items, make_plan
 from qwenlong_core.evaluation.results import write_scores
-from qwenlong_core.evaluation.samples import Sample, append_samples, drop_cut_line, read_samples, rewrite_samples
+from qwenlong_core.evaluation.samples import Sample, append_samples, read_samples, rewrite_samples
 from qwenlong_core.evaluation.scores import Bootstrap
 from qwenlong_core.evaluation.scoring import score_again, score_answers
 from qwenlong_core.jobs import EvaluateJob
@@ -39,7 +39,7 @@ from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.settings.evaluation import EvaluationSettings
 from qwenlong_core.settings.rewards import RewardSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
-from qwenlong_core.store.files import METRICS
+from qwenlong_core.store.files import METRICS, drop_cut_line
 
 logger = logging.getLogger(__name__)
 

@@ -105,14 +105,6 @@ def read_samples(path: Path) -> list[Sample]:
     return samples
 
 
-def drop_cut_line(path: Path) -> None:
-    """Cut a log back to its last whole line, in place. A missing log becomes an empty one."""
-    path.touch()
-    with path.open("rb+") as stream:
-        content = stream.read()
-        stream.truncate(content.rfind(b"\n") + 1)
-
-
 def append_samples(path: Path, samples: Iterable[Sample]) -> None:
     """Append each sample as one line of JSON, flushed before this returns."""
     with path.open("a", newline="\n") as stream:

@@ -19,7 +19,7 @@ from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.generation.sampling import prompt_seed
 from qwenlong_core.proxies import reached
 from qwenlong_core.records import Completion, FinishReason
-from qwenlong_core.settings.evaluation import ServerSettings
+from qwenlong_core.settings.evaluation import Server
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -54,6 +54,8 @@ class Reply(Generic[K]):
     """Number of tokens of the completion as counted by the server, if it said."""
     seconds: float
     error: str = ""
+    prompt_tokens: int | None = None
+    """Number of tokens of the prompt as counted by the server, if it said."""
 
 
 class BadReply(Exception):
@@ -63,14 +65,18 @@ class BadReply(Exception):
 class OpenAIEngine:
     """A client of one server.
 
+    Args:
+        settings: The server.
+        setting: Where in the settings the server is, for the error message.
+
     Raises:
         ValueError: ``settings.api_key_variable`` names a variable that is not set.
         ConnectionError: a proxy is in the way.
     """
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: Server, setting: str = "evaluation.server") -> None:
         self.settings = settings
-        self._key = api_key(settings.api_key_variable, "evaluation.server.api_key_variable")
+        self._key = api_key(settings.api_key_variable, f"{setting}.api_key_variable")
         reached(settings.base_url)
 
     def replies(self, requests: Iterable[Request[K]], sampling: Sampling) -> Iterator[Reply[K]]:
@@ -162,9 +168,11 @@ class OpenAIEngine:
                 # The client's own timeout restarts with every byte, so a server that trickles would never time out.
                 async with asyncio.timeout(settings.timeout_seconds):
                     reply = await client.post(path, body=body, cast_to=object)
-                completion, tokens = _completion(reply)
+                completion, (prompt, tokens) = _completion(reply), _usage(reply)
                 seconds = time.monotonic() - started
-                return Reply(key=request.key, completion=completion, num_tokens=tokens, seconds=seconds)
+                return Reply(
+                    key=request.key, completion=completion, num_tokens=tokens, seconds=seconds, prompt_tokens=prompt
+                )
             except BadReply as refusal:
                 error = f"{settings.base_url}: {refusal}"
                 break
@@ -193,8 +201,8 @@ class OpenAIEngine:
         return asked
 
 
-def _completion(reply: Any) -> tuple[Completion, int | None]:
-    """The completion in a reply, and its number of tokens if the server gives it.
+def _completion(reply: Any) -> Completion:
+    """The completion in a reply.
 
     Raises:
         BadReply: the server stopped the answer for a reason of its own, such as a content filter.
@@ -216,8 +224,12 @@ def _completion(reply: Any) -> tuple[Completion, int | None]:
     if isinstance(thinking, str) and thinking.strip():
         closed = f"\n</think>\n\n{text.strip()}" if text.strip() or reason == "stop" else ""
         text = f"<think>\n{thinking.strip()}{closed}"
+    return Completion(text=text, token_ids=(), finish_reason=_FINISH[reason])
+
+
+def _usage(reply: Any) -> tuple[int | None, int | None]:
+    """The numbers of tokens of prompt and completion in a reply, as far as the server gives them."""
     usage = reply.get("usage")
-    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return Completion(text=text, token_ids=(), finish_reason=_FINISH[reason]), (
-        tokens if isinstance(tokens, int) else None
-    )
+    counted = (usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens"))
+    prompt, completion = (tokens if isinstance(tokens, int) else None for tokens in counted)
+    return prompt, completion

@@ -37,7 +37,7 @@ def disk_of(shape: Shape, settings: Settings, sft_steps: int) -> Disk:
     """What the profile's run needs; rows, samples and reports are small beside weights and are left out."""
     policy = float(_BYTES[settings.model.dtype] * shape.parameters)
     checkpoint = 12.0 * shape.parameters
-    policies = 2 + len(settings.grpo.phases)
+    policies = 1 + bool(sft_steps) + len(settings.grpo.phases)
     count = saves(sft_steps, settings.sft.save_steps)
     count += sum(saves(phase.steps, settings.grpo.save_steps) for phase in settings.grpo.phases)
     carried = 8.0 * shape.parameters if settings.grpo.optimizer_across_phases == "carried" else 0.0

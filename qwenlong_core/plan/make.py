@@ -122,12 +122,16 @@ def _middle(buckets: tuple[LengthBucket, ...], otherwise: float) -> float:
 
 
 def sft_steps(settings: Settings) -> int:
-    """Optimizer steps of SFT; rows are those that are generated, else the paper's number."""
+    """Optimizer steps of SFT; rows are those that are generated, else the paper's number. None where SFT is skipped."""
+    if settings.sft_rows == "none":
+        return 0
     rows = sum(bucket.rows for bucket in settings.data.generate_sft) or _SFT_ROWS
     return math.ceil(math.ceil(rows / settings.sft.batch_size) * settings.sft.epochs)
 
 
-def _sft(shape: Shape, settings: Settings, machine: Machine) -> StagePlan:
+def _sft(shape: Shape, settings: Settings, machine: Machine) -> StagePlan | None:
+    if settings.sft_rows == "none":
+        return None
     typical = min(_middle(settings.data.generate_sft, settings.sft.max_tokens / 2), settings.sft.max_tokens)
     learned, steps = machine.learned, sft_steps(settings)
     step = slowed(sft_step(shape, settings, machine, typical), learned.slower)

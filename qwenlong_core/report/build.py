@@ -1,7 +1,8 @@
 """The report stage: one self-contained HTML page about a pipeline run.
 
-Inputs are folders by name, all optional: ``data``, ``sft``, ``grpo-1`` ..., ``evaluate-base``, ``evaluate-sft`` ...,
-``probe`` (the last stage asked without documents), ``promote``, ``register``. A section without its input is left out.
+Inputs are folders by name, all optional: ``data``, ``distill``, ``sft``, ``grpo-1`` ..., ``evaluate-base``,
+``evaluate-sft`` ..., ``probe`` (the last stage asked without documents), ``promote``, ``register``. A section without
+its input is left out.
 Output: ``report.html``. Stage command::
 
     python -m qwenlong_core.report.build --job job.json --input evaluate-base=DIR ... --work DIR
@@ -18,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from qwenlong_core.data.distill_counts import in_words
 from qwenlong_core.data.prepared import EVAL_ROWS, SUMMARY
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.evaluation.average import AVERAGE
@@ -178,6 +180,12 @@ def _data_rows(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def _traces(folder: Path) -> str:
+    """Where SFT's solutions came from: counts and price."""
+    counts = json.loads((folder / SUMMARY).read_text())["distill"]
+    return f"SFT imitates traces that the reward's rule verified: {in_words(counts)}."
+
+
 def _settings(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
     """The job of each stage, where the pipeline stored it beside the result."""
     jobs = {name: folder / JOB for name, folder in inputs.items()}
@@ -252,6 +260,7 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
         "max_document": MAX_DOCUMENT_CHARS,
         "max_completion": MAX_COMPLETION_CHARS,
         "data": _data_rows(inputs["data"]) if "data" in inputs else [],
+        "traces": _traces(inputs["distill"]) if "distill" in inputs else "",
         "artifacts": [{"stage": name, "digest": folder_digest(folder)[:12]} for name, folder in inputs.items()],
         "settings": _settings(inputs),
         "published": paper_rows(evaluations),

@@ -201,6 +201,7 @@ prompt of {{ '{:,}'.format(answer.sample.prompt_tokens) }} tokens{% if answer.sa
 <section>
 <h2>Data, artifacts and settings</h2>
 {% if data %}{{ table(data) }}{% endif %}
+{% if traces %}<p>{{ traces }}</p>{% endif %}
 <h3 style="margin-top:20px">Artifacts</h3>
 {{ table(artifacts) }}
 {% for setting in settings %}

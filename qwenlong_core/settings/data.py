@@ -8,6 +8,10 @@ from pydantic import Field, model_validator
 
 from qwenlong_core.settings.base import Block, Share, Strings
 
+SFTRows = Literal["solutions", "questions", "none"]
+"""What the rows of ``data.sft`` are for: their own solutions are imitated, or they are questions for a teacher or a
+file of traces, or nothing, because there is neither and SFT is skipped."""
+
 
 class LengthBucket(Block):
     """Generated rows with prompts of ``min_tokens`` to ``max_tokens`` tokens, by the policy's tokenizer."""
@@ -31,7 +35,7 @@ class DataSettings(Block):
     """
 
     sft: Strings = ("generated",)
-    """Rows with a worked solution to imitate."""
+    """Rows with a worked solution to imitate; with ``distill``, the questions that traces are wanted for."""
     train: Strings = ("generated",)
     eval: Strings = ("generated",)
     benchmarks_dir: Annotated[str, Field(min_length=1)] | None = None

@@ -10,15 +10,12 @@ from qwenlong_core.settings.base import Block, Incidental, PlainUrl, Share, Stop
 from qwenlong_core.settings.rewards import JudgeSettings
 
 
-class ServerSettings(Block):
-    """An OpenAI-compatible server that samples the answers of an evaluation."""
+class Server(Block):
+    """An OpenAI-compatible server, and how patiently it is asked."""
 
     base_url: PlainUrl
     model: str
     """The name under which the server offers the model."""
-    endpoint: Literal["chat", "completions"] = "chat"
-    """``chat`` sends the question and the server applies its own chat template; ``completions`` sends
-    the rendered prompt as token ids, exactly what the other engines see (vLLM takes it)."""
     api_key_variable: str | None = None
     """Name of the environment variable that holds the key; the key itself is never a setting."""
     concurrency: Incidental[int] = Field(32, ge=1)
@@ -26,6 +23,14 @@ class ServerSettings(Block):
     timeout_seconds: Incidental[float] = Field(1_800.0, gt=0)
     """For one completion."""
     max_retries: Incidental[int] = Field(5, ge=0)
+
+
+class ServerSettings(Server):
+    """The server that samples the answers of an evaluation."""
+
+    endpoint: Literal["chat", "completions"] = "chat"
+    """``chat`` sends the question and the server applies its own chat template; ``completions`` sends
+    the rendered prompt as token ids, exactly what the other engines see (vLLM takes it)."""
 
 
 class EvaluationSettings(Block):

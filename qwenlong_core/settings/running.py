@@ -151,7 +151,7 @@ class TrackingSettings(Block):
     """A name without ``/``, ``:`` and ``@``, which mean something in ``models:/NAME@ALIAS``."""
 
 
-DeployedFamily = Literal["base", "prepare", "probe", "sft", "grpo", "evaluate", "promote", "report"]
+DeployedFamily = Literal["base", "prepare", "distill", "probe", "sft", "grpo", "evaluate", "promote", "report"]
 """Families of stages that can run elsewhere: all but ``register``, which is a call to the registry."""
 
 

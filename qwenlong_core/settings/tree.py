@@ -11,7 +11,8 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from qwenlong_core.settings.base import Block
-from qwenlong_core.settings.data import DataSettings
+from qwenlong_core.settings.data import DataSettings, SFTRows
+from qwenlong_core.settings.distill import DistillSettings
 from qwenlong_core.settings.evaluation import EvaluationSettings, NightlySettings, PromotionSettings
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.plan import PlanSettings
@@ -29,6 +30,8 @@ class Settings(Block):
     """Seed of every random draw; numpy and transformers take 32 bits."""
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
+    distill: DistillSettings | None = None
+    """``None``: SFT imitates the solutions that the rows of ``data.sft`` come with."""
     sft: SFTSettings = SFTSettings()
     grpo: GRPOSettings
     rewards: RewardSettings = RewardSettings()
@@ -40,6 +43,33 @@ class Settings(Block):
     tracking: TrackingSettings = TrackingSettings()
     execution: ExecutionSettings = ExecutionSettings()
     plan: PlanSettings = PlanSettings()
+
+    @property
+    def sft_rows(self) -> SFTRows:
+        """What the rows of ``data.sft`` are for."""
+        if self.distill is None:
+            return "solutions"
+        return "questions" if self.distill.teacher is not None or self.distill.traces else "none"
+
+    @property
+    def prepared_data(self) -> DataSettings:
+        """The sources that preparation reads: without those of SFT where it is skipped."""
+        if self.sft_rows != "none":
+            return self.data
+        return self.data.model_copy(update={"sft": (), "generate_sft": ()})
+
+    @model_validator(mode="after")
+    def _traces_fit(self) -> Settings:
+        if self.distill is None:
+            return self
+        needed = self.distill.max_prompt_tokens + self.distill.min_trace_tokens
+        if needed > self.sft.max_tokens:
+            raise ValueError(
+                f"distill.max_prompt_tokens + min_trace_tokens = {needed:,} is over sft.max_tokens="
+                f"{self.sft.max_tokens:,}, so the longest questions would be asked in vain: lower distill."
+                "max_prompt_tokens, or raise sft.max_tokens"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Settings:

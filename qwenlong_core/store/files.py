@@ -21,6 +21,7 @@ from pydantic import AfterValidator, Field
 from qwenlong_core.settings.base import Block
 
 MANIFEST = "manifest.json"
+_BLOCK = 1 << 20
 METRICS, JOB = "metrics.jsonl", "job.json"
 """Beside a stage's result: its progress, one line a step, and the job it was given."""
 
@@ -106,6 +107,21 @@ def differences(folder: Path, files: Mapping[str, FileEntry]) -> Iterator[tuple[
         # The size first: it is free, and tells a file that was cut short without reading it.
         elif path.stat().st_size != entry.size or digest_file(path) != entry.sha256:
             yield name, "does not match the manifest"
+
+
+def drop_cut_line(path: Path) -> None:
+    """Cut a log back to its last whole line, in place. A missing log becomes an empty one."""
+    path.touch()
+    with path.open("rb+") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK)
+            stream.seek(start)
+            cut = stream.read(end - start).rfind(b"\n") + 1
+            end = start + cut
+            if cut:
+                break
+        stream.truncate(end)
 
 
 def write_synced(path: Path, text: str) -> None:

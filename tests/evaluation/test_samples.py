@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from evaluation_tables import make_sample
 
-from qwenlong_core.evaluation.samples import append_samples, drop_cut_line, read_samples
+from qwenlong_core.evaluation.samples import append_samples, read_samples
+from qwenlong_core.store.files import drop_cut_line
 
 
 def test_what_is_written_is_read(tmp_path):

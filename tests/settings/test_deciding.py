@@ -24,6 +24,17 @@ INCIDENTAL = {
     "grpo.save_steps",
     "planned_seconds",
     "planned_gib",
+    "distill.answers_dir",
+    *(
+        f"distill.teacher.{name}"
+        for name in (
+            "concurrency",
+            "timeout_seconds",
+            "max_retries",
+            "price_per_million_prompt_tokens",
+            "price_per_million_completion_tokens",
+        )
+    ),
     "evaluation.server.concurrency",
     "evaluation.server.timeout_seconds",
     "evaluation.server.max_retries",

@@ -8,9 +8,11 @@ import pytest
 
 from qwenlong.tasks.specs import (
     base_stage,
+    distill_stage,
     evaluate_stage,
     family_of,
     grpo_stage,
+    notes_of,
     pipeline_stages,
     prepare_stage,
     promote_stage,
@@ -86,14 +88,46 @@ def test_the_names_are_the_stages_in_their_order():
     assert names[11:] == ["register", "promote", "report"]
 
 
-@pytest.mark.parametrize("overrides", [(), ("grpo.curriculum.probe_samples=4",)])
+TEACHER = "distill.teacher={base_url='http://u', model='m'}"
+
+
+@pytest.mark.parametrize("overrides", [(), ("grpo.curriculum.probe_samples=4",), (TEACHER,), ("distill={}",)])
 def test_every_stage_takes_the_outputs_of_earlier_ones(overrides):
     done = set()
     for stage in pipeline_stages(load_settings("smoke", overrides)):
         assert set(stage.inputs.values()) <= done
         assert stage.spec is None or stage.spec().name == stage.name
         done.add(stage.name)
-    assert {family_of(name) for name in done} | {"probe"} == {*get_args(DeployedFamily), "register"}
+    optional = {"probe", "distill"} | ({"sft"} if overrides == ("distill={}",) else set())
+    assert {family_of(name) for name in done} | optional == {*get_args(DeployedFamily), "register"}
+
+
+def test_sft_learns_from_the_distilled_rows_and_grpo_from_the_prepared_ones():
+    inputs = {stage.name: stage.inputs for stage in pipeline_stages(load_settings("smoke", [TEACHER]))}
+    assert inputs["distill"] == {"base": "base", "data": "prepare"}
+    assert inputs["sft"] == {"model": "base", "data": "distill"}
+    assert inputs["grpo-1"] == {"model": "sft", "data": "prepare"} and "distill" in inputs["report"]
+
+
+def test_without_a_teacher_or_traces_there_is_no_sft_and_it_is_said():
+    settings = load_settings("smoke", ["distill={}"])
+    stages = {stage.name: stage for stage in pipeline_stages(settings)}
+    assert not {"distill", "sft", "evaluate-sft"} & set(stages)
+    assert stages["grpo-1"].inputs == {"model": "base", "data": "prepare"}
+    assert stages["prepare"].spec().job["data"]["generate_sft"] == []
+    assert any("SFT was skipped" in note for note in notes_of(settings))
+    assert not any("SFT was skipped" in note for note in notes_of(load_settings("smoke", [TEACHER])))
+
+
+def test_changed_traces_change_the_job_and_missing_ones_are_refused(tmp_path):
+    traces, digests = tmp_path / "traces.jsonl", []
+    settings = load_settings("smoke", [f"distill.traces='{traces}'"])
+    with pytest.raises(ValueError, match=r"distill\.traces names .*no file"):
+        distill_stage(settings)
+    for text in ("{}\n", "{} \n"):
+        traces.write_text(text)
+        digests.append(distill_stage(settings).job["file_digests"])
+    assert digests[0] != digests[1] and list(digests[0]) == [str(traces)]
 
 
 def test_a_phase_starts_from_the_one_before_and_the_first_has_the_probe():

@@ -4,6 +4,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
@@ -87,7 +88,8 @@ def test_a_teachers_address_with_a_password_is_refused_and_not_repeated(tmp_path
     assert result.exit_code == 2 and "carries a password" in result.output and "hunter2" not in result.output
 
 
-def test_a_teacher_keeps_only_the_rows_it_solves(tmp_path: Path) -> None:
+def test_a_teacher_keeps_only_the_rows_it_solves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where its answers are kept
     plain, taught = tmp_path / "plain.jsonl", tmp_path / "taught.jsonl"
     arguments = ["--domain", "math", "--tokens", 300, "--n", 6, "--seed", 5, "--json"]
     assert call(*arguments, "--out", plain).exit_code == 0
@@ -120,7 +122,7 @@ def test_a_teacher_keeps_only_the_rows_it_solves(tmp_path: Path) -> None:
         server.shutdown()
     assert result.exit_code == 0, result.output
     counts = json.loads(result.stdout)["teacher"]
-    assert (counts["questions"], counts["kept"], counts["unverified"]) == (6, 4, 2)
+    assert (counts["questions"], counts["kept"], counts["wrong"]) == (6, 4, 2)
     kept = [row for row in read_source(str(taught)) if isinstance(row, Example)]
     assert [row.id for row in kept] == [row.id for row in rows[:4]]
     assert all((row.solution or "").startswith("<think>I read it.") for row in kept)
