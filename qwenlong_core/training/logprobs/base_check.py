@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from qwenlong_core.bundled import BUNDLED
 from qwenlong_core.models import attention_implementation
-from qwenlong_core.plan.shapes import KNOWN
+from qwenlong_core.plan.known import KNOWN
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.training.logprobs.span_check import require_cuttable_config
