@@ -109,7 +109,6 @@ def test_a_killed_distillation_asks_for_nothing_twice_and_ends_as_one_left_alone
         assert again.read_bytes() == undisturbed.read_bytes(), name
 
     counts = json.loads((tmp_path / "work" / OUTPUT / "summary.json").read_text())["distill"]
-    print(counts)
     assert (counts["questions"], counts["asked"], counts["answered"], counts["failed"]) == (4, asked, asked, 0)
     prompt, completion = (sum(line[f"{part}_tokens"] for line in answers) for part in ("prompt", "completion"))
     assert counts["cost"] == pytest.approx((prompt * 1_000 + completion * 5_000) / 1e6)

@@ -88,17 +88,19 @@ def test_the_names_are_the_stages_in_their_order():
     assert names[11:] == ["register", "promote", "report"]
 
 
-TEACHER = "distill.teacher={base_url='http://u', model='m'}"
+SHORT = "max_prompt_tokens=256"
+TEACHER = f"distill={{teacher={{base_url='http://u', model='m'}}, {SHORT}}}"
+NO_TRACES = f"distill={{{SHORT}}}"
 
 
-@pytest.mark.parametrize("overrides", [(), ("grpo.curriculum.probe_samples=4",), (TEACHER,), ("distill={}",)])
+@pytest.mark.parametrize("overrides", [(), ("grpo.curriculum.probe_samples=4",), (TEACHER,), (NO_TRACES,)])
 def test_every_stage_takes_the_outputs_of_earlier_ones(overrides):
     done = set()
     for stage in pipeline_stages(load_settings("smoke", overrides)):
         assert set(stage.inputs.values()) <= done
         assert stage.spec is None or stage.spec().name == stage.name
         done.add(stage.name)
-    optional = {"probe", "distill"} | ({"sft"} if overrides == ("distill={}",) else set())
+    optional = {"probe", "distill"} | ({"sft"} if overrides == (NO_TRACES,) else set())
     assert {family_of(name) for name in done} | optional == {*get_args(DeployedFamily), "register"}
 
 
@@ -110,7 +112,7 @@ def test_sft_learns_from_the_distilled_rows_and_grpo_from_the_prepared_ones():
 
 
 def test_without_a_teacher_or_traces_there_is_no_sft_and_it_is_said():
-    settings = load_settings("smoke", ["distill={}"])
+    settings = load_settings("smoke", [NO_TRACES])
     stages = {stage.name: stage for stage in pipeline_stages(settings)}
     assert not {"distill", "sft", "evaluate-sft"} & set(stages)
     assert stages["grpo-1"].inputs == {"model": "base", "data": "prepare"}
@@ -121,7 +123,7 @@ def test_without_a_teacher_or_traces_there_is_no_sft_and_it_is_said():
 
 def test_changed_traces_change_the_job_and_missing_ones_are_refused(tmp_path):
     traces, digests = tmp_path / "traces.jsonl", []
-    settings = load_settings("smoke", [f"distill.traces='{traces}'"])
+    settings = load_settings("smoke", [f"distill={{traces='{traces}', {SHORT}}}"])
     with pytest.raises(ValueError, match=r"distill\.traces names .*no file"):
         distill_stage(settings)
     for text in ("{}\n", "{} \n"):
