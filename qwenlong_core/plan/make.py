@@ -6,7 +6,7 @@ In: settings, a machine, a probe where one stands. Out: a :class:`Plan`, which :
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,7 +241,7 @@ def make_plan(
     rows = [rows_of(settings, index, probe) for index in range(1, len(settings.grpo.phases) + 1)]
     stages: list[StagePlan | None] = []
     faults: list[str] = []
-    makers = [
+    makers: list[tuple[str, Callable[[], StagePlan | None]]] = [
         ("probe", lambda: _probe(shape, settings, machine, rows)),
         ("sft", lambda: _sft(shape, settings, machine)),
         *(

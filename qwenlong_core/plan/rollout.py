@@ -15,6 +15,7 @@ Where the kernel reads a group's prompt once, ``P`` in the last term is ``P / G`
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from qwenlong_core.plan.assumptions import SPECULATION
@@ -124,7 +125,7 @@ def operations(shape: Shape) -> int:
     return 40 * shape.layers + 40
 
 
-LEVERS = {
+LEVERS: dict[str, Callable[[Engine], Engine]] = {
     "fp8 cache": lambda engine: replace(engine, cache_bytes=engine.cache_bytes / 2),
     "prompt read once a group": lambda engine: replace(engine, reads_prompt_once=True),
     "speculation": lambda engine: replace(engine, tokens_a_step=SPECULATION),

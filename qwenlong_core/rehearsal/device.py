@@ -21,7 +21,7 @@ import trl.trainer.utils
 from accelerate.state import AcceleratorState
 from torch._subclasses import fake_tensor
 from torch.distributed._tools import fake_collectives  # noqa: F401  # gives collectives a result on fake tensors
-from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup  # noqa: F401
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup as FSDPParamGroup
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import _disable_current_modes
@@ -124,7 +124,7 @@ def fake_tensors() -> None:
     FakeTensorMode.avoid_device_init = True  # type: ignore[assignment,method-assign]
     fake_tensor.init_gpu_context = _nothing  # type: ignore[assignment]
     # A module cannot exchange a fake weight for another one. They are made where they stay.
-    torch.nn.Module.to = lambda module, *_, **__: module  # type: ignore[method-assign]
+    torch.nn.Module.to = lambda module, *_, **__: module  # type: ignore[method-assign,assignment]
     # accelerate maps the optimizer's parameters by the address of their data, of which fakes have none.
     FakeTensor.data_ptr = lambda self: id(self.untyped_storage())  # type: ignore[method-assign]
     # DTensor finds the shapes of results on whole tensors; under our modes they would count as memory.
@@ -134,7 +134,7 @@ def fake_tensors() -> None:
         with _disable_current_modes():
             return propagate(propagator, schema)
 
-    ShardingPropagator._propagate_tensor_meta_non_cached = without_modes  # type: ignore[method-assign]
+    ShardingPropagator._propagate_tensor_meta_non_cached = without_modes  # type: ignore[method-assign,assignment]
     # The engine's own threads would not see our modes.
     torch.autograd.set_multithreading_enabled(False)
 
@@ -174,6 +174,6 @@ def pretend_ranks(processes: int, variables: Mapping[str, str]) -> None:
     def gather(found: list[Any], value: Any, *_: Any, **__: Any) -> None:
         found[:] = [value] * len(found)
 
-    dist.all_gather_object = torch.distributed.all_gather_object = gather
+    dist.all_gather_object = torch.distributed.all_gather_object = gather  # type: ignore[assignment]
     dist.broadcast_object_list = _nothing
     dist.barrier = _nothing

@@ -32,6 +32,10 @@ def twin(tensor: Tensor) -> Tensor | None:
     return getattr(tensor, "known_values", None) if isinstance(tensor, FakeTensor) else tensor
 
 
+def _set_twin(fake: Any, value: Tensor | None) -> None:
+    fake.known_values = value
+
+
 def values(tensor: Tensor) -> Tensor:
     """The twin, or ones."""
     known = twin(tensor)
@@ -46,7 +50,7 @@ class Known(TorchDispatchMode):
     """Enter it inside a ``FakeTensorMode``."""
 
     def __enter__(self) -> Known:
-        FakeTensor.tolist = lambda tensor: _real(lambda: values(tensor).tolist())  # type: ignore[method-assign]
+        FakeTensor.tolist = lambda fake: _real(lambda: values(fake).tolist())  # type: ignore[method-assign,assignment]
         super().__enter__()
         return self
 
@@ -97,7 +101,7 @@ def _with_twins(func: Any, args: Any, kwargs: Any) -> Any:
         result = _shaped_like(func, args, real)
     for fake, value in zip(tree_leaves(result), tree_leaves(real) if real is not None else [], strict=False):
         if isinstance(fake, FakeTensor) and _counts(fake):
-            fake.known_values = value
+            _set_twin(fake, value)
     if real is None:
         _forget_written(func, args, kwargs)
     return result
@@ -130,7 +134,7 @@ def _forget_written(func: Any, args: Any, kwargs: Any) -> None:
         if argument.alias_info is not None and argument.alias_info.is_write:
             for tensor in tree_leaves(value):
                 if isinstance(tensor, FakeTensor):
-                    tensor.known_values = None
+                    _set_twin(tensor, None)
 
 
 def _as_numbers(index: Any) -> list[Any]:
@@ -152,7 +156,7 @@ def _shaped_like(func: Any, args: Any, real: Any) -> Any:
 
 def _fake_of(real: Tensor, like: Tensor) -> Tensor:
     fake = torch.empty(real.shape, dtype=real.dtype, device=like.device)
-    fake.known_values = real
+    _set_twin(fake, real)
     return fake
 
 
@@ -165,7 +169,7 @@ def _exchange(args: Any) -> None:
     for output in outputs if inputs else []:
         source, target = twin(inputs[0]), twin(output)
         if source is None or target is None:
-            output.known_values = None
+            _set_twin(output, None)
         else:
             flat = source.reshape(-1)
             target.copy_(flat.repeat(target.numel() // flat.numel()).view(target.shape))

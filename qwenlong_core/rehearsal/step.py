@@ -64,7 +64,7 @@ class GivenBatches:
         size = self.job.grpo.group_size
         scores = tuple(Score(value=float(i % 2), rule=float(i % 2)) for i in range(size))
         example = Example(
-            id="given", source="given", domain="given", answer_type="span", context="", question="?", answers=("!",)
+            id="given", source="given", domain="reading", answer_type="span", context="", question="?", answers=("!",)
         )
         group = Group(example=example, completions=(self._completion,) * size, scores=scores)
         # Each group has a prompt of its own: those of a forward share nothing, which takes the most memory.

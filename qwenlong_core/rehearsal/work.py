@@ -59,8 +59,8 @@ def inside_of(func: Any, args: Any) -> int:
     query, key = args[1], args[2]
     batch, heads, queries, width = query.shape
     rows = -(-queries // 128) * 128
-    summed = batch * heads * rows * (-(-width // 32) * 32 + 1) * 4
-    expanded = 2 * batch * heads * key.size(2) * width * key.element_size() if key.size(1) != heads else 0
+    summed: int = batch * heads * rows * (-(-width // 32) * 32 + 1) * 4
+    expanded: int = 2 * batch * heads * key.size(2) * width * key.element_size() if key.size(1) != heads else 0
     return summed + expanded
 
 

@@ -134,7 +134,7 @@ class GroupPass:
         # Where the groups of the batch lie in the row.
         places = torch.tensor(order, device=ids.device).argsort()
         logps, entropies = (
-            self._spread(values, packed, columns).unflatten(0, (len(order), -1))[places].flatten(0, 1)
+            self._spread(values, packed, columns).unflatten(0, (len(order), -1))[places].flatten(0, 1)  # type: ignore[no-untyped-call]
             for values in self._run(model, packed)
         )
         return logps, entropies if options.get("compute_entropy") else None, None

@@ -87,7 +87,8 @@ class MergedAttention(torch.autograd.Function):
         lse = query.new_empty(query.shape[:3], dtype=torch.promote_types(query.dtype, torch.float32))
         # Parts of equal length share one call.
         for rows, count in layout.runs():
-            own, own_lse = flash(*(_parts(x, rows, count) for x in (query, key, value)), True, scale)
+            q, k, v = (_parts(x, rows, count) for x in (query, key, value))
+            own, own_lse = flash(q, k, v, True, scale)
             output[:, :, rows], lse[:, :, rows] = _row(own), _row(own_lse[..., None])[..., 0]
         for prefix, below in layout.shared():
             seen, seen_lse = flash(query[:, :, below], key[:, :, prefix], value[:, :, prefix], False, scale)
