@@ -16,6 +16,7 @@ from qwenlong.flows.cli.evaluation_run import training_overlap
 from qwenlong.flows.gate import run_gate
 from qwenlong.flows.nightly_eval import compare_with_earlier_nights
 from qwenlong.flows.pipeline_run import StageResult
+from qwenlong.tasks.lineage import lineage, training_data
 from qwenlong.tasks.models import Model
 from qwenlong.tasks.process import ProcessFailed
 from qwenlong.tasks.store import open_store
@@ -213,6 +214,14 @@ def test_training_data_of_every_model_before_is_held_against_the_evaluation(worl
     world.model = world.artifact("model", {"weights": "late"}, {"model": early.sha256, "data": world.data.sha256})
     said = world.ask(**world.pair())
     assert "refused: no overlap with training data: of 3 rows the challenger was trained on, 1 on a document" in said
+
+
+def test_distilled_rows_are_held_against_the_evaluation_as_the_prepared_rows_that_they_are(world):
+    """By themselves their questions would look like no templates, which only all prepared rows show."""
+    distilled = world.artifact("data", {"summary.json": "{}"}, {"base": world.base.sha256, "data": world.data.sha256})
+    tuned = world.artifact("model", {"weights": "sft"}, {"model": world.base.sha256, "data": distilled.sha256})
+    assert [ref.sha256 for ref in training_data(world.store, tuned)] == [world.data.sha256]
+    assert lineage(world.store, tuned)[1].sha256 == distilled.sha256, "the card shows what was imitated"
 
 
 def test_an_origin_that_cannot_be_traced_is_refused(world):

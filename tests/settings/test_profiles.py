@@ -6,6 +6,9 @@ import pytest
 
 from qwenlong_core.settings.profiles import SettingsError, load_settings, profile_names
 
+TEACHER = "distill.teacher={base_url='http://u/v1', model='m'%s}"
+SHORT = "distill.max_prompt_tokens=256"
+
 
 @pytest.mark.parametrize("name", profile_names())
 def test_every_shipped_profile_parses(name):
@@ -28,6 +31,17 @@ def test_the_large_profiles_hold_the_papers_recipe():
         assert settings.execution.deployments["probe"] == settings.execution.deployments["grpo"]
         sft = settings.sft
         assert (sft.max_tokens, sft.learning_rate, sft.epochs, sft.batch_size) == (20_000, 5e-6, 3, 128)
+
+
+def test_no_reasoning_model_imitates_templates():
+    for name in ("1gpu", "8gpu-14b", "32b"):
+        settings = load_settings(name)
+        assert settings.distill is not None and settings.sft_rows == "none", "SFT is skipped until a teacher is named"
+        taught = load_settings(name, [TEACHER % ""])
+        assert taught.sft_rows == "questions"
+        longest = max(bucket.max_tokens for bucket in taught.data.generate_sft)
+        assert 1.02 * longest <= taught.distill.max_prompt_tokens, "generated questions are met within 2%"
+    assert [load_settings(name).sft_rows for name in ("local", "smoke")] == ["solutions", "solutions"]
 
 
 def test_overrides_reach_any_value():
@@ -158,6 +172,30 @@ def test_settings_survive_a_round_trip():
 def test_a_store_address_that_makes_no_sense_is_refused(overrides, message):
     with pytest.raises(SettingsError, match=message) as refusal:
         load_settings("smoke", overrides)
+    assert "planted" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([TEACHER % "", "distill.traces='t.jsonl'"], "distill.teacher and distill.traces exclude each other"),
+        ([TEACHER % ", samples=2", "distill.keep_per_question=3"], "keep_per_question=3 is more than .*samples=2"),
+        (
+            ["distill.min_trace_tokens=9", "distill.max_trace_tokens=8"],
+            "min_trace_tokens=9 is over .*max_trace_tokens=8",
+        ),
+        (["distill.max_prompt_tokens=384"], r"max_prompt_tokens \+ min_trace_tokens = 385 is over sft.max_tokens=384"),
+        ([TEACHER % ", samples=0"], "distill.teacher.samples=0"),
+        ([TEACHER % ", endpoint='completions'"], "unknown setting distill.teacher.endpoint"),
+        (["distill.teacher={base_url='http://me:planted@u', model='m'}"], "carries a password"),
+        (["distill.traces=['http://me:planted@u/t.jsonl']"], "carries a password"),
+        (["distill.max_repeated_share=2"], "distill.max_repeated_share=2"),
+        (["distill.answers_dir="], "distill.answers_dir=''"),
+    ],
+)
+def test_a_distillation_that_makes_no_sense_is_refused(overrides, message):
+    with pytest.raises(SettingsError, match=message) as refusal:
+        load_settings("smoke", [SHORT, *overrides])
     assert "planted" not in str(refusal.value)
 
 

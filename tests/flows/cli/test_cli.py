@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from endpoint_server import says, served
 from published_copies import write_copies
 from stage_interpreters import fake_vllm, with_our_libraries
 
@@ -146,6 +147,26 @@ def test_vllm_is_looked_for_in_the_interpreter_of_the_stages(tmp_path):
     assert done.returncode == 0, findings
     assert findings["vllm"]["found"] == "9.9" and findings["rollout engine"]["found"] == "vllm-colocate"
     assert findings["stage interpreter"]["found"].startswith(f"{python}, PyTorch for ")
+
+
+def traces_of(*overrides: str) -> list[Finding]:
+    return list(doctor._traces(load_settings("smoke", ["distill.max_prompt_tokens=256", *overrides])))
+
+
+def test_doctor_says_what_sft_learns_from_and_what_is_missing(tmp_path, monkeypatch):
+    assert list(doctor._traces(load_settings("smoke"))) == []
+    [skipped] = traces_of()
+    assert skipped.ok and "SFT is skipped" in skipped.found and "distill.traces=FILE" in skipped.found
+    (tmp_path / "t.jsonl").write_text("")
+    there, missing = traces_of(f"distill.traces=['{tmp_path}/t.jsonl', 'nowhere.jsonl']")
+    assert there.ok and not missing.ok and "'nowhere.jsonl', which is no file" in missing.mend
+    with served(lambda number, request: says("")) as server:
+        teacher = f"distill.teacher={{base_url='{server.url}', model='m', api_key_variable='TEACHER_KEY'}}"
+        [keyless] = traces_of(teacher)
+        assert not keyless.ok and keyless.mend == "set the environment variable TEACHER_KEY"
+    monkeypatch.setenv("TEACHER_KEY", "k")
+    [down] = traces_of(teacher)
+    assert not down.ok and "does not answer" in down.mend
 
 
 def test_doctor_finds_copies_and_says_which_to_fetch(tmp_path):
