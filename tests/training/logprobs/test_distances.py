@@ -105,6 +105,7 @@ def test_the_kl_to_the_start_is_that_of_plain_forwards(updates: int, policy: Pat
             weight += 0.01 * torch.randn(weight.shape, generator=generator)
     trainer.model.train()
     batch = trainer.next_batch()
+    trainer._update_began = 0.0
     trainer.log({"loss": 0.0})
     measured = trainer.state.log_history[-1]["kl"]
     assert measured > 1e-3
