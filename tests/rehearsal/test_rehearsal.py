@@ -64,7 +64,10 @@ def test_an_error_of_the_cuda_path_is_found(tmp_path: Path) -> None:
 
 
 def test_kept_activations_shrink_with_the_ranks_of_a_row() -> None:
-    """The 14B shape at P = 120,000; every layer keeps the same, so two of them do."""
+    """The 14B shape at P = 120,000; every layer keeps the same, so two of them do.
+
+    At the peak one of the two is computed again, from an input that counts with what it computes.
+    """
     sizes = (1, 2, 4, 8)
     jobs = [asked(f"launch.sequence_parallel={s}", prompt=120_000, completion=4_000, layers=(2,)) for s in sizes]
     kept = {s: terms(runs[0], LAST)["kept activations"] for s, runs in zip(sizes, run_process(jobs))}
@@ -72,7 +75,7 @@ def test_kept_activations_shrink_with_the_ranks_of_a_row() -> None:
     for size in sizes:
         assert kept[size] <= 1.1 / size * kept[1]
     tokens = 120_000 - 1 + 8 * 4_000
-    assert kept[1] == pytest.approx(2 * tokens * 5120 * 2, rel=0.05), "the input of each layer, in bfloat16"
+    assert kept[1] == tokens * 5120 * 2, "the input of the other layer, in bfloat16"
 
 
 def test_the_large_profiles_fit_their_gpus() -> None:

@@ -12,7 +12,6 @@ from training_jobs import example, grpo_job
 
 from qwenlong_core.store.files import write_json
 from qwenlong_core.training.curriculum import (
-    FILE,
     UNSEEN,
     Difficulty,
     choose_retrospective,
@@ -22,6 +21,7 @@ from qwenlong_core.training.curriculum import (
     to_json,
 )
 from qwenlong_core.training.grpo import phase_examples
+from qwenlong_core.training.output import DIFFICULTY
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_rows_never_seen_are_not_chosen_and_none_twice() -> None:
 
 
 def test_a_phase_takes_its_bucket_and_hard_earlier_rows(data: Path, tmp_path: Path) -> None:
-    write_json(tmp_path / FILE, to_json({f"p1-{i}": Difficulty(1, 0.0) for i in range(8)}))
+    write_json(tmp_path / DIFFICULTY, to_json({f"p1-{i}": Difficulty(1, 0.0) for i in range(8)}))
     difficulties = read_difficulties(tmp_path)
     ids = [e.id for e in phase_examples(grpo_job(index=2), data, difficulties)]
     assert ids[:8] == [f"p2-{i}" for i in range(8)]
