@@ -18,7 +18,6 @@ from qwenlong.flows.cli.environment import is_up
 from qwenlong.tasks.store import open_store
 from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
-from qwenlong_core.data.trace_files import check_trace_files
 from qwenlong_core.errors import STAGE_ENVIRONMENT
 from qwenlong_core.generation.vllm_check import require_vllm
 from qwenlong_core.interpreter import Devices, Installed, devices_of, executable, installed_in
@@ -262,6 +261,8 @@ def _server(topic: str, server: JudgeSettings | TeacherSettings) -> Finding:
 
 def _traces(settings: Settings) -> Iterator[Finding]:
     """Where SFT's solutions come from, if they are not those of the rows themselves."""
+    from qwenlong_core.data.trace_files import check_trace_files
+
     distill = settings.distill
     if distill is None:
         return

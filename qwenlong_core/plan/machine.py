@@ -1,7 +1,7 @@
 """Machines by their rates: what a kernel reaches, not what the data sheet promises.
 
-The GPUs here are **assumed**: rates that public measurements and data sheets make likely. ``qwenlong plan --measure``
-measures the machine it runs on and writes its rates beside what earlier runs have taught (:mod:`calibration`).
+The GPUs here are **assumed**: rates that public measurements and data sheets make likely. ``qwenlong plan`` can measure
+the machine it runs on; it writes the rates beside what earlier runs have taught (:mod:`calibration`).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ ASSUMED = {
 
 
 def assumed_cpu() -> Machine:
-    """This computer's cores as they might be; ``--measure`` knows better."""
+    """This computer's cores as they might be; a measurement knows better."""
     cores = len(os.sched_getaffinity(0))
     return Machine(
         name="cpu",
@@ -161,8 +161,7 @@ def machine_of(kind: str, folder: Path, memory_gib: float | None = None) -> Mach
     machine = _measured(rates_file(folder, kind))
     if machine is None and kind != "cpu" and kind not in ASSUMED:
         raise ValueError(
-            f"plan.machine={kind!r} is not known: measure one with `qwenlong plan --measure`, or take cpu,"
-            f" {', '.join(ASSUMED)}"
+            f"plan.machine={kind!r} is not known: measure one with `qwenlong plan`, or take cpu, {', '.join(ASSUMED)}"
         )
     machine = machine or (assumed_cpu() if kind == "cpu" else ASSUMED[kind])
     path = learned_file(folder, kind)
@@ -177,7 +176,7 @@ def _measured(path: Path) -> Machine | None:
     try:
         return Machine.model_validate_json(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} holds no rates of a machine: measure again with `qwenlong plan --measure`") from error
+        raise ValueError(f"{path} holds no rates of a machine: measure it again with `qwenlong plan`") from error
 
 
 def chosen_machine(settings: Settings) -> Machine:

@@ -36,11 +36,6 @@ class Found:
         """``launch.sequence_parallel=8``, as a profile or an override takes it."""
         return [f"{name}={_typed(value)}" for name, value in self.changes.items()]
 
-    @property
-    def options(self) -> str:
-        """As a person types it: ``--set launch.sequence_parallel=8``."""
-        return " ".join(f"--set {override}" for override in self.overrides)
-
 
 def _typed(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

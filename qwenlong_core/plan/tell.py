@@ -15,6 +15,10 @@ from qwenlong_core.plan.steps import levers
 Row = dict[str, Any]
 
 
+def _set(found: Found) -> str:
+    return " and ".join(found.overrides)
+
+
 def answer(plan: Plan, near: Sequence[Found]) -> list[str]:
     """What a person wants to know first: whether it fits, and if not, what does."""
     if plan.fits:
@@ -28,7 +32,7 @@ def answer(plan: Plan, near: Sequence[Found]) -> list[str]:
         return [*lines, "no combination of three settings fits: take larger GPUs, more of them, or shorter phases"]
     lines.append("the nearest settings that fit:")
     for found in near:
-        lines.append(f"  {found.options}   {found.plan.seconds / 3600:,.1f} h a run")
+        lines.append(f"  {_set(found)}   {found.plan.seconds / 3600:,.1f} h a run")
     return lines
 
 
@@ -102,7 +106,7 @@ def facts(plan: Plan, helping: Sequence[Found]) -> list[str]:
         lines.append("most     " + ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in most))
     for found in helping:
         gain = plan.seconds - found.plan.seconds
-        lines.append(f"helps    {found.options}: {gain / 3600:,.1f} h less ({gain / plan.seconds:.0%})")
+        lines.append(f"helps    {_set(found)}: {gain / 3600:,.1f} h less ({gain / plan.seconds:.0%})")
     lines += [
         f"disk     work folder {disk.work / 1e9:,.1f} GB, store {disk.store / 1e9:,.1f} GB after the run",
         f"saving   a checkpoint {disk.checkpoint / 1e9:,.1f} GB, {disk.written / 1e9:,.0f} GB written by all of them",

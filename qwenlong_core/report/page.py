@@ -151,7 +151,7 @@ median of the steps after the first; memory is the most that one process held.</
 <section>
 <h2>Case studies</h2>
 <p>Two questions whose evidence lies in two places of an annual report, asked once of every checkpoint. They are in no score and
-decide nothing. <code>qwenlong ask --example NAME</code> writes the report and asks another model.</p>
+decide nothing. <code>qwenlong ask</code> writes the report and asks another model.</p>
 {% for case in cases %}
 <h3 style="margin-top:20px">{{ case.name | capitalize }}</h3>
 <p>{{ case.question }} <strong>Right: {{ case.gold }}</strong></p>

@@ -11,14 +11,14 @@ from qwenlong_core.plan.search import helps_most, nearest, with_values
 
 def test_sharing_a_row_is_found():
     found = nearest(plan_of("8gpu-14b", "launch.sequence_parallel=1"))
-    assert found[0].options == "--set launch.sequence_parallel=8"
+    assert found[0].overrides == ["launch.sequence_parallel=8"]
     assert found[0].plan.fits
 
 
 def test_what_is_found_is_what_the_profile_with_these_overrides_plans():
     plan = plan_of("8gpu-14b", "launch.sequence_parallel=1", "plan.memory_gib=100")
     found = nearest(plan)
-    overrides = [option for option in found[0].options.split() if option != "--set"]
+    overrides = found[0].overrides
     again = make_plan(of("8gpu-14b", "launch.sequence_parallel=1", "plan.memory_gib=100", *overrides), plan.machine)
     assert again.fits
     assert again.seconds == found[0].plan.seconds

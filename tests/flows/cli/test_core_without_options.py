@@ -21,7 +21,7 @@ NAMED = re.compile(rf"(?<![\w-])({'|'.join(sorted(OPTIONS))})(?![\w-])")
 
 def test_the_pattern_finds_an_option_in_a_message():
     assert {"--set", "--model", "--all", "--from"} <= OPTIONS
-    assert NAMED.search("choose another with --set a=b") and not NAMED.search("--num_processes --no-data --settings")
+    assert NAMED.search("choose another with --set a=b") and not NAMED.search("--num_processes --no-data --setup")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "qwenlong_core").rglob("*.py")), ids=str)

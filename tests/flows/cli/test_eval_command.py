@@ -147,7 +147,8 @@ def test_rescoring_does_not_write_over_the_log_of_another_evaluation(place, firs
 def test_a_server_answers_in_the_models_place(place):
     with served(lambda n, request: says("Therefore, the answer is 3.")) as server:
         found = evaluated(*DATA, "--server", server.url, "--server-model", "served")
-        assert {request["model"] for request in server.requests} == {"served"} and len(server.requests) == 8
+        assert {request["model"] for request in server.requests} == {"served"}
+        assert len(server.requests) == 8 + 2, "the items, and the two case studies"
     assert found["plan"]["protocol"]["engine"] == "openai"
     assert found["scores"]["sources"]["sums"]["outcomes"]["right"] == 1
 

@@ -30,8 +30,11 @@ def test_every_shipped_profile_fits_its_machine(plan, profile):
     found = json.loads(done.stdout)
     assert found["fits"]
     stages = {stage["stage"]: stage for stage in found["stages"]}
-    assert {"sft", "grpo-1", "grpo-2", "grpo-3", "evaluate"} <= set(stages)
-    for name in ("sft", "grpo-3"):
+    trained = {"grpo-1", "grpo-2", "grpo-3"}
+    if profile in ("local", "smoke"):  # the others skip SFT until a teacher or traces are named
+        trained.add("sft")
+    assert {stage for stage in stages if stage.startswith(("sft", "grpo"))} == trained and "evaluate" in stages
+    for name in trained:
         assert stages[name]["memory"]["longest"]["peak_bytes"] <= found["limit_bytes"]
     assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages.values()))
 
@@ -41,13 +44,14 @@ def test_a_profile_that_does_not_fit_is_answered_first_with_the_mend(plan):
     assert done.exit_code == 1
     lines = done.stdout.splitlines()
     assert lines[0] == "does not fit:"
-    assert any(line.strip().startswith("--set launch.sequence_parallel=8") for line in lines[:8])
+    assert any(line.strip().startswith("launch.sequence_parallel=8") for line in lines[:8])
 
 
 def test_money_and_the_chart(plan, tmp_path):
     page = tmp_path / "plan.html"
+    teacher = "distill.teacher={base_url='http://127.0.0.1:1/v1', model='m'}"
     done = plan("--profile", "8gpu-14b", "--set", "plan.price_per_gpu_hour=4", "--set", "plan.machine=h100",
-                "--chart", str(page))  # fmt: skip
+                "--set", teacher, "--chart", str(page))  # fmt: skip
     assert done.exit_code == 0
     assert "at 4 a GPU hour" in done.stdout
     text = page.read_text()
