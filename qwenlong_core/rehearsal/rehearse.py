@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ def rehearse(
 
 
 def rehearse_all(steps: Sequence[tuple[Settings, str, int, int]], layers: int | None = None) -> list[Peak]:
-    """:func:`rehearse` for several steps in one process, since half of the time for one goes into imports.
+    """:func:`rehearse` for several steps. Half of the time for one goes into imports, so neighbours share a process.
+
+    They do if their launch settings are equal: a process pretends to be in one group of ranks, and cannot leave it.
 
     Args:
         steps: Settings, stage, prompt tokens and completion tokens of each.
@@ -73,7 +76,7 @@ def rehearse_all(steps: Sequence[tuple[Settings, str, int, int]], layers: int | 
     if reason is not None:
         raise NoRehearsal(reason)
     asked = [_asked(*step, layers) for step in steps]
-    found = run_process(asked)
+    found = [runs for _, alike in groupby(asked, lambda one: one["job"]["launch"]) for runs in run_process(list(alike))]
     return [
         peak_of(runs, layers or one["shape"]["num_hidden_layers"], forwards_per_batch(settings), RESERVE)
         for (settings, *_), one, runs in zip(steps, asked, found, strict=True)
