@@ -79,10 +79,11 @@ def full_pipeline(
     run = PipelineRun(settings, RunContext(settings=settings, run_id=run_id), refresh, start)
     with in_mlflow(run, note) as tracked:
         result = run_stages(run, folder)
+        planned = planned_beside_measured(run)
     mlflow_page = tracker.page(tracked.run_id())
     result["pages"] = {"mlflow": mlflow_page, "prefect": flow_run_page()}
     texts = {REPORT: (folder / REPORT).read_text()}
-    tracked.send(line := score_line(result["scores"], step=0) | planned_beside_measured(run))
+    tracked.send(line := score_line(result["scores"], step=0) | planned)
     words = mlflow_description(result["promotion"], "The report is `report.html` among the artifacts. ")
     tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags() | words)
     deliver_outbox(tracker, outbox_of(settings))

@@ -90,6 +90,7 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         require_cuttable_base(settings, fetch=False)  # a config that the plan could not fetch, the stages see
     for name in ("work_dir", "runs_dir"):
         check_writable(Path(getattr(settings.storage, name)), f"storage.{name}")
+    check_writable(Path(settings.plan.folder), "plan.folder")
     open_store(settings).check()
 
 

@@ -1,11 +1,13 @@
 """An OpenAI-compatible server on loopback that does what a script says, faults included."""
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Respond = Callable[[asyncio.StreamWriter, dict[str, Any]], Awaitable[None]]
@@ -96,6 +98,30 @@ async def trickle(writer: asyncio.StreamWriter, _request: dict[str, Any]) -> Non
 
 async def reset(writer: asyncio.StreamWriter, _request: dict[str, Any]) -> None:
     writer.transport.abort()
+
+
+def serve_forever(port: int, reply: Callable[[dict[str, Any]], bytes]) -> None:
+    """Serve a real model from a process of its own: ``reply(request)`` gives the body of each answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # /health and /v1/models
+            self._send(b"{}")
+
+        def do_POST(self) -> None:
+            self._send(reply(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def _send(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            with contextlib.suppress(BrokenPipeError):  # the client was killed, as tests do
+                self.wfile.write(body)
+
+    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 
 @contextmanager

@@ -9,11 +9,10 @@ answered. Started as::
 import json
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from endpoint_server import payload
+from endpoint_server import payload, serve_forever
 
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.generation.transformers_engine import TransformersEngine
@@ -43,30 +42,12 @@ class Teacher:
         return payload(completion.text, usage, finish_reason=completion.finish_reason)
 
 
-def _handler(teacher: Teacher, log: Path) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # /v1/models
-            self._send(b"{}")
-
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with log.open("a") as lines:
-                lines.write(json.dumps(request["seed"]) + "\n")
-            self._send(teacher.reply(request))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def _send(self, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    return Handler
-
-
 if __name__ == "__main__":
-    handler = _handler(Teacher(sys.argv[1]), Path(sys.argv[3]))
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), handler).serve_forever()
+    teacher, log = Teacher(sys.argv[1]), Path(sys.argv[3])
+
+    def logged(request: dict[str, Any]) -> bytes:
+        with log.open("a") as lines:
+            lines.write(json.dumps(request["seed"]) + "\n")
+        return teacher.reply(request)
+
+    serve_forever(int(sys.argv[2]), logged)

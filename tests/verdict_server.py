@@ -7,14 +7,11 @@ and others. Every verdict is a forward pass of the whole prompt. Started as::
     python tests/verdict_server.py MODEL_FOLDER PORT
 """
 
-import json
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import torch
-from endpoint_server import payload
+from endpoint_server import payload, serve_forever
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qwenlong_core.rewards.health import _PAIRS
@@ -60,27 +57,6 @@ class Judge:
         return f"The pair scores {score:+.2f}.\n[[{'YES' if score > 0 else 'NO'}]]"
 
 
-def _handler(judge: Judge) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # /health and /v1/models
-            self._send(b"{}")
-
-        def do_POST(self) -> None:
-            request: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self._send(payload(judge.reply(request["messages"])))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def _send(self, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    return Handler
-
-
 if __name__ == "__main__":
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), _handler(Judge(sys.argv[1]))).serve_forever()
+    judge = Judge(sys.argv[1])
+    serve_forever(int(sys.argv[2]), lambda request: payload(judge.reply(request["messages"])))

@@ -303,8 +303,9 @@ def _rows(settings: Settings) -> Iterator[Finding]:
 
 def _plan(settings: Settings) -> Finding:
     """Whether the profile's stages fit their machine, and how long they take."""
-    from qwenlong_core.plan.check import in_short, mend, plan_here
+    from qwenlong_core.plan.check import mend, plan_here
     from qwenlong_core.plan.shapes import NoPlan
+    from qwenlong_core.plan.tell import in_short
 
     try:
         plan = plan_here(settings)

@@ -44,17 +44,6 @@ def planned_stages(settings: Settings) -> dict[str, dict[str, float]]:
     }
 
 
-def in_short(plan: Plan) -> str:
-    """``at most 68.4 of 79.6 GiB of h100, about 178 h``."""
-    peak = max((stage.longest.peak for stage in plan.stages if stage.longest), default=0.0)
-    return f"at most {peak / GIB:.1f} of {plan.limit / GIB:.1f} GiB of {plan.machine.name}, about {_hours(plan)}"
-
-
-def _hours(plan: Plan) -> str:
-    hours = plan.seconds / 3600
-    return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
-
-
 def mend(plan: Plan, probe: Mapping[str, Any] | None = None) -> str:
     """What to set so that a plan that does not fit does; names settings."""
     found = [" and ".join(one.overrides) for one in nearest(plan, probe)]

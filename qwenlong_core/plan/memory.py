@@ -23,7 +23,7 @@ ROLLOUTS = "rollouts"
 Terms = Mapping[str, float]
 _ASLEEP = 2 * GIB
 """What a sleeping vLLM keeps: its context and graphs."""
-_RESERVE = 0.1
+RESERVE = 0.1
 """Share of a GPU for CUDA's context, NCCL, cuBLAS and fragmentation: plan for about 70 of 80 GB, a sleeping engine
 included."""
 PROCESS = 1 * GIB
@@ -148,7 +148,7 @@ def _sizes(shape: Shape, settings: Settings, machine: Machine, tokens: float, la
         layer=layer,
         gathered=gathered,
         head=head,
-        reserve=_RESERVE * machine.memory if machine.is_gpu else PROCESS,
+        reserve=RESERVE * machine.memory if machine.is_gpu else PROCESS,
     )
 
 

@@ -8,11 +8,26 @@ from typing import Any
 from qwenlong_core.plan.assumptions import JUDGE_SECONDS, SPECULATION, Rows, rows_of
 from qwenlong_core.plan.machine import GIB
 from qwenlong_core.plan.make import Plan, StagePlan
-from qwenlong_core.plan.memory import ROLLOUTS, TERMS, Memory
+from qwenlong_core.plan.memory import PROCESS, RESERVE, ROLLOUTS, TERMS, Memory
 from qwenlong_core.plan.search import Found
 from qwenlong_core.plan.steps import levers
 
 Row = dict[str, Any]
+
+
+def in_hours(seconds: float) -> str:
+    """``178 h``, ``6.8 h``, ``11 min`` or ``40 s``."""
+    hours = seconds / 3600
+    if hours >= 1:
+        return f"{hours:,.0f} h" if hours >= 10 else f"{hours:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def in_short(plan: Plan) -> str:
+    """``at most 68.4 of 79.6 GiB of h100, about 178 h``."""
+    peak = max((stage.longest.peak for stage in plan.stages if stage.longest), default=0.0)
+    memory = f"at most {peak / GIB:.1f} of {plan.limit / GIB:.1f} GiB of {plan.machine.name}"
+    return f"{memory}, about {in_hours(plan.seconds)}"
 
 
 def _set(found: Found) -> str:
@@ -32,7 +47,7 @@ def answer(plan: Plan, near: Sequence[Found]) -> list[str]:
         return [*lines, "no combination of three settings fits: take larger GPUs, more of them, or shorter phases"]
     lines.append("the nearest settings that fit:")
     for found in near:
-        lines.append(f"  {_set(found)}   {found.plan.seconds / 3600:,.1f} h a run")
+        lines.append(f"  {_set(found)}   {in_hours(found.plan.seconds)} a run")
     return lines
 
 
@@ -99,14 +114,14 @@ def lever_rows(plan: Plan, probe: Mapping[str, Any] | None) -> list[Row]:
 def facts(plan: Plan, helping: Sequence[Found]) -> list[str]:
     """Totals, what dominates, and what would help most."""
     disk, parts = plan.disk, plan.seconds_by_part()
-    lines = [f"time     {plan.seconds / 3600:,.1f} h" + _cost(plan)]
+    lines = [f"time     {in_hours(plan.seconds)}" + _cost(plan)]
     total = sum(parts.values())
     if total:
         most = sorted(parts.items(), key=lambda item: -item[1])[:3]
         lines.append("most     " + ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in most))
     for found in helping:
         gain = plan.seconds - found.plan.seconds
-        lines.append(f"helps    {_set(found)}: {gain / 3600:,.1f} h less ({gain / plan.seconds:.0%})")
+        lines.append(f"helps    {_set(found)}: {in_hours(gain)} less ({gain / plan.seconds:.0%})")
     lines += [
         f"disk     work folder {disk.work / 1e9:,.1f} GB, store {disk.store / 1e9:,.1f} GB after the run",
         f"saving   a checkpoint {disk.checkpoint / 1e9:,.1f} GB, {disk.written / 1e9:,.0f} GB written by all of them",
@@ -129,7 +144,9 @@ def assumptions(plan: Plan, probe: Mapping[str, Any] | None) -> list[str]:
     lines = [
         f"machine {machine.name}, rates {machine.source}: {machine.products / 1e12:,.3g} TFLOP/s in matrix products,"
         f" {machine.attention / 1e12:,.3g} in attention, {machine.reading / 1e9:,.0f} GB/s in decoding",
-        "memory by formula (docs/plan.md), 10% of a GPU kept in reserve",
+        "memory by formula (docs/plan.md), with "
+        + (f"{RESERVE:.0%} of a GPU" if machine.is_gpu else f"{PROCESS / GIB:g} GiB for a process and its libraries")
+        + " in reserve",
     ]
     if machine.learned.seconds:
         lines.append(

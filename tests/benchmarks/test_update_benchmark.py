@@ -15,6 +15,16 @@ from growth import FIELDS, exponent
 from update import bound, compare
 from update_variants import measure, parser
 
+LAYER = LlamaConfig(
+    hidden_size=2,
+    intermediate_size=1,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    num_key_value_heads=1,
+    vocab_size=1,
+    head_dim=2,
+)
+
 
 @pytest.mark.parametrize("extras", [[], ["--ragged", "--checkpointing"]], ids=["equal", "ragged-checkpointed"])
 def test_every_method_gives_the_same_loss_and_gradient(policy: Path, extras: list[str]) -> None:
@@ -48,22 +58,13 @@ def test_the_exponents_of_known_curves() -> None:
 
 def test_the_bound_and_the_share_by_hand() -> None:
     """One layer of width 2, one head, one intermediate unit and a vocabulary of one, P=3, two completions of 1."""
-    config = LlamaConfig(
-        hidden_size=2,
-        intermediate_size=1,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        vocab_size=1,
-        head_dim=2,
-    )
     weights = 4 * 2 * 2 + 3 * 2 * 1
     apart = 2 * 8 * weights * 3 + 2 * (10 + 10) * 2 * 7 + 2 * 2 * 2 * 4
     shared = 2 * 4 * weights * 3 + 2 * (3 + 2 * (2 + 1)) * 2 * 7 + 2 * 2 * 2 * 4
-    assert bound(config, 3, [1, 1], checkpointing=False) == pytest.approx(apart / shared)
+    assert bound(LAYER, 3, [1, 1], checkpointing=False) == pytest.approx(apart / shared)
     shape = {"prompt": 3, "completion": 1, "group": 2, "checkpointing": False, "ragged": False}
     rows = [shape | {"variant": name, "seconds": s, "grown_mb": s} for name, s in (("ours", 2.0), ("loop", 3.0))]
-    compare(rows, config)
+    compare(rows, LAYER)
     assert rows[0]["share"] == pytest.approx(1.5 / (apart / shared))
     assert rows[1]["times_ours"] == 1.5
     assert rows[0]["grown_of_loop"] == pytest.approx(2 / 3)
@@ -71,17 +72,8 @@ def test_the_bound_and_the_share_by_hand() -> None:
 
 def test_the_bound_of_questions_by_hand() -> None:
     """The layer above, two questions (64 tokens) on a document of one token, one completion of one token each."""
-    config = LlamaConfig(
-        hidden_size=2,
-        intermediate_size=1,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        vocab_size=1,
-        head_dim=2,
-    )
     weights, head = 4 * 2 * 2 + 3 * 2 * 1, 2 * 2 * 2 * 4
     apart = 2 * (2 * 65) * weights * 3 + 2 * (2 * 65 * 66 // 2) * 2 * 7 + head
     shared = 2 * (1 + 2 * 64) * weights * 3 + 2 * (1 + 2 * (64 * 65 // 2 + 64)) * 2 * 7 + head
     shape = {"prompt": 65, "completion": 1, "group": 1, "questions": 2, "checkpointing": False}
-    assert bound_of_questions(config, shape) == pytest.approx(apart / shared)
+    assert bound_of_questions(LAYER, shape) == pytest.approx(apart / shared)

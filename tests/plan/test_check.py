@@ -8,9 +8,10 @@ import pytest
 from plans import of
 
 from qwenlong.flows.pipeline_run import preflight
-from qwenlong_core.plan.check import in_short, mend, plan_here, require_fit
+from qwenlong_core.plan.check import mend, plan_here, require_fit
 from qwenlong_core.plan.known import KNOWN
 from qwenlong_core.plan.shapes import NoPlan
+from qwenlong_core.plan.tell import in_hours, in_short
 
 UNSHARED = "launch.sequence_parallel=1"
 
@@ -49,6 +50,11 @@ def test_a_model_that_no_plan_covers_is_no_reason_to_refuse(tmp_path, policy, mo
         require_fit(settings)
     preflight(settings)
     assert "not planned: model.name=" in caplog.text
+
+
+def test_hours_in_words():
+    seconds = (7, 150, 3_599, 3_600, 36_000, 3_600_000)
+    assert list(map(in_hours, seconds)) == ["7 s", "2 min", "60 min", "1.0 h", "10 h", "1,000 h"]
 
 
 def test_in_short():

@@ -105,4 +105,7 @@ def test_checkpoints_on_disk():
         disk = disk_of(shape, of(profile, "sft.save_steps=1000"), sft_steps=100)
         assert disk.checkpoint == pytest.approx(checkpoint, rel=0.005)
         assert disk.written == pytest.approx(131 * checkpoint, rel=0.005)
+        assert disk.store == pytest.approx(5 * checkpoint / 6, rel=0.005), "five policies in bfloat16"
+        kept = disk_of(shape, of(profile, "storage.keep_checkpoints=true"), sft_steps=100)
+        assert kept.store == pytest.approx(disk.store + 8 * checkpoint, rel=0.005), "two of each training"
     assert (saves(50, 20), saves(40, 20), saves(1, 20)) == (3, 2, 1)
