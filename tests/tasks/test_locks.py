@@ -53,9 +53,11 @@ def test_processes_that_start_together_make_one_database(tmp_path: Path, what: s
 @pytest.mark.timeout(1800)
 def test_two_first_runs_in_an_empty_folder_both_complete(tmp_path: Path) -> None:
     small = [
-        "data.generate_sft=[{min_tokens=190, max_tokens=256, rows=16}]",
+        "data.generate_sft=[{min_tokens=190, max_tokens=256, rows=4}]",
+        "data.generate_train=[{min_tokens=190, max_tokens=256, rows=4}]",
+        "data.generate_eval=[{min_tokens=190, max_tokens=256, rows=2}]",
         "sft.epochs=1",
-        "evaluation.limit=8",
+        "grpo.phases=[{max_prompt_tokens=256, max_completion_tokens=8, cache_tokens=2, steps=1}]",
         "launch.cpu_threads=1",
     ]
     sets = [part for value in small for part in ("--set", value)]
