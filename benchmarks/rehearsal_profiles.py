@@ -1,6 +1,6 @@
 """The GB of each GPU in every phase of the large profiles, by a rehearsal, as the table in docs/speed.md.
 
-    python benchmarks/rehearsal_profiles.py [--profiles 8gpu-14b 32b] [--typical 10000 36000 90000]
+    python benchmarks/rehearsal_profiles.py [--profiles 8gpu-14b 32b] [--typical 10000 40000 90000]
 
 Rehearses each phase at a typical row (4,000 tokens a completion) and at the longest. Takes
 about four minutes of one core for a profile, on any machine with g++.
@@ -38,7 +38,7 @@ def line(step: tuple[Settings, str, int, int], peak: Peak) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profiles", nargs="+", default=["8gpu-14b", "32b"])
-    parser.add_argument("--typical", nargs="+", type=int, default=[10_000, 36_000, 90_000], help="P of each phase")
+    parser.add_argument("--typical", nargs="+", type=int, default=[10_000, 40_000, 90_000], help="P of each phase")
     args = parser.parse_args()
     names = ["profile", "stage", "P", "C", "peak", *TERMS]
     print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|")
