@@ -60,7 +60,7 @@ class Settings(Block):
 
     @model_validator(mode="after")
     def _traces_fit(self) -> Settings:
-        if self.distill is None:
+        if self.distill is None or self.sft_rows == "none":
             return self
         needed = self.distill.max_prompt_tokens + self.distill.min_trace_tokens
         if needed > self.sft.max_tokens:

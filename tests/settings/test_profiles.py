@@ -184,7 +184,10 @@ def test_a_store_address_that_makes_no_sense_is_refused(overrides, message):
             ["distill.min_trace_tokens=9", "distill.max_trace_tokens=8"],
             "min_trace_tokens=9 is over .*max_trace_tokens=8",
         ),
-        (["distill.max_prompt_tokens=384"], r"max_prompt_tokens \+ min_trace_tokens = 385 is over sft.max_tokens=384"),
+        (
+            [TEACHER % "", "distill.max_prompt_tokens=384"],
+            r"max_prompt_tokens \+ min_trace_tokens = 385 is over sft.max_tokens=384",
+        ),
         ([TEACHER % ", samples=0"], "distill.teacher.samples=0"),
         ([TEACHER % ", endpoint='completions'"], "unknown setting distill.teacher.endpoint"),
         (["distill.teacher={base_url='http://me:planted@u', model='m'}"], "carries a password"),
