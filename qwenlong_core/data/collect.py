@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qwenlong_core.data.prepared import UNTRAINED
 from qwenlong_core.data.sources.read import GENERATED, from_copies, left_out, local_files, read_by_file
 from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.data.splits import Row, Split, digest, document_key
@@ -102,4 +104,14 @@ def _generated(data: DataSettings, split: str, tokenizer: Any, seed: int) -> Ite
         logger.info(
             "prepare %s: generating %d rows of %d..%d tokens", split, bucket.rows, bucket.min_tokens, bucket.max_tokens
         )
-        yield from generate_bucket(tokenizer, bucket, f"{seed}-{split}")
+        for example in generate_bucket(tokenizer, bucket, f"{seed}-{split}"):
+            untrained = split == "eval" and not _is_trained(data, example)
+            yield replace(example, metadata={**example.metadata, UNTRAINED: True}) if untrained else example
+
+
+def _is_trained(data: DataSettings, example: Example) -> bool:
+    """Whether generated rows of SFT or GRPO may have the example's form of question."""
+    kind = example.metadata["kind"]
+    used = [split for split in ("sft", "train") if GENERATED in specs_of(data, split)]
+    buckets = [bucket for split in used for bucket in _buckets(data, split)]
+    return any(kind in bucket.kinds.get(example.domain, (kind,)) for bucket in buckets)

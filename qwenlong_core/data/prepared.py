@@ -11,3 +11,5 @@ ROWS = {"sft": SFT_ROWS, "train": TRAIN_ROWS, "eval": EVAL_ROWS}
 """The rows of each split."""
 SUMMARY = "summary.json"
 """Rows kept, refused and dropped in each split, with their lengths."""
+UNTRAINED = "untrained"
+"""Marks an evaluation row, in its metadata, whose form of question no generated row of SFT or GRPO has."""

@@ -49,6 +49,10 @@ class Sample:
     score: Score
     metrics: dict[str, float]
     """The benchmark's own metrics of the extracted answer."""
+    kind: str = ""
+    """Form of a generated question; empty for other rows."""
+    untrained: bool = False
+    """Whether no generated training row has this form of question."""
     seconds: float
     """Time of the engine call and of scoring, divided evenly among the samples of the call."""
 
@@ -56,6 +60,11 @@ class Sample:
     def accuracy(self) -> float:
         """1.0 or 0.0. An unscored answer and an error count 0, so scores cover every question."""
         return self.score.accuracy or 0.0
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the answer commits to something that can be compared, right or wrong."""
+        return self.score.extracted is not None
 
     @property
     def has_verdict(self) -> bool:

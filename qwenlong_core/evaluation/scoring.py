@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from qwenlong_core.data.prepared import UNTRAINED
 from qwenlong_core.evaluation.answers import Answer
 from qwenlong_core.evaluation.autorated import METRIC, with_autorater
 from qwenlong_core.evaluation.evidence import evidence_depth
@@ -77,6 +78,8 @@ def _to_sample(answer: Answer, completion: Completion, score: Score, number_tole
         finish_reason=completion.finish_reason,
         score=score,
         metrics=official_metrics(example, score.extracted, number_tolerance),
+        kind=str(example.metadata.get("kind", "")),
+        untrained=bool(example.metadata.get(UNTRAINED)),
         seconds=round(seconds, 4),
     )
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from qwenlong_core.settings.base import Block, Share, Strings
+from qwenlong_core.records import Domain
+from qwenlong_core.settings.base import Block, Name, Share, Strings
 
 SFTRows = Literal["solutions", "questions", "none"]
 """What the rows of ``data.sft`` are for: their own solutions are imitated, or they are questions for a teacher or a
@@ -19,6 +20,8 @@ class LengthBucket(Block):
     min_tokens: int = Field(ge=128)
     max_tokens: int = Field(ge=128)
     rows: int = Field(ge=1)
+    kinds: dict[Domain, Annotated[tuple[Name, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """Forms of question by domain, each equally often; a domain that is not named takes all of its forms."""
 
     @model_validator(mode="after")
     def _ordered(self) -> LengthBucket:

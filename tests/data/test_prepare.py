@@ -72,6 +72,21 @@ def test_same_inputs_same_bytes(tokenizer: Any, tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+def test_a_form_of_question_outside_training_is_marked(tokenizer: Any, tmp_path: Path) -> None:
+    trained = {"kinds": {"math": ["figure"], "logical": ["lookup"], "multihop": ["bridge_2", "older"]}}
+    asked = {"kinds": {"math": ["figure", "year_of"], "logical": ["order_of"], "multihop": ["older"]}}
+    buckets = {name: tuple(bucket | trained for bucket in BUCKETS[name]) for name in BUCKETS}
+    prepare(job(**buckets | {"generate_eval": ({**BUCKETS["generate_eval"][0], **asked},)}), tokenizer, tmp_path)
+    rows = read_examples(tmp_path / "eval.parquet")
+    assert {row.metadata["kind"] for row in rows if row.metadata.get("untrained")} == {"year_of", "order_of"}
+    assert {row.metadata["kind"] for row in rows if "untrained" not in row.metadata} == {"figure", "older"}
+
+
+def test_without_named_kinds_every_form_is_trained(tokenizer: Any, tmp_path: Path) -> None:
+    prepare(job(), tokenizer, tmp_path)
+    assert not [row for row in read_examples(tmp_path / "eval.parquet") if "untrained" in row.metadata]
+
+
 def test_rows_survive_the_file_and_stand_in_their_phase(tokenizer: Any, tmp_path: Path) -> None:
     prepare(job(), tokenizer, tmp_path)
     phases = [read_phase(tmp_path / "train.parquet", index) for index in (1, 2)]

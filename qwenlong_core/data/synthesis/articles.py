@@ -180,6 +180,22 @@ def _bridge(hops: int) -> Callable[[_World], Draft]:
     return make
 
 
+def _film_of(world: _World) -> Draft:
+    """The two links of ``bridge_2`` the other way round: from a town to the film of a person born there."""
+    names = world.names
+    work, person, city = names.work(), names.person(), names.city()
+    return world.draft(
+        "film_of",
+        "span",
+        [world.film(work, person), world.birth(person, city)],
+        question=f"Which film was directed by a person born in {city}?",
+        answers=(work,),
+        work=f"{person} was born in {city}. {work} was directed by {person}.",
+        query={"op": "film_of", "city": city},
+        misses=world.near_misses(world.schooling(person, names.city())),
+    )
+
+
 def _unanswerable(world: _World) -> Draft:
     """A chain of two to four links without its last one, and with a similar fact in its place."""
     hops = world.rng.choice((2, 3, 4) if not world.shape.is_short else (2,))
@@ -251,6 +267,7 @@ def _older(world: _World) -> Draft:
 
 KINDS: dict[str, Kind] = {
     "bridge_2": Kind(2, 5, _bridge(2)),
+    "film_of": Kind(2, 1, _film_of),
     "bridge_3": Kind(3, 4, _bridge(3), min_tokens=208),
     "bridge_4": Kind(4, 3, _bridge(4), min_tokens=224),
     "same_country": Kind(2, 1, _same_country),

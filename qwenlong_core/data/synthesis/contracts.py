@@ -7,6 +7,7 @@ right one is drawn at random, so that only the document tells them apart.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ class _Clause(NamedTuple):
     """With ``{order}`` and ``{value}``."""
     asked: str
     """The question with ``{order}``, in lower case and without its question mark."""
+    asked_back: str
+    """The question for the order, with ``{value}``."""
     term: str
     """What the value is."""
     unit: str
@@ -32,27 +35,35 @@ class _Clause(NamedTuple):
 _CLAUSES = (
     _Clause("Termination", "Either party may terminate {order} on {value}' notice",
             "how much notice is required to terminate {order}",
+            "which order may be terminated on {value}' notice",
             "notice period", "{} days", (10, 15, 20, 25, 30, 45, 60, 75, 90), "in the first year"),
     _Clause("Payment", "Invoices under {order} are due within {value}",
             "how long does the Buyer have to pay invoices under {order}",
+            "under which order are invoices due within {value}",
             "payment period", "{} days", (10, 14, 20, 25, 30, 35, 40, 45, 60), "for spare parts"),
     _Clause("Liability", "Liability under {order} is limited to {value}",
             "what is the limit of liability under {order}",
+            "under which order is liability limited to {value}",
             "liability limit", "${},000", (20, 25, 30, 40, 50, 60, 75, 80, 90), "for breach of confidentiality"),
     _Clause("Warranty", "Goods supplied under {order} carry a warranty of {value}",
             "what warranty period applies under {order}",
+            "under which order do goods carry a warranty of {value}",
             "warranty period", "{} months", (12, 15, 18, 24, 30, 36, 42, 48), "for used goods"),
     _Clause("Delivery", "The Seller shall deliver goods under {order} within {value}",
             "what delivery period applies under {order}",
+            "under which order must goods be delivered within {value}",
             "delivery period", "{} weeks", (10, 11, 12, 14, 15, 16, 18, 20), "for rush items"),
     _Clause("Late delivery", "For each week of delay under {order}, the Seller owes {value} of the price",
             "what share of the price does the Seller owe for each week of delay under {order}",
+            "under which order does the Seller owe {value} of the price for each week of delay",
             "weekly charge", "{}%", (2, 3, 4, 5, 6, 7, 8, 9), "after a strike"),
     _Clause("Confidentiality", "Information disclosed under {order} must be kept confidential for {value}",
             "what confidentiality period applies under {order}",
+            "under which order must information be kept confidential for {value}",
             "confidentiality period", "{} years", (2, 3, 4, 5, 6, 7, 8, 9), "for source code"),
     _Clause("Audit", "The Buyer may audit the Seller's records for {order} on {value}' notice",
             "how much notice must the Buyer give before an audit under {order}",
+            "for which order may the Buyer audit the records on {value}' notice",
             "audit notice period", "{} days", (10, 12, 14, 15, 18, 20, 21, 28), "after a data breach"),
 )  # fmt: skip
 
@@ -127,10 +138,11 @@ class _Contract:
         self.rng, self.shape, self.names = rng, shape, Names(rng)
         self.buyer, self.seller = self.names.company(), self.names.company()
         self.clause = rng.choice(_CLAUSES)
-        self._letters = rng.sample("ABCDEFGHJKLMNPQRSTUVWXYZ", 24)
+        self._letters = rng.sample("EFGHJKLMNPQRSTUVWXYZ", 20)  # A to D are the options
         self._orders = 100
         self.order = self.new_order()
         self.values = [self.clause.unit.format(value) for value in rng.sample(self.clause.values, 4)]
+        self.fillers = _CLAUSES
 
     def new_order(self) -> str:
         """An unused order: letters in random order first, numbers once the letters run out."""
@@ -166,7 +178,7 @@ class _Contract:
         if rng.random() < 0.3:
             return Block(rng.choice(_BOILERPLATE).format(order=order, buyer=self.buyer, seller=self.seller))
         blocks = []
-        for clause in rng.sample(_CLAUSES, 1 if self.shape.is_short else rng.randint(2, 4)):
+        for clause in rng.sample(self.fillers, 1 if self.shape.is_short else rng.randint(2, 4)):
             rule, exception = (clause.unit.format(v) for v in rng.sample(clause.values, 2))
             blocks.append(self.stated(order, clause, rule, exception if rng.random() < 0.4 else None))
         return Block("\n".join(block.text for block in blocks), tuple(fact for block in blocks for fact in block.facts))
@@ -235,6 +247,26 @@ def _lookup(contract: _Contract) -> Draft:
     )
 
 
+def _order_of(contract: _Contract) -> Draft:
+    """The lookup the other way round: the value is given, and the order is asked for."""
+    draft, clause, value = _lookup(contract), contract.clause, contract.values[0]
+    options = [contract.order, *(block.facts[0].subject for block in draft.distractors)]
+    contract.rng.shuffle(options)
+    letter = "ABCD"[options.index(contract.order)]
+    # No other order may have this value.
+    contract.fillers = tuple(other for other in contract.fillers if other is not clause)
+    work = f"The {clause.term} under {contract.order} is {value}. {contract.order} is option {letter}."
+    return replace(
+        draft,
+        kind="order_of",
+        question=f"{_sentence(clause.asked_back.format(value=value))}?",
+        answers=(letter,),
+        choices=tuple(options),
+        solution=f"<think>{work}</think>\n\n{answer_form('choice', letter)}",
+        query={"op": "order_of", "attribute": clause.heading, "value": value},
+    )
+
+
 def _exception(contract: _Contract) -> Draft:
     rule, exception, *others = contract.values
     clause = contract.stated(contract.order, contract.clause, rule, exception)
@@ -289,6 +321,7 @@ def _amended_exception(contract: _Contract) -> Draft:
 
 KINDS: dict[str, Kind] = {
     "lookup": Kind(1, 2, _lookup),
+    "order_of": Kind(1, 1, _order_of),
     "exception": Kind(2, 3, _exception),
     "amended": Kind(2, 3, _amended),
     "amended_exception": Kind(3, 2, _amended_exception, min_tokens=224),

@@ -1,7 +1,7 @@
 """Financial reports with a question whose answer is a number (domain ``math``).
 
-Every form of question needs figures from several places in the report. The report also offers the figures
-that a hasty reader would take instead: another year, another line, another company, or half a year's
+The easiest forms look up one figure; all others need figures from several places in the report. The report also offers
+the figures that a hasty reader would take instead: another year, another line, another company, or half a year's
 interest where the whole year's is asked for.
 """
 
@@ -16,6 +16,40 @@ _MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
+
+
+def _figure(report: Report) -> Draft:
+    years, company = (report.year - 1, report.year), report.company
+    values = report.figures(years)
+    year = report.rng.choice(years)
+    return report.draft(
+        "figure",
+        1,
+        report.over_years(values),
+        question=f"What {_was(report.line)} {possessive(company)} {report.line} in {year}?",
+        answer=million(values[year]),
+        work=f"{company} reported {report.line} of {million(values[year])} in {year}.",
+        query={"op": "value", "of": [company, report.line, str(year)]},
+    )
+
+
+def _year_of(report: Report) -> Draft:
+    years, company = (report.year - 1, report.year), report.company
+    values = report.figures(years)
+    year = report.rng.choice(years)
+    return report.draft(
+        "year_of",
+        1,
+        report.over_years(values),
+        question=f"In which year did {company} report {report.line} of {million(values[year])}?",
+        answer=str(year),
+        work=f"{company} reported {report.line} of {million(values[year])} in {year}.",
+        query={"op": "year_of", "of": [company, report.line], "years": [str(y) for y in years], "value": values[year]},
+    )
+
+
+def _was(line: str) -> str:
+    return "were" if line.endswith("s") else "was"
 
 
 def _change(report: Report) -> Draft:
@@ -64,12 +98,11 @@ def _share(report: Report) -> Draft:
     whole, percent = report.figure(step=20), report.rng.choice([5, 10, 15, 20, 25, 30, 35, 40, 45, 55, 60])
     part, year, line = whole * percent // 100, report.year, report.other_lines.pop(0)
     company = report.company
-    verb = "were" if line.endswith("s") else "was"
     return report.draft(
         "share",
         2,
         [report.stated(company, line, {year: part}), report.stated(company, report.line, {year: whole})],
-        question=f"What {verb} {possessive(company)} {line} in {year} as a percentage of its {report.line}?",
+        question=f"What {_was(line)} {possessive(company)} {line} in {year} as a percentage of its {report.line}?",
         answer=f"{percent}%",
         work=f"{text(part)} / {text(whole)} = {percent}%.",
         query={"op": "share", "of": [[company, line, str(year)], [company, report.line, str(year)]]},
@@ -255,6 +288,8 @@ def _weighted_rate(report: Report) -> Draft:
 
 
 KINDS: dict[str, Kind] = {
+    "figure": Kind(1, 1, _figure),
+    "year_of": Kind(1, 1, _year_of),
     "change": Kind(2, 2, _change),
     "percent_change": Kind(2, 2, _percent_change),
     "share": Kind(2, 2, _share),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from random import Random
 from typing import Any
 
@@ -125,7 +126,12 @@ def bucket_lengths(bucket: LengthBucket, seed: int | str) -> list[int]:
 
 
 def generate_bucket(tokenizer: Any, bucket: LengthBucket, seed: int | str) -> Iterator[Example]:
-    """The rows of a bucket; every prompt has ``min_tokens..max_tokens`` of the tokenizer's tokens."""
+    """The rows of a bucket; every prompt has ``min_tokens..max_tokens`` of the tokenizer's tokens.
+
+    Raises:
+        ValueError: ``bucket.kinds`` names a form of question that the domain does not have.
+    """
+    kinds = {domain: cycle(named) for domain, named in bucket.kinds.items()}
     for index, tokens in enumerate(bucket_lengths(bucket, seed)):
         window = (
             max(bucket.min_tokens, math.ceil(tokens * (1 - TOLERANCE))),
@@ -133,6 +139,7 @@ def generate_bucket(tokenizer: Any, bucket: LengthBucket, seed: int | str) -> It
         )
         domain = domain_of_row(index)
         row_id = f"generated-{seed}-{bucket.min_tokens}-{bucket.max_tokens}-{index}".replace("/", "-")
+        kind = next(kinds[domain]) if domain in kinds else None
         yield generate(
-            tokenizer, domain=domain, tokens=tokens, seed=f"{seed}/{index}", window=window, row_id=row_id
+            tokenizer, domain=domain, tokens=tokens, seed=f"{seed}/{index}", window=window, kind=kind, row_id=row_id
         ).example

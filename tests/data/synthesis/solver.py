@@ -110,6 +110,28 @@ def path(twin: Twin, query: Any) -> str | None:
     return str(here)
 
 
+def year_of(twin: Twin, query: Any) -> Fraction:
+    """The only year in which the subject's attribute has the value."""
+    (year,) = [year for year in query["years"] if twin.number(*query["of"], year) == query["value"]]
+    return Fraction(year)
+
+
+def holders(twin: Twin, attribute: str, value: str) -> list[str]:
+    """The subjects whose attribute has the value."""
+    return [s for (s, name, _), values in twin.values.items() if name == attribute and value in values]
+
+
+def order_of(twin: Twin, query: Any) -> str:
+    (order,) = holders(twin, query["attribute"], query["value"])
+    return order
+
+
+def film_of(twin: Twin, query: Any) -> str:
+    (person,) = holders(twin, "birthplace", query["city"])
+    (film,) = holders(twin, "director", person)
+    return film
+
+
 def same(twin: Twin, query: Any) -> str:
     a, b = (twin.get(*key) for key in query["of"])
     return "yes" if a == b else "no"
@@ -132,6 +154,9 @@ OPERATIONS: dict[str, Callable[[Twin, Any], Any]] = {
     "clause": clause,
     "path": path,
     "same": same,
+    "year_of": year_of,
+    "order_of": order_of,
+    "film_of": film_of,
     "before": before,
     "value": lambda twin, query: twin.number(*query["of"]),
     "add": lambda twin, query: sum(twin.number(*key) for key in query["of"]),

@@ -18,10 +18,11 @@ from qwenlong_core.settings.rewards import RewardSettings
 DOMAINS = ("math", "logical", "multihop", "reading")
 LANGUAGES = [("math", "en"), ("logical", "en"), ("multihop", "en"), ("reading", "en"), ("multihop", "zh")]
 KINDS = [
-    *(("math", kind) for kind in ("change", "percent_change", "share", "annual_interest", "mixed_scale",
-                                  "first_year_cost", "weighted_rate", "extension_interest")),
-    *(("logical", kind) for kind in ("lookup", "exception", "amended", "amended_exception")),
-    *(("multihop", kind) for kind in ("bridge_2", "bridge_3", "bridge_4", "same_country", "older", "unanswerable")),
+    *(("math", kind) for kind in ("figure", "year_of", "change", "percent_change", "share", "annual_interest",
+                                  "mixed_scale", "first_year_cost", "weighted_rate", "extension_interest")),
+    *(("logical", kind) for kind in ("lookup", "order_of", "exception", "amended", "amended_exception")),
+    *(("multihop", kind) for kind in ("bridge_2", "film_of", "bridge_3", "bridge_4", "same_country", "older",
+                                      "unanswerable")),
     *(("reading", kind) for kind in ("limit", "reserve", "kit", "next_step", "cross_reference")),
 ]  # fmt: skip
 
@@ -196,6 +197,27 @@ def test_bucket_rows_stay_in_the_bucket_in_the_papers_proportion(tokenizer: Any)
     assert sorted(bucket_lengths(bucket, 7)) == sorted(bucket_lengths(bucket, 8)) != bucket_lengths(bucket, 7)
 
 
+def test_a_bucket_may_name_its_kinds(tokenizer: Any) -> None:
+    kinds: dict[Any, tuple[str, ...]] = {"math": ("figure", "change"), "multihop": ("film_of",)}
+    rows = list(generate_bucket(tokenizer, LengthBucket(min_tokens=200, max_tokens=300, rows=16, kinds=kinds), 7))
+    drawn = {domain: [row.metadata["kind"] for row in rows if row.domain == domain] for domain in DOMAINS}
+    assert drawn["math"] == ["figure", "change"] * 3
+    assert drawn["multihop"] == ["film_of"] * 4
+    assert len(set(drawn["logical"])) > 1
+    wrong = LengthBucket(min_tokens=200, max_tokens=300, rows=16, kinds={"math": ("lookup",)})
+    with pytest.raises(ValueError, match="'lookup' is not a form of question of this domain: use one of figure,"):
+        list(generate_bucket(tokenizer, wrong, 7))
+
+
+def test_only_one_order_has_the_value_that_is_asked_for(tokenizer: Any) -> None:
+    for seed in range(20):
+        generated = generate(tokenizer, domain="logical", kind="order_of", tokens=1_500, seed=seed)
+        query = generated.query
+        holders = {f.subject for f in generated.twin if (f.attribute, f.value) == (query["attribute"], query["value"])}
+        (letter,) = generated.example.answers
+        assert holders == {generated.example.choices["ABCD".index(letter)]}
+
+
 def test_proportion_over_1600_rows() -> None:
     domains = [domain_of_row(index) for index in range(1_600)]
     assert [domains.count(domain) for domain in ("math", "logical", "multihop")] == [600, 600, 400]
@@ -207,8 +229,8 @@ def test_proportion_over_1600_rows() -> None:
         ({"domain": "poetry"}, "'poetry' cannot be generated in language 'en': use one of math"),
         ({"domain": "math", "language": "zh"}, "use one of multihop"),
         ({"domain": "multihop", "language": "fr"}, "'fr' is unknown: use one of en, zh"),
-        ({"domain": "math", "kind": "bridge_2"}, "use one of change, "),
-        ({"domain": "math", "steps": 9}, "steps=9: the questions of this domain take 2, 3, 4 steps"),
+        ({"domain": "math", "kind": "bridge_2"}, "use one of figure, year_of, change, "),
+        ({"domain": "math", "steps": 9}, "steps=9: the questions of this domain take 1, 2, 3, 4 steps"),
         ({"domain": "math", "depth": 1.5}, "depth=1.5 is not between 0"),
         ({"domain": "math", "tokens": 100}, "prompt tokens, the limit is 102: ask for longer"),
     ],
