@@ -44,7 +44,7 @@ SMALL = [
     "evaluation.samples=1", "evaluation.temperature=0", "evaluation.batch_size=4", "evaluation.bootstrap_resamples=200",
     "evaluation.judge.model=smollm2-135m", "evaluation.judge.api_key_variable=none", "evaluation.judge.max_retries=0",
     "evaluation.judge.timeout_seconds=600",
-    "launch.num_processes=1", "launch.accelerate_config=none",
+    "launch.num_processes=1", "launch.sequence_parallel=1", "launch.accelerate_config=none",
 ]  # fmt: skip
 
 
