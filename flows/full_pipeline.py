@@ -24,6 +24,7 @@ from qwenlong.flows.run_pages import flow_run_page, flow_run_tag, in_mlflow, mlf
 from qwenlong.tasks.specs import (
     checkpoint_names,
     evaluate_stage,
+    evaluated_names,
     family_of,
     notes_of,
     pipeline_stages,
@@ -37,12 +38,14 @@ from qwenlong.tasks.tracking.outbox import deliver_outbox, outbox_of, refused
 from qwenlong.tasks.tracking.registry import RegisteredVersion, baseline_for, read_registration, still_registered
 from qwenlong.tasks.tracking.runs import RunNote
 from qwenlong_core.data.prepared import SUMMARY
+from qwenlong_core.evaluation.results import read_evaluation
 from qwenlong_core.markdown import markdown_table
 from qwenlong_core.plan.check import plan_here
 from qwenlong_core.plan.compare import compare, learn, metrics
 from qwenlong_core.report.build import REPORT
 from qwenlong_core.report.cases import case_rows
 from qwenlong_core.report.curves import read_rows
+from qwenlong_core.report.gain import gain_rows
 from qwenlong_core.report.tables import intervals, scores_table
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
@@ -101,11 +104,12 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
             version, outcome = decide_and_promote(run)
         else:
             run.stage(stage.spec(), {name: run.results[source] for name, source in stage.inputs.items()})
-    evaluations = {name: run.results[f"evaluate-{name}"] for name in checkpoint_names(run.settings)}
+    evaluations = {name: run.results[f"evaluate-{name}"] for name in evaluated_names(run.settings)}
     report = run.results["report"]
     shutil.copyfile(run.folder(report) / REPORT, folder / REPORT)
     folders = {name: run.folder(result) for name, result in evaluations.items()}
     scores = scores_table(folders)
+    gain = gain_rows({name: read_evaluation(folder) for name, folder in folders.items()})
     create_markdown_artifact(key="scores", description="Scores by stage and domain", markdown=markdown_table(scores))
     get_run_logger().info("promotion: %s", outcome)
     return {
@@ -116,6 +120,8 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
         "stages": [_stage_row(result) for result in run.results.values()],
         "scores": scores,
         "intervals": intervals(scores),
+        "gain": gain,
+        "gain_intervals": intervals(gain, by="part"),
         "cases": case_rows(folders),
         "model": {"name": version.name, "version": version.version},
         "promotion": outcome,

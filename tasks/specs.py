@@ -39,8 +39,8 @@ from qwenlong_core.store.files import digest_file, digest_json, files_below
 from qwenlong_core.store.fingerprint import code_digest
 
 SCALED_DOWN = (
-    "A demonstration that every part works: the contexts are scaled down and training is a few steps, "
-    "so differences between stages are mostly noise."
+    "Scaled down: short contexts and a few steps, so that every part runs on a small machine. Read differences between "
+    "stages with their intervals."
 )
 SFT_SKIPPED = (
     "SFT was skipped: there are neither a teacher (distill.teacher) nor traces (distill.traces) to learn from, and "
@@ -208,9 +208,15 @@ class PlannedStage:
 
 
 def checkpoint_names(settings: Settings) -> list[str]:
-    """The stages whose models are evaluated, from the base model to the last phase."""
+    """The stages that end with a model, from the base model to the last phase."""
     tuned = [] if settings.sft_rows == "none" else ["sft"]
     return ["base", *tuned, *(f"grpo-{index}" for index in range(1, len(settings.grpo.phases) + 1))]
+
+
+def evaluated_names(settings: Settings) -> list[str]:
+    """The stages whose models are evaluated: all but the phases that say otherwise."""
+    skipped = {f"grpo-{index}" for index, phase in enumerate(settings.grpo.phases, 1) if not phase.evaluate}
+    return [name for name in checkpoint_names(settings) if name not in skipped]
 
 
 def pipeline_stages(settings: Settings) -> list[PlannedStage]:
@@ -237,12 +243,12 @@ def pipeline_stages(settings: Settings) -> list[PlannedStage]:
         # Later phases find the difficulty of the rows in the policy folder of the phase before.
         probe = {"probe": "probe"} if probed and index == 1 else {}
         add(name, {"model": before, "data": "prepare", **probe}, grpo_stage, index)
-    for name in checkpoints:
+    for name in evaluated_names(settings):
         add(f"evaluate-{name}", {"model": name, "data": "prepare"}, evaluate_stage, name)
     add("register", {"model": final, "evaluation": f"evaluate-{final}"}, register_stage)
     # Without a champion in the registry the gate compares with the base model.
     add("promote", {"rows": "prepare", "challenger": f"evaluate-{final}", "champion": "evaluate-base"}, None)
-    shown = [*["distill"] * distilled, *trained, *(f"evaluate-{name}" for name in checkpoints), "promote"]
+    shown = [*["distill"] * distilled, *trained, *(f"evaluate-{name}" for name in evaluated_names(settings)), "promote"]
     add("report", {"data": "prepare", **{name: name for name in shown}}, report_stage)
     return stages
 

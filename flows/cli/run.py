@@ -62,6 +62,8 @@ def _print_result(result: dict[str, Any]) -> None:
 
     out = console(width=120)
     out.print(table("Accuracy by stage and domain, with 95% intervals clustered on documents", result["scores"]))
+    if result["gain"]:
+        out.print(table("What the gain is made of", [shown_gain(row) for row in result["gain"]]))
     for note in result["notes"]:
         out.print(note, style="italic")
     if result["distill"]:
@@ -78,6 +80,25 @@ def _print_result(result: dict[str, Any]) -> None:
         out.print(f"Refused    MLflow did not take {path}: see `qwenlong sync`", soft_wrap=True)
     for page in filter(None, result["pages"].values()):
         out.print(f"           {page}", soft_wrap=True)
+    out.print()
+    out.print(in_one_line(result), soft_wrap=True)
+
+
+def shown_gain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the gain's parts with shares to two decimals."""
+    return {name: f"{cell:.2f}" if type(cell) is float else cell for name, cell in row.items()}
+
+
+def in_one_line(result: dict[str, Any]) -> str:
+    """What was gained and decided, where to read more, and how to ask the model a question."""
+    model, version, gain = result["model"]["name"], result["model"]["version"], result["gain"][0]
+    verdict, alias = ("promoted to champion", "champion") if result["promoted"] else ("not promoted", "challenger")
+    before, after = f"{gain['score before']:.0%}", f"{gain['score after']:.0%}"
+    scored = f"{before} of {gain['items']} held-out questions right before training, {after} after"
+    return (
+        f"{model} version {version} is {verdict}: {scored}, gain {gain['gain']} (95% interval). Report:"
+        f" {result['report']}. Ask it: qwenlong ask --model models:/{model}@{alias} --example bond"
+    )
 
 
 def _artifact_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from qwenlong_core.report import page
 from qwenlong_core.report.cases import case_sections
 from qwenlong_core.report.charts import Series, Whisker, category_chart, forest_chart
 from qwenlong_core.report.curves import Panel, read_rows, training_panels
+from qwenlong_core.report.gain import gain_rows
 from qwenlong_core.report.paper import paper_rows, protocol_differences
 from qwenlong_core.report.reader import MAX_COMPLETION_CHARS, MAX_DOCUMENT_CHARS, choose_samples
 from qwenlong_core.report.tables import Interval, average_cell, baseline_of, plan_rows, score_cell, score_rows
@@ -200,12 +201,13 @@ def _evaluation_context(
     job: ReportJob, evaluations: Mapping[str, Evaluation], data: Path | None, probe: Path | None
 ) -> dict[str, Any]:
     if not evaluations:
-        return {"scores": [], "items": [], "slices": []}
+        return {"scores": [], "gain": [], "items": [], "slices": []}
     baseline = baseline_of(list(evaluations))
     bootstrap = Bootstrap(resamples=job.bootstrap_resamples, confidence=job.confidence, seed=job.seed)
     examples = read_examples(data / EVAL_ROWS) if data else []
     return {
         "scores": score_rows(evaluations, bootstrap),
+        "gain": gain_rows(evaluations, bootstrap),
         "scores_words": _scores_words(evaluations, job),
         "probe_words": _probe_words(probe) if probe else "",
         "forests": _forests(evaluations),

@@ -110,6 +110,15 @@ the engine gave no answer. Both count 0 in the table above; the last column leav
 </section>
 {% endif %}
 
+{% if gain %}
+<section>
+<h2>What the gain is made of</h2>
+<p>Readable: the answer commits to something that can be compared, right or wrong. The gain on items whose answer was readable
+before is no gain in form. Questions of a form that was never trained on show what carries over.</p>
+{{ table(gain) }}
+</section>
+{% endif %}
+
 {% if decision %}
 <section>
 <h2>Promotion</h2>

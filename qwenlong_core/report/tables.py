@@ -91,9 +91,14 @@ def score_rows(evaluations: Mapping[str, Evaluation], bootstrap: Bootstrap | Non
     return rows
 
 
-def intervals(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[float | None, float | None]]]:
-    """Ends of the cells' 95% intervals by stage and column; a cell without an interval has two ``None``."""
-    cells = {row["stage"]: {c: v.estimate for c, v in row.items() if isinstance(v, Interval)} for row in rows}
+def intervals(
+    rows: Sequence[Mapping[str, Any]], by: str = "stage"
+) -> dict[str, dict[str, tuple[float | None, float | None]]]:
+    """Ends of the cells' 95% intervals by row and column; a cell without an interval has two ``None``.
+
+    ``by`` is the column that names the row.
+    """
+    cells = {row[by]: {c: v.estimate for c, v in row.items() if isinstance(v, Interval)} for row in rows}
     return {stage: {c: (v.low, v.high) for c, v in found.items()} for stage, found in cells.items()}
 
 

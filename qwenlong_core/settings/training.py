@@ -84,6 +84,8 @@ class Phase(Block):
     """``L_cache``: the penalty falls from 0 to -1 over this many tokens before the limit."""
     steps: int = Field(ge=1)
     """Rollout batches (each is ``batch_size / mini_batch_size`` optimizer steps)."""
+    evaluate: Incidental[bool] = True
+    """Whether the policy is evaluated after this phase. After the last one it always is."""
 
     @model_validator(mode="after")
     def _cache_fits(self) -> Phase:
@@ -198,6 +200,8 @@ class GRPOSettings(GRPOBase):
         limits = [phase.max_prompt_tokens for phase in self.phases]
         if any(b <= a for a, b in pairwise(limits)):
             raise ValueError(f"grpo.phases: max_prompt_tokens must grow from phase to phase, got {limits}")
+        if not self.phases[-1].evaluate:
+            raise ValueError("grpo.phases: the last phase has evaluate=false, but the gate needs its scores: drop it")
         if self.optimizer_across_phases == "carried" and len(self.phases) == 1:
             raise ValueError(
                 "grpo.optimizer_across_phases='carried' does nothing with 1 phase: set it to 'fresh', or add a phase"

@@ -137,6 +137,9 @@ def test_training_learned_something_to_learn_from(home, resumed):
 def test_the_result_names_scores_artifacts_registry_and_report(home, resumed):
     assert [row["stage"] for row in resumed["scores"]] == ["base", "sft", "grpo-1", "grpo-2", "grpo-3"]
     assert {"overall", "math", "logical", "multihop"} <= set(resumed["scores"][0])
+    parts = [row["part"] for row in resumed["gain"]]
+    assert (parts[0], parts[-1]) == ("grpo-3 over base: all items", "grpo-3 over sft: all items")
+    assert set(resumed["gain_intervals"]) == set(parts)
     cases = [(row["stage"], row["case"], row["gold"]) for row in resumed["cases"]]
     golds = (("bond", "$32.4 million"), ("debt", "$980,000"))
     assert cases == [(row["stage"], *gold) for row in resumed["scores"] for gold in golds]

@@ -22,6 +22,8 @@ INCIDENTAL = {
     "sft.save_steps",
     "launch.timeout_minutes",
     "grpo.save_steps",
+    "phase.evaluate",
+    "phases.evaluate",
     "planned_seconds",
     "planned_gib",
     "distill.answers_dir",
