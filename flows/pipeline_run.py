@@ -14,6 +14,7 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import MarkdownArtifact, create_markdown_artifact
 
+from qwenlong.tasks.events import StageEvent, tell
 from qwenlong.tasks.specs import StageSpec, distill_stage, family_of, prepare_stage, stage_names
 from qwenlong.tasks.stage import RunContext, StageOutcome, stage_fingerprint
 from qwenlong.tasks.stage_task import run_stage
@@ -143,7 +144,9 @@ class PipelineRun:
     def stage_from_refs(self, spec: StageSpec, refs: dict[str, ArtifactRef], *, forced: bool = False) -> StageResult:
         """:meth:`stage` for inputs given as references to artifacts."""
         forced = forced or self._is_refreshed(spec.name)
+        tell(StageEvent(stage=spec.name, what="started"))
         result = self._taken_over(spec) or self._cached_or_made(spec, refs, forced)
+        tell(StageEvent(stage=spec.name, what="ended", how=result.how))
         self.results[spec.name] = result
         logger = get_run_logger()
         names = dict.fromkeys((*stage_names(self.settings), *self.results))

@@ -16,6 +16,7 @@ from prefect.context import TaskRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import PrefectException
 
+from qwenlong.tasks.events import StageEvent, tell
 from qwenlong.tasks.process import ProcessFailed
 from qwenlong.tasks.specs import StageSpec
 from qwenlong.tasks.stage import Progress, RunContext, StageOutcome, execute_stage, stage_fingerprint
@@ -61,7 +62,12 @@ def run_stage(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunConte
         logger.info("%s runs on deployment %s", spec.name, deployment)
         return _run_elsewhere(deployment, spec, inputs, context, forced)
     update = progress_artifact(spec.name)
-    outcome = execute_stage(spec, inputs, context, forced=forced, log=logger.info, progress=update)
+
+    def progress(line: dict[str, Any]) -> None:
+        tell(StageEvent(stage=spec.name, what="step", line=line))
+        update(line)
+
+    outcome = execute_stage(spec, inputs, context, forced=forced, log=logger.info, progress=progress)
     update({"step": 1, "total_steps": 1})
     return outcome
 

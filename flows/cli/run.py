@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -21,28 +22,37 @@ def run(
         str | None,
         typer.Option("--from", metavar="STAGE", help="Start at this stage, reusing the outputs of earlier stages."),
     ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Print log lines, also in a terminal.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline: data, SFT, GRPO phases, evaluation, registry, promotion, report.
 
-    A stage whose inputs, settings and code have not changed is taken from the store.
+    A stage whose inputs, settings and code have not changed is taken from the store. A terminal shows the stages live;
+    elsewhere, and with --plain or --json, the log is printed line by line.
     """
     with one_clear_message(resumes=True):
-        result = _run_pipeline(profile, overrides or [], refresh, start)
+        result = _run_pipeline(profile, overrides or [], refresh, start, lines=plain or as_json)
     if as_json:
         print(json.dumps(result))
     else:
         _print_result(result)
 
 
-def _run_pipeline(profile: str, overrides: list[str], refresh: str | None, start: str | None) -> dict[str, Any]:
+def _run_pipeline(
+    profile: str, overrides: list[str], refresh: str | None, start: str | None, *, lines: bool
+) -> dict[str, Any]:
     """Check everything that can be known beforehand, then run the flow.
+
+    Args:
+        lines: Print the log line by line, also in a terminal.
 
     Raises:
         ValueError: settings or data that cannot be used.
     """
+    from qwenlong.flows.cli.live import can_show, live_view
     from qwenlong.flows.full_pipeline import describe_settings, full_pipeline
     from qwenlong.flows.pipeline_run import preflight
+    from qwenlong.tasks.specs import stage_names
     from qwenlong_core.settings.profiles import load_settings
 
     settings = load_settings(profile, overrides)
@@ -52,7 +62,8 @@ def _run_pipeline(profile: str, overrides: list[str], refresh: str | None, start
     with prefect_api() as url:
         quiet_logs()
         say(f"Prefect API at {url}")
-        result: dict[str, Any] = full_pipeline(profile=profile, overrides=overrides, refresh=refresh, start=start)
+        with nullcontext() if lines or not can_show() else live_view(stage_names(settings)):
+            result: dict[str, Any] = full_pipeline(profile=profile, overrides=overrides, refresh=refresh, start=start)
     return result | {"mlflow_uri": settings.tracking.uri}
 
 
