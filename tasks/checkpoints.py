@@ -149,22 +149,26 @@ class CheckpointPublisher:
         staging = self._work / ".publishing"
         try:
             if _snapshot(self._work, checkpoint, staging):
-                self._publish(staging, step_of(checkpoint))
+                self._publish(staging, checkpoint.name)
         # ValueError: the checkpoint's manifest cannot be read.
         except (*_STORE_FAILED, ValueError) as error:
             self._log(f"{checkpoint.name} is not in the store yet: {type(error).__name__}: {error}")
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def _publish(self, folder: Path, step: int) -> None:
-        training = self._training
+    def _publish(self, folder: Path, name: str) -> None:
+        training, place = self._training, f"{CHECKPOINTS}/{name}"
+        # The training has just hashed these, each process its own: a large checkpoint takes minutes to read.
+        sealed = {f"{place}/{file}": entry for file, entry in read_seal(folder / place).files.items()}
         manifest = describe(
             folder,
             KIND,
             parents=training.parents,
             settings_digest=training.settings_digest,
             code_digest=training.code_digest,
+            known=sealed,
         )
+        step = int(name.removeprefix("checkpoint-"))
         self._remember(self._store.publish(folder, manifest), step)
         self._done = step
         self._log(f"{training.stage}: checkpoint of step {step} is in the store")

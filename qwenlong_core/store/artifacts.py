@@ -13,15 +13,27 @@ What a store can do is in :mod:`qwenlong_core.store.protocol`. A store is a fold
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from qwenlong_core.errors import QwenlongError
 from qwenlong_core.settings.base import Block
-from qwenlong_core.store.files import JOB, MANIFEST, METRICS, Files, differences, digest_json, list_files
+from qwenlong_core.store.files import (
+    JOB,
+    MANIFEST,
+    METRICS,
+    FileEntry,
+    Files,
+    differences,
+    digest_json,
+    files_below,
+    list_files,
+)
 
 SCHEMA_VERSION = 1
 NOTES = frozenset({METRICS, JOB})
@@ -85,13 +97,22 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def describe(folder: Path, kind: str, *, parents: dict[str, str], settings_digest: str, code_digest: str) -> Manifest:
-    """The manifest of the files in a folder.
+def describe(
+    folder: Path,
+    kind: str,
+    *,
+    parents: dict[str, str],
+    settings_digest: str,
+    code_digest: str,
+    known: Mapping[str, FileEntry] = MappingProxyType({}),
+) -> Manifest:
+    """The manifest of the files in a folder. Files that ``known`` has are not read again.
 
     Raises:
         ArtifactError: the folder is empty.
     """
-    files = list_files(folder)
+    rest = [path for path in files_below(folder) if path.relative_to(folder).as_posix() not in known]
+    files = {**known, **list_files(folder, rest)}
     if not files:
         raise ArtifactError(f"{folder} is empty: a stage that wrote nothing cannot be published as {kind!r}")
     return Manifest(

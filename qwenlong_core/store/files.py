@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,11 +87,11 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
 
 
-def list_files(folder: Path) -> dict[str, FileEntry]:
-    """An entry for every file below a folder, by its path there; every byte is read."""
+def list_files(folder: Path, files: Iterable[Path] | None = None) -> dict[str, FileEntry]:
+    """An entry for every file below a folder, or for ``files`` of it, by its path there; every byte is read."""
     return {
         path.relative_to(folder).as_posix(): FileEntry(sha256=digest_file(path), size=path.stat().st_size)
-        for path in files_below(folder)
+        for path in (files_below(folder) if files is None else files)
     }
 
 

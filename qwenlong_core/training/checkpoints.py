@@ -2,9 +2,9 @@
 
 A checkpoint counts only once its ``manifest.json`` lists every file with size and SHA-256. The manifest
 is written last, under a temporary name, and renamed. No file is a pickle: weights and optimizer are
-safetensors, everything else is JSON (:mod:`state_files`).
+safetensors (:mod:`shards`), everything else is JSON (:mod:`state_files`).
 
-The functions that take a trainer are called by the hooks of the GRPO and the SFT trainer.
+:mod:`hooks` writes them, :mod:`saver` seals them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,14 @@ from transformers import TrainerCallback
 
 from qwenlong_core.store.files import (
     MANIFEST,
+    Files,
     Seal,
     differences,
     files_below,
-    list_files,
     read_seal,
-    write_json,
     write_whole,
 )
-from qwenlong_core.training import state_files
+from qwenlong_core.training import shards
 from qwenlong_core.training.output import CARRIED
 
 logger = logging.getLogger(__name__)
@@ -39,13 +37,13 @@ KEEP = 2
 """Complete checkpoints kept; a run falls back to the older one if the newest is damaged."""
 
 
-def seal(checkpoint: Path) -> None:
-    """Declare a checkpoint complete: flush its files to the disk and write the manifest."""
+def seal(checkpoint: Path, files: Files) -> None:
+    """Declare a checkpoint complete: flush its files to the disk and write the manifest that lists them."""
     # In this order: after a power cut there must be no manifest of files whose bytes were lost.
     for path in files_below(checkpoint):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    write_whole(checkpoint / MANIFEST, Seal(files=list_files(checkpoint)).model_dump_json(indent=1))
+    write_whole(checkpoint / MANIFEST, Seal(files=files).model_dump_json(indent=1))
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -85,41 +83,9 @@ def prune(folder: Path) -> None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The state that :func:`finish` saved beside the trainer's."""
+    """The state that the trainer's hook saves beside the trainer's."""
     state: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
     return state
-
-
-def finish(trainer: Any, own_state: Callable[[], dict[str, Any]]) -> None:
-    """Complete the checkpoint that transformers has just written; every process calls it.
-
-    Args:
-        trainer: The trainer that wrote it.
-        own_state: State to save beside the trainer's, as JSON. Called on the main process only.
-    """
-    trainer.accelerator.wait_for_everyone()
-    if trainer.accelerator.is_main_process:
-        folder = Path(trainer.args.output_dir)
-        checkpoint = folder / f"checkpoint-{trainer.state.global_step}"
-        (checkpoint / "training_args.bin").unlink()  # a pickle; the stage's job file has the same settings
-        write_json(checkpoint / STATE, own_state())
-        seal(checkpoint)
-        prune(folder)
-    # No process may go on, and perhaps be killed, while the seal is missing.
-    trainer.accelerator.wait_for_everyone()
-
-
-def save_optimizer_and_scheduler(trainer: Any, checkpoint: Path) -> None:
-    """Write both; every process calls it, the main process writes."""
-    state_files.save_optimizer(trainer.model_wrapped, trainer.optimizer, checkpoint)
-    if trainer.accelerator.is_main_process:
-        state_files.save_scheduler(trainer.lr_scheduler, checkpoint)
-
-
-def load_optimizer_and_scheduler(trainer: Any, checkpoint: Path) -> None:
-    """The inverse of :func:`save_optimizer_and_scheduler`; every process calls it."""
-    state_files.load_optimizer(trainer.model_wrapped, trainer.optimizer, checkpoint)
-    state_files.load_scheduler(trainer.lr_scheduler, checkpoint)
 
 
 def random_state_file(trainer: Any, checkpoint: str) -> Path:
@@ -151,7 +117,7 @@ class CarriedOptimizer(TrainerCallback):  # type: ignore[misc]
         if state.global_step == 0:
             groups = self.trainer.optimizer.param_groups
             options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-            state_files.load_optimizer(self.trainer.model_wrapped, self.trainer.optimizer, self.folder)
+            shards.read_optimizer(self.trainer.model_wrapped, self.trainer.optimizer, self.folder)
             # Loading also sets the learning rate and the like, which are those of this phase's settings.
             for group, own in zip(self.trainer.optimizer.param_groups, options, strict=True):
                 group.update(own)

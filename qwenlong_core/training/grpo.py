@@ -43,7 +43,7 @@ from qwenlong_core.training.output import CARRIED, DIFFICULTY, SAMPLES
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
 from qwenlong_core.training.runtime import StepBoundary, quiet, save_policy, set_up_process, training_weights
 from qwenlong_core.training.sharding import start_policy
-from qwenlong_core.training.state_files import save_optimizer
+from qwenlong_core.training.shards import write_optimizer
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
 from qwenlong_core.training.trainer_engine import TrainerEngine
 
@@ -231,7 +231,7 @@ def _restore(trainer: LongContextGRPOTrainer, checkpoints: Path, lines: JsonLine
 def _save_output(job: GRPOJob, trainer: LongContextGRPOTrainer, output: Path) -> None:
     save_policy(trainer, trainer.processing_class, job.model.dtype, output)
     if job.grpo.optimizer_across_phases == "carried":
-        save_optimizer(trainer.model_wrapped, trainer.optimizer, output / CARRIED)
+        write_optimizer(trainer.model_wrapped, trainer.optimizer, output / CARRIED)
     if trainer.accelerator.is_main_process:
         write_json(output / DIFFICULTY, curriculum.to_json(trainer.batches.difficulties))
 

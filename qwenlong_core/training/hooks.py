@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
 
-from qwenlong_core.training import checkpoints, state_files
+from qwenlong_core.store.files import write_json
+from qwenlong_core.training import shards, state_files
+from qwenlong_core.training.checkpoints import STATE, random_state_file
+from qwenlong_core.training.saver import Saver
 from qwenlong_core.training.sharding import set_precision
+
+logger = logging.getLogger(__name__)
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]
@@ -19,6 +26,13 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         super().create_accelerator_and_postprocess()
         set_precision(self.accelerator)
 
+    @cached_property
+    def saver(self) -> Saver:
+        """Writes this training's checkpoints."""
+        saver = Saver()
+        self.add_callback(saver)
+        return saver
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Called with every checkpoint. Checkpoints are not published, so there is no card to write."""
 
@@ -27,31 +41,48 @@ class StageTrainer(Trainer):  # type: ignore[misc]
         return {}
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Called when a checkpoint is due. Ours adds this project's state and seals the folder."""
+        """Called when a checkpoint is due. transformers' own writes the small files, ours the rest."""
+        self.saver.wait()  # one checkpoint at a time
         super()._save_checkpoint(model, trial)
-        checkpoints.finish(self, self.own_state)
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        optimizer, groups = shards.optimizer_of(self.model_wrapped, self.optimizer)
+        if self.accelerator.is_main_process:
+            write_json(checkpoint / STATE, self.own_state())
+            write_json(checkpoint / shards.GROUPS, groups)
+            state_files.save_scheduler(self.lr_scheduler, checkpoint)
+        tensors = shards.weights_of(self.model_wrapped) | optimizer
+        self.saver.start(checkpoint, tensors, self.args.ddp_timeout_delta)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Called within ``_save_checkpoint``. transformers' own would gather the weights on the main process."""
+        if not _internal_call or output_dir is None:
+            return super().save_model(output_dir, _internal_call)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Called within ``_save_checkpoint``. transformers' own would write pickles."""
-        checkpoints.save_optimizer_and_scheduler(self, Path(output_dir))
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Called within ``_save_checkpoint``. transformers' own would write a pickle."""
-        state_files.save_random_state(checkpoints.random_state_file(self, output_dir))
+        state_files.save_random_state(random_state_file(self, output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Called on resume. transformers' own expects sharded weights in a format of its own."""
-        if self.is_fsdp_enabled:
-            state_files.load_weights(model or self.model_wrapped, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        """Called on resume: before the model is sharded or replicated, or with it."""
+        shards.read_weights(model or self.model, Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Called when training begins; ``None`` without a checkpoint."""
         if checkpoint is not None:
-            checkpoints.load_optimizer_and_scheduler(self, Path(checkpoint))
+            shards.read_optimizer(self.model_wrapped, self.optimizer, Path(checkpoint))
+            state_files.load_scheduler(self.lr_scheduler, Path(checkpoint))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Called before the first resumed forward; ``None`` without a checkpoint."""
         if checkpoint is not None:
-            state_files.load_random_state(checkpoints.random_state_file(self, checkpoint))
+            self._load_random_state(random_state_file(self, checkpoint))
+
+    def _load_random_state(self, path: Path) -> None:
+        if path.exists():
+            state_files.load_random_state(path)
+        else:
+            logger.warning("%s is not there: fewer processes wrote the checkpoint, and this one starts afresh", path)

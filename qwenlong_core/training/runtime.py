@@ -68,6 +68,8 @@ def set_up_process(launch: LaunchSettings) -> PartialState:
     datasets.disable_progress_bars()
     # The pinned TRL still uses names that the pinned transformers has renamed.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # One process alone is no mistake when it writes a checkpoint.
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
     if not state.is_main_process:
         logging.getLogger().setLevel(logging.WARNING)
     return state
@@ -84,6 +86,7 @@ def trainer_arguments(model: ModelSettings, launch: LaunchSettings, seed: int, c
         "seed": seed,
         "use_cpu": on_cpu,
         "ddp_find_unused_parameters": False,
+        "ddp_timeout": 60 * launch.timeout_minutes,
         "ddp_backend": "gloo" if on_cpu and launch.num_processes > 1 else None,
         "bf16": model.dtype == "bfloat16",
         # Between micro-batches FSDP would otherwise keep the whole gradient on every GPU, summed in bfloat16. Under DDP

@@ -1,8 +1,4 @@
-"""Optimizer, scheduler and random states as safetensors and JSON, formats that run no code when they are read.
-
-The optimizer's state is gathered under the names of the weights (torch's distributed state dicts), so the file is the
-same for a plain, a replicated and an FSDP-sharded model, and for any number of processes.
-"""
+"""Scheduler and random states as JSON, a format that runs no code when it is read."""
 
 from __future__ import annotations
 
@@ -13,75 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import distributed
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 
-OPTIMIZER = "optimizer.safetensors"
-OPTIMIZER_OPTIONS = "optimizer.json"
 SCHEDULER = "scheduler.json"
-
-
-def _options(**more: Any) -> StateDictOptions:
-    return StateDictOptions(full_state_dict=True, cpu_offload=True, **more)
-
-
-def _is_writer() -> bool:
-    return not distributed.is_initialized() or distributed.get_rank() == 0
-
-
-def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer inside accelerate's wrapper, which torch's state dicts do not know."""
-    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-    return inner
-
-
-def save_optimizer(model: Any, optimizer: Any, folder: Path) -> None:
-    """Write the optimizer's state to ``folder``. Every process must call it; the first one writes.
-
-    ``optimizer.safetensors`` holds tensors named ``WEIGHT/NAME`` (``lm_head.weight/exp_avg``),
-    ``optimizer.json`` the parameter groups with the names of their weights.
-    """
-    # A collective call: with shards on several processes it gathers them, so it comes before the others leave.
-    state: dict[str, Any] = get_optimizer_state_dict(model, _inner(optimizer), options=_options())
-    if not _is_writer():
-        return
-    tensors = {
-        f"{weight}/{name}": torch.as_tensor(value).contiguous()
-        for weight, values in state["state"].items()
-        for name, value in values.items()
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / OPTIMIZER)
-    (folder / OPTIMIZER_OPTIONS).write_text(json.dumps(state["param_groups"], indent=1))
-
-
-def load_optimizer(model: Any, optimizer: Any, folder: Path) -> None:
-    """The inverse of :func:`save_optimizer`. Every process must call it; the first one reads and broadcasts."""
-    state: dict[str, Any] = {}
-    if _is_writer():
-        state = {"state": {}, "param_groups": json.loads((folder / OPTIMIZER_OPTIONS).read_text())}
-        for name, tensor in load_file(folder / OPTIMIZER).items():
-            weight, _, entry = name.rpartition("/")  # names of weights have dots, never slashes
-            state["state"].setdefault(weight, {})[entry] = tensor
-    options = _options(broadcast_from_rank0=distributed.is_initialized())
-    set_optimizer_state_dict(model, _inner(optimizer), state, options=options)
-
-
-def load_weights(model: Any, folder: Path) -> None:
-    """Load ``folder/model*.safetensors`` into a sharded model. Every process must call it; the first one reads."""
-    weights: dict[str, Any] = {}
-    if _is_writer():
-        for path in sorted(folder.glob("model*.safetensors")):
-            weights |= load_file(path)
-    # Not strict: tied weights are stored once, so the other name is missing.
-    options = _options(strict=False, broadcast_from_rank0=distributed.is_initialized())
-    set_model_state_dict(model, weights, options=options)
 
 
 def save_scheduler(scheduler: Any, folder: Path) -> None:

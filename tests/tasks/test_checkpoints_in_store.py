@@ -25,6 +25,7 @@ from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.running import S3Settings, TrackingSettings
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.artifacts import ArtifactRef
+from qwenlong_core.store.files import list_files
 from qwenlong_core.store.fingerprint import ROOT
 from qwenlong_core.store.local import LocalStore
 from qwenlong_core.store.protocol import StageRecord, Store, refs_in
@@ -37,7 +38,7 @@ def checkpoint(work: Path, step: int, content: str = "weights") -> Path:
     folder = work / "checkpoints" / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_text(f"{content} {step}")
-    seal(folder)
+    seal(folder, list_files(folder))
     (work / "output").mkdir(exist_ok=True)
     with (work / "output/metrics.jsonl").open("a") as lines:
         lines.write(json.dumps({"step": step}) + "\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qwenlong_core.store.files import MANIFEST, write_json
+from qwenlong_core.store.files import MANIFEST, list_files, write_json
 from qwenlong_core.training.checkpoints import damage, delete_partial, newest_complete, prune, seal
 
 
@@ -16,7 +16,7 @@ def checkpoint(folder: Path, step: int, sealed: bool = True) -> Path:
     (path / "weights").write_bytes(b"abc")
     (path / "nested" / "state").write_bytes(b"xyz" * step)
     if sealed:
-        seal(path)
+        seal(path, list_files(path))
     return path
 
 

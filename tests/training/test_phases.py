@@ -16,7 +16,7 @@ import torch
 from endpoint_server import Respond, raw, says, served
 from parity_stage import score_parity
 from safetensors.torch import load_file
-from training_jobs import example, grpo_job, lines, scripted
+from training_jobs import example, grpo_job, lines, scripted, whole_state
 
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.records import Completion, Example, Score
@@ -58,9 +58,10 @@ def test_the_optimizer_is_carried_or_fresh(policy: Path, data: Path, tmp_path: P
     run(grpo_job(**carried, phase=PHASE | {"steps": 2}), policy, data, one, score_parity)
     checkpoint = newest_complete(one / "checkpoints")
     assert checkpoint is not None
-    left = load_file(one / "output" / "optimizer" / "optimizer.safetensors")
-    ended_with = load_file(checkpoint / "optimizer.safetensors")
-    assert left.keys() == ended_with.keys() and all(torch.equal(left[k], ended_with[k]) for k in left)
+    left = whole_state(one / "output" / "optimizer")
+    ended_with = whole_state(checkpoint)
+    assert left.keys() == {name for name in ended_with if name.startswith("optimizer/")}
+    assert [name for name in left if not torch.equal(left[name], ended_with[name])] == []
     assert {float(v) for k, v in left.items() if k.endswith("/step")} == {2.0}
 
     seen: dict[str, torch.Tensor] = {}
@@ -73,13 +74,13 @@ def test_the_optimizer_is_carried_or_fresh(policy: Path, data: Path, tmp_path: P
     trainer.callback_handler.on_train_begin(trainer.args, trainer.state, trainer.control)
     for name, parameter in trainer.model.named_parameters():
         for entry, value in trainer.optimizer.state[parameter].items():
-            seen[f"{name}/{entry}"] = torch.as_tensor(value)
+            seen[f"optimizer/{name}/{entry}"] = torch.as_tensor(value)
     assert seen.keys() == left.keys()
     assert [name for name in seen if not torch.equal(seen[name], left[name])] == []
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {2e-4}
 
     run(job, one / "output", data, two, score_parity)
-    after = load_file(two / "output" / "optimizer" / "optimizer.safetensors")
+    after = whole_state(two / "output" / "optimizer")
     assert {float(v) for k, v in after.items() if k.endswith("/step")} == {3.0}
     run(grpo_job(**base, index=2, phase=PHASE | {"steps": 1}), one / "output", data, fresh, score_parity)
     assert not (fresh / "output" / "optimizer").exists()

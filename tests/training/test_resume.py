@@ -15,11 +15,12 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_jobs import grpo_job, lines, sft_job
+from training_jobs import grpo_job, lines, sft_job, whole_state
 
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.running import LaunchSettings
+from qwenlong_core.store.files import MANIFEST
 from qwenlong_core.training.checkpoints import damage, newest_complete, read_state
 
 PARITY_STAGE = [str(Path(__file__).with_name("parity_stage.py"))]
@@ -75,9 +76,13 @@ class Stage:
         return len(path.read_text().splitlines()) if path.exists() else 0
 
     def interrupt(self, how: signal.Signals, after: int) -> tuple[int, str]:
-        """Start, send the signal to every process once ``after`` steps are written, wait for the end."""
+        """Start, send the signal to every process once ``after`` steps are written, wait for the end.
+
+        A checkpoint is written while the training goes on; there must be one to go on from.
+        """
         process = self.start()
-        while self.steps_done() < after and process.poll() is None:
+        sealed = self.work / "checkpoints"
+        while (self.steps_done() < after or not any(sealed.glob(f"*/{MANIFEST}"))) and process.poll() is None:
             time.sleep(0.01)
         if process.poll() is None:
             launcher = psutil.Process(process.pid)  # its workers have sessions of their own
@@ -88,17 +93,18 @@ class Stage:
 
 
 def end_state(work: Path) -> dict[str, Any]:
-    """Everything that must be equal: weights, optimizer, own state, metrics without times, samples."""
+    """Everything that must be equal: weights, the last checkpoint's weights, optimizer and own state, metrics without
+    times, samples."""
     checkpoint = newest_complete(work / "checkpoints")
     assert checkpoint is not None
     names = {path.name for path in checkpoint.iterdir()}
     assert {path.suffix for path in checkpoint.iterdir()} <= {".json", ".safetensors", ".jinja"}, names
     files = [work / "output" / name for name in ("samples.jsonl", "difficulty.json")]
-    carried = work / "output" / "optimizer" / "optimizer.safetensors"
+    carried = work / "output" / "optimizer"
     return {
         "weights": load_file(work / "output" / "model.safetensors"),
-        "optimizer": load_file(checkpoint / "optimizer.safetensors"),
-        "carried": load_file(carried) if carried.exists() else {},
+        "training": whole_state(checkpoint),
+        "carried": whole_state(carried) if carried.exists() else {},
         "state": read_state(checkpoint),
         "metrics": [{k: v for k, v in row.items() if k not in TIMES} for row in lines(work / "output/metrics.jsonl")],
         "files": [path.read_text() for path in files if path.exists()],
@@ -106,7 +112,7 @@ def end_state(work: Path) -> dict[str, Any]:
 
 
 def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    for part in ("weights", "optimizer", "carried"):
+    for part in ("weights", "training", "carried"):
         assert ours[part].keys() == theirs[part].keys()
         differing = [name for name, value in ours[part].items() if not torch.equal(value, theirs[part][name])]
         assert differing == [], part
@@ -207,6 +213,25 @@ def test_ten_kills_at_random_steps_of_two_phases(
 
 
 @pytest.mark.slow
+def test_a_phase_goes_on_with_another_number_of_processes(policy: Path, data: Path, tmp_path: Path) -> None:
+    """Two processes, one, then four, each killed: the samples of one process alone, and its weights to rounding."""
+    inputs = {"model": policy, "data": data}
+    alone = Stage(PARITY_STAGE, job_of(4, 6), inputs, tmp_path / "a")
+    alone.finish()
+    for processes, after in ((2, 2), (1, 4)):
+        stage = Stage(PARITY_STAGE, job_of(4, 6, processes), inputs, tmp_path / "b", processes)
+        status, log = stage.interrupt(signal.SIGKILL, after)
+        assert status == -signal.SIGKILL, log
+        assert after <= stage.steps_done() < 6
+    log = Stage(PARITY_STAGE, job_of(4, 6, 4), inputs, tmp_path / "b", 4).finish()
+    assert "from checkpoint-" in log
+    end, of_one = end_state(tmp_path / "b"), end_state(alone.work)
+    assert end["files"] == of_one["files"]
+    for name, weight in of_one["weights"].items():
+        torch.testing.assert_close(end["weights"][name], weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_a_finished_phase_run_again_changes_nothing(policy: Path, data: Path, tmp_path: Path) -> None:
     stage = Stage(PARITY_STAGE, job_of(1, 2), {"model": policy, "data": data}, tmp_path)
     stage.finish()
@@ -223,7 +248,7 @@ def test_a_damaged_checkpoint_is_passed_over(policy: Path, data: Path, tmp_path:
     before = end_state(tmp_path)
     newest = newest_complete(tmp_path / "checkpoints")
     assert newest is not None
-    weights = newest / "model.safetensors"
+    weights = next(newest.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-8])
     assert "does not match the manifest" in str(damage(newest))
     log = stage.finish()

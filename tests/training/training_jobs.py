@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -15,6 +16,16 @@ from qwenlong_core.jobs import GRPOJob, SFTJob
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.settings.training import GRPOBase
 from qwenlong_core.training.rollout import Scorer
+
+
+def whole_state(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors that several processes have written as shards, each whole."""
+    reader = HuggingFaceStorageReader(str(folder))
+    written = reader.read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(meta.size, dtype=meta.properties.dtype) for name, meta in written.items()}
+    load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
+
 
 DOMAINS = ("math", "logical", "multihop")
 LAUNCH = {"cpu_threads": 1}
