@@ -13,10 +13,11 @@ from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_cle
 from qwenlong.tasks.store import open_store
 from qwenlong_core.interpreter import executable
 from qwenlong_core.plan.check import plan_here
-from qwenlong_core.plan.confirm import rehearse_phases
+from qwenlong_core.plan.confirm import rehearse_stages
 from qwenlong_core.plan.make import Plan, make_plan
 from qwenlong_core.plan.search import Found, helps_most, nearest
 from qwenlong_core.plan.tell import answer, assumptions, facts, lever_rows, memory_rows, record, time_rows
+from qwenlong_core.rehearsal.shim import NoRehearsal
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
 
@@ -36,7 +37,7 @@ def plan(
         Path | None, typer.Option(help="Write an HTML page with charts of memory over a step of each stage.")
     ] = None,
     rehearse: Annotated[
-        bool, typer.Option(help="Run the trainer's step of each phase on pretended GPUs; takes minutes, and is kept.")
+        bool, typer.Option(help="Run the trainer's step of each stage on pretended GPUs; takes minutes, and is kept.")
     ] = False,
     measure: Annotated[
         bool, typer.Option(help="First measure this machine's rates at the model's sizes, and keep them; a minute.")
@@ -53,7 +54,7 @@ def plan(
         if measure:
             _measure(settings)
         if rehearse:
-            rehearse_phases(settings)
+            rehearse_stages(settings)
         made = plan_here(settings, found)
         near = [] if made.fits else nearest(made, found)
         if rehearse and near:
@@ -82,11 +83,18 @@ def _measure(settings: Settings) -> None:
 
 
 def _confirmed(near: list[Found], probe: dict[str, Any] | None) -> list[Found]:
-    """The nearest settings that also fit when they are rehearsed; the formula found them."""
+    """The nearest settings that also fit when they are rehearsed; the formula found them.
+
+    Those that cannot be rehearsed stay, and the answer does not call them rehearsed.
+    """
     kept = []
     for found in near:
         settings = found.plan.settings
-        plan = make_plan(settings, found.plan.machine, probe, rehearse_phases(settings))
+        try:
+            plan = make_plan(settings, found.plan.machine, probe, rehearse_stages(settings))
+        except NoRehearsal as error:
+            say(f"{' and '.join(found.overrides)} is not rehearsed: {error}")
+            plan = found.plan
         kept += [Found(found.changes, plan)] if plan.fits else []
     return kept
 

@@ -1,7 +1,7 @@
 """Rehearsals of a plan's longest rows: the trainer's own step on pretended GPUs in place of the formula.
 
 A rehearsal takes a minute, so its result is kept in the work folder under a digest of all that it depends on: the
-phase's job, the lengths, the code and the libraries. Whoever plans the same profile again takes it from there.
+stage's job, the lengths, the code and the libraries. Whoever plans the same profile again takes it from there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.jobs import GRPOJob, SFTJob
 from qwenlong_core.rehearsal.rehearse import rehearse_all
 from qwenlong_core.rehearsal.report import Peak, peak_from_json
 from qwenlong_core.settings.tree import Settings
@@ -21,14 +21,22 @@ _FOLDER = "rehearsals"
 _RUN = "qwenlong_core.rehearsal.run"
 
 
+def _longest(settings: Settings) -> Iterator[tuple[str, SFTJob | GRPOJob, int, int]]:
+    """Stage, job, prompt and completion of its longest row. Half of an SFT row is taken to be its solution."""
+    if settings.sft_rows != "none":
+        half = settings.sft.max_tokens // 2
+        yield "sft", SFTJob.of(settings, None), settings.sft.max_tokens - half, half
+    for index, phase in enumerate(settings.grpo.phases, 1):
+        job = GRPOJob.of(settings, index, None)
+        yield f"grpo-{index}", job, phase.max_prompt_tokens, phase.max_completion_tokens
+
+
 def _files(settings: Settings) -> Iterator[tuple[str, int, int, Path]]:
     """Stage, longest prompt and completion, and the file of its rehearsal."""
     code = code_digest((_RUN,))
-    for index, phase in enumerate(settings.grpo.phases, 1):
-        job = GRPOJob.of(settings, index, None).model_dump(mode="json")
-        lengths = phase.max_prompt_tokens, phase.max_completion_tokens
-        name = f"{digest_json([job, *lengths, code])}.json"
-        yield f"grpo-{index}", *lengths, Path(settings.storage.work_dir) / _FOLDER / name
+    for stage, job, *lengths in _longest(settings):
+        name = f"{digest_json([job.model_dump(mode='json'), *lengths, code])}.json"
+        yield stage, lengths[0], lengths[1], Path(settings.storage.work_dir) / _FOLDER / name
 
 
 def known_peaks(settings: Settings) -> dict[str, Peak]:
@@ -40,8 +48,8 @@ def known_peaks(settings: Settings) -> dict[str, Peak]:
     }
 
 
-def rehearse_phases(settings: Settings) -> dict[str, Peak]:
-    """Rehearse every phase at its longest row, unless its result is kept.
+def rehearse_stages(settings: Settings) -> dict[str, Peak]:
+    """Rehearse every stage of training at its longest row, unless its result is kept.
 
     Raises:
         NoRehearsal: this machine cannot rehearse, or the model's shape is not known.

@@ -129,12 +129,13 @@ def sft_steps(settings: Settings) -> int:
     return math.ceil(math.ceil(rows / settings.sft.batch_size) * settings.sft.epochs)
 
 
-def _sft(shape: Shape, settings: Settings, machine: Machine) -> StagePlan | None:
+def _sft(shape: Shape, settings: Settings, machine: Machine, peak: Peak | None) -> StagePlan | None:
     if settings.sft_rows == "none":
         return None
     typical = min(_middle(settings.data.generate_sft, settings.sft.max_tokens / 2), settings.sft.max_tokens)
     learned, steps = machine.learned, sft_steps(settings)
     step = slowed(sft_step(shape, settings, machine, typical), learned.slower)
+    most = sft_memory(shape, settings, machine, settings.sft.max_tokens)
     return StagePlan(
         name="sft",
         steps=steps,
@@ -142,7 +143,8 @@ def _sft(shape: Shape, settings: Settings, machine: Machine) -> StagePlan | None
         seconds=steps * step.total,
         rows=f"{typical:,.0f} tokens, at most {settings.sft.max_tokens:,}",
         typical=enlarged(sft_memory(shape, settings, machine, typical), learned.larger),
-        longest=enlarged(sft_memory(shape, settings, machine, settings.sft.max_tokens), learned.larger),
+        longest=enlarged(as_rehearsed(most, peak) if peak else most, learned.larger),
+        rehearsed=peak is not None,
     )
 
 
@@ -231,7 +233,7 @@ def make_plan(
         settings: The profile.
         machine: Its machine.
         probe: Content of a ``probe.json``.
-        peaks: Rehearsals of phases at their longest row, by stage.
+        peaks: Rehearsals of stages at their longest row, by name.
 
     Raises:
         NoPlan: a model that a plan cannot reckon with.
@@ -243,7 +245,7 @@ def make_plan(
     faults: list[str] = []
     makers: list[tuple[str, Callable[[], StagePlan | None]]] = [
         ("probe", lambda: _probe(shape, settings, machine, rows)),
-        ("sft", lambda: _sft(shape, settings, machine)),
+        ("sft", lambda: _sft(shape, settings, machine, (peaks or {}).get("sft"))),
         *(
             (f"grpo-{i}", lambda i=i, one=one: _phase(shape, settings, machine, i, one, (peaks or {}).get(f"grpo-{i}")))
             for i, one in enumerate(rows, 1)

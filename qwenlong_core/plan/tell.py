@@ -47,7 +47,8 @@ def answer(plan: Plan, near: Sequence[Found]) -> list[str]:
         return [*lines, "no combination of three settings fits: take larger GPUs, more of them, or shorter phases"]
     lines.append("the nearest settings that fit:")
     for found in near:
-        lines.append(f"  {_set(found)}   {in_hours(found.plan.seconds)} a run")
+        confirmed = all(stage.rehearsed for stage in found.plan.stages if stage.longest)
+        lines.append(f"  {_set(found)}   {in_hours(found.plan.seconds)} a run{', rehearsed' if confirmed else ''}")
     return lines
 
 

@@ -1,7 +1,8 @@
 """Pretend that this process is one of several that have a CUDA device each.
 
-Every private interface of torch, accelerate and TRL that the rehearsal needs is used in this file and in ``shim.py``,
-whose version check covers it. Import it after :func:`.shim.load_shim`.
+Every private interface of torch, accelerate and TRL that the rehearsal needs is named in this file, but for the C++
+headers in ``shim.py``, which is loaded before torch. The version check there covers both, and
+``tests/rehearsal/test_shim.py`` finds a private name in any other file. Import it after :func:`.shim.load_shim`.
 """
 
 from __future__ import annotations
@@ -14,21 +15,45 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import transformers.masking_utils
 import transformers.utils.import_utils
 import trl.kernels.chunked_logprob as head_kernels
 import trl.trainer.grpo_trainer
 import trl.trainer.utils
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState
+from accelerate.utils.launch import prepare_multi_gpu_env
 from torch._subclasses import fake_tensor
 from torch.distributed._tools import fake_collectives  # noqa: F401  # gives collectives a result on fake tensors
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup as FSDPParamGroup
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves as tree_leaves
+from torch.utils._pytree import tree_map as tree_map
+from torch.utils.flop_counter import flop_registry
 
+_aten = torch.ops.aten
 FakeTensor, FakeTensorMode = fake_tensor.FakeTensor, fake_tensor.FakeTensorMode
 DynamicOutputShapeException = fake_tensor.DynamicOutputShapeException
 unset_fake_temporarily = fake_tensor.unset_fake_temporarily
+PRODUCTS = {str(packet): flop_registry[packet] for packet in (_aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm)}
+"""torch's own formulas for the FLOPs of matrix products, by name; they take an operation's tensors."""
+
+
+def storage_key(storage: Any) -> int:
+    """What tells a storage from all others that live."""
+    key: int = storage._cdata
+    return key
+
+
+def environment_of(config: str) -> dict[str, str]:
+    """The variables that ``accelerate launch --config_file`` sets for its processes."""
+    parsed = launch_command_parser().parse_args(["--config_file", config, "--machine_rank", "0", "none.py"])
+    arguments, _, _ = _validate_launch_command(parsed)
+    found: dict[str, str] = prepare_multi_gpu_env(arguments)
+    return found
 
 
 class _Stream:
@@ -127,6 +152,10 @@ def fake_tensors() -> None:
     torch.nn.Module.to = lambda module, *_, **__: module  # type: ignore[method-assign,assignment]
     # accelerate maps the optimizer's parameters by the address of their data, of which fakes have none.
     FakeTensor.data_ptr = lambda self: id(self.untyped_storage())  # type: ignore[method-assign]
+    # Pinned memory is the host's, which is not counted, and which a build without CUDA does not have.
+    FakeTensor.pin_memory = lambda self, *_: self  # type: ignore[method-assign,assignment]
+    # transformers takes fakes for a model that is being traced, and would write out the mask that it leaves out else.
+    transformers.masking_utils.is_tracing = lambda *_: False
     # DTensor finds the shapes of results on whole tensors; under our modes they would count as memory.
     propagate = ShardingPropagator._propagate_tensor_meta_non_cached
 
@@ -144,6 +173,8 @@ def _kernels() -> None:
     # With a kernel of its own, the backward of SiLU is one operation with one result, as in a CUDA build. Without, it
     # is a chain of five with five results.
     _CUDA.impl("silu_backward", lambda gradient, x: torch.empty_like(x), "CUDA")
+    # Without a GPU, attention without a mask would be computed by matrix products of N x N numbers.
+    torch.nn.functional.scaled_dot_product_attention = _attention
     # TRL's head runs Triton kernels, which write into tensors that exist already.
     kernel = type("Kernel", (), {"__getitem__": lambda self, grid: _nothing})()
     head_kernels._use_triton = trl.trainer.utils._use_triton = lambda device: device.type == "cuda"
@@ -153,22 +184,36 @@ def _kernels() -> None:
     trl.trainer.grpo_trainer.VLLMGeneration = lambda *_, **__: None
 
 
+_plain_attention = torch.nn.functional.scaled_dot_product_attention
+
+
+def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, **options: Any) -> Any:
+    """As a GPU chooses: flash attention for 16-bit numbers without a mask."""
+    if attn_mask is not None or query.dtype not in (torch.float16, torch.bfloat16):
+        return _plain_attention(query, key, value, attn_mask, **options)
+    options.pop("enable_gqa", None)  # the kernel finds key heads that queries share by their number
+    return _aten._scaled_dot_product_flash_attention(query, key, value, **options)[0]
+
+
 _CUDA = torch.library.Library("aten", "IMPL")
 
 
 def pretend_ranks(processes: int, variables: Mapping[str, str]) -> None:
-    """Be rank 0 of a group whose collectives return at once.
+    """Be the last rank of a group whose collectives return at once.
+
+    Of the ranks that share a row, the last holds the completions, and with them the head's work.
 
     Args:
         processes: Ranks.
         variables: What ``accelerate launch`` sets in the environment.
     """
     os.environ.update(variables)
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    os.environ.update(RANK=str(processes - 1), LOCAL_RANK="0", WORLD_SIZE=str(processes))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
     if dist.is_initialized():  # a second rehearsal in this process
         AcceleratorState._reset_state(reset_partial_state=True)
         return
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+    dist.init_process_group("fake", store=FakeStore(), rank=processes - 1, world_size=processes)
 
     # Objects have no bytes on a fake device: all ranks are taken to hold what this one does.
     def gather(found: list[Any], value: Any, *_: Any, **__: Any) -> None:

@@ -13,10 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
-from qwenlong_core.rehearsal.device import DynamicOutputShapeException, FakeTensor, unset_fake_temporarily
+from qwenlong_core.rehearsal.device import (
+    DynamicOutputShapeException,
+    FakeTensor,
+    TorchDispatchMode,
+    tree_leaves,
+    tree_map,
+    unset_fake_temporarily,
+)
 
 _aten = torch.ops.aten
 _BY_MASK = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._unsafe_index.Tensor}

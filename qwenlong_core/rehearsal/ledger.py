@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from qwenlong_core.rehearsal.device import TorchDispatchMode, storage_key, tree_leaves
 from qwenlong_core.rehearsal.report import Moment
 from qwenlong_core.rehearsal.work import flops_of, inside_of, sent_of
 
@@ -76,7 +75,7 @@ class Ledger(TorchDispatchMode):
     def recount(self, term: str, *tensors: Tensor | None) -> None:
         """Count these tensors' storages as ``term`` from now on."""
         for tensor in tensors:
-            entry = None if tensor is None else self._live.get(_key(tensor.untyped_storage()))
+            entry = None if tensor is None else self._live.get(storage_key(tensor.untyped_storage()))
             if entry is not None:
                 self._move(entry, term)
 
@@ -93,7 +92,7 @@ class Ledger(TorchDispatchMode):
 
         def resize_(storage: Any, size: int) -> Any:
             result = resize(storage, size)
-            if _key(storage) in ledger._live:
+            if storage_key(storage) in ledger._live:
                 ledger._see(storage)
             return result
 
@@ -117,7 +116,7 @@ class Ledger(TorchDispatchMode):
 
     def _see(self, storage: Any) -> None:
         size = -(-storage.nbytes() // self.block) * self.block
-        entry = self._live.get(key := _key(storage))
+        entry = self._live.get(key := storage_key(storage))
         if entry is None:
             self.born += 1
             entry = self._live[key] = _Storage(0, self.term, self.born)
@@ -160,8 +159,3 @@ class Ledger(TorchDispatchMode):
         inside = inside_of(func, args)
         if inside:
             self._note(inside)
-
-
-def _key(storage: Any) -> int:
-    key: int = storage._cdata
-    return key

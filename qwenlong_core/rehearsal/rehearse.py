@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.jobs import GRPOJob, SFTJob
 from qwenlong_core.plan.known import KNOWN
 from qwenlong_core.rehearsal.report import RESERVE, Peak, Run, peak_of, run_from_json
 from qwenlong_core.rehearsal.shim import NoRehearsal, obstacle
@@ -45,13 +45,15 @@ def model_shape(settings: ModelSettings) -> dict[str, Any]:
 def rehearse(
     settings: Settings, stage: str, prompt_tokens: int, completion_tokens: int, layers: int | None = None
 ) -> Peak:
-    """Run one step of a stage on pretended GPUs, and report rank 0's memory and work.
+    """Run one step of a stage on pretended GPUs, and report the memory and work of one of them.
+
+    Where processes share a row, it is the last of them, which holds the completions.
 
     Args:
         settings: Of the run.
-        stage: ``grpo-1``, ``grpo-2`` and so on.
-        prompt_tokens: P of every group.
-        completion_tokens: C of every completion.
+        stage: ``sft``, ``grpo-1``, ``grpo-2`` and so on.
+        prompt_tokens: P of every group, or of every row of SFT.
+        completion_tokens: C of every completion, or of every row's solution.
         layers: Rehearse a model of this depth. ``None`` takes the model's own, by the linear rule of
             :func:`.report.peak_of` from :data:`DEPTHS`: every layer takes the same.
 
@@ -78,8 +80,14 @@ def rehearse_all(steps: Sequence[tuple[Settings, str, int, int]], layers: int | 
     asked = [_asked(*step, layers) for step in steps]
     found = [runs for _, alike in groupby(asked, lambda one: one["job"]["launch"]) for runs in run_process(list(alike))]
     return [
-        peak_of(runs, layers or one["shape"]["num_hidden_layers"], forwards_per_batch(settings), RESERVE)
-        for (settings, *_), one, runs in zip(steps, asked, found, strict=True)
+        peak_of(
+            runs,
+            layers or one["shape"]["num_hidden_layers"],
+            # A forward of SFT brings its own rows; those of GRPO wait in the batch.
+            runs[0].forwards if stage == "sft" else forwards_per_batch(settings),
+            RESERVE,
+        )
+        for (settings, stage, *_), one, runs in zip(steps, asked, found, strict=True)
     ]
 
 
@@ -90,19 +98,27 @@ def forwards_per_batch(settings: Settings) -> int:
 
 
 def _asked(settings: Settings, stage: str, prompt: int, completion: int, layers: int | None) -> dict[str, Any]:
-    if not re.fullmatch(r"grpo-[1-9]\d*", stage):
-        raise NoRehearsal(f"stage {stage!r} cannot be rehearsed: only phases of GRPO can, such as grpo-1")
+    if not re.fullmatch(r"sft|grpo-[1-9]\d*", stage):
+        raise NoRehearsal(f"stage {stage!r} cannot be rehearsed: only sft and phases of GRPO can, such as grpo-1")
+    if stage == "sft" and settings.sft.packing:
+        raise NoRehearsal(
+            "sft.packing cannot be rehearsed, as rows of equal lengths leave nothing to pack: set it to false"
+        )
     if settings.launch.activation_offload:
         raise NoRehearsal("launch.activation_offload cannot be rehearsed, as it copies to real memory: set it to false")
     shape = model_shape(settings.model)
     depth = layers or shape["num_hidden_layers"]
     return {
-        "job": GRPOJob.of(settings, int(stage.removeprefix("grpo-")), None).model_dump(mode="json"),
+        "job": _job(settings, stage).model_dump(mode="json"),
         "shape": shape,
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "layers": [depth] if layers or depth <= DEPTHS[-1] else DEPTHS,
     }
+
+
+def _job(settings: Settings, stage: str) -> GRPOJob | SFTJob:
+    return SFTJob.of(settings, None) if stage == "sft" else GRPOJob.of(settings, int(stage.removeprefix("grpo-")), None)
 
 
 def run_process(asked: Sequence[dict[str, Any]]) -> list[list[Run]]:

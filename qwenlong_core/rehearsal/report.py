@@ -33,7 +33,7 @@ Fragmentation is not in it."""
 
 @dataclass(frozen=True)
 class Peak:
-    """Memory of one GPU (rank 0) in a training step, in bytes, and the work that it does."""
+    """Memory of one GPU in a training step, in bytes, and the work that it does."""
 
     terms: dict[str, int]
     """Bytes by term (:data:`TERMS`) at the highest moment; they add up to ``peak``."""

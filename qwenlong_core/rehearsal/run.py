@@ -1,8 +1,9 @@
 """The process that rehearses: ``python -m qwenlong_core.rehearsal.run --job job.json`` prints JSON.
 
-The job file is a list; each entry has ``job`` (a :class:`.jobs.GRPOJob`), ``shape`` (a model's config),
-``prompt_tokens``, ``completion_tokens`` and ``layers`` (a list of depths). The last line printed has, for each entry, a
-:class:`.report.Run` of each depth. :func:`.rehearse.rehearse` writes such a file and starts the process.
+The job file is a list; each entry has ``job`` (a :class:`.jobs.GRPOJob` or :class:`.jobs.SFTJob`), ``shape`` (a
+model's config), ``prompt_tokens``, ``completion_tokens`` and ``layers`` (a list of depths). The last line printed has,
+for each entry, a :class:`.report.Run` of each depth. :func:`.rehearse.rehearse` writes such a file and starts the
+process.
 """
 
 from __future__ import annotations

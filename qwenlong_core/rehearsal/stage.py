@@ -6,15 +6,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_multi_gpu_env
-
-from qwenlong_core.jobs import GRPOJob
-from qwenlong_core.rehearsal.device import FakeTensorMode, fake_tensors, pretend_cuda, pretend_ranks
+from qwenlong_core.jobs import GRPOJob, SFTJob
+from qwenlong_core.rehearsal.device import FakeTensorMode, environment_of, fake_tensors, pretend_cuda, pretend_ranks
 from qwenlong_core.rehearsal.known import Known
 from qwenlong_core.rehearsal.ledger import Ledger
 from qwenlong_core.rehearsal.report import Run
-from qwenlong_core.rehearsal.step import FORWARDS, UPDATES, build, shaped_model, short_job
+from qwenlong_core.rehearsal.step import (
+    FORWARDS,
+    UPDATES,
+    build,
+    build_sft,
+    shaped_model,
+    short_job,
+    short_sft_job,
+)
 from qwenlong_core.rehearsal.watch import BACKWARD, OLD_PASS, watch, watched_sharding
 from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.shipped import own_or_shipped
@@ -29,27 +34,33 @@ def launch_variables(launch: LaunchSettings) -> dict[str, str]:
     if launch.accelerate_config is None:
         return {}
     config = str(own_or_shipped(launch.accelerate_config))
-    parsed = launch_command_parser().parse_args(["--config_file", config, "--machine_rank", "0", "none.py"])
-    arguments, _, _ = _validate_launch_command(parsed)
-    found = {k: v for k, v in prepare_multi_gpu_env(arguments).items() if k.startswith(("FSDP_", "ACCELERATE_"))}
+    found = {k: v for k, v in environment_of(config).items() if k.startswith(("FSDP_", "ACCELERATE_"))}
     # Weights are undefined, so there is nothing to broadcast; and fakes cannot move to torch's meta device.
     return found | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
 
 
 def rehearsed(asked: dict[str, Any], work: Path) -> list[Run]:
     """Run one step of the job in ``asked`` at each of its depths."""
-    job = short_job(GRPOJob.model_validate(asked["job"]))
+    job: GRPOJob | SFTJob
+    if "sft" in asked["job"]:
+        job = short_sft_job(SFTJob.model_validate(asked["job"]))
+    else:
+        job = short_job(GRPOJob.model_validate(asked["job"]))
     pretend_cuda(job.launch.num_processes // job.launch.num_machines)
     return [_at_depth(job, layers, asked, work) for layers in asked["layers"]]
 
 
-def _at_depth(job: GRPOJob, layers: int, asked: dict[str, Any], work: Path) -> Run:
+def _at_depth(job: GRPOJob | SFTJob, layers: int, asked: dict[str, Any], work: Path) -> Run:
     pretend_ranks(job.launch.num_processes, launch_variables(job.launch))
     ledger = Ledger()
     with FakeTensorMode(allow_non_fake_inputs=True), Known(), ledger, watched_sharding(ledger):
         set_up_process(job.launch)
         model = shaped_model(asked["shape"], layers, job.model, "cuda")
-        trainer = build(job, model, asked["prompt_tokens"], asked["completion_tokens"], work)
+        lengths = asked["prompt_tokens"], asked["completion_tokens"]
+        if isinstance(job, SFTJob):
+            trainer = build_sft(job, model, *lengths, work)
+        else:
+            trainer = build(job, model, *lengths, work)
         watch(trainer, ledger)
         trainer.train()
     return Run(

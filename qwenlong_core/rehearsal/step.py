@@ -1,4 +1,4 @@
-"""One GRPO step of rank 0: the project's trainer on rollouts that are given."""
+"""One step of a rank: the project's trainers, GRPO's on rollouts and SFT's on rows that are given."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.initialization import no_init_weights
 
-from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.jobs import GRPOJob, SFTJob
 from qwenlong_core.models import attention_implementation
 from qwenlong_core.records import Completion, Example, Group, Score
 from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.training import sft
 from qwenlong_core.training.arguments import batch_layout, grpo_config
 from qwenlong_core.training.dynamic_sampling import RolloutBatch
+from qwenlong_core.training.logprobs.packing import IGNORED
 from qwenlong_core.training.metrics import JsonLines
 from qwenlong_core.training.rows import StepBatch, rows_of
 from qwenlong_core.training.runtime import StepBoundary, quiet
@@ -120,4 +122,28 @@ def build(job: GRPOJob, model: Any, prompt_tokens: int, completion_tokens: int, 
     trainer.add_callback(StepBoundary(layout.updates_per_batch, steps=2, save_steps=10))
     # The check compares values, which fakes do not have. It runs once, without gradient, and takes less than a step.
     trainer.logprobs.checked = True
+    return trainer
+
+
+def short_sft_job(job: SFTJob) -> SFTJob:
+    """The job with batches of :data:`FORWARDS`; each forward stays as it is."""
+    holders = job.launch.num_processes // job.launch.sequence_parallel
+    rows = FORWARDS * job.sft.micro_batch_size * holders
+    return job.model_copy(update={"sft": job.sft.model_copy(update={"batch_size": rows})})
+
+
+def build_sft(job: SFTJob, model: Any, prompt_tokens: int, solution_tokens: int, work: Path) -> Any:
+    """The SFT trainer of a short job, with rows for :data:`UPDATES`.
+
+    Args:
+        job: Of :func:`short_sft_job`.
+        model: Of :func:`shaped_model`.
+        prompt_tokens: Of every row.
+        solution_tokens: Of every row; they have the loss.
+        work: A folder for what the trainer writes.
+    """
+    ids = [0] * (prompt_tokens + solution_tokens)
+    row = {"input_ids": ids, "labels": [IGNORED] * prompt_tokens + ids[prompt_tokens:]}
+    trainer = sft.trainer_of(job, model, word_tokenizer(), [row] * (UPDATES * job.sft.batch_size), work)
+    trainer.add_callback(StepBoundary(updates=1, steps=UPDATES + 1, save_steps=UPDATES + 1))
     return trainer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import wraps
+from itertools import count
 from typing import Any
 
 from qwenlong_core.rehearsal.device import FSDPParamGroup
@@ -19,14 +20,13 @@ BACKWARD, LAYERS = "backward", " of the layers"
 
 def watch(trainer: Any, ledger: Ledger) -> None:
     """Watch a trainer's step: its parts by label, its layers, the head, FSDP and the optimizer by term."""
-    model = trainer.model
+    model, forwards = trainer.model, count()
 
     def update() -> str:
         return f"update {trainer.state.global_step + 1}"
 
     def part(name: str) -> str:
-        forward = trainer._step % trainer.args.gradient_accumulation_steps + 1
-        return f"{update()}, forward {forward}: {name}"
+        return f"{update()}, forward {trainer.forwards % trainer.args.gradient_accumulation_steps + 1}: {name}"
 
     def begins() -> str:
         # Until here the model was loaded and sharded, which is no part of a step.
@@ -34,9 +34,17 @@ def watch(trainer: Any, ledger: Ledger) -> None:
         ledger.recount("weights", *_local(model.parameters()), *model.buffers())
         return OLD_PASS
 
-    _wrap(trainer, "next_batch", ledger, begins, "batch")
-    _wrap(trainer.logprobs, "_run", ledger, None, "head")
-    _wrap(trainer, "compute_loss", ledger, lambda: part("forward"), "head")
+    def forward() -> str:
+        trainer.forwards = next(forwards)
+        if trainer.forwards == 0 and not scores:
+            begins()
+        return part("forward")
+
+    scores = hasattr(trainer, "next_batch")  # a batch that is scored before it is trained on: GRPO, not SFT
+    if scores:
+        _wrap(trainer, "next_batch", ledger, begins, "batch")
+        _wrap(trainer.logprobs, "_run", ledger, None, "head")
+    _wrap(trainer, "compute_loss", ledger, forward, "head")
     _wrap(trainer.accelerator, "backward", ledger, lambda: part(BACKWARD), "head")
     _wrap(trainer.accelerator, "clip_grad_norm_", ledger, lambda: f"{update()}: clipping", "gradients")
     for layer in layers_of(model):

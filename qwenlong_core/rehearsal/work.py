@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from qwenlong_core.rehearsal.device import PRODUCTS, tree_leaves
 
 _aten = torch.ops.aten
 _FORWARD = (
@@ -33,13 +34,14 @@ def _pairs(query: Tensor, key: Tensor, causal: bool) -> int:
 
 
 def flops_of(func: Any, args: Any) -> tuple[str, int]:
-    """Kind (``matmul`` or ``attention``) and number of floating-point operations; a multiply-add is two."""
-    name = func._schema.name
-    if name in ("aten::mm", "aten::bmm"):
-        return "matmul", 2 * args[0].numel() * args[1].size(-1)
-    if name in ("aten::addmm", "aten::addmm_", "aten::baddbmm"):
-        return "matmul", 2 * args[1].numel() * args[2].size(-1)
-    if name == "mkldnn::_linear_pointwise":
+    """Kind (``matmul`` or ``attention``) and number of floating-point operations; a multiply-add is two.
+
+    Products are counted by torch's own formulas; they know no oneDNN, and count all of a causal call's pairs.
+    """
+    name = str(func.overloadpacket).removesuffix("_")  # in place or not
+    if name in PRODUCTS:
+        return "matmul", PRODUCTS[name](*(x for x in args if isinstance(x, Tensor)))
+    if name == "mkldnn._linear_pointwise":
         return "matmul", 2 * args[0].numel() * args[1].size(0)
     if func in _FORWARD:  # the scores, and their product with the values
         return "attention", 4 * _pairs(args[0], args[1], _causal(func, args)) * args[0].size(-1)

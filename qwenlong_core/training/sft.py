@@ -184,14 +184,25 @@ def _sentence(row: dict[str, Any]) -> str:
 def build_trainer(
     job: SFTJob, model_dir: Path, tokenizer: Any, rows: list[dict[str, list[int]]], work: Path
 ) -> ResumableSFTTrainer:
-    """The trainer; ``rows`` are in training order.
+    """The trainer of a policy folder; ``rows`` are in training order.
 
     Raises:
         ValueError: the batch cannot be divided, or the model's rows cannot be cut over ``launch.sequence_parallel``.
     """
     set_seed(job.seed)
+    require_cuttable_policy(model_dir, job.model, job.launch.sequence_parallel)
+    return trainer_of(job, start_policy(model_dir, training_weights(job.model)), tokenizer, rows, work)
+
+
+def trainer_of(
+    job: SFTJob, policy: Any, tokenizer: Any, rows: list[dict[str, list[int]]], work: Path
+) -> ResumableSFTTrainer:
+    """The trainer of a policy in memory.
+
+    Raises:
+        ValueError: the batch cannot be divided.
+    """
     copies, at_once = job.launch.sequence_parallel, 1 if job.sft.packing else job.sft.micro_batch_size
-    require_cuttable_policy(model_dir, job.model, copies)
     dataset = Dataset.from_list(packed(rows, job.sft) if job.sft.packing else rows)
     arguments = SFTConfig(
         **trainer_arguments(job.model, job.launch, job.seed, work / "checkpoints"),
@@ -208,7 +219,7 @@ def build_trainer(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = ResumableSFTTrainer(
-        model=start_policy(model_dir, training_weights(job.model)),
+        model=policy,
         args=arguments,
         train_dataset=dataset.select(dealt(len(dataset), at_once, copies)) if copies > 1 else dataset,
         processing_class=tokenizer,

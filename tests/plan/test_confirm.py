@@ -46,11 +46,23 @@ def test_kept_rehearsals_are_found_until_what_they_depend_on_changes(tmp_path):
     assert confirm.known_peaks(of("8gpu-14b", work, "launch.activation_offload=true")) == {}
 
 
+def test_sft_is_rehearsed_where_a_run_has_it():
+    assert [stage for stage, *_ in confirm._files(of("8gpu-14b"))] == ["grpo-1", "grpo-2", "grpo-3"]
+    alone = of("1gpu", "distill.traces='traces.jsonl'")
+    stage, prompt, solution, _ = next(iter(confirm._files(alone)))
+    assert (stage, prompt + solution) == ("sft", alone.sft.max_tokens)
+    plan = make_plan(alone, H100, peaks={"sft": PEAK})
+    assert [stage.name for stage in plan.stages if stage.rehearsed] == ["sft"]
+    assert (
+        plan.stages[[stage.name for stage in plan.stages].index("sft")].longest.terms["kept activations"] == 4 * 2**30
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(obstacle() is not None, reason="this machine cannot rehearse")
 def test_the_formula_is_near_the_rehearsal_and_not_far_under_it(tmp_path):
     settings = of("8gpu-14b", f"storage.work_dir='{tmp_path}'")
-    peaks = confirm.rehearse_phases(settings)
+    peaks = confirm.rehearse_stages(settings)
     assert len(list((Path(tmp_path) / "rehearsals").iterdir())) == 3
     formula = {stage.name: stage for stage in make_plan(settings, H100).stages}
     rehearsed = {stage.name: stage for stage in make_plan(settings, H100, peaks=peaks).stages}

@@ -13,7 +13,8 @@ from qwenlong_core.settings.profiles import load_settings
 @pytest.mark.parametrize(
     "stage, override, reason",
     [
-        ("sft", "seed=1", "stage 'sft' cannot be rehearsed"),
+        ("probe", "seed=1", "stage 'probe' cannot be rehearsed"),
+        ("sft", "sft.packing=true sft.micro_batch_size=2", "sft.packing cannot be rehearsed"),
         ("grpo-0", "seed=1", "stage 'grpo-0' cannot be rehearsed"),
         ("grpo-1", "launch.activation_offload=true", r"launch\.activation_offload cannot"),
         ("grpo-1", "model.name=some/model", "model.name='some/model': its shape is not known"),
@@ -21,7 +22,7 @@ from qwenlong_core.settings.profiles import load_settings
 )
 def test_what_cannot_be_rehearsed_is_refused(stage: str, override: str, reason: str) -> None:
     with pytest.raises(NoRehearsal, match=reason):
-        rehearse(load_settings("8gpu-14b", [override]), stage, 1000, 100)
+        rehearse(load_settings("8gpu-14b", override.split()), stage, 1000, 100)
 
 
 def test_a_folder_has_its_own_shape(tmp_path) -> None:
