@@ -211,10 +211,12 @@ def _training_instants(shape: Shape, size: _Sizes, *, engine: float, accumulated
 
 
 def host_bytes(shape: Shape, settings: Settings, machine: Machine, length: Length) -> float:
-    """Host memory of a node: processes, offloaded activations, and the first process's gather when it saves."""
+    """Host memory of a node: processes, offloaded activations, and the copies of its shares while a checkpoint is
+    written, or the float32 weights that the first process gathers at the end."""
     launch = settings.launch
     processes = launch.num_processes // launch.num_machines
     moved = 0.0
     if launch.activation_offload and machine.is_gpu:
         moved = kept_bytes(shape, settings, length.tokens / launch.sequence_parallel)
-    return processes * (5 * GIB + moved) + 12.0 * shape.parameters
+    saving = max(12.0 / launch.num_machines, 4.0) * shape.parameters
+    return processes * (5 * GIB + moved) + saving

@@ -120,16 +120,16 @@ def grpo_step(shape: Shape, settings: Settings, machine: Machine, rows: Rows) ->
     busy = old + update
     exposed = max(0.0, sent.shards / link_rate(settings, machine) - busy) + sent.rows / machine.link
     optimizer = updates * 28 * shape.parameters / sharded_over(launch) / machine.reading
+    seconds = {
+        "prefill": sampled.prefill,
+        "decode": sampled.decode,
+        "judge": _judging(settings, rows, drawn),
+        "weights to engine": _to_engine(shape, settings, machine, drawn),
+        "old pass": old,
+        "update": update + exposed + optimizer,
+    }
     return Step(
-        seconds={
-            "prefill": sampled.prefill,
-            "decode": sampled.decode,
-            "judge": _judging(settings, rows, drawn),
-            "weights to engine": _to_engine(shape, settings, machine, drawn),
-            "old pass": old,
-            "update": update + exposed + optimizer,
-            "saving": _saving(shape, machine) / grpo.save_steps,
-        },
+        seconds=seconds | {"saving": _saving(shape, settings, machine, sum(seconds.values()), grpo.save_steps)},
         tokens=kept * tokens.total,
         flops=kept * (passes * scoring.flops.total + training.flops.total),
         mfu=kept * model_flops(shape, tokens) / (update + exposed + optimizer) / launch.num_processes / machine.peak,
@@ -153,7 +153,8 @@ def sft_step(shape: Shape, settings: Settings, machine: Machine, length: float) 
     update += 28 * shape.parameters / sharded_over(launch) / machine.reading
     done = share * launch.num_processes
     return Step(
-        seconds=dict.fromkeys(PARTS, 0.0) | {"update": update, "saving": _saving(shape, machine) / sft.save_steps},
+        seconds=dict.fromkeys(PARTS, 0.0)
+        | {"update": update, "saving": _saving(shape, settings, machine, update, sft.save_steps)},
         tokens=done * tokens.total,
         flops=done * training.flops.total,
         mfu=done * model_flops(shape, tokens) / update / launch.num_processes / machine.peak,
@@ -184,9 +185,15 @@ def _to_engine(shape: Shape, settings: Settings, machine: Machine, drawn: float)
     return rounds * (4 * shape.parameters / link_rate(settings, machine) + 4 * shape.parameters / machine.reading)
 
 
-def _saving(shape: Shape, machine: Machine) -> float:
-    """Write and seal a checkpoint."""
-    return 12 * shape.parameters * (1 / machine.disk + 1 / machine.seal)
+def _saving(shape: Shape, settings: Settings, machine: Machine, step: float, every: int) -> float:
+    """What a step of ``step`` seconds waits for checkpoints, one each ``every`` steps.
+
+    The training waits while each process copies its share. The disk is written and read again for the seal meanwhile;
+    what of that is not done when the next checkpoint is due is waited for, too.
+    """
+    size, processes = 12 * shape.parameters, settings.launch.num_processes
+    written = size * (1 / machine.disk + 1 / (machine.seal * processes))
+    return (size / processes / machine.host_copy + max(0.0, written - every * step)) / every
 
 
 def levers(shape: Shape, settings: Settings, machine: Machine, rows: Rows) -> dict[str, float]:

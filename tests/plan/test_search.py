@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-from plans import of, plan_of
+from plans import H100, of, plan_of
 
 from qwenlong_core.plan.make import make_plan
 from qwenlong_core.plan.search import helps_most, nearest, with_values
@@ -55,10 +54,11 @@ def test_changes_that_do_not_go_together_are_no_settings():
     assert changed.grpo.phases[1].max_completion_tokens == 5000
 
 
-@pytest.mark.parametrize("profile", ["8gpu-14b", "local"])
-def test_what_helps_saves_time_and_fits(profile):
-    plan = plan_of(profile, "grpo.save_steps=1")
+def test_what_helps_saves_time_and_fits():
+    """On a disk so slow that a checkpoint outlasts a step, saving less often helps; on the assumed one it does not."""
+    slow = H100.model_copy(update={"disk": 1e8, "seal": 1e8})
+    plan = make_plan(of("8gpu-14b"), slow, None)
     found = helps_most(plan)
-    assert found
     assert all(one.plan.fits and one.plan.seconds < plan.seconds for one in found)
     assert any("grpo.save_steps" in one.changes for one in found)
+    assert not any("grpo.save_steps" in one.changes for one in helps_most(plan_of("8gpu-14b")))

@@ -93,6 +93,25 @@ def test_a_setting_changes_its_part_alone(override, part, less):
     assert (after[part] < before[part]) is less
 
 
+def test_a_training_waits_for_the_copy_and_for_writing_only_where_the_next_checkpoint_is_due():
+    """177 GB: a copy of an eighth at 25 GB/s is 0.9 s; 118 s of writing and 15 s of hashing fit into a step."""
+    settings, size = of("8gpu-14b"), 12 * B14.parameters
+    copy = size / 8 / 25e9
+    assert grpo_step(B14, settings, H100, rows(10_000)).seconds["saving"] == pytest.approx(copy)
+    slow = H100.model_copy(update={"disk": 1e8, "seal": 1e8})
+    step = grpo_step(B14, settings, slow, rows(10_000))
+    rest = step.total - step.seconds["saving"]
+    assert step.seconds["saving"] == pytest.approx(copy + size / 1e8 + size / 8e8 - rest)
+    tenth = grpo_step(B14, of("8gpu-14b", "grpo.save_steps=10"), slow, rows(10_000))
+    assert tenth.seconds["saving"] == pytest.approx(copy / 10)
+
+
+@pytest.mark.parametrize("profile", ["8gpu-14b", "32b", "1gpu"])
+def test_saving_takes_less_than_a_twentieth_of_training(profile):
+    parts = plan_of(profile).seconds_by_part()
+    assert parts["saving"] < 0.05 * sum(parts[name] for name in PARTS)
+
+
 def test_levers_add_up():
     found = levers(B14, of("8gpu-14b"), H100, rows(90_000))
     assert found["all of these"] < min(found[name] for name in ("fp8 cache", "prompt read once a group", "speculation"))
