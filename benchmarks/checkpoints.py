@@ -64,7 +64,7 @@ def gathered(model: Any, optimizer: Any, folder: Path) -> float:
     start = time.perf_counter()
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights = get_model_state_dict(model, options=options)
-    state = get_optimizer_state_dict(model, optimizer, options=options)["state"]
+    state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options).get("state", {})
     if distributed.get_rank() == 0:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
         tensors = {f"{w}/{name}": torch.as_tensor(t) for w, values in state.items() for name, t in values.items()}

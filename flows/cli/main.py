@@ -13,6 +13,7 @@ import typer
 
 from qwenlong.flows.cli.artifacts import app as artifacts
 from qwenlong.flows.cli.ask import ask
+from qwenlong.flows.cli.compare import compare
 from qwenlong.flows.cli.doctor import doctor
 from qwenlong.flows.cli.evaluate import evaluate
 from qwenlong.flows.cli.export import export
@@ -44,6 +45,7 @@ app.command()(sync)
 app.command()(rollback)
 app.add_typer(artifacts, name="artifacts")
 app.command("eval")(evaluate)
+app.command()(compare)
 app.command()(ask)
 app.command()(export)
 app.command("judge-check")(judge_check)
