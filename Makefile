@@ -2,6 +2,7 @@
 # make test   : set up and run the quick tests
 # make lint   : ruff, the format check and mypy;  make format mends what can be mended
 # make setup-gpu : the environment of GPU stages, for launch.python
+# make setup-vllm : the same with vLLM for the CPU, which can serve a judge
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ GPU_READY := $(GPU_VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: run serve stack setup setup-gpu test test-slow test-vllm test-s3 format lint lock clean
+.PHONY: run serve stack setup setup-gpu setup-vllm test test-slow test-vllm test-s3 format lint lock clean
 
 run: $(READY)
 	@$(BIN)/qwenlong run $(ARGS)
@@ -28,6 +29,9 @@ setup: $(READY)
 
 # The environment in which GPU stages run. It has vLLM, which cannot share one with Prefect.
 setup-gpu: $(GPU_READY)
+
+# The same set with vLLM's CPU build: it serves a judge on the CPU, and tests run there.
+setup-vllm: $(VLLM_READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest

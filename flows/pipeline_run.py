@@ -15,6 +15,7 @@ from prefect import get_run_logger
 from prefect.artifacts import MarkdownArtifact, create_markdown_artifact
 
 from qwenlong.tasks.events import StageEvent, tell
+from qwenlong.tasks.judge import ASKING, judge_asked_by, obstacle
 from qwenlong.tasks.specs import StageSpec, distill_stage, family_of, prepare_stage, stage_names
 from qwenlong.tasks.stage import RunContext, StageOutcome, stage_fingerprint
 from qwenlong.tasks.stage_task import run_stage
@@ -61,8 +62,9 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
 
     Raises:
         ValueError: an unknown stage name, a data path that matches nothing, a teacher's key that is not set, an
-            interpreter that cannot run stages, a model without chat template or without the switch that
-            ``model.enable_thinking`` sets, or a model whose rows ``launch.sequence_parallel`` processes cannot share.
+            interpreter that cannot run stages, a judge that cannot be served, a model without chat template or without
+            the switch that ``model.enable_thinking`` sets, or one whose rows ``launch.sequence_parallel`` processes
+            cannot share.
         FileNotFoundError: the package with the bundled weights is not installed.
         ArtifactError: the artifact store cannot be written.
     """
@@ -114,14 +116,15 @@ def _check_launch(settings: Settings) -> None:
     if teacher is not None and "distill" not in settings.execution.deployments:
         api_key(teacher.api_key_variable, "distill.teacher.api_key_variable")
     engines = {"grpo": settings.grpo.engine, "evaluate": settings.evaluation.engine}
-    judges = {"grpo": settings.rewards.judge, "evaluate": settings.evaluation.judge}
     for stage in sorted(here):
-        judge = judges[stage]
+        judge = judge_asked_by(stage, settings)
         require_vllm({"grpo": "grpo.engine", "evaluate": "evaluation.engine"}[stage], engines[stage], packages)
         if judge is not None and judge.api_key_variable and not os.environ.get(judge.api_key_variable):
             raise ValueError(
                 f"stage {stage}: the judge's key is missing: set the environment variable {judge.api_key_variable}"
             )
+        if trouble := obstacle(ASKING[stage], settings):
+            raise ValueError(trouble)
 
 
 @dataclass

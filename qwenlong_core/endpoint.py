@@ -25,6 +25,8 @@ class Fault:
     text: str
     passing: bool = True
     """Whether another try can help."""
+    unreachable: bool = False
+    """Whether no connection came about or it broke, so that there is no reply of any kind."""
     retry_after: float | None = None
     """Seconds the server asked to wait."""
 
@@ -42,7 +44,8 @@ def fault_of(error: Exception, timeout_seconds: float) -> Fault:
         )
     if isinstance(error, TimeoutError | openai.APITimeoutError):
         return Fault(text=f"no complete reply in timeout_seconds={timeout_seconds:g}{way}")
-    return Fault(text=f"{type(error).__name__}: {str(error)[:200]}{_cause(error)}{way}")
+    unreachable = isinstance(error, openai.APIConnectionError)
+    return Fault(text=f"{type(error).__name__}: {str(error)[:200]}{_cause(error)}{way}", unreachable=unreachable)
 
 
 def _cause(error: Exception) -> str:

@@ -64,19 +64,22 @@ def stage_command(
     work: Path,
     *,
     python: str | None = None,
+    judge: str | None = None,
 ) -> list[str]:
     """The command of a stage: ``python -m MODULE ...`` or ``accelerate launch -m MODULE ...``.
 
     Args:
         launch_options: options of ``accelerate launch``; ``None`` starts plain Python.
         python: the interpreter (``launch.python``); ``None`` for this one.
+        judge: where the judge runs that was started for the stage.
     """
     start = [executable(python), "-m"]
     if launch_options is not None:
         start += ["accelerate.commands.launch", *launch_options, "-m"]
     start.append(module)
     given = [f"--input={name}={path}" for name, path in inputs.items()]
-    return [*start, "--job", str(job), *given, "--work", str(work)]
+    asks = [] if judge is None else ["--judge", judge]
+    return [*start, "--job", str(job), *given, *asks, "--work", str(work)]
 
 
 @contextlib.contextmanager
@@ -95,21 +98,21 @@ def shielded_from_ctrl_c() -> Iterator[None]:
 
 
 def run_or_refuse(
-    command: Sequence[str], name: str, work: Path, on_line: Callable[[str], None], lock: int | None
+    command: Sequence[str], name: str, work: Path, on_line: Callable[[str], None], *keep_open: int
 ) -> None:
     """Run a stage's command, and tell a refusal of its settings or data from a failure.
 
     Args:
         name: the stage's name, for the message.
         work: its ``--work`` folder.
-        on_line, lock: see :func:`run_process`.
+        on_line, keep_open: see :func:`run_process`.
 
     Raises:
         StageRefused: the stage refused; a retry cannot help.
         ProcessFailed: see :func:`run_process`.
     """
     try:
-        run_process(command, on_line, keep_open=lock)
+        run_process(command, on_line, *keep_open)
     except ProcessFailed:
         # Told by a file, because a launcher replaces the exit status of the process that it started.
         if (refused := work / REFUSED).is_file():
@@ -117,12 +120,12 @@ def run_or_refuse(
         raise
 
 
-def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_open: int | None) -> None:
+def run_process(command: Sequence[str], on_line: Callable[[str], None], *keep_open: int) -> None:
     """Run ``command`` to its end.
 
     Args:
         on_line: takes every line that it writes to stdout or stderr.
-        keep_open: descriptor of a held lock, which the process inherits, if there is one.
+        keep_open: descriptors that the process inherits: of a held lock, of a judge's lifeline.
 
     Raises:
         ProcessFailed: it ended with a non-zero status; the message holds its last lines.
@@ -136,7 +139,7 @@ def run_process(command: Sequence[str], on_line: Callable[[str], None], keep_ope
             text=True,
             errors="replace",
             env=_environment(command[0]),
-            pass_fds=() if keep_open is None else (keep_open,),
+            pass_fds=keep_open,
         )
     assert process.stdout is not None
     try:

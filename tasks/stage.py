@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qwenlong.tasks.checkpoints import CheckpointPublisher, Training, drop_finished, restore
+from qwenlong.tasks.judge import judge_asked_by, served
 from qwenlong.tasks.launch import launch_options
 from qwenlong.tasks.process import run_or_refuse, stage_command
 from qwenlong.tasks.results import digests_of, publish, remember, write_job
@@ -170,14 +171,20 @@ def _compute(execution: _Execution, tracked: TrackedRun, lock: int) -> None:
         return
     trains = _trains(spec)
     folders = {name: store.fetch(ref) for name, ref in execution.inputs.items()}
-    options = launch_options(execution.context.settings.launch) if trains else None
-    command = stage_command(spec.module, options, job, folders, execution.work, python=spec.python)
+    settings = execution.context.settings
+    options = launch_options(settings.launch) if trains else None
+    judge = judge_asked_by(spec.family, settings)
+    judge_log = Path(settings.storage.runs_dir).absolute() / execution.context.run_id / f"judge-{spec.name}.log"
     tracked.run_id()  # opens the run now, so that it is seen before the first step is done
     with (
+        served(judge, settings.launch, judge_log, execution.log) as service,
         _checkpoints_in_store(execution) if trains else nullcontext(),
         MetricsForwarder(execution.output / METRICS, _forward_to(tracked, execution.progress)),
     ):
-        run_or_refuse(command, spec.name, execution.work, execution.log, lock)
+        where = service.url if service else None
+        command = stage_command(spec.module, options, job, folders, execution.work, python=spec.python, judge=where)
+        held = (lock, service.lifeline) if service else (lock,)
+        run_or_refuse(command, spec.name, execution.work, execution.log, *held)
 
 
 def _trains(spec: StageSpec) -> bool:

@@ -132,7 +132,8 @@ def judge_values(url: str | None, model: str | None, key_variable: str | None) -
         typer.BadParameter: see :func:`check_judge`.
     """
     check_judge(url, model, key_variable)
-    return given_values("evaluation.judge", {"base_url": url, "model": model, "api_key_variable": key_variable})
+    given = given_values("evaluation.judge", {"base_url": url, "model": model, "api_key_variable": key_variable})
+    return given | ({"evaluation.judge.serve": None} if url else {})  # it takes the place of one that is started here
 
 
 def check_engine(server: str | None, engine: str | None) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message
 from qwenlong.flows.cli.environment import is_up
+from qwenlong.tasks.judge import obstacle
 from qwenlong.tasks.store import open_store
 from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
@@ -24,7 +25,7 @@ from qwenlong_core.interpreter import Devices, Installed, devices_of, executable
 from qwenlong_core.proxies import by_way_of, reached
 from qwenlong_core.settings.distill import TeacherSettings
 from qwenlong_core.settings.profiles import load_settings
-from qwenlong_core.settings.rewards import JudgeSettings
+from qwenlong_core.settings.rewards import JudgeSettings, ServeSettings
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.artifacts import ArtifactError
 
@@ -72,7 +73,7 @@ def _examine(settings: Settings) -> list[Finding]:
         _prefect(),
         _mlflow(settings),
         _storage(settings),
-        *(_judge(name, judge) for name, judge in _judges(settings).items()),
+        *_judges(settings),
         *_traces(settings),
         *_rows(settings),
         _plan(settings),
@@ -234,17 +235,27 @@ def _storage(settings: Settings) -> Finding:
         return Finding(topic="artifact store", ok=False, found=settings.storage.uri, mend=str(error))
 
 
-def _judges(settings: Settings) -> dict[str, JudgeSettings | None]:
-    return {"training judge": settings.rewards.judge, "evaluation judge": settings.evaluation.judge}
+def _judges(settings: Settings) -> Iterator[Finding]:
+    for topic, block in (("training judge", "rewards"), ("evaluation judge", "evaluation")):
+        judge: JudgeSettings | None = getattr(settings, block).judge
+        if judge is None:
+            yield Finding(topic=topic, ok=True, found="none: only rules score answers")
+        elif judge.serve is None:
+            yield _server(topic, judge)
+        else:
+            yield _served_judge(topic, block, judge, judge.serve, obstacle(block, settings))
 
 
-def _judge(topic: str, judge: JudgeSettings | None) -> Finding:
-    if judge is None:
-        return Finding(topic=topic, ok=True, found="none: only rules score answers")
-    return _server(topic, judge)
+def _served_judge(topic: str, block: str, judge: JudgeSettings, serve: ServeSettings, trouble: str | None) -> Finding:
+    gpus = ", ".join(map(str, serve.gpus))
+    found = f"{judge.model}, started beside each stage that asks it, on {f'GPU {gpus}' if gpus else 'the CPU'}"
+    if trouble is None and not Path(judge.model).is_dir() and not is_up(_hub_page(judge.model), _TIMEOUT):
+        trouble = f"the hub does not answer for {judge.model!r}: set {block}.judge.model to a folder with the model"
+    return Finding(topic=topic, ok=trouble is None, found=found, mend=trouble or "")
 
 
 def _server(topic: str, server: JudgeSettings | TeacherSettings) -> Finding:
+    assert server.base_url is not None
     if server.api_key_variable and not os.environ.get(server.api_key_variable):
         return Finding(
             topic=topic, ok=False, found=server.base_url, mend=f"set the environment variable {server.api_key_variable}"

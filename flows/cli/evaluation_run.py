@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong.flows.cli.common import say
+from qwenlong.tasks.judge import at, served
 from qwenlong.tasks.lineage import training_data
 from qwenlong.tasks.models import Model, resolve_model, resolve_tokenizer
 from qwenlong.tasks.references import InStore, artifact_in, evaluation_folder
@@ -106,11 +107,12 @@ def run_evaluation(
         say(f"warning: {overlap}")
     with _locked(folder) as lock, _progress_on_stderr():
         _write_rows(folder, examples)
-        if settings.launch.python and not settings.evaluation.server:
-            inputs = {"model": model.folder, "data": folder}
-            run_by_hand(settings.launch.python, "qwenlong_core.evaluation.runner", job, inputs, folder, lock=lock)
-        else:
-            evaluate(job, plan, examples, model.folder, folder)
+        with served(settings.evaluation.judge, settings.launch, folder / "judge.log", say) as judge:
+            if settings.launch.python and not settings.evaluation.server:
+                inputs, module = {"model": model.folder, "data": folder}, "qwenlong_core.evaluation.runner"
+                run_by_hand(settings.launch.python, module, job, inputs, folder, lock=lock, judge=judge)
+            else:
+                evaluate(at(judge, job), plan, examples, model.folder, folder)
         return _finish(settings, folder, model.name, _what_documents_add(model, plan, folder), overlap)
 
 
@@ -147,7 +149,8 @@ def run_rescore(settings: Settings, given: str, out: Path | None) -> Finished:
     _check_out(out, folder)
     data = _folder_with_rows(settings, folder)
     with _locked(out), _progress_on_stderr():
-        rescore(EvaluateJob.of(settings), folder, data, out)
+        with served(settings.evaluation.judge, settings.launch, out / "judge.log", say) as judge:
+            rescore(at(judge, EvaluateJob.of(settings)), folder, data, out)
         (out / EVAL_ROWS).unlink(missing_ok=True)
         (out / EVAL_ROWS).hardlink_to((data / EVAL_ROWS).resolve())
         return _finish(settings, out, folder.resolve().name, None)

@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message
+from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message, say
+from qwenlong.tasks.judge import at, served
 from qwenlong_core.records import Domain, Example
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.rewards import JudgeSettings
@@ -80,6 +82,13 @@ def _judges_of(settings: Settings) -> dict[str, JudgeSettings]:
     return judges
 
 
+def _agreement(settings: Settings, judge: JudgeSettings, pairs: list[LabelledPair]) -> tuple[JudgeSettings, Agreement]:
+    """The judge with its address, and how far it agrees; one of ``judge.serve`` is started for the check."""
+    log = Path(settings.storage.runs_dir) / "judge-check.log"
+    with served(judge, settings.launch, log, say) as service:
+        return (running := at(service, judge)), asyncio.run(_ask(running, pairs))
+
+
 async def _ask(settings: JudgeSettings, pairs: list[LabelledPair]) -> Agreement:
     from qwenlong_core.evaluation.agreement import judge_agreement
     from qwenlong_core.rewards.judge import Judge
@@ -95,7 +104,7 @@ async def _ask(settings: JudgeSettings, pairs: list[LabelledPair]) -> Agreement:
 def _check_judges(settings: Settings, limit: int, seed: int) -> dict[str, dict[str, Any]]:
     """How far each judge of the settings agrees with the labels, by setting."""
     judges, pairs = _judges_of(settings), labelled_slice(limit, seed)
-    checked = {name: (judge, asyncio.run(_ask(judge, pairs))) for name, judge in judges.items()}
+    checked = {name: _agreement(settings, judge, pairs) for name, judge in judges.items()}
     return {name: _facts(judge, found) for name, (judge, found) in checked.items()}
 
 

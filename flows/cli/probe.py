@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message
+from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message, say
+from qwenlong.tasks.judge import at, served
 from qwenlong.tasks.stage_by_hand import run_by_hand
 from qwenlong.tasks.store import open_store
 from qwenlong_core.settings.model import ModelSettings
@@ -50,11 +51,12 @@ def probe(
         check_writable(out, "--out")
         prepared = data or _prepared(settings)  # before the model, whose import takes a while
         inputs = {"model": _model(settings, model, out), "data": prepared}
-        if settings.launch.python:
-            run_by_hand(settings.launch.python, "qwenlong_core.training.probe", job, inputs, out)
-            found = json.loads((out / SUMMARY).read_text())
-        else:
-            found = measure(job, inputs["model"], inputs["data"], out)
+        with served(settings.rewards.judge, settings.launch, out / "judge.log", say) as judge:
+            if settings.launch.python:
+                run_by_hand(settings.launch.python, "qwenlong_core.training.probe", job, inputs, out, judge=judge)
+                found = json.loads((out / SUMMARY).read_text())
+            else:
+                found = measure(at(judge, job), inputs["model"], inputs["data"], out)
     typer.echo(json.dumps({"folder": str(out), **found}) if as_json else f"{table(found)}\nsee {out}")
 
 

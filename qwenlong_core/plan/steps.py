@@ -174,7 +174,7 @@ def _judging(settings: Settings, rows: Rows, drawn: float) -> float:
     if judge is None:
         return 0.0
     asked = drawn * settings.grpo.group_size * (1 - rows.passed)
-    return asked * JUDGE_SECONDS / (judge.concurrency * settings.launch.num_processes)
+    return asked * JUDGE_SECONDS / judge.concurrency
 
 
 def _to_engine(shape: Shape, settings: Settings, machine: Machine, drawn: float) -> float:

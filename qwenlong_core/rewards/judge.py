@@ -2,19 +2,21 @@
 
 :class:`Judge` takes questions with gold and extracted answers and returns one :class:`Verdict` each: equal, different,
 or none, with the endpoint's error. A failing endpoint never counts as a "no".
-:class:`~qwenlong_core.settings.rewards.JudgeSettings` bounds concurrency, time per request and retries.
+:class:`~qwenlong_core.settings.rewards.JudgeSettings` bounds concurrency, time per request and retries. A judge that
+the pipeline serves is started again if it dies; questions wait for it as long as a start may take.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import count, cycle
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from qwenlong_core.endpoint import api_key, fault_of, pause_before
+from qwenlong_core.endpoint import Fault, api_key, fault_of, pause_before
 from qwenlong_core.proxies import reached
 from qwenlong_core.rewards.autorater import REMINDER as AUTORATER_REMINDER
 from qwenlong_core.rewards.autorater import autorater_messages, read_decision
@@ -100,7 +102,8 @@ class Judge:
     """A client of one endpoint. It can be used from different event loops, one at a time.
 
     Raises:
-        ValueError: ``settings.api_key_variable`` names a variable that is not set.
+        ValueError: ``settings.api_key_variable`` names a variable that is not set, or the judge's address is unknown
+            because nothing has started it.
         ConnectionError: a proxy is in the way.
     """
 
@@ -109,8 +112,14 @@ class Judge:
     last_error: str = ""
 
     def __post_init__(self) -> None:
+        if self.settings.base_url is None:
+            raise ValueError(
+                f"judge {self.settings.model!r} has no address: the pipeline starts it (judge.serve); by hand, serve "
+                "the model and give the stage --judge URL"
+            )
         self._key = api_key(self.settings.api_key_variable, "judge.api_key_variable")
         reached(self.settings.base_url)
+        self._away_since: float | None = None  # while nobody listens at the address
         self._cache = VerdictCache(self.settings.cache_dir) if self.settings.cache_dir else None
         self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
 
@@ -186,19 +195,31 @@ class Judge:
 
     async def _complete(self, client: AsyncOpenAI, messages: list[dict[str, str]]) -> str:
         """The text of the reply, after as many tries as the settings allow."""
-        for attempt in range(self.settings.max_retries + 1):
+        for attempt in count():
             try:
-                return await self._request(client, messages)
+                reply = await self._request(client, messages)
+                self._away_since = None
+                return reply
             except JudgeError:
                 raise  # asking the same again would end the same way
             except Exception as error:
                 fault = fault_of(error, self.settings.timeout_seconds)
-                if not fault.passing or attempt == self.settings.max_retries:
+                waits = self._is_started_again(fault)
+                if not fault.passing or (attempt >= self.settings.max_retries and not waits):
                     raise JudgeError(f"{self.settings.base_url}: {fault.text} (try {attempt + 1})") from error
                 self.counts.retries += 1
                 logger.debug("judge: %s; trying again", fault.text)
                 await asyncio.sleep(pause_before(attempt, fault.retry_after))
         raise AssertionError("the last attempt returns or raises")
+
+    def _is_started_again(self, fault: Fault) -> bool:
+        """Whether nobody listens at the address of a judge that the pipeline serves, not longer than a start takes."""
+        if self.settings.serve is None or not fault.unreachable:
+            return False
+        now = time.monotonic()
+        # Since the first failure of any question: when the judge stays away, they do not wait one after the other.
+        self._away_since = self._away_since or now
+        return now - self._away_since < 60 * self.settings.serve.start_minutes
 
     async def _request(self, client: AsyncOpenAI, messages: list[dict[str, str]]) -> str:
         self.counts.requests += 1

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from qwenlong_core.settings.base import Block, Incidental, PlainUrl, Share
+from qwenlong_core.settings.base import Block, Incidental, Name, PlainUrl, Share
+
+B = TypeVar("B", bound=Block)
+
+
+class ServeSettings(Block):
+    """A judge that the pipeline serves itself: vLLM beside each stage that asks it, started and stopped with it."""
+
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """GPUs of its own, on the machine that runs the stage; none of the first ones, which the stage's processes take.
+    Without any it runs on the CPU, with vLLM's CPU build."""
+    python: Name | None = None
+    """Interpreter that has vLLM; ``None`` takes ``launch.python``."""
+    arguments: tuple[Name, ...] = ()
+    """Further arguments of ``vllm serve``, such as ``["--max-model-len", "4096"]``."""
+    start_minutes: float = Field(15.0, gt=0)
+    """How long it may take to answer after a start. So long a question waits for a judge that is started again."""
+    restarts: int = Field(3, ge=0)
+    """How often it is started again in a stage if it dies. After that its questions stay without a verdict."""
 
 
 class JudgeSettings(Block):
-    """An OpenAI-compatible endpoint that compares two answers, asked only when the rule fails."""
+    """An OpenAI-compatible model that compares two answers, asked only when the rule fails."""
 
-    base_url: PlainUrl
+    base_url: Incidental[PlainUrl | None] = None
+    """Address of an endpoint; ``None`` with ``serve``. No result depends on it: the model's name stands for what the
+    judge says."""
+    serve: Incidental[ServeSettings | None] = None
+    """How the pipeline serves ``model`` itself, a hub id or a folder, in place of an endpoint."""
     model: str
     api_key_variable: str | None = None
     """Name of the environment variable that holds the key; the key itself is never a setting."""
@@ -26,7 +48,7 @@ class JudgeSettings(Block):
     reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
     """Sent as it is: ``low``, ``medium`` ..., whatever the endpoint knows; ``None`` sends none."""
     concurrency: Incidental[int] = Field(64, ge=1)
-    """Requests under way at once."""
+    """Requests under way at once, of all processes of a stage together: each has an equal share."""
     timeout_seconds: Incidental[float] = Field(60.0, gt=0)
     """For one request; a call with its retries is bounded by ``(max_retries + 1)`` times this
     plus the backoff."""
@@ -36,6 +58,19 @@ class JudgeSettings(Block):
     price_per_million_prompt_tokens: Incidental[float] = Field(0.0, ge=0)
     price_per_million_completion_tokens: Incidental[float] = Field(0.0, ge=0)
     """Both prices are for the cost in the metrics alone."""
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> JudgeSettings:
+        if self.base_url is None and self.serve is None:
+            raise ValueError("a judge needs base_url, the address of an endpoint, or serve = {}, to be started here")
+        if self.base_url is not None and self.serve is not None:
+            raise ValueError(f"serve starts a judge, and base_url={self.base_url!r} is one that runs: drop one of them")
+        return self
+
+    def share(self, rank: int, processes: int) -> JudgeSettings:
+        """The settings of one of several processes that ask the judge at once: its part of ``concurrency``."""
+        part, over = divmod(self.concurrency, processes)
+        return self.model_copy(update={"concurrency": part + (rank < over)})
 
 
 class RewardSettings(Block):
@@ -49,3 +84,11 @@ class RewardSettings(Block):
     max_judge_only_share: Share = 0.5
     """The run stops if more than this share of rewards was given by the judge alone: the first sign of a policy that
     learned to please the judge."""
+
+
+def with_judge_at(block: B, url: str) -> B:
+    """Settings, or a job, with the address of the judge that was started for them."""
+    if isinstance(block, JudgeSettings):
+        return block if block.serve is None else block.model_copy(update={"base_url": url})
+    changed = {name: with_judge_at(value, url) for name, value in block if isinstance(value, Block)}
+    return block.model_copy(update=changed)

@@ -86,3 +86,20 @@ class Settings(Block):
                     f"launch.num_processes={processes}{shared}): every process takes whole micro-batches"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _judges_fit_the_processes(self) -> Settings:
+        judge, processes = self.rewards.judge, self.launch.num_processes
+        if judge is not None and judge.concurrency < processes:
+            raise ValueError(
+                f"rewards.judge.concurrency={judge.concurrency} is below launch.num_processes={processes}, which share "
+                "it: every process needs one request at least; raise it"
+            )
+        taken = processes // self.launch.num_machines
+        for name, each in (("rewards", judge), ("evaluation", self.evaluation.judge)):
+            if each is not None and each.serve is not None and min(each.serve.gpus, default=taken) < taken:
+                raise ValueError(
+                    f"{name}.judge.serve.gpus={list(each.serve.gpus)}, but the {taken} process(es) of a machine take "
+                    f"GPU 0 to {taken - 1}: give the judge GPUs from {taken} on, or none for the CPU"
+                )
+        return self

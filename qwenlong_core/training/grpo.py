@@ -74,14 +74,17 @@ def phase_examples(job: GRPOJob, data: Path, difficulties: curriculum.Difficulti
     return own + hard
 
 
-def reward_scorer(job: GRPOJob) -> Scorer:
+def reward_scorer(job: GRPOJob, rank: int = 0) -> Scorer:
     """The phase's reward: ``max(rule, judge)`` plus its length penalty.
+
+    Args:
+        rank: Number of this process, which has its share of the judge's ``concurrency``.
 
     Raises:
         RuntimeError: the judge gives no verdicts, or too few right ones.
     """
     limits = LengthLimits(max_tokens=job.phase.max_completion_tokens, cache_tokens=job.phase.cache_tokens)
-    judge = Judge(job.rewards.judge) if job.rewards.judge else None
+    judge = Judge(job.rewards.judge.share(rank, job.launch.num_processes)) if job.rewards.judge else None
     if judge is not None:
         asyncio.run(require_judge(judge))
 
@@ -183,7 +186,8 @@ def run(job: GRPOJob, inputs: Mapping[str, Path], work: Path) -> None:
         EntropyAlarm: the entropy has collapsed and ``grpo.entropy_alarm.stop`` is set.
         SystemExit: 143 after SIGTERM, with a checkpoint to resume from.
     """
-    train_phase(job, inputs, work, reward_scorer(job))
+    rank = set_up_process(job.launch).process_index
+    train_phase(job, inputs, work, reward_scorer(job, rank))
 
 
 def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Scorer) -> None:

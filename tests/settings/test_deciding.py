@@ -44,6 +44,8 @@ INCIDENTAL = {
         f"{owner}.judge.{name}"
         for owner in ("rewards", "evaluation")
         for name in (
+            "base_url",
+            "serve",
             "concurrency",
             "timeout_seconds",
             "max_retries",
@@ -85,10 +87,11 @@ def leaves(block: type[Block]) -> Iterator[tuple[Path, bool]]:
 
 
 def value(annotation: Any, changed: Path | None) -> Any:
-    """A value of the type; with ``changed`` another one, or one that differs at that path."""
+    """A value of the type; with ``changed`` another one, or one that differs at that path. A block differs when it is
+    left out."""
     kind, other = parts(annotation)[0], changed is not None
     if isinstance(kind, type) and issubclass(kind, Block):
-        return filled(kind, changed or ())
+        return None if changed == () else filled(kind, changed or ())
     if get_origin(kind) is tuple:
         return (value(get_args(kind)[0], changed),)
     if get_origin(kind) is dict:

@@ -176,6 +176,38 @@ def test_a_store_address_that_makes_no_sense_is_refused(overrides, message):
     assert "planted" not in str(refusal.value)
 
 
+EIGHT = ["launch.num_processes=8", "grpo.batch_size=8", "grpo.mini_batch_size=8", "sft.batch_size=32"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rewards.judge={model='m'}"], "rewards.judge.*needs base_url.*or serve"),
+        (["evaluation.judge={model='m', serve={}, base_url='http://u'}"], "base_url='http://u' is one that runs: drop"),
+        (
+            ["rewards.judge={model='m', serve={gpus=[0]}}"],
+            r"rewards.judge.serve.gpus=\[0\].*take GPU 0 to 0: .*from 1 on",
+        ),
+        (
+            ["evaluation.judge={model='m', serve={gpus=[7, 8]}}", *EIGHT],
+            r"evaluation.judge.serve.gpus=\[7, 8\].*from 8 on",
+        ),
+        (["rewards.judge={model='m', serve={}, concurrency=7}", *EIGHT], "rewards.judge.concurrency=7 is below .*=8"),
+        (["rewards.judge={model='m', serve={gpus=[-1]}}"], "rewards.judge.serve.gpus"),
+        (["rewards.judge={model='m', serve={port=1}}"], "unknown setting rewards.judge.serve.port"),
+    ],
+)
+def test_a_judge_without_one_place_is_refused(overrides, message):
+    with pytest.raises(SettingsError, match=message):
+        load_settings("smoke", overrides)
+
+
+def test_processes_share_a_judges_requests():
+    judge = load_settings("8gpu-14b", ["rewards.judge.concurrency=19"]).rewards.judge
+    assert [judge.share(rank, 8).concurrency for rank in range(8)] == [3, 3, 3, 2, 2, 2, 2, 2]
+    assert judge.share(0, 1) == judge
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

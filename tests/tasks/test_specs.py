@@ -53,6 +53,11 @@ def test_how_a_judge_is_reached_and_how_often_is_saved_re_run_nothing():
         return stage_fingerprint(grpo_stage(load_settings("smoke", overrides), 1), refs)
 
     assert key(judge % "") == key(judge % ", concurrency=3, cache_dir='c'", "grpo.save_steps=2")
+    assert (
+        key(judge % "")
+        == key("rewards.judge={serve={gpus=[1]}, model='m'}")
+        != key("rewards.judge={serve={}, model='n'}")
+    )
     for changed in ("temperature=0.5", "max_tokens=4000", "reasoning_model=true", "reasoning_effort='low'"):
         assert key(judge % "") != key(judge % f", {changed}")
 

@@ -109,6 +109,9 @@ def test_doctor_says_what_a_large_profile_lacks_here(tmp_path):
         assert "of the hub's" in findings[f"benchmark {name}"]["found"]
     assert findings["training data"]["found"].startswith("docqa-rl: train.parquet of the hub's Tongyi-Zhiwen/")
     assert not findings["evaluation judge"]["ok"] and "DEEPSEEK_API_KEY" in findings["evaluation judge"]["mend"]
+    judge = findings["training judge"]
+    assert judge["found"] == "Qwen/Qwen2.5-1.5B-Instruct, started beside each stage that asks it, on the CPU"
+    assert f"rewards.judge.serve: {tmp_path}/.venv-vllm/bin/python cannot be asked" in judge["mend"] and not judge["ok"]
     assert done.returncode == 1 and not findings["stage interpreter"]["ok"]
     assert findings["stage interpreter"]["found"] == str(tmp_path / ".venv-gpu/bin/python")
     assert "make setup-gpu" in findings["stage interpreter"]["mend"]
