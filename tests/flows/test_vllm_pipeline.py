@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,8 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
+
+WORDS = ("river", "stone", "lamp", "green", "table", "paper", "window", "garden", "school", "bridge", "music", "winter")
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(3600)]
 
@@ -56,6 +59,32 @@ def model(policy: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+def write_rows(folder: Path) -> dict[str, Path]:
+    """Documents of random words and a question whose answer is yes or no by chance.
+
+    A tiny policy learns to say either, so groups have contrast; of real questions it seldom gets one right. The last
+    lengths are those of the three phases of profile ``smoke``.
+    """
+    draw, files = random.Random(7), {}
+    for split, lengths in (("sft", [40] * 64), ("train", [40] * 8 + [190] * 8 + [310] * 8), ("eval", [40] * 12)):
+        files[split] = folder / f"{split}.jsonl"
+        with files[split].open("w") as out:
+            for i, words in enumerate(lengths):
+                answer = draw.choice(["yes", "no"])
+                row = {
+                    "id": f"{split}-{i}",
+                    "source": "test",
+                    "domain": "logical",
+                    "context": " ".join(draw.choices(WORDS, k=words)) + ".",
+                    "question": f"Is there a {draw.choice(WORDS)} in room {i}?",
+                    "answers": [answer],
+                    "answer_type": "yes_no",
+                    "solution": f"Therefore, the answer is {answer}.",
+                }
+                out.write(json.dumps(row) + "\n")
+    return files
+
+
 def metrics(home: Path, stage: str) -> list[dict[str, Any]]:
     store = LocalStore(home / ".qwenlong/smoke/artifacts")
     record = store.latest(stage, "smoke")
@@ -73,7 +102,10 @@ def test_rollouts_and_evaluation_with_vllm(model: Path, keeps_weights: Path, tmp
     assert has.version_of("transformers") != installed_in(None).version_of("transformers")
     home = tmp_path / "home"
     home.mkdir()
+    rows = write_rows(tmp_path)
     given = {
+        **{f"data.{split}": path for split, path in rows.items()},
+        "sft.epochs": 10,
         "launch.python": STAGES,
         "launch.cpu_threads": 1,
         "model.name": model,
@@ -94,5 +126,5 @@ def test_rollouts_and_evaluation_with_vllm(model: Path, keeps_weights: Path, tmp
     assert len(steps) == 7
     learned_from = [row for row in steps if row["groups_kept"]]
     assert learned_from
-    assert max(row["engine_mismatch"] for row in learned_from) < 0.05
+    assert max(row["engine_mismatch"] for row in learned_from) < 1e-3
     print(json.dumps({"result": result, "steps": learned_from}))
