@@ -2,15 +2,18 @@
 
     python benchmarks/rehearsal_profiles.py [--profiles 8gpu-14b 32b] [--typical 10000 40000 90000]
 
+    python benchmarks/rehearsal_profiles.py --whole          the last phase's longest row, at full depth too
+
 Rehearses each phase at a typical row (4,000 tokens a completion) and at the longest. Takes
-about four minutes of one core for a profile, on any machine with g++.
+about four minutes of one core for a profile, on any machine with g++. ``--whole`` checks the rule by which a few layers
+stand for all.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from qwenlong_core.rehearsal.rehearse import rehearse_all
+from qwenlong_core.rehearsal.rehearse import model_shape, rehearse, rehearse_all
 from qwenlong_core.rehearsal.report import TERMS, Peak
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
@@ -35,11 +38,29 @@ def line(step: tuple[Settings, str, int, int], peak: Peak) -> str:
     return f"| {' | '.join(cells + [f'{n / 1e9:.1f}' for n in numbers])} |"
 
 
+def by_rule_and_whole(settings: Settings) -> str:
+    """The peak of the last phase's longest row by the linear rule, and with all layers rehearsed."""
+    index, phase = len(settings.grpo.phases), settings.grpo.phases[-1]
+    step = (settings, f"grpo-{index}", phase.max_prompt_tokens, phase.max_completion_tokens)
+    layers = model_shape(settings.model)["num_hidden_layers"]
+    rule, whole = rehearse(*step), rehearse(*step, layers=layers)
+    apart = rule.peak / whole.peak - 1
+    return (
+        f"{settings.profile} {step[1]}: {rule.peak / 1e9:.3f} GB by the rule, {whole.peak / 1e9:.3f} with all {layers}"
+        f" layers: {apart:+.3%}, FLOPs {'equal' if rule.flops == whole.flops else 'unlike'}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profiles", nargs="+", default=["8gpu-14b", "32b"])
     parser.add_argument("--typical", nargs="+", type=int, default=[10_000, 40_000, 90_000], help="P of each phase")
+    parser.add_argument("--whole", action="store_true", help="compare the linear rule with the full depth")
     args = parser.parse_args()
+    if args.whole:
+        for profile in args.profiles:
+            print(by_rule_and_whole(load_settings(profile)), flush=True)
+        return
     names = ["profile", "stage", "P", "C", "peak", *TERMS]
     print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|")
     for settings in map(load_settings, args.profiles):

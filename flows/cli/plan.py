@@ -16,7 +16,7 @@ from qwenlong_core.plan.check import plan_here
 from qwenlong_core.plan.confirm import rehearse_stages
 from qwenlong_core.plan.make import Plan, make_plan
 from qwenlong_core.plan.search import Found, helps_most, nearest
-from qwenlong_core.plan.tell import answer, assumptions, facts, lever_rows, memory_rows, record, time_rows
+from qwenlong_core.plan.tell import answer, assumptions, facts, lever_table, memory_rows, memory_unit, record, time_rows
 from qwenlong_core.rehearsal.shim import NoRehearsal
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
@@ -122,12 +122,13 @@ def _print(made: Plan, near: Any, helping: Any, probe: dict[str, Any] | None) ->
         out.print(line, style="bold", highlight=False, soft_wrap=True, markup=False)
     for line in facts(made, helping):
         out.print(line, highlight=False, soft_wrap=True, markup=False)
-    title = f"GiB of one {'GPU' if made.machine.is_gpu else 'process'}, of {made.limit / 2**30:.1f}"
+    unit, size = memory_unit(made)
+    title = f"{unit} of one {'GPU' if made.machine.is_gpu else 'process'}, of {made.limit / size:,.1f}"
     if rows := memory_rows(made):
         out.print(table(title, rows))
     if rows := time_rows(made):
         out.print(table("Seconds of a step", rows))
-    if rows := lever_rows(made, probe):
+    if rows := lever_table(made, probe):
         out.print(table("Seconds of a step if rollouts were cheaper", rows))
     out.print("Assumed:")
     for line in assumptions(made, probe):

@@ -18,7 +18,19 @@ from qwenlong_core.plan.traffic import sharded_over
 from qwenlong_core.rehearsal.report import Peak
 from qwenlong_core.settings.tree import Settings
 
-TERMS = ("weights", "gradients", "optimizer", "kept activations", "one layer", "head", "engine", "reserve")
+TERMS = (
+    "weights",
+    "gradients",
+    "optimizer",
+    "kept activations",
+    "one layer",
+    "head",
+    "engine",
+    "checkpoint",
+    "reserve",
+)
+FIXED = ("engine", "checkpoint", "reserve")
+"""What no rehearsal and no earlier run has a say in. On a CPU a checkpoint is copied to the memory that trains."""
 ROLLOUTS = "rollouts"
 Terms = Mapping[str, float]
 _ASLEEP = 2 * GIB
@@ -89,14 +101,13 @@ def as_rehearsed(memory: Memory, peak: Peak) -> Memory:
     found, formula = peak.terms, memory.instants[BACKWARD]
     terms = {name: float(found.get(name, 0)) for name in TERMS}
     terms["one layer"] += found.get("collectives", 0) + found.get("batch", 0)
-    return Memory(memory.instants | {BACKWARD: terms | {name: formula[name] for name in ("engine", "reserve")}})
+    return Memory(memory.instants | {BACKWARD: terms | {name: formula[name] for name in FIXED}})
 
 
 def enlarged(memory: Memory, factor: float) -> Memory:
     """What depends on the settings, times a factor that earlier runs have taught."""
-    fixed = ("engine", "reserve")
     return Memory({
-        moment: {name: value * (1.0 if name in fixed else factor) for name, value in terms.items()}
+        moment: {name: value * (1.0 if name in FIXED else factor) for name, value in terms.items()}
         for moment, terms in memory.instants.items()
     })  # fmt: skip
 
@@ -116,7 +127,19 @@ class _Sizes:
     gathered: float
     """Layers that FSDP2 has gathered, or the bfloat16 copies of autocast."""
     head: float
+    checkpoint: float
+    """The copy that is being written, where it is in the same memory."""
     reserve: float
+
+    @property
+    def always(self) -> dict[str, float]:
+        """What stands at every moment."""
+        return {
+            "weights": self.states,
+            "optimizer": 2 * self.states,
+            "checkpoint": self.checkpoint,
+            "reserve": self.reserve,
+        }
 
 
 def kept_bytes(shape: Shape, settings: Settings, tokens: float) -> float:
@@ -148,6 +171,7 @@ def _sizes(shape: Shape, settings: Settings, machine: Machine, tokens: float, la
         layer=layer,
         gathered=gathered,
         head=head,
+        checkpoint=0.0 if machine.is_gpu else 12.0 * shape.parameters / shards,
         reserve=RESERVE * machine.memory if machine.is_gpu else PROCESS,
     )
 
@@ -173,7 +197,7 @@ def grpo_memory(shape: Shape, settings: Settings, machine: Machine, length: Leng
     holders = settings.launch.num_processes // parallel
     several = layout.mini_batch_size > layout.micro_batch_size * holders
     training = _training_instants(shape, size, engine=asleep, accumulated=several)
-    always = {"weights": size.states, "optimizer": 2 * size.states, "reserve": size.reserve}
+    always = size.always
     sampling = _terms(**always, engine=awake)
     scoring = _terms(**always, one_layer=size.gathered / 3 + size.layer / 2, head=size.head, engine=asleep)
     return Memory({ROLLOUTS: sampling, "old pass": scoring} | training)
@@ -197,7 +221,7 @@ def _training_instants(shape: Shape, size: _Sizes, *, engine: float, accumulated
         engine: Bytes of the rollout engine meanwhile.
         accumulated: Whether earlier micro-batches have left a gradient by then.
     """
-    always = {"weights": size.states, "optimizer": 2 * size.states, "engine": engine, "reserve": size.reserve}
+    always = size.always | {"engine": engine}
     first = size.states if accumulated else size.states / shape.layers
     working = {"one_layer": size.layer + size.gathered, "head": size.head}
     return {

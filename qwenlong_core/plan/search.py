@@ -20,7 +20,7 @@ Values = dict[str, Any]
 """Settings by dotted name."""
 _MOST_CHANGES = 3
 _SHOWN = 3
-_LEAST_GAIN = 0.01
+LEAST_GAIN = 0.01
 """Of a run's time; less is no reason to change anything."""
 
 
@@ -139,7 +139,7 @@ def helps_most(plan: Plan, probe: Mapping[str, Any] | None = None) -> list[Found
     better = [
         found
         for found in _plans(plan, _combined(groups, 1), probe)
-        if found.plan.fits and found.plan.seconds < plan.seconds * (1 - _LEAST_GAIN)
+        if found.plan.fits and found.plan.seconds < plan.seconds * (1 - LEAST_GAIN)
     ]
     return _best(better)
 

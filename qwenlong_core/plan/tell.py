@@ -9,7 +9,7 @@ from qwenlong_core.plan.assumptions import JUDGE_SECONDS, SPECULATION, Rows, row
 from qwenlong_core.plan.machine import GIB
 from qwenlong_core.plan.make import Plan, StagePlan
 from qwenlong_core.plan.memory import PROCESS, RESERVE, ROLLOUTS, TERMS, Memory
-from qwenlong_core.plan.search import Found
+from qwenlong_core.plan.search import LEAST_GAIN, Found
 from qwenlong_core.plan.steps import levers
 
 Row = dict[str, Any]
@@ -56,34 +56,45 @@ def _peak(memory: Memory | None) -> float:
     return memory.peak if memory else 0.0
 
 
+def memory_unit(plan: Plan) -> tuple[str, int]:
+    """The unit of the table of memory, and its bytes: MiB where a step's own tensors take less than one GiB."""
+    own = [stage.longest.peak - stage.longest.terms["reserve"] for stage in plan.stages if stage.longest]
+    return ("MiB", 2**20) if max(own, default=GIB) < GIB else ("GiB", GIB)
+
+
 def memory_rows(plan: Plan) -> list[Row]:
-    """GiB of one process by term: at the typical and the longest row when training needs most, and in rollouts."""
-    rows = []
+    """One process's memory by term: at the typical and the longest row when training needs most, and in rollouts."""
+    rows, (_, size) = [], memory_unit(plan)
     for stage in plan.stages:
         if stage.typical is None or stage.longest is None:
             continue
-        rows.append(_memory_row(stage.name, "typical", stage.typical, stage.typical.training))
-        rows.append(_memory_row(stage.name, "longest", stage.longest, stage.longest.training))
+        rows.append(_memory_row(stage.name, "typical", stage.typical, stage.typical.training, size))
+        rows.append(_memory_row(stage.name, "longest", stage.longest, stage.longest.training, size))
         if ROLLOUTS in stage.longest.instants:
-            rows.append(_memory_row(stage.name, "longest", stage.longest, ROLLOUTS))
-    return rows
+            rows.append(_memory_row(stage.name, "longest", stage.longest, ROLLOUTS, size))
+    unused = [term for term in TERMS if all(row[term] == "0.0" for row in rows)]
+    return [{name: value for name, value in row.items() if name not in unused} for row in rows]
 
 
-def _memory_row(stage: str, row: str, memory: Memory, moment: str) -> Row:
-    terms = {term: f"{memory.instants[moment][term] / GIB:.1f}" for term in TERMS}
-    return {"stage": stage, "row": row, "moment": moment} | terms | {"sum": f"{memory.at(moment) / GIB:.1f}"}
+def _memory_row(stage: str, row: str, memory: Memory, moment: str, size: int) -> Row:
+    terms = {term: f"{memory.instants[moment][term] / size:,.1f}" for term in TERMS}
+    return {"stage": stage, "row": row, "moment": moment} | terms | {"sum": f"{memory.at(moment) / size:,.1f}"}
 
 
 def time_rows(plan: Plan) -> list[Row]:
-    """Seconds of a step by part, and hours of every stage."""
+    """Seconds of a step by part, its tokens and FLOPs, and the time of every stage."""
+    most = max((stage.step.flops for stage in plan.stages if stage.step), default=0.0)
+    unit, size = ("PFLOP", 1e15) if most >= 1e15 else ("TFLOP", 1e12)
     rows = []
     for stage in plan.stages:
         row: Row = {"stage": stage.name, "steps": stage.steps}
         parts = stage.step.seconds if stage.step else {}
         row |= {part: _number(parts.get(part)) for part in _parts(plan)}
         row["s a step"] = _number(stage.step.total if stage.step else stage.seconds / stage.steps)
+        row["tokens"] = f"{stage.step.tokens:,.0f}" if stage.step else ""
+        row[unit] = _number(stage.step.flops / size) if stage.step else ""
         row["MFU"] = f"{stage.step.mfu:.0%}" if stage.step else ""
-        row["hours"] = f"{stage.seconds / 3600:,.2f}"
+        row["in all"] = in_hours(stage.seconds)
         rows.append(row)
     return rows
 
@@ -94,9 +105,17 @@ def _parts(plan: Plan) -> list[str]:
     return [part for part in (steps[0].seconds if steps else ()) if any(step.seconds[part] for step in steps)]
 
 
+def lever_table(plan: Plan, probe: Mapping[str, Any] | None) -> list[Row]:
+    """:func:`lever_rows` for people."""
+    rows = lever_rows(plan, probe)
+    return [{name: value if name == "a step" else _number(value) for name, value in row.items()} for row in rows]
+
+
 def _number(value: float | None) -> str:
     if not value:
         return ""
+    if value < 0.01:
+        return "<0.01"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -108,7 +127,7 @@ def lever_rows(plan: Plan, probe: Mapping[str, Any] | None) -> list[Row]:
             continue  # its engine does not hold a row
         found = levers(plan.shape, plan.settings, plan.machine, rows_of(plan.settings, index, probe))
         for name, seconds in found.items():
-            rows.setdefault(name, {"a step": name})[f"grpo-{index}, s"] = _number(seconds)
+            rows.setdefault(name, {"a step": name})[f"grpo-{index}, s"] = seconds
     return list(rows.values())
 
 
@@ -123,13 +142,21 @@ def facts(plan: Plan, helping: Sequence[Found]) -> list[str]:
     for found in helping:
         gain = plan.seconds - found.plan.seconds
         lines.append(f"helps    {_set(found)}: {in_hours(gain)} less ({gain / plan.seconds:.0%})")
+    if plan.fits and not helping:
+        lines.append(f"helps    no single setting saves {LEAST_GAIN:.0%}; cheaper rollouts are priced below")
     lines += [
-        f"disk     work folder {disk.work / 1e9:,.1f} GB, store {disk.store / 1e9:,.1f} GB after the run",
-        f"saving   a checkpoint {disk.checkpoint / 1e9:,.1f} GB, {disk.written / 1e9:,.0f} GB written by all of them",
+        f"disk     work folder {_size(disk.work)}, store {_size(disk.store)} after the run",
+        f"saving   a checkpoint {_size(disk.checkpoint)}, {_size(disk.written)} written by all of them",
     ]
     if plan.machine.is_gpu:
         lines.append(f"host     {plan.host / GIB:,.0f} GiB a node")
     return lines
+
+
+def _size(count: float) -> str:
+    """``590 GB`` or ``1.4 MB``."""
+    number, unit = (count / 1e9, "GB") if count >= 1e9 else (count / 1e6, "MB")
+    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.1f} {unit}"
 
 
 def _cost(plan: Plan) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from qwenlong_core.plan.machine import GIB
 from qwenlong_core.plan.make import Plan
 from qwenlong_core.plan.memory import Memory
-from qwenlong_core.plan.tell import memory_rows, time_rows
+from qwenlong_core.plan.tell import memory_rows, memory_unit, time_rows
 from qwenlong_core.report import page
 from qwenlong_core.report.charts import stacked_chart
 from qwenlong_core.report.curves import Panel
@@ -20,14 +20,14 @@ _GROUPS = {
     "weights, gradients, optimizer": ("weights", "gradients", "optimizer"),
     "kept activations": ("kept activations",),
     "one layer and head": ("one layer", "head"),
-    "engine": ("engine",),
+    "engine, checkpoint": ("engine", "checkpoint"),
 }
 """Terms drawn as one area, in the order of the colours."""
 _TEMPLATE = (
     page.TEMPLATE.partition("{% if scores %}")[0]
     + """
 <div class="grid">{% for p in panels %}{{ panel(p) }}{% endfor %}</div>
-<h2>GiB of one process</h2>{{ table(memory) }}
+<h2>{{ unit }} of one process</h2>{{ table(memory) }}
 <h2>Seconds of a step</h2>{{ table(times) }}
 </main></body></html>
 """
@@ -55,6 +55,7 @@ def plan_page(plan: Plan, answer: Sequence[str]) -> str:
         notes=[],
         style=Markup(page.STYLE),
         panels=panels,
+        unit=memory_unit(plan)[0],
         memory=memory_rows(plan),
         times=time_rows(plan),
     )

@@ -91,6 +91,16 @@ def test_offload_needs_the_host():
     )
 
 
+def test_a_checkpoint_is_copied_to_the_host_while_it_is_written():
+    """Each of eight GPUs copies its eighth of 12 bytes a parameter; on a CPU the copy is beside what trains."""
+    length = Length(1_000, 100, 1, 8)
+    assert host_bytes(B14, of("8gpu-14b"), H100, length) == pytest.approx(8 * 5 * GIB + 12 * B14.parameters)
+    assert grpo_memory(B14, of("8gpu-14b"), H100, length).terms["checkpoint"] == 0
+    own = plan_of("local")
+    phase = next(stage for stage in own.stages if stage.name == "grpo-1")
+    assert {terms["checkpoint"] for terms in phase.longest.instants.values()} == {12.0 * own.shape.parameters}
+
+
 def test_sft_rows():
     """54 and 49 GB of 1e9 bytes were estimated for rows of 20K tokens that are not cut; eight ranks keep an eighth."""
     for shape, profile, gb in ((B14, "8gpu-14b", 54), (B32, "32b", 49)):

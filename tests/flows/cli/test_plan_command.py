@@ -37,6 +37,8 @@ def test_every_shipped_profile_fits_its_machine(plan, profile):
     for name in trained:
         assert stages[name]["memory"]["longest"]["peak_bytes"] <= found["limit_bytes"]
     assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages.values()))
+    as_it_is = next(row for row in found["levers"] if row["a step"] == "as it is")
+    assert as_it_is["grpo-1, s"] == pytest.approx(stages["grpo-1"]["step"]["seconds"])
 
 
 def test_a_profile_that_does_not_fit_is_answered_first_with_the_mend(plan):
@@ -45,6 +47,12 @@ def test_a_profile_that_does_not_fit_is_answered_first_with_the_mend(plan):
     lines = done.stdout.splitlines()
     assert lines[0] == "does not fit:"
     assert any(line.strip().startswith("launch.sequence_parallel=8") for line in lines[:8])
+
+
+def test_small_models_are_told_in_small_units(plan):
+    done = plan("--profile", "smoke", "--set", "plan.machine=cpu")
+    assert "MiB of one process" in done.stdout and "TFLOP" in done.stdout
+    assert "GiB of one GPU" in plan("--profile", "8gpu-14b", "--set", "plan.machine=h100").stdout
 
 
 def test_money_and_the_chart(plan, tmp_path):
