@@ -63,11 +63,13 @@ def gathered(model: Any, optimizer: Any, folder: Path) -> float:
     """The main process writes everything; seconds that the training waits."""
     start = time.perf_counter()
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = get_model_state_dict(model, options=options)
-    state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options).get("state", {})
+    weights: dict[str, Any] = get_model_state_dict(model, options=options)
+    whole: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
     if distributed.get_rank() == 0:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
-        tensors = {f"{w}/{name}": torch.as_tensor(t) for w, values in state.items() for name, t in values.items()}
+        tensors = {
+            f"{w}/{name}": torch.as_tensor(t) for w, values in whole["state"].items() for name, t in values.items()
+        }
         save_file(tensors, folder / "optimizer.safetensors")
         seal(folder, list_files(folder))
     distributed.barrier()

@@ -55,9 +55,10 @@ class StageTrainer(Trainer):  # type: ignore[misc]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Called within ``_save_checkpoint``. transformers' own would gather the weights on the main process."""
-        if not _internal_call or output_dir is None:
-            return super().save_model(output_dir, _internal_call)
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        if _internal_call and output_dir is not None:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+        else:
+            super().save_model(output_dir, _internal_call)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Called within ``_save_checkpoint``. transformers' own would write pickles."""

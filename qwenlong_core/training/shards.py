@@ -17,15 +17,16 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch.distributed import checkpoint
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from qwenlong_core.store.files import write_json
 
@@ -42,7 +43,7 @@ Tensors = dict[str, torch.Tensor]
 def weights_of(model: Any) -> Tensors:
     """The model's weights, not copied, as ``weights/NAME``. A tied weight has several names; the first counts."""
     names: dict[Any, str] = {}
-    tensors = get_model_state_dict(model)
+    tensors: dict[str, Any] = get_model_state_dict(model)
     for name, tensor in tensors.items():
         names.setdefault(_place(tensor), name)
     return {f"weights/{name}": tensors[name] for name in names.values()}
@@ -90,7 +91,7 @@ def write(tensors: Tensors, folder: Path, group: Any = None) -> None:
     """
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=_files(tensors), save_distributed=True)
     with _plain_errors():
-        checkpoint.save(tensors, storage_writer=writer, process_group=group)
+        save(tensors, storage_writer=writer, process_group=group)
 
 
 def _files(tensors: Tensors) -> dict[str, int]:
@@ -112,7 +113,7 @@ def read(tensors: Tensors, folder: Path) -> None:
         ValueError: it has another shape.
     """
     with _plain_errors():
-        checkpoint.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
 
 
 @contextmanager
@@ -134,7 +135,7 @@ def read_optimizer(model: Any, optimizer: Any, folder: Path) -> None:
     """Load an optimizer's tensors and parameter groups."""
     tensors, _ = optimizer_of(model, optimizer)
     read(tensors, folder)
-    state: dict[str, dict[str, torch.Tensor]] = {}
+    state: dict[str, Any] = {}
     for key, tensor in tensors.items():
         weight, _, name = key.removeprefix("optimizer/").rpartition("/")  # names of weights have dots, never slashes
         state.setdefault(weight, {})[name] = tensor
