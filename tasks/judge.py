@@ -76,29 +76,42 @@ def served(judge: JudgeSettings | None, launch: LaunchSettings, log_file: Path, 
         yield None
         return
     host = "127.0.0.1" if launch.num_machines == 1 else socket.getfqdn()
-    url = f"http://{host}:{(port := _free_port(host))}/v1"
+    port = _free_port(host)
+    url = f"http://{host}:{port}/v1"
     log_file.parent.mkdir(parents=True, exist_ok=True)
     log(f"judge {judge.model}: starting it at {url}, its log is {log_file}")
-    command = _keeper(judge.serve, log_file, host, port, judge_command(judge, launch, host, port))
-    ends, lifeline = os.pipe()
-    try:
-        keeper = subprocess.Popen(
-            command,
-            stdin=ends,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=_environment(judge.serve, _python(judge.serve, launch)),
-            start_new_session=True,  # Ctrl-C and a closed terminal are for the pipeline, which then ends it
-        )
-    finally:
-        os.close(ends)
+    keeper, lifeline = _start(judge.serve, log_file, host, port, judge_command(judge, launch, host, port))
     try:
         _wait(keeper, judge, log_file, log)
         yield Service(url=url, lifeline=lifeline)
     finally:
         os.close(lifeline)
         _stop(keeper)
+
+
+def _start(
+    serve: ServeSettings, log_file: Path, host: str, port: int, command: list[str]
+) -> tuple[subprocess.Popen[str], int]:
+    """Start the keeper of a server; returns it and the end of the pipe that keeps the server alive."""
+    limits = ["--start-seconds", str(60 * serve.start_minutes), "--restarts", str(serve.restarts)]
+    where = ["--host", host, "--port", str(port), "--log", str(log_file)]
+    ends, lifeline = os.pipe()
+    try:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "qwenlong.tasks.keeper", *where, *limits, "--", *command],
+            stdin=ends,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=_environment(serve, command[0]),
+            start_new_session=True,  # Ctrl-C and a closed terminal are for the pipeline, which then ends it
+        )
+    except BaseException:
+        os.close(lifeline)
+        raise
+    finally:
+        os.close(ends)
+    return keeper, lifeline
 
 
 def at(service: Service | None, settings: B) -> B:
@@ -117,12 +130,6 @@ def judge_command(judge: JudgeSettings, launch: LaunchSettings, host: str, port:
 
 def _python(serve: ServeSettings, launch: LaunchSettings) -> str:
     return executable(serve.python or launch.python)
-
-
-def _keeper(serve: ServeSettings, log_file: Path, host: str, port: int, command: list[str]) -> list[str]:
-    limits = ["--start-seconds", str(60 * serve.start_minutes), "--restarts", str(serve.restarts)]
-    where = ["--host", host, "--port", str(port), "--log", str(log_file)]
-    return [sys.executable, "-m", "qwenlong.tasks.keeper", *where, *limits, "--", *command]
 
 
 def _environment(serve: ServeSettings, python: str) -> dict[str, str]:

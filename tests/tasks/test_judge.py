@@ -19,10 +19,13 @@ from stage_interpreters import environment, fake_vllm
 
 from qwenlong.tasks.judge import at, judge_command, obstacle, served
 from qwenlong.tasks.process import ProcessFailed, stage_command
+from qwenlong_core.jobs import EvaluateJob, GRPOJob
 from qwenlong_core.rewards.judge import Judge, JudgeQuestion, Verdict
+from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.settings.running import LaunchSettings
+from qwenlong_core.stage_main import stage_main
 from qwenlong_core.store.fingerprint import ROOT
 
 LAUNCH = LaunchSettings()
@@ -204,7 +207,20 @@ def test_what_cannot_serve_it_is_named_before_the_run(tmp_path: Path) -> None:
     assert obstacle("rewards", load_settings("smoke")) is None
 
 
-def test_a_stage_is_told_its_address(tmp_path: Path) -> None:
-    command = stage_command("m", None, Path("job.json"), {}, tmp_path, judge="http://127.0.0.1:1/v1")
-    assert command[command.index("--judge") + 1] == "http://127.0.0.1:1/v1"
-    assert "--judge" not in stage_command("m", None, Path("job.json"), {}, tmp_path)
+def as_a_stage_reads_it(job: Block, folder: Path, url: str | None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (folder / "job.json").write_text(job.model_dump_json())
+    monkeypatch.setattr(sys, "argv", stage_command("m", None, folder / "job.json", {}, folder, judge=url)[2:])
+    ran: list[Block] = []
+    stage_main(type(job), lambda job, inputs, work: ran.append(job))
+    return ran[0]
+
+
+@pytest.mark.parametrize("url", [None, "http://127.0.0.1:1/v1"])
+def test_a_stage_is_told_its_address(url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [f"{owner}.judge={{model='m', serve={{}}}}" for owner in ("rewards", "evaluation")]
+    settings = load_settings("smoke", given)
+    phase = as_a_stage_reads_it(GRPOJob.of(settings, 1, None), tmp_path, url, monkeypatch)
+    evaluation = as_a_stage_reads_it(EvaluateJob.of(settings), tmp_path, url, monkeypatch)
+    for judge in (phase.rewards.judge, evaluation.evaluation.judge):
+        assert (judge.base_url, judge.model) == (url, "m")
+    assert phase.deciding() == GRPOJob.of(settings, 1, None).deciding()
