@@ -15,7 +15,8 @@ from prefect import get_run_logger
 from prefect.artifacts import MarkdownArtifact, create_markdown_artifact
 
 from qwenlong.tasks.events import StageEvent, tell
-from qwenlong.tasks.judge import ASKING, judge_asked_by, obstacle
+from qwenlong.tasks.judge import ASKING, judge_asked_by
+from qwenlong.tasks.launch import missing_launcher
 from qwenlong.tasks.specs import StageSpec, distill_stage, family_of, prepare_stage, stage_names
 from qwenlong.tasks.stage import RunContext, StageOutcome, stage_fingerprint
 from qwenlong.tasks.stage_task import run_stage
@@ -111,6 +112,9 @@ def _check_launch(settings: Settings) -> None:
     if config and not own_or_shipped(config).is_file():
         raise ValueError(f"launch.accelerate_config={config!r}: no such file: take one of infra/accelerate, or none")
     packages = installed_in(settings.launch.python).packages
+    trained_here = {"sft", "grpo"} - set(settings.execution.deployments)
+    if trained_here and (obstacle := missing_launcher(settings.launch)):
+        raise ValueError(obstacle)
     here = {"grpo", "evaluate"} - set(settings.execution.deployments)
     teacher = settings.distill.teacher if settings.distill else None
     if teacher is not None and "distill" not in settings.execution.deployments:

@@ -1,8 +1,8 @@
-"""How a stage's process is started: options of ``accelerate launch`` from the launch settings."""
+"""How a training's process is started: options of ``accelerate launch``, and what starts it on several machines."""
 
 from __future__ import annotations
 
-import os
+import shutil
 
 from qwenlong.tasks.process import StageRefused
 from qwenlong_core.settings.running import LaunchSettings
@@ -13,28 +13,21 @@ def launch_options(launch: LaunchSettings) -> list[str]:
     """Options of ``accelerate launch``.
 
     Raises:
-        StageRefused: several machines, and no variables that say which of them this is.
+        StageRefused: the command of ``launch.across`` is not installed.
     """
+    if obstacle := missing_launcher(launch):
+        raise StageRefused(obstacle)
+    machines = ["--num_machines", str(launch.num_machines)]
     if launch.accelerate_config:
-        return ["--config_file", str(own_or_shipped(launch.accelerate_config)), *_machine(launch.num_machines)]
-    options = ["--num_processes", str(launch.num_processes), "--num_machines", str(launch.num_machines)]
+        return ["--config_file", str(own_or_shipped(launch.accelerate_config)), *machines]
+    options = ["--num_processes", str(launch.num_processes), *machines]
     options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     # accelerate starts several processes only with this option, on CPU (gloo) too.
     return options + (["--multi_gpu"] if launch.num_processes > 1 else [])
 
 
-def _machine(machines: int) -> list[str]:
-    """Which of several machines this is, from the variables that ``torchrun`` and the cluster's job set."""
-    if machines == 1:
-        return []
-    variables = {
-        "--machine_rank": "NODE_RANK",
-        "--main_process_ip": "MASTER_ADDR",
-        "--main_process_port": "MASTER_PORT",
-    }
-    if missing := [name for name in variables.values() if name not in os.environ]:
-        raise StageRefused(
-            f"launch.num_machines={machines}, but {', '.join(missing)} is not set: start the stage's worker on every "
-            "machine with NODE_RANK, MASTER_ADDR and MASTER_PORT"
-        )
-    return [part for option, name in variables.items() for part in (option, os.environ[name])]
+def missing_launcher(launch: LaunchSettings) -> str | None:
+    """What is wrong if the command of ``launch.across`` cannot be started here."""
+    if not launch.across or shutil.which(launch.across[0]):
+        return None
+    return f"launch.across starts with {launch.across[0]!r}, which is not a command here: install it or give its path"

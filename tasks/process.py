@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ there, between that layer's freed tensors, so the heap grows to several times th
 threshold, larger blocks are mapped one by one. Huge pages keep that cheap (measured in ``docs/speed.md``).
 """
 
-_ENVIRONMENT = {
+_QUIET = {
     # torch's launcher kills its workers after 30 s by default, before a large model has saved.
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_GRACE_SECONDS),
     "PYTHONUNBUFFERED": "1",
@@ -40,6 +41,8 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+FIXED_VARIABLES = HEAP | _QUIET
+"""The variables of a stage's process that are the same everywhere."""
 
 
 class ProcessFailed(QwenlongError, RuntimeError):
@@ -65,6 +68,7 @@ def stage_command(
     *,
     python: str | None = None,
     judge: str | None = None,
+    across: Sequence[str] = (),
 ) -> list[str]:
     """The command of a stage: ``python -m MODULE ...`` or ``accelerate launch -m MODULE ...``.
 
@@ -72,10 +76,11 @@ def stage_command(
         launch_options: options of ``accelerate launch``; ``None`` starts plain Python.
         python: the interpreter (``launch.python``); ``None`` for this one.
         judge: where the judge runs that was started for the stage.
+        across: what starts the rest on every machine (``launch.across``).
     """
-    start = [executable(python), "-m"]
+    start = [*across, executable(python), "-m"]
     if launch_options is not None:
-        start += ["accelerate.commands.launch", *launch_options, "-m"]
+        start += ["qwenlong_core.node" if across else "accelerate.commands.launch", *launch_options, "-m"]
     start.append(module)
     given = [f"--input={name}={path}" for name, path in inputs.items()]
     asks = [] if judge is None else ["--judge", judge]
@@ -138,7 +143,7 @@ def run_process(command: Sequence[str], on_line: Callable[[str], None], *keep_op
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env=_environment(command[0]),
+            env=_environment(command),
             pass_fds=keep_open,
         )
     assert process.stdout is not None
@@ -154,18 +159,19 @@ def run_process(command: Sequence[str], on_line: Callable[[str], None], *keep_op
             _end_tree(process.pid)
         process.stdout.close()
     if status:
-        shown = "\n  ".join(tail)
-        raise ProcessFailed(f"`{' '.join(command[1:4])} ...` ended with status {status}; its last lines:\n  {shown}")
+        shown, begin = "\n  ".join(tail), " ".join([Path(command[0]).name, *command[1:4]])
+        raise ProcessFailed(f"`{begin} ...` ended with status {status}; its last lines:\n  {shown}")
 
 
-def _environment(program: str) -> dict[str, str]:
+def _environment(command: Sequence[str]) -> dict[str, str]:
     """The variables of a stage's process.
 
     Its interpreter's folder stands first in ``PATH``, as in an activated environment: vLLM compiles kernels with the
-    ``ninja`` that is installed beside it.
+    ``ninja`` that is installed beside it. A launcher is found beside this interpreter.
     """
-    path = os.pathsep.join(filter(None, [str(Path(program).parent), os.environ.get("PATH")]))
-    return HEAP | os.environ | _ENVIRONMENT | {"PATH": path}  # a person's own GLIBC_TUNABLES wins
+    beside = command[0] if command[1:2] == ["-m"] else sys.executable
+    path = os.pathsep.join(filter(None, [str(Path(beside).parent), os.environ.get("PATH")]))
+    return HEAP | os.environ | _QUIET | {"PATH": path}  # a person's own GLIBC_TUNABLES wins
 
 
 def _end_tree(pid: int) -> None:
@@ -175,6 +181,10 @@ def _end_tree(pid: int) -> None:
         processes = [*parent.children(recursive=True), parent]
     except psutil.NoSuchProcess:
         return
+    if parent.name() == "srun":
+        # At SIGTERM it kills its tasks. It passes SIGUSR1 on, at which `qwenlong_core.node` ends them in order.
+        _signal(lambda: parent.send_signal(signal.SIGUSR1))
+        psutil.wait_procs([parent], timeout=_GRACE_SECONDS)
     # Each is signalled by itself, because a launcher does not always pass signals on.
     for process in processes:
         _signal(process.terminate)

@@ -172,7 +172,7 @@ def _compute(execution: _Execution, tracked: TrackedRun, lock: int) -> None:
     trains = _trains(spec)
     folders = {name: store.fetch(ref) for name, ref in execution.inputs.items()}
     settings = execution.context.settings
-    options = launch_options(settings.launch) if trains else None
+    options, across = (launch_options(settings.launch), settings.launch.across) if trains else (None, ())
     judge = judge_asked_by(spec.family, settings)
     judge_log = Path(settings.storage.runs_dir).absolute() / execution.context.run_id / f"judge-{spec.name}.log"
     tracked.run_id()  # opens the run now, so that it is seen before the first step is done
@@ -182,7 +182,9 @@ def _compute(execution: _Execution, tracked: TrackedRun, lock: int) -> None:
         MetricsForwarder(execution.output / METRICS, _forward_to(tracked, execution.progress)),
     ):
         where = service.url if service else None
-        command = stage_command(spec.module, options, job, folders, execution.work, python=spec.python, judge=where)
+        command = stage_command(
+            spec.module, options, job, folders, execution.work, python=spec.python, judge=where, across=across
+        )
         held = (lock, service.lifeline) if service else (lock,)
         run_or_refuse(command, spec.name, execution.work, execution.log, *held)
 

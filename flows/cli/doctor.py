@@ -16,6 +16,7 @@ from rich.text import Text
 from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message
 from qwenlong.flows.cli.environment import is_up
 from qwenlong.tasks.judge import obstacle
+from qwenlong.tasks.launch import missing_launcher
 from qwenlong.tasks.store import open_store
 from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
@@ -100,9 +101,17 @@ def _stages(settings: Settings) -> Iterator[Finding]:
     build = f"PyTorch for {'CUDA ' + devices.cuda if devices.cuda else 'the CPU'}"
     yield Finding(topic="stage interpreter", ok=True, found=f"{executable(python)}, {build}")
     yield from _packages(STAGE_PACKAGES, installed, STAGE_ENVIRONMENT if python else "make setup")
+    yield from _launcher(settings)
     yield _accelerator(settings, devices)
     yield _attention(settings, devices, installed)
     yield from _engines(settings, installed)
+
+
+def _launcher(settings: Settings) -> Iterator[Finding]:
+    """What starts trainings on several machines; it is needed where they run."""
+    if settings.launch.across:
+        obstacle = missing_launcher(settings.launch)
+        yield Finding(topic="launcher", ok=not obstacle, found=" ".join(settings.launch.across), mend=obstacle or "")
 
 
 def _accelerator(settings: Settings, devices: Devices) -> Finding:

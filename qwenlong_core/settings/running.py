@@ -31,6 +31,10 @@ class LaunchSettings(Block):
     directory. ``None`` takes the one that runs the pipeline. The fingerprint counts its libraries, not its path."""
     num_processes: int = Field(1, ge=1)
     num_machines: int = Field(1, ge=1)
+    across: Incidental[tuple[Name, ...]] = ()
+    """A command that is put before a training's own and starts it on ``num_machines`` machines, for example
+    ``["srun", "--nodes=4", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]``. All must see ``storage``'s folders under
+    the same paths."""
     accelerate_config: str | None = None
     """A file of ``infra/accelerate/`` (FSDP2 and so on); ``None`` runs plain data parallel."""
     sequence_parallel: int = Field(1, ge=1)
@@ -73,6 +77,12 @@ class LaunchSettings(Block):
             raise ValueError(
                 f"launch.sequence_parallel={self.sequence_parallel} does not divide the {on_a_machine} process(es) of "
                 f"a machine, inside which a row is shared: possible are {fit}"
+            )
+        if self.num_machines > 1 and not self.across:
+            raise ValueError(
+                f"launch.num_machines={self.num_machines}, but launch.across is empty: name the command that starts "
+                'a process on every machine, for example ["srun", "--nodes=4", "--ntasks-per-node=1", '
+                '"--kill-on-bad-exit=1"]'
             )
         return self
 

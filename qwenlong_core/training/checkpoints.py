@@ -63,17 +63,19 @@ def _by_step(folder: Path) -> list[Path]:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or ``None``. Changes nothing, so every process may call it."""
-    return next((p for p in reversed(_by_step(folder)) if damage(p) is None), None)
+    """The newest whole checkpoint, or ``None``. One process calls it, before the training starts.
 
-
-def delete_partial(folder: Path) -> None:
-    """Delete damaged and unfinished checkpoints, and log why. One process calls it, before the training starts."""
-    for checkpoint in _by_step(folder):
-        reason = damage(checkpoint)
+    Deletes damaged checkpoints down to it and all that were never finished, and logs why. Older ones are not read:
+    that takes minutes for a large model.
+    """
+    newest = None
+    for checkpoint in reversed(_by_step(folder)):
+        reason = damage(checkpoint) if newest is None or not (checkpoint / MANIFEST).exists() else None
         if reason is not None:
             logger.warning("deleting %s: %s", checkpoint.name, reason)
             shutil.rmtree(checkpoint)
+        newest = newest or (None if reason else checkpoint)
+    return newest
 
 
 def prune(folder: Path) -> None:

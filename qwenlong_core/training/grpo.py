@@ -35,7 +35,7 @@ from qwenlong_core.store.files import METRICS, write_json
 from qwenlong_core.training import curriculum, grpo_metrics
 from qwenlong_core.training.arguments import batch_layout, grpo_config, vllm_in_dtype
 from qwenlong_core.training.batches import Batches
-from qwenlong_core.training.checkpoints import CarriedOptimizer, delete_partial, newest_complete, read_state
+from qwenlong_core.training.checkpoints import CarriedOptimizer, read_state
 from qwenlong_core.training.dynamic_sampling import PromptStream
 from qwenlong_core.training.logprobs.span_check import require_cuttable_policy
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
@@ -44,6 +44,7 @@ from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
 from qwenlong_core.training.runtime import StepBoundary, quiet, save_policy, set_up_process, training_weights
 from qwenlong_core.training.sharding import start_policy
 from qwenlong_core.training.shards import write_optimizer
+from qwenlong_core.training.taking_up import taken_up
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
 from qwenlong_core.training.trainer_engine import TrainerEngine
 
@@ -201,35 +202,32 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
     boundary = StepBoundary(updates, job.phase.steps, job.grpo.save_steps)
     trainer.add_callback(boundary)
     trainer.add_callback(MetricsCallback(lines, f"grpo-{job.index}", updates, grpo_metrics.row, grpo_metrics.sentence))
-    checkpoint = _restore(trainer, work / "checkpoints", lines, state)
-    logger.info(
-        "grpo-%d: %d steps of %d prompts x %d, engine %s, attention %s, prompts %s%s",
-        job.index,
-        job.phase.steps,
-        job.grpo.batch_size,
-        job.grpo.group_size,
-        job.grpo.engine,
-        attention_implementation(job.model),
-        "shared" if trainer.logprobs.shares_prompts else "repeated",
-        f", from {checkpoint.name}" if checkpoint else "",
-    )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    boundary.exit_if_stopped()
-    _save_output(job, trainer, work / OUTPUT)
+    with taken_up(work, state) as checkpoint:
+        _restore(trainer, checkpoint, lines, state)
+        logger.info(
+            "grpo-%d: %d steps of %d prompts x %d, engine %s, attention %s, prompts %s%s",
+            job.index,
+            job.phase.steps,
+            job.grpo.batch_size,
+            job.grpo.group_size,
+            job.grpo.engine,
+            attention_implementation(job.model),
+            "shared" if trainer.logprobs.shares_prompts else "repeated",
+            f", from {checkpoint.name}" if checkpoint else "",
+        )
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        boundary.exit_if_stopped()
+        _save_output(job, trainer, work / OUTPUT)
 
 
-def _restore(trainer: LongContextGRPOTrainer, checkpoints: Path, lines: JsonLines, state: PartialState) -> Path | None:
-    """Restore the state of the newest whole checkpoint, if any, and cut the written files back to its step."""
-    checkpoint = newest_complete(checkpoints)
-    state.wait_for_everyone()  # all processes have looked before the main process deletes anything
+def _restore(trainer: LongContextGRPOTrainer, checkpoint: Path | None, lines: JsonLines, state: PartialState) -> None:
+    """Restore the state of the checkpoint, if any, and cut the written files back to its step."""
     if checkpoint is not None:
         trainer.restore(read_state(checkpoint))
     if state.is_main_process:
-        delete_partial(checkpoints)
         for file in (lines, trainer.samples):
             file.cut_back(trainer.batches.drawn)
     state.wait_for_everyone()
-    return checkpoint
 
 
 def _save_output(job: GRPOJob, trainer: LongContextGRPOTrainer, output: Path) -> None:

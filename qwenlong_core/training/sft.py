@@ -30,7 +30,6 @@ from qwenlong_core.records import Example
 from qwenlong_core.settings.training import SFTSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.files import METRICS
-from qwenlong_core.training import checkpoints
 from qwenlong_core.training.hooks import StageTrainer
 from qwenlong_core.training.logprobs.attention import NAME
 from qwenlong_core.training.logprobs.cpu_head import use_compact_head
@@ -50,6 +49,7 @@ from qwenlong_core.training.runtime import (
 )
 from qwenlong_core.training.sft_packing import data_share, packed, row_weights
 from qwenlong_core.training.sharding import start_policy
+from qwenlong_core.training.taking_up import taken_up
 
 logger = logging.getLogger(__name__)
 
@@ -260,25 +260,22 @@ def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
     boundary = StepBoundary(updates=1, steps=steps, save_steps=job.sft.save_steps)
     trainer.add_callback(boundary)
     trainer.add_callback(MetricsCallback(lines, "sft", 1, partial(_row, step_tokens=step_tokens), _sentence))
-    checkpoint = checkpoints.newest_complete(work / "checkpoints")
-    # Every process must have chosen its checkpoint before the main process deletes partial ones.
-    state.wait_for_everyone()
-    if state.is_main_process:
-        checkpoints.delete_partial(work / "checkpoints")
-        lines.cut_back(int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0)
-    logger.info(
-        "sft: %d steps of %d rows, attention %s, %s: %.0f%% of the computed tokens are data%s",
-        steps,
-        job.sft.batch_size,
-        attention_implementation(job.model),
-        _layout(job),
-        100 * (data_share(rows, job.sft) if _layout(job) == "padded" else 1),
-        f", from {checkpoint.name}" if checkpoint else "",
-    )
-    state.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    boundary.exit_if_stopped()
-    save_policy(trainer, tokenizer, job.model.dtype, work / OUTPUT)
+    with taken_up(work, state) as checkpoint:
+        if state.is_main_process:
+            lines.cut_back(int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0)
+        logger.info(
+            "sft: %d steps of %d rows, attention %s, %s: %.0f%% of the computed tokens are data%s",
+            steps,
+            job.sft.batch_size,
+            attention_implementation(job.model),
+            _layout(job),
+            100 * (data_share(rows, job.sft) if _layout(job) == "padded" else 1),
+            f", from {checkpoint.name}" if checkpoint else "",
+        )
+        state.wait_for_everyone()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        boundary.exit_if_stopped()
+        save_policy(trainer, tokenizer, job.model.dtype, work / OUTPUT)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ INCIDENTAL = {
     "launch.python",
     "sft.save_steps",
     "launch.timeout_minutes",
+    "launch.across",
     "grpo.save_steps",
     "phase.evaluate",
     "phases.evaluate",

@@ -101,6 +101,8 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated(override):
         ("execution.deployments={gprp='stage/gpu'}", "gprp"),
         ("grpo.micro_batch_size=3", "is not a multiple of 3 (micro_batch_size=3 on launch.num_processes=1)"),
         ("launch.num_machines=3", "launch.num_processes=1 is not a multiple of launch.num_machines=3"),
+        ("launch={num_processes=2, num_machines=2}", "launch.num_machines=2, but launch.across is empty: name the"),
+        ("launch.across=['']", "setting launch.across.0=''"),
         ("tracking.uri='http://me:hunter2@host'", "'http://***@host' carries a password"),
         ("tracking.uri=mlruns", "'mlruns' is not an address where MLflow can keep a registry: give sqlite:///FILE"),
         ("tracking.uri=ftp://host/mlflow", "'ftp://host/mlflow' is not an address where MLflow can keep a registry"),

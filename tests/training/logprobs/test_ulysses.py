@@ -46,7 +46,8 @@ def test_heads_can_be_dealt_to_these_numbers_of_ranks(heads: int, key_heads: int
 
 
 def test_a_row_is_shared_inside_a_machine() -> None:
-    assert LaunchSettings(num_processes=16, num_machines=2, sequence_parallel=8).sequence_parallel == 8
+    two_machines = LaunchSettings(num_processes=16, num_machines=2, across=("srun",), sequence_parallel=8)
+    assert two_machines.sequence_parallel == 8
     for wrong in ({"num_processes": 8, "sequence_parallel": 3}, {"num_processes": 8, "num_machines": 4}):
         with pytest.raises(ValueError, match=r"does not divide the \d process\(es\) of a machine.*possible are 1, 2"):
             LaunchSettings.model_validate({"sequence_parallel": 4} | wrong)
