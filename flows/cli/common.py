@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,6 +62,17 @@ SERVER_OPTIONS = {
 }
 """Options for settings, for :func:`one_clear_message`."""
 
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: treated like Ctrl-C, but for the exit code."""
+
+
+def _terminate(*_: object) -> None:
+    # Whoever sends it twice does not mean that nothing should be saved.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
+
+
 _SETTING = re.compile(r"[a-z]\w*(?:\.\w+)+")
 
 
@@ -74,6 +86,7 @@ def one_clear_message(*, resumes: bool = False, options: Mapping[str, str] | Non
             setting that this command has an option for, a second line names the option.
     """
     options = options or {}
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         use_project_defaults()
         yield
@@ -88,8 +101,11 @@ def one_clear_message(*, resumes: bool = False, options: Mapping[str, str] | Non
             raise  # a fault inside a library: its traceback is needed
         raise _exit(error, 2 if isinstance(error, ValueError) else 1, options) from error
     except KeyboardInterrupt as error:
-        typer.echo("interrupted" + (": run the same command again to resume" if resumes else ""), err=True)
-        raise typer.Exit(130) from error
+        what, code = ("stopped by SIGTERM", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+        typer.echo(what + (": run the same command again to resume" if resumes else ""), err=True)
+        raise typer.Exit(code) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _exit(error: Exception, code: int, options: Mapping[str, str]) -> typer.Exit:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -84,7 +85,7 @@ def prefect_api() -> Iterator[str]:
         ConnectionError: ``PREFECT_API_URL`` names a server that does not answer.
     """
     from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, get_current_settings, temporary_settings
 
     configured = PREFECT_API_URL.value()
     spare_loopback(*([configured] if configured else []))
@@ -99,14 +100,20 @@ def prefect_api() -> Iterator[str]:
         )
 
     class Server(SubprocessASGIServer):
-        """A server that survives Ctrl-C.
+        """A server that survives Ctrl-C and SIGTERM to the run's group, but not the run.
 
         If it stopped at once, an interrupted run could not report its end, and Prefect would retry for minutes.
         """
 
         def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
+            options = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--lifespan", "on"]
+            options += ["--port", str(self.port), "--log-level", "error"]
+            # As Prefect starts it: without pages, and for a short time.
+            ours = {name: "1" for name in ("PREFECT__SERVER_EPHEMERAL", "PREFECT__SERVER_FINAL")}
+            ours |= {"PREFECT_UI_ENABLED": "0"} | get_current_settings().to_environment_variables(exclude_unset=True)
+            command = [sys.executable, "-m", "qwenlong.flows.cli.own_server", str(os.getpid()), *options]
             with shielded_from_ctrl_c():
-                return super()._run_uvicorn_command()
+                return subprocess.Popen(command, env=os.environ | ours)
 
     server = Server()
     with prefect_start_lock():

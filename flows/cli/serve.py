@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -123,10 +122,6 @@ def _check_ports(port: int, mlflow_port: int) -> None:
                 raise ValueError(f"port {number} is in use: stop what listens there, or choose another with {option}")
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool) -> None:
     """Start everything, print the addresses, and wait for Ctrl-C.
 
@@ -137,7 +132,6 @@ def _serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool
     from qwenlong.tasks.tracking.client import make_database
 
     _check_ports(port, mlflow_port)
-    signal.signal(signal.SIGTERM, _interrupt)
     api, mlflow = f"http://{_HOST}:{port}/api", f"http://{_HOST}:{mlflow_port}"
     environment = os.environ | {"PREFECT_API_URL": api}
     make_database(settings.tracking.uri)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from endpoint_server import says, served
 from published_copies import write_copies
@@ -192,23 +193,44 @@ def test_an_unreachable_prefect_server_that_was_asked_for_is_an_error(tmp_path):
     assert "PREFECT_API_URL='http://127.0.0.1:9/api' does not answer" in done.stderr
 
 
-def test_ctrl_c_leaves_the_run_its_prefect_server_until_the_end(tmp_path):
-    """A terminal sends the signal to the whole group; the server must be there to be told of the run's end."""
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+def test_a_signal_to_the_group_leaves_the_run_its_prefect_server_until_the_end(tmp_path, sent):
+    """A terminal and a supervisor signal the whole group; the server must be there to be told of the run's end."""
     code = (
         "import os, signal, time\n"
-        "from qwenlong.flows.cli.environment import is_up, prefect_api, use_project_defaults\n"
-        "use_project_defaults()\n"
-        "with prefect_api() as url:\n"
+        "from qwenlong.flows.cli.common import one_clear_message\n"
+        "from qwenlong.flows.cli.environment import is_up, prefect_api\n"
+        "with one_clear_message(resumes=True), prefect_api() as url:\n"
         "    try:\n"
-        "        os.killpg(0, signal.SIGINT)\n"
+        f"        os.killpg(0, signal.{sent})\n"
         "        time.sleep(60)\n"
         "    except KeyboardInterrupt:\n"
         "        time.sleep(5)\n"
         "        print('up' if is_up(f'{url}/health', 30) else 'gone')\n"
+        "        raise\n"
     )
-    command = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + code]
+    start = "import signal, typer; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", start + code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, start_new_session=True)
     assert done.stdout == "up\n", done.stderr
+    said = {"SIGINT": "interrupted: run the same", "SIGTERM": "stopped by SIGTERM: run the same"}[sent]
+    assert said in done.stderr
+
+
+def test_a_killed_run_takes_its_prefect_server_along(tmp_path):
+    code = (
+        "import time, psutil\n"
+        "from qwenlong.flows.cli.environment import prefect_api, use_project_defaults\n"
+        "use_project_defaults()\n"
+        "with prefect_api() as url:\n"
+        "    print(*[p.pid for p in psutil.Process().children()], flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    servers = [psutil.Process(int(pid)) for pid in run.stdout.readline().split()]
+    run.kill()
+    run.communicate()
+    assert servers and not psutil.wait_procs(servers, timeout=60)[1]
 
 
 def test_the_console_starts_without_heavy_libraries(tmp_path):
