@@ -6,11 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
+from qwenlong_core.settings.limits import outside
 from qwenlong_core.settings.secrets import refuse_secret
 
 T = TypeVar("T")
+_ROOM = "qwenlong_core.settings"
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,14 @@ class Block(BaseModel):
     """A frozen group of settings. Unknown keys are refused, and so are infinities and NaN, which JSON cannot hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _within_limits(cls, value: Any, info: ValidationInfo) -> Any:
+        # Records of other rooms are blocks too, and may hold any number.
+        if cls.__module__.startswith(_ROOM) and (wrong := outside(str(info.field_name), value)):
+            raise ValueError(wrong)
+        return value
 
     def deciding(self) -> dict[str, Any]:
         """The settings that can change a result, as JSON values: all but the :data:`Incidental` ones, at any depth."""
