@@ -18,6 +18,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
+from qwenlong.flows.door import require_deployments, require_rows
 from qwenlong.flows.gate import run_gate
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
 from qwenlong.flows.run_pages import flow_run_page, flow_run_tag, in_mlflow, mlflow_description, name_flow_run
@@ -69,6 +70,7 @@ def full_pipeline(
     """
     settings = load_settings(profile, overrides or ())
     preflight(settings, refresh, start)
+    require_deployments(settings)
     run_id = new_run_id()
     folder = Path(settings.storage.runs_dir).absolute() / run_id
     folder.mkdir(parents=True)
@@ -103,7 +105,9 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
         if stage.spec is None:  # the promote stage
             version, outcome = decide_and_promote(run)
         else:
-            run.stage(stage.spec(), {name: run.results[source] for name, source in stage.inputs.items()})
+            result = run.stage(stage.spec(), {name: run.results[source] for name, source in stage.inputs.items()})
+            if stage.name == "prepare":
+                require_rows(run.settings, run.folder(result))
     evaluations = {name: run.results[f"evaluate-{name}"] for name in evaluated_names(run.settings)}
     report = run.results["report"]
     shutil.copyfile(run.folder(report) / REPORT, folder / REPORT)

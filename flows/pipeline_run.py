@@ -14,8 +14,9 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import MarkdownArtifact, create_markdown_artifact
 
+from qwenlong.flows.door import require_database
 from qwenlong.tasks.events import StageEvent, tell
-from qwenlong.tasks.judge import ASKING, judge_asked_by
+from qwenlong.tasks.judge import ASKING, judge_asked_by, obstacle
 from qwenlong.tasks.launch import missing_launcher
 from qwenlong.tasks.specs import StageSpec, distill_stage, family_of, prepare_stage, stage_names
 from qwenlong.tasks.stage import RunContext, StageOutcome, stage_fingerprint
@@ -63,9 +64,9 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
 
     Raises:
         ValueError: an unknown stage name, a data path that matches nothing, a teacher's key that is not set, an
-            interpreter that cannot run stages, a judge that cannot be served, a model without chat template or without
-            the switch that ``model.enable_thinking`` sets, or one whose rows ``launch.sequence_parallel`` processes
-            cannot share.
+            interpreter that cannot run stages, a launcher that is not installed, a judge that cannot be served, a file
+            that is no tracking database, a model without chat template or without the switch that
+            ``model.enable_thinking`` sets, or one whose rows ``launch.sequence_parallel`` processes cannot share.
         FileNotFoundError: the package with the bundled weights is not installed.
         ArtifactError: the artifact store cannot be written.
     """
@@ -86,6 +87,7 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
     ):
         # Refuses a model without chat template or without its switch for thinking; of a hub id the stage base does.
         base_tokenizer(settings.model)
+    require_database(settings)
     _check_launch(settings)
     _check_plan(settings)
     if settings.launch.sequence_parallel > 1:
@@ -113,8 +115,8 @@ def _check_launch(settings: Settings) -> None:
         raise ValueError(f"launch.accelerate_config={config!r}: no such file: take one of infra/accelerate, or none")
     packages = installed_in(settings.launch.python).packages
     trained_here = {"sft", "grpo"} - set(settings.execution.deployments)
-    if trained_here and (obstacle := missing_launcher(settings.launch)):
-        raise ValueError(obstacle)
+    if trained_here and (lacking := missing_launcher(settings.launch)):
+        raise ValueError(lacking)
     here = {"grpo", "evaluate"} - set(settings.execution.deployments)
     teacher = settings.distill.teacher if settings.distill else None
     if teacher is not None and "distill" not in settings.execution.deployments:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from prefect import flow, get_run_logger
 
+from qwenlong.tasks.elsewhere import beating
 from qwenlong.tasks.specs import StageSpec
 from qwenlong.tasks.stage import RunContext, execute_stage
-from qwenlong.tasks.stage_task import progress_artifact
 from qwenlong_core.store.artifacts import ArtifactRef
 
 
 @flow(name="stage", flow_run_name="{spec.name}")
 def stage_flow(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunContext, forced: bool) -> str:
     """Run one stage here and return the digest of its artifact."""
-    progress = progress_artifact(spec.name)
     log = get_run_logger().info
-    return execute_stage(spec, inputs, context, forced=forced, log=log, progress=progress).ref.sha256
+    with beating(spec.name) as progress:
+        return execute_stage(spec, inputs, context, forced=forced, log=log, progress=progress).ref.sha256

@@ -8,18 +8,16 @@ from __future__ import annotations
 import time
 from typing import Any, cast
 
-from httpx import HTTPError
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
-from prefect.deployments import run_deployment
-from prefect.exceptions import PrefectException
 
+from qwenlong.tasks.elsewhere import run_elsewhere
 from qwenlong.tasks.events import StageEvent, tell
 from qwenlong.tasks.process import ProcessFailed
+from qwenlong.tasks.progress import progress_artifact
 from qwenlong.tasks.specs import StageSpec
-from qwenlong.tasks.stage import Progress, RunContext, StageOutcome, execute_stage, stage_fingerprint
+from qwenlong.tasks.stage import RunContext, StageOutcome, execute_stage, stage_fingerprint
 from qwenlong.tasks.store import open_store
 from qwenlong_core.store.artifacts import ArtifactRef
 
@@ -35,24 +33,6 @@ def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return f"{spec.name}-{stage_fingerprint(spec, parameters['inputs'])}"
 
 
-def progress_artifact(stage: str) -> Progress:
-    """Create Prefect's progress bar of a stage; the function returned moves it, given a line of its metrics."""
-    artifact_id = create_progress_artifact(
-        progress=0.0, key=f"progress-{stage}", description=f"How much of stage {stage} is done"
-    )
-
-    def update(line: dict[str, Any]) -> None:
-        if line.get("total_steps"):
-            share = 100.0 * line["step"] / line["total_steps"]
-            try:
-                update_progress_artifact(artifact_id=cast(Any, artifact_id), progress=min(share, 100.0))
-            except (HTTPError, PrefectException) as error:
-                # A server that is away for a moment must not end the training: only the bar stands still.
-                get_run_logger().warning("progress of %s not shown: %s", stage, error)
-
-    return update
-
-
 @task(persist_result=True, result_serializer="json", cache_key_fn=_cache_key, retry_condition_fn=_can_pass)
 def run_stage(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunContext, forced: bool) -> StageOutcome:
     """Run one stage here, or on the deployment that the settings name for its family."""
@@ -60,7 +40,7 @@ def run_stage(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunConte
     deployments = cast(dict[str, str], context.settings.execution.deployments)
     if deployment := deployments.get(spec.family):
         logger.info("%s runs on deployment %s", spec.name, deployment)
-        return _run_elsewhere(deployment, spec, inputs, context, forced)
+        return _result_of(deployment, spec, inputs, context, forced)
     update = progress_artifact(spec.name)
 
     def progress(line: dict[str, Any]) -> None:
@@ -72,24 +52,16 @@ def run_stage(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunConte
     return outcome
 
 
-def _run_elsewhere(
+def _result_of(
     deployment: str, spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunContext, forced: bool
 ) -> StageOutcome:
-    """Start the deployment, wait for it, and look its result up in the store that both sides share.
+    """Run the stage on a deployment, and look its result up in the store that both sides share.
 
     Raises:
-        ProcessFailed: its flow run did not complete, or left no result under the stage's fingerprint.
+        ProcessFailed: it did not complete there, or left no result under the stage's fingerprint.
     """
-    parameters = {
-        "spec": spec.model_dump(mode="json"),
-        "inputs": {name: ref.model_dump() for name, ref in inputs.items()},
-        "context": context.model_dump(mode="json"),
-        "forced": forced,
-    }
     started = time.monotonic()
-    flow_run = cast(Any, run_deployment(deployment, parameters=parameters))
-    if not flow_run.state.is_completed():
-        raise ProcessFailed(f"{spec.name}: flow run {flow_run.name!r} of {deployment} ended {flow_run.state.name}")
+    run_elsewhere(deployment, spec, inputs, context, forced)
     record = open_store(context.settings).lookup(spec.cached_as, stage_fingerprint(spec, inputs))
     if record is None:
         raise ProcessFailed(

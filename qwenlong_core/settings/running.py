@@ -156,8 +156,8 @@ class TrackingSettings(Block):
     ``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD``."""
     ui_url: PlainUrl = "http://127.0.0.1:5000"
     """Address at which people open MLflow; links in Prefect and on the console start with it."""
-    experiment: Name = "qwenlong"
-    registered_model: str = Field("qwenlong", pattern=r"^[^/:@]+$")
+    experiment: Annotated[Name, Field(max_length=500)] = "qwenlong"
+    registered_model: str = Field("qwenlong", pattern=r"^[^/:@]*[^/:@\s][^/:@]*$", max_length=256)
     """A name without ``/``, ``:`` and ``@``, which mean something in ``models:/NAME@ALIAS``."""
 
 
@@ -171,6 +171,6 @@ class ExecutionSettings(Block):
     retries: int = Field(2, ge=0)
     """For failures that can pass: network, storage, server errors, a killed worker."""
     retry_delay_seconds: float = Field(10.0, ge=0)
-    deployments: dict[DeployedFamily, str] = Field(default_factory=dict)
+    deployments: dict[DeployedFamily, Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")]] = Field(default_factory=dict)
     """Family of stages to the Prefect deployment that runs them on its own work pool, for example
     ``{grpo = "stage/gpu"}``. All other stages run in-process."""

@@ -1,0 +1,70 @@
+"""Mistakes that would otherwise be seen after hours of training, looked for once before it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from prefect import get_client
+from prefect.exceptions import ObjectNotFound
+
+from qwenlong_core.data.prepared import SUMMARY
+from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.protocol import check_writable
+from qwenlong_core.training.curriculum import retrospective_limit
+
+_SQLITE = "sqlite:///"
+_MAGIC = b"SQLite format 3\0"
+
+
+def require_deployments(settings: Settings) -> None:
+    """Refuse deployments that Prefect does not have.
+
+    Raises:
+        ValueError: naming the deployment.
+    """
+    with get_client(sync_client=True) as client:
+        for family, name in settings.execution.deployments.items():
+            try:
+                client.read_deployment_by_name(name)
+            except ObjectNotFound:
+                raise ValueError(
+                    f"execution.deployments: {family} = {name!r}, which Prefect at {client.api_url} does not have: "
+                    "apply it (`prefect deploy --all`), or leave it out to run the stage here"
+                ) from None
+
+
+def require_database(settings: Settings) -> None:
+    """Refuse a tracking file that MLflow cannot use. Servers may be away, and are waited for.
+
+    Raises:
+        ValueError: the file is no SQLite database.
+        ArtifactError: its folder cannot be written.
+    """
+    uri = settings.tracking.uri
+    if not uri.startswith(_SQLITE):
+        return
+    path = Path(uri.removeprefix(_SQLITE))
+    check_writable(path.parent, "the folder of tracking.uri")
+    if path.exists() and path.stat().st_size and path.open("rb").read(len(_MAGIC)) != _MAGIC:
+        raise ValueError(f"tracking.uri={uri!r}: {path} is not an SQLite database: name another file")
+
+
+def require_rows(settings: Settings, prepared: Path) -> None:
+    """Refuse a phase that has fewer rows than a batch, as soon as the rows are counted.
+
+    Raises:
+        ValueError: naming the phase and a batch size that fits.
+    """
+    phases = json.loads((prepared / SUMMARY).read_text())["phases"]
+    before = 0
+    for index, phase in phases.items():
+        rows, needed = phase["rows"], settings.grpo.batch_size
+        # With all hard rows of earlier phases that may join it.
+        most = rows + min(before, retrospective_limit(rows, settings.grpo.curriculum.retrospective_share))
+        if most < needed:
+            raise ValueError(
+                f"phase {index} has {rows} rows, fewer than grpo.batch_size={needed}: add rows of its length or lower "
+                "batch_size"
+            )
+        before += rows
