@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -103,21 +106,26 @@ def shielded_from_ctrl_c() -> Iterator[None]:
 
 
 def run_or_refuse(
-    command: Sequence[str], name: str, work: Path, on_line: Callable[[str], None], *keep_open: int
+    command: Sequence[str],
+    name: str,
+    work: Path,
+    on_line: Callable[[str], None],
+    *keep_open: int,
+    silent_minutes: float = math.inf,
 ) -> None:
     """Run a stage's command, and tell a refusal of its settings or data from a failure.
 
     Args:
         name: the stage's name, for the message.
         work: its ``--work`` folder.
-        on_line, keep_open: see :func:`run_process`.
+        on_line, keep_open, silent_minutes: see :func:`run_process`.
 
     Raises:
         StageRefused: the stage refused; a retry cannot help.
         ProcessFailed: see :func:`run_process`.
     """
     try:
-        run_process(command, on_line, *keep_open)
+        run_process(command, on_line, *keep_open, silent_minutes=silent_minutes)
     except ProcessFailed:
         # Told by a file, because a launcher replaces the exit status of the process that it started.
         if (refused := work / REFUSED).is_file():
@@ -125,15 +133,18 @@ def run_or_refuse(
         raise
 
 
-def run_process(command: Sequence[str], on_line: Callable[[str], None], *keep_open: int) -> None:
+def run_process(
+    command: Sequence[str], on_line: Callable[[str], None], *keep_open: int, silent_minutes: float = math.inf
+) -> None:
     """Run ``command`` to its end.
 
     Args:
         on_line: takes every line that it writes to stdout or stderr.
         keep_open: descriptors that the process inherits: of a held lock, of a judge's lifeline.
+        silent_minutes: it is ended when it has written no line for so long.
 
     Raises:
-        ProcessFailed: it ended with a non-zero status; the message holds its last lines.
+        ProcessFailed: it ended with a non-zero status, or was silent; the message holds its last lines.
     """
     tail: collections.deque[str] = collections.deque(maxlen=_TAIL)
     with shielded_from_ctrl_c():
@@ -147,8 +158,10 @@ def run_process(command: Sequence[str], on_line: Callable[[str], None], *keep_op
             pass_fds=keep_open,
         )
     assert process.stdout is not None
+    silence = _Silence(process.pid, 60 * silent_minutes)
     try:
         for line in process.stdout:
+            silence.broken()
             if line := line.rstrip():
                 tail.append(line)
                 on_line(line)
@@ -158,9 +171,34 @@ def run_process(command: Sequence[str], on_line: Callable[[str], None], *keep_op
         if process.poll() is None:
             _end_tree(process.pid)
         process.stdout.close()
+        silence.stop()
     if status:
         shown, begin = "\n  ".join(tail), " ".join([Path(command[0]).name, *command[1:4]])
-        raise ProcessFailed(f"`{begin} ...` ended with status {status}; its last lines:\n  {shown}")
+        why = f"was ended after {silent_minutes:g} silent minutes" if silence.acted else f"ended with status {status}"
+        raise ProcessFailed(f"`{begin} ...` {why}; its last lines:\n  {shown}")
+
+
+class _Silence:
+    """Ends a process that has written nothing for some seconds."""
+
+    def __init__(self, pid: int, seconds: float) -> None:
+        self.acted = False
+        self._pid, self._seconds, self._last, self._stop = pid, seconds, time.monotonic(), threading.Event()
+        if seconds < math.inf:
+            threading.Thread(target=self._watch, name="silence", daemon=True).start()
+
+    def broken(self) -> None:
+        self._last = time.monotonic()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(min(self._seconds / 10, 60)):
+            if time.monotonic() - self._last > self._seconds:
+                self.acted = True
+                _end_tree(self._pid)
+                return
 
 
 def _environment(command: Sequence[str]) -> dict[str, str]:

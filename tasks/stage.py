@@ -158,7 +158,10 @@ def _run_tracked(execution: _Execution, lock: int) -> tuple[ArtifactRef, str | N
         status: Status = "FAILED" if isinstance(error, Exception) else "KILLED"
         tracked.finish(status, lines=read_lines(output / METRICS))
         raise
-    return ref, tracked.finish("FINISHED", lines=read_lines(output / METRICS), output=ref)
+    run_id = tracked.finish("FINISHED", lines=read_lines(output / METRICS), output=ref)
+    if run_id is not None:
+        tracker.attempt(tracker.close_superseded, execution.key, run_id)
+    return ref, run_id
 
 
 def _compute(execution: _Execution, tracked: TrackedRun, lock: int) -> None:
@@ -186,7 +189,8 @@ def _compute(execution: _Execution, tracked: TrackedRun, lock: int) -> None:
             spec.module, options, job, folders, execution.work, python=spec.python, judge=where, across=across
         )
         held = (lock, service.lifeline) if service else (lock,)
-        run_or_refuse(command, spec.name, execution.work, execution.log, *held)
+        silent = settings.execution.silent_minutes
+        run_or_refuse(command, spec.name, execution.work, execution.log, *held, silent_minutes=silent)
 
 
 def _trains(spec: StageSpec) -> bool:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,8 @@ DEPLOYMENTS = ("full-pipeline", "nightly", "promote")
 _HOST = "127.0.0.1"
 _START_SECONDS = 180
 _STOP_SECONDS = 20
+_RESTARTS = 3
+"""How often a service that has ended is started again: its state is on the disk, and runs go on meanwhile."""
 
 
 def serve(
@@ -49,6 +52,8 @@ class Services:
         self._environment = environment
         self._logs = logs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._how: dict[str, tuple[Sequence[str], str | None]] = {}
+        self._restarts: Counter[str] = Counter()
         logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Services:
@@ -75,7 +80,7 @@ class Services:
                 env=self._environment,
                 start_new_session=True,
             )
-        self._running[name] = process
+        self._running[name], self._how[name] = process, (arguments, ready_url)
         deadline = time.monotonic() + _START_SECONDS
         while ready_url and not is_up(ready_url):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -83,16 +88,24 @@ class Services:
             time.sleep(0.3)
 
     def wait(self) -> None:
-        """Wait until a service ends by itself.
+        """Wait, and start a service that has ended again.
 
         Raises:
-            ProcessFailed: a service has ended; the message names it and its log.
+            ProcessFailed: a service ends again and again; the message names it and its log.
         """
         while True:
-            for name, process in self._running.items():
+            for name, process in list(self._running.items()):
                 if process.poll() is not None:
-                    raise ProcessFailed(f"{name} ended with status {process.returncode}: see {self._logs / name}.log")
+                    self._start_again(name, process.returncode)
             time.sleep(0.5)
+
+    def _start_again(self, name: str, status: int) -> None:
+        ended = f"{name} ended with status {status}"
+        if self._restarts[name] == _RESTARTS:
+            raise ProcessFailed(f"{ended}, for the {_RESTARTS + 1}th time: see {self._logs / name}.log")
+        self._restarts[name] += 1
+        print(f"{ended}: starting it again", file=sys.stderr)
+        self.start(name, *self._how[name])
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

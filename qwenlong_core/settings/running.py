@@ -171,6 +171,9 @@ class ExecutionSettings(Block):
     retries: int = Field(2, ge=0)
     """For failures that can pass: network, storage, server errors, a killed worker."""
     retry_delay_seconds: float = Field(10.0, ge=0)
+    silent_minutes: float = Field(720.0, gt=0)
+    """A stage whose process writes no line for so long hangs: it is ended and tried again. A step of a large model may
+    take hours."""
     deployments: dict[DeployedFamily, Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")]] = Field(default_factory=dict)
     """Family of stages to the Prefect deployment that runs them on its own work pool, for example
     ``{grpo = "stage/gpu"}``. All other stages run in-process."""

@@ -194,6 +194,16 @@ class Tracker:
         """
         return self.attempt(self._close_orphans) or []
 
+    def close_superseded(self, fingerprint: str, finished: str) -> None:
+        """Mark the other open runs of a finished stage as KILLED: their host died, and will not say so any more.
+
+        Should one be alive after all, it sets its own status when it ends.
+        """
+        query = f"attributes.status = 'RUNNING' and tags.fingerprint = '{fingerprint}'"
+        for run in self.client.search_runs([self.experiment_id], query):
+            if run.info.run_id != finished:
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
     def _close_orphans(self) -> list[str]:
         query = f"attributes.status = 'RUNNING' and tags.`qwenlong.host` = '{socket.gethostname()}'"
         flow_runs = []

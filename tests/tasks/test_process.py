@@ -56,6 +56,14 @@ def test_an_interrupted_task_takes_its_whole_process_tree_along(lock):
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in found)
 
 
+def test_a_process_that_hangs_is_ended(lock):
+    lines: list[str] = []
+    hangs = python("import time; [print(i, flush=True) or time.sleep(0.2) for i in range(12)]; time.sleep(600)")
+    with pytest.raises(ProcessFailed, match=r"was ended after 0.02 silent minutes.*\n(.*\n)*  11"):
+        run_process(hangs, lines.append, lock, silent_minutes=0.02)
+    assert len(lines) == 12, "not while it wrote"
+
+
 def test_ctrl_c_does_not_reach_the_process_itself(lock):
     lines: list[str] = []
     run_process(python("import os, signal; os.kill(os.getpid(), signal.SIGINT); print('goes on')"), lines.append, lock)

@@ -223,6 +223,17 @@ def test_runs_whose_process_is_gone_are_closed_as_killed(settings):
     assert client.get_run(dead).info.status == "KILLED" and client.get_run(alive).info.status == "RUNNING"
 
 
+def test_runs_that_a_dead_host_left_are_closed_by_who_finished_the_stage(settings):
+    tracker, client = Tracker(settings), client_for(settings)
+    left, other, mine = (
+        TrackedRun(tracker, RunNote(name=name, params={}, tags={"fingerprint": key}), Path("none")).run_id()
+        for name, key in (("left", "a" * 64), ("another stage", "b" * 64), ("mine", "a" * 64))
+    )
+    tracker.close_superseded("a" * 64, mine)
+    states = [client.get_run(run).info.status for run in (left, other, mine)]
+    assert states == ["KILLED", "RUNNING", "RUNNING"]
+
+
 def test_the_forwarding_thread_sees_the_context_of_its_task(tmp_path):
     """Prefect's settings and task run are context variables, which a plain thread would not see."""
     current: ContextVar[str] = ContextVar("current", default="outside")
