@@ -22,8 +22,11 @@ _RUN = "qwenlong_core.rehearsal.run"
 
 
 def _longest(settings: Settings) -> Iterator[tuple[str, SFTJob | GRPOJob, int, int]]:
-    """Stage, job, prompt and completion of its longest row. Half of an SFT row is taken to be its solution."""
-    if settings.sft_rows != "none":
+    """Stage, job, prompt and completion of its longest row. Half of an SFT row is taken to be its solution.
+
+    Packed SFT is left to the formula: rows of equal lengths leave nothing to pack.
+    """
+    if settings.sft_rows != "none" and not settings.sft.packing:
         half = settings.sft.max_tokens // 2
         yield "sft", SFTJob.of(settings, None), settings.sft.max_tokens - half, half
     for index, phase in enumerate(settings.grpo.phases, 1):

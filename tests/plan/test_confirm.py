@@ -51,6 +51,8 @@ def test_sft_is_rehearsed_where_a_run_has_it():
     alone = of("1gpu", "distill.traces='traces.jsonl'")
     stage, prompt, solution, _ = next(iter(confirm._files(alone)))
     assert (stage, prompt + solution) == ("sft", alone.sft.max_tokens)
+    packed = of("1gpu", "distill.traces='traces.jsonl'", "sft.packing=true", "sft.micro_batch_size=2")
+    assert "sft" not in [stage for stage, *_ in confirm._files(packed)]
     plan = make_plan(alone, H100, peaks={"sft": PEAK})
     assert [stage.name for stage in plan.stages if stage.rehearsed] == ["sft"]
     assert (
