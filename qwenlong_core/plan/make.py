@@ -187,7 +187,7 @@ def _evaluations(shape: Shape, settings: Settings, machine: Machine) -> StagePla
     items += sources * min(chosen.limit or _EVAL_ITEMS, _EVAL_ITEMS)
     prompt = min(_middle(data.generate_eval, 12_000.0), chosen.max_prompt_tokens)
     completion = min(0.4 * chosen.max_completion_tokens, 4_000.0)
-    checkpoints = 2 + len(settings.grpo.phases)
+    checkpoints = 1 + (settings.sft_rows != "none") + sum(phase.evaluate for phase in settings.grpo.phases)
     engine = sampling_engine(settings, machine)
     sampled = rollout(
         shape, machine, engine, prompt=prompt, completion=completion, groups=items, group=chosen.samples

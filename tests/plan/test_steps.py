@@ -116,3 +116,13 @@ def test_levers_add_up():
     found = levers(B14, of("8gpu-14b"), H100, rows(90_000))
     assert found["all of these"] < min(found[name] for name in ("fp8 cache", "prompt read once a group", "speculation"))
     assert found["one step ahead"] < found["as it is"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "models"),
+    [("smoke", [], 5), ("smoke", ["grpo.phases.0.evaluate=false"], 4), ("1gpu", [], 4)],
+)
+def test_every_evaluated_model_is_counted(profile, overrides, models):
+    """Base, SFT unless it is skipped (as in 1gpu), and the phases that are evaluated."""
+    (evaluate,) = [stage for stage in plan_of(profile, *overrides).stages if stage.name == "evaluate"]
+    assert evaluate.steps == models

@@ -144,6 +144,19 @@ def test_a_phase_starts_from_the_one_before_and_the_first_has_the_probe():
     assert inputs["grpo-2"] == {"model": "grpo-1", "data": "prepare"}
 
 
+def test_a_phase_may_go_without_evaluation_and_the_next_one_still_builds_on_it():
+    settings = load_settings("smoke", ["grpo.phases.0.evaluate=false", "grpo.phases.1.evaluate=false"])
+    stages = {stage.name: stage for stage in pipeline_stages(settings)}
+    assert [name for name in stages if family_of(name) == "evaluate"] == [
+        "evaluate-base", "evaluate-sft", "evaluate-grpo-3"
+    ]  # fmt: skip
+    assert stages["grpo-2"].inputs["model"] == "grpo-1" and stages["grpo-3"].inputs["model"] == "grpo-2"
+    assert {"grpo-1", "evaluate-grpo-3"} <= set(stages["report"].inputs) and "evaluate-grpo-1" not in stages[
+        "report"
+    ].inputs
+    assert stages["grpo-1"].spec().deciding_job == grpo_stage(load_settings("smoke"), 1).deciding_job
+
+
 def test_changed_data_changes_the_job(tmp_path):
     rows = tmp_path / "rows.jsonl"
     digests = []
