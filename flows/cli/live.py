@@ -56,7 +56,9 @@ class _Stage:
             return None
         done = self.lines[-1]["step"] - self.lines[0]["step"]
         pace = (self.lines[-1]["at"] - self.first) / done if done > 0 else 0.0
-        return max(0.0, pace * (self.lines[-1]["total_steps"] - self.lines[-1]["step"]) - (now - self.lines[-1]["at"]))
+        last = self.lines[-1]
+        left: float = pace * (last["total_steps"] - last["step"]) - (now - last["at"])
+        return max(0.0, left)
 
     def words(self) -> str:
         """The newest line: step, reward, kept groups, and the curve so far."""

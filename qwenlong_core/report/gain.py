@@ -6,7 +6,7 @@ over to questions of a form that was never trained on. Each has a row of its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -45,16 +45,17 @@ def gain_rows(evaluations: Mapping[str, Evaluation], bootstrap: Bootstrap | None
 
 def _parts(before: tuple[Sample, ...]) -> Iterator[tuple[str, set[str]]]:
     yield "all items", _items(before)
-    yield "the answer was readable before", _items(before) - _items(before, lambda sample: not sample.is_readable)
+    yield "the answer was readable before", _items(before) - {s.example_id for s in before if not s.is_readable}
     untrained = sorted({(sample.domain, sample.kind) for sample in before if sample.untrained})
     if untrained:
-        yield "forms of question trained on", _items(before, lambda sample: not sample.untrained)
-    for form in untrained:
-        yield "{}, never trained on: {}".format(*form), _items(before, lambda s, form=form: (s.domain, s.kind) == form)
+        yield "forms of question trained on", {sample.example_id for sample in before if not sample.untrained}
+    for domain, kind in untrained:
+        items = {sample.example_id for sample in before if (sample.domain, sample.kind) == (domain, kind)}
+        yield f"{domain}, never trained on: {kind}", items
 
 
-def _items(samples: tuple[Sample, ...], chosen: Callable[[Sample], bool] = lambda _: True) -> set[str]:
-    return {sample.example_id for sample in samples if chosen(sample)}
+def _items(samples: tuple[Sample, ...]) -> set[str]:
+    return {sample.example_id for sample in samples}
 
 
 def _row(

@@ -142,7 +142,7 @@ class _Contract:
         self._orders = 100
         self.order = self.new_order()
         self.values = [self.clause.unit.format(value) for value in rng.sample(self.clause.values, 4)]
-        self.fillers = _CLAUSES
+        self.fillers: tuple[_Clause, ...] = _CLAUSES
 
     def new_order(self) -> str:
         """An unused order: letters in random order first, numbers once the letters run out."""
@@ -236,15 +236,14 @@ def _sentence(text: str) -> str:
 def _lookup(contract: _Contract) -> Draft:
     answer, *others = contract.values
     clause = contract.stated(contract.order, contract.clause, answer)
-    return contract.draft(
-        "lookup",
-        1,
-        [clause],
-        answer=answer,
-        condition="",
-        why=f"The {contract.clause.heading} clause for {contract.order} applies.",
-        misses=contract.elsewhere(others),
-    )
+    misses = contract.elsewhere(others)
+    draft = contract.draft("lookup", 1, [clause], answer=answer, condition="", why="", misses=misses)
+    # A letter stands before its value, so who reads forwards finds it by going through the options.
+    (letter,) = draft.answers
+    read = [f"({each}) {option}" for each, option in zip("ABCD", draft.choices, strict=True) if each <= letter]
+    said = clause.text.removeprefix(f"{contract.clause.heading}. ")
+    work = "\n".join([said, *read])
+    return replace(draft, solution=f"<think>{work}</think>\n\n{answer_form('choice', letter)}")
 
 
 def _order_of(contract: _Contract) -> Draft:

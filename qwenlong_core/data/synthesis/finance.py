@@ -22,13 +22,14 @@ def _figure(report: Report) -> Draft:
     years, company = (report.year - 1, report.year), report.company
     values = report.figures(years)
     year = report.rng.choice(years)
+    evidence, sentences = _year_by_year(report, values)
     return report.draft(
         "figure",
         1,
-        report.over_years(values),
+        evidence,
         question=f"What {_was(report.line)} {possessive(company)} {report.line} in {year}?",
         answer=million(values[year]),
-        work=f"{company} reported {report.line} of {million(values[year])} in {year}.",
+        work=" ".join(sentences[: years.index(year) + 1]),
         query={"op": "value", "of": [company, report.line, str(year)]},
     )
 
@@ -37,15 +38,28 @@ def _year_of(report: Report) -> Draft:
     years, company = (report.year - 1, report.year), report.company
     values = report.figures(years)
     year = report.rng.choice(years)
+    evidence, sentences = _year_by_year(report, values)
     return report.draft(
         "year_of",
         1,
-        report.over_years(values),
+        evidence,
         question=f"In which year did {company} report {report.line} of {million(values[year])}?",
         answer=str(year),
-        work=f"{company} reported {report.line} of {million(values[year])} in {year}.",
+        work=" ".join(sentences[: years.index(year) + 1]),
         query={"op": "year_of", "of": [company, report.line], "years": [str(y) for y in years], "value": values[year]},
     )
+
+
+def _year_by_year(report: Report, values: dict[int, float]) -> tuple[list[Block], list[str]]:
+    """The line asked about, and a sentence per year. A short report states these, so that a solution can quote them."""
+    company, line = report.company, report.line
+    first, *later = values
+    sentences = [f"In {first}, {company} reported {line} of {million(values[first])}."]
+    sentences += [f"In {year}, the figure was {million(values[year])}." for year in later]
+    if not report.shape.is_short:
+        return report.over_years(values), sentences
+    facts = tuple(Fact(company, line, value, str(year)) for year, value in values.items())
+    return [Block(" ".join(sentences), facts)], sentences
 
 
 def _was(line: str) -> str:
