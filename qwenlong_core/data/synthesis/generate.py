@@ -132,6 +132,8 @@ def generate_bucket(tokenizer: Any, bucket: LengthBucket, seed: int | str) -> It
         ValueError: ``bucket.kinds`` names a form of question that the domain does not have.
     """
     kinds = {domain: cycle(named) for domain, named in bucket.kinds.items()}
+    # Buckets of equal lengths and other forms must not have the same documents and ids.
+    seed = "-".join([str(seed), *(kind for named in bucket.kinds.values() for kind in named)])
     for index, tokens in enumerate(bucket_lengths(bucket, seed)):
         window = (
             max(bucket.min_tokens, math.ceil(tokens * (1 - TOLERANCE))),

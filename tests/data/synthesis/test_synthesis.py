@@ -204,6 +204,10 @@ def test_a_bucket_may_name_its_kinds(tokenizer: Any) -> None:
     assert drawn["math"] == ["figure", "change"] * 3
     assert drawn["multihop"] == ["film_of"] * 4
     assert len(set(drawn["logical"])) > 1
+    other = LengthBucket(min_tokens=200, max_tokens=300, rows=16, kinds={"math": ("year_of",)})
+    twins = [*rows, *generate_bucket(tokenizer, other, 7)]
+    assert len({row.id for row in twins}) == len({row.context for row in twins}) == 32
+    assert len({row.context.split("\n")[0] for row in twins if row.domain == "math"}) == 12, "other companies, too"
     wrong = LengthBucket(min_tokens=200, max_tokens=300, rows=16, kinds={"math": ("lookup",)})
     with pytest.raises(ValueError, match="'lookup' is not a form of question of this domain: use one of figure,"):
         list(generate_bucket(tokenizer, wrong, 7))
