@@ -114,6 +114,7 @@ class CheckpointPublisher:
     def __init__(self, work: Path, store: Store, training: Training, log: Callable[[str], None]) -> None:
         self._work, self._store, self._training, self._log = work, store, training, log
         known = stored_checkpoints(store, training)
+        self._said = ""
         self._done = max((int(record.settings["step"]) for record in known), default=-1)
         self._stop = threading.Event()
         # Prefect keeps its settings and the current task run in context variables, which a new thread lacks:
@@ -152,7 +153,10 @@ class CheckpointPublisher:
                 self._publish(staging, checkpoint.name)
         # ValueError: the checkpoint's manifest cannot be read.
         except (*_STORE_FAILED, ValueError) as error:
-            self._log(f"{checkpoint.name} is not in the store yet: {type(error).__name__}: {error}")
+            # It is tried again every two seconds, but said once.
+            if (said := f"{checkpoint.name} is not in the store yet: {type(error).__name__}: {error}") != self._said:
+                self._said = said
+                self._log(said)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

@@ -18,7 +18,7 @@ from qwenlong.tasks.process import ProcessFailed
 from qwenlong_core.errors import QwenlongError
 from qwenlong_core.settings.secrets import without_secrets
 from qwenlong_core.stage_main import raised_here
-from qwenlong_core.store.artifacts import ArtifactError
+from qwenlong_core.store.artifacts import ArtifactError, DiskFull
 
 Profile = Annotated[str, typer.Option(help="Name of a profile in infra/profiles, or path of a .toml file.")]
 Overrides = Annotated[
@@ -92,7 +92,7 @@ def one_clear_message(*, resumes: bool = False, options: Mapping[str, str] | Non
         yield
     except typer.Exit:  # is a RuntimeError
         raise
-    except (ProcessFailed, ConnectionError) as error:
+    except (ProcessFailed, ConnectionError, DiskFull) as error:
         raise _exit(error, 1, options) from error
     except (ArtifactError, OSError) as error:
         raise _exit(error, 2, options) from error

@@ -54,8 +54,8 @@ def load_settings(profile: str, overrides: Iterable[str] = (), *, values: Mappin
             f"no profile {profile!r}: use one of {', '.join(profile_names())}, or a path to a .toml file"
         )
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows begin a file with a mark
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
     for key, value in (values or {}).items():
         _put(tree, key, value)
@@ -78,7 +78,7 @@ def _toml_value(text: str) -> Any:
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 

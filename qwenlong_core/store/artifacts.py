@@ -51,6 +51,10 @@ class Damaged(ArtifactError):
     """Content that differs from its digest."""
 
 
+class DiskFull(ArtifactError):
+    """No room for what is to be stored. Space may be freed, so the stage can be tried again."""
+
+
 class ArtifactRef(Block):
     """The small reference that travels through the pipeline instead of data or weights."""
 

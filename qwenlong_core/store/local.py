@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.store.artifacts import ArtifactRef, Damaged, Manifest, read_manifest, verify
+from qwenlong_core.store.artifacts import ArtifactRef, Damaged, DiskFull, Manifest, read_manifest, verify
 from qwenlong_core.store.files import MANIFEST, differences, write_synced
 from qwenlong_core.store.protocol import StageRecord, Stored, check_writable, newest_whole, read_record, refuse_pickles
 
@@ -21,6 +22,28 @@ logger = logging.getLogger(__name__)
 
 _VERIFIED: set[Path] = set()
 """Artifacts whose digests this process has checked. Artifacts are immutable, so once is enough."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def full_disk_named(root: Path, needed: int) -> Iterator[None]:
+    """Turn "no space left" into a message that names the store and what it lacks.
+
+    Raises:
+        DiskFull: there is no room for ``needed`` bytes.
+    """
+    free = shutil.disk_usage(root).free
+    try:
+        yield
+    except OSError as error:
+        # copytree collects what went wrong: (source, target, message) for every file.
+        texts = [str(part[2]) for part in error.args[0]] if isinstance(error, shutil.Error) else []
+        if error.errno not in _FULL and not any(f"[Errno {number}]" in text for number in _FULL for text in texts):
+            raise
+        raise DiskFull(
+            f"the disk of {str(root)!r} is full: {needed / 1e9:.3f} GB are to be stored and "
+            f"{free / 1e9:.3f} were free: free space and run the same command again"
+        ) from error
 
 
 class LocalStore:
@@ -56,7 +79,8 @@ class LocalStore:
             staging = target.with_name(f".tmp-{uuid.uuid4().hex}")
             try:
                 staging.mkdir(parents=True)
-                fill(staging)
+                with full_disk_named(self.root, sum(entry.size for entry in manifest.files.values())):
+                    fill(staging)
                 verify(staging, manifest)
                 write_synced(staging / MANIFEST, manifest.model_dump_json(indent=2))
                 _sync_tree(staging)

@@ -150,12 +150,20 @@ def test_an_unknown_profile_names_the_known_ones():
         load_settings("lokal")
 
 
-@pytest.mark.parametrize("content", [b"[grpo\n", "# für alle\n".encode("latin-1")])
+@pytest.mark.parametrize("content", [b"[grpo\n", "# für alle\n".encode("latin-1"), b"x = " + b"[" * 3000 + b"]" * 3000])
 def test_broken_toml_names_the_file(tmp_path, content):
     path = tmp_path / "mine.toml"
     path.write_bytes(content)
     with pytest.raises(SettingsError, match=r"mine\.toml: not valid TOML"):
         load_settings(str(path))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_profile(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbfseed = 7\n")
+    with pytest.raises(SettingsError) as error:
+        load_settings(str(path))
+    assert "not valid TOML" not in str(error.value), "the settings that a profile must have are missing"
 
 
 def test_settings_survive_a_round_trip():

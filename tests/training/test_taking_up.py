@@ -48,7 +48,9 @@ def test_one_process_reads_the_checkpoints_and_all_take_the_same(tmp_path: Path)
     assert sorted(path.name for path in (work / "checkpoints").iterdir()) == ["checkpoint-1", "checkpoint-2"]
 
 
-@pytest.mark.parametrize("there", ["nothing", "another one", "the same name"])
+@pytest.mark.parametrize(
+    "there", [*(pytest.param(there, marks=pytest.mark.slow) for there in ("nothing", "another one")), "the same name"]
+)
 def test_a_process_that_does_not_see_the_folder_is_a_refusal_of_all(there: str, tmp_path: Path) -> None:
     mine, own = tmp_path / "mine", tmp_path / "own"
     for folder in (mine, own):
