@@ -21,6 +21,7 @@ from qwenlong_core.plan.steps import Step, engine_of, grpo_step, sft_step, slowe
 from qwenlong_core.rehearsal.report import Peak
 from qwenlong_core.settings.data import LengthBucket
 from qwenlong_core.settings.tree import Settings
+from qwenlong_core.spans import heads_reason
 
 _SFT_ROWS = 5_300
 """The paper's; sources other than ``generated`` are counted only when they are read."""
@@ -242,7 +243,7 @@ def make_plan(
     shape = shape_of(settings.model)
     rows = [rows_of(settings, index, probe) for index in range(1, len(settings.grpo.phases) + 1)]
     stages: list[StagePlan | None] = []
-    faults: list[str] = []
+    faults = _span_faults(shape, settings)
     makers: list[tuple[str, Callable[[], StagePlan | None]]] = [
         ("probe", lambda: _probe(shape, settings, machine, rows)),
         ("sft", lambda: _sft(shape, settings, machine, (peaks or {}).get("sft"))),
@@ -273,6 +274,12 @@ def make_plan(
 
 def _host(shape: Shape, settings: Settings, machine: Machine, rows: list[Rows]) -> float:
     return host_bytes(shape, settings, machine, lengths(settings, rows[-1])[1]) if machine.is_gpu else 0.0
+
+
+def _span_faults(shape: Shape, settings: Settings) -> list[str]:
+    size = settings.launch.sequence_parallel
+    reason = heads_reason(shape.heads, shape.kv_heads, size)
+    return [f"launch.sequence_parallel={size} cannot be used: {reason}"] if reason else []
 
 
 def _memory_faults(settings: Settings, machine: Machine, stages: tuple[StagePlan, ...], host: float) -> list[str]:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from qwenlong_core.plan.make import Plan, make_plan
 from qwenlong_core.settings.tree import Settings
+from qwenlong_core.spans import possible_spans
 
 Values = dict[str, Any]
 """Settings by dotted name."""
@@ -69,10 +70,15 @@ def moves(plan: Plan) -> list[list[Values]]:
     """Changes that give memory away for time or the other way round, one list of values a setting."""
     settings, launch = plan.settings, plan.settings.launch
     per_machine = launch.num_processes // launch.num_machines
-    spans = [n for n in _divisors(per_machine) if plan.shape.heads % n == 0]
+    spans = set(possible_spans(plan.shape.heads, plan.shape.kv_heads))
+    tensor_parallel = [n for n in _divisors(per_machine) if plan.shape.heads % n == 0]  # vLLM's own rule
     micro, rows = settings.grpo.micro_batch_size, settings.sft.micro_batch_size
     found: list[list[Values]] = [
-        [{"launch.sequence_parallel": n} for n in spans if n != launch.sequence_parallel],
+        [
+            {"launch.sequence_parallel": n}
+            for n in _divisors(per_machine)
+            if n in spans and n != launch.sequence_parallel
+        ],
         [{"launch.gradient_checkpointing": not launch.gradient_checkpointing}],
         [{"grpo.micro_batch_size": n} for n in _divisors(settings.grpo.mini_batch_size) if n != micro],
         [{"sft.micro_batch_size": n} for n in _divisors(settings.sft.batch_size) if n != rows],
@@ -83,7 +89,7 @@ def moves(plan: Plan) -> list[list[Values]]:
         vllm = settings.grpo.vllm
         shares = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
         found.append([{"grpo.vllm.memory_share": share} for share in shares if share != vllm.memory_share])
-        found.append([{"grpo.vllm.tensor_parallel": n} for n in spans if n != vllm.tensor_parallel])
+        found.append([{"grpo.vllm.tensor_parallel": n} for n in tensor_parallel if n != vllm.tensor_parallel])
         found.append([{"grpo.vllm.sleep": not vllm.sleep}])
     return found
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from qwenlong_core.plan.shapes import Shape
 from qwenlong_core.settings.running import LaunchSettings
+from qwenlong_core.spans import key_heads_in
 
 
 def sharded_over(launch: LaunchSettings) -> int:
@@ -52,6 +53,6 @@ def sent_bytes(
 
 def _rows_sent(shape: Shape, launch: LaunchSettings, scored: float, trained: float, tokens: float) -> float:
     parallel = launch.sequence_parallel
-    numbers = 2 * (shape.heads + shape.kv_heads) * shape.head
+    numbers = 2 * (shape.heads + key_heads_in(parallel, shape.kv_heads)) * shape.head
     once = shape.layers * tokens / parallel * numbers * 2 * (1 - 1 / parallel)
     return once * (scored + trained * (2 + int(launch.gradient_checkpointing)))

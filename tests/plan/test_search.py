@@ -5,13 +5,33 @@ from __future__ import annotations
 from plans import H100, of, plan_of
 
 from qwenlong_core.plan.make import make_plan
-from qwenlong_core.plan.search import helps_most, nearest, with_values
+from qwenlong_core.plan.search import helps_most, moves, nearest, with_values
 
 
 def test_sharing_a_row_is_found():
     found = nearest(plan_of("8gpu-14b", "launch.sequence_parallel=1"))
     assert found[0].overrides == ["launch.sequence_parallel=8"]
     assert found[0].plan.fits
+
+
+BATCHES = ("grpo.vllm.tensor_parallel=1", "grpo.batch_size=120", "grpo.mini_batch_size=120", "sft.batch_size=120")
+"""For any number of processes."""
+
+
+@pytest.mark.parametrize(("processes", "spans"), [(8, {2, 4, 8}), (5, {5}), (12, {2, 4})])
+def test_the_spans_that_training_allows_are_tried_and_no_others(processes, spans):
+    """40 query and 8 key heads on one machine; none are tried that do not divide its processes."""
+    plan = plan_of("8gpu-14b", f"launch.num_processes={processes}", "launch.sequence_parallel=1", *BATCHES)
+    tried = {value for group in moves(plan) for change in group for value in [change.get("launch.sequence_parallel")]}
+    assert tried - {None} == spans
+
+
+def test_a_span_that_the_heads_do_not_allow_does_not_fit_and_another_is_named():
+    plan = plan_of("8gpu-14b", "launch.num_processes=6", "launch.sequence_parallel=3", "plan.memory_gib=800", *BATCHES)
+    assert any("40 query and 8 key heads cannot be dealt to 3 ranks: possible are 1, 2, 4, 5" in f for f in plan.faults)
+    found = nearest(plan)
+    assert found
+    assert all(one.changes["launch.sequence_parallel"] in (1, 2) for one in found)
 
 
 def test_what_is_found_is_what_the_profile_with_these_overrides_plans():

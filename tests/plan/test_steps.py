@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from plans import B14, B32, FLAT, H100, of, plan_of
+from plans import B14, B32, FLAT, H100, little, of, plan_of
 
 from qwenlong_core.plan.assumptions import Rows, groups_drawn, rows_of
 from qwenlong_core.plan.passes import IMBALANCE
 from qwenlong_core.plan.steps import PARTS, grpo_step, levers
+from qwenlong_core.plan.traffic import sent_bytes
+from qwenlong_core.settings.running import LaunchSettings
 
 ONE_GROUP_A_GPU = ("launch.sequence_parallel=1", "grpo.micro_batch_size=1")
 
@@ -126,3 +128,16 @@ def test_every_evaluated_model_is_counted(profile, overrides, models):
     """Base, SFT unless it is skipped (as in 1gpu), and the phases that are evaluated."""
     (evaluate,) = [stage for stage in plan_of(profile, *overrides).stages if stage.name == "evaluate"]
     assert evaluate.steps == models
+
+
+def test_key_heads_that_are_repeated_for_a_span_are_sent():
+    """By hand: 4 query heads and the 2 key heads for 2 processes, repeated to 4 for 4 processes, of width 2."""
+    sizes = little(heads=4, kv_heads=2)
+
+    def sent(span: int) -> float:
+        launch = LaunchSettings(num_processes=4, sequence_parallel=span)
+        return sent_bytes(sizes, launch, scored=1, trained=0, updates=0, tokens=64).rows
+
+    assert sent(1) == 0
+    assert sent(2) == 2 * (64 / 2) * 2 * (4 + 2) * 2 * 2 * (1 / 2)
+    assert sent(4) == 2 * (64 / 4) * 2 * (4 + 4) * 2 * 2 * (3 / 4)

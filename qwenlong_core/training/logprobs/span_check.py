@@ -9,8 +9,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from qwenlong_core.models import attention_implementation
 from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.spans import heads_reason
 from qwenlong_core.training.logprobs.attention import unsupported_config
-from qwenlong_core.training.logprobs.ulysses import heads_reason
 
 ROUTER_LOSS = "it adds a router loss"
 
@@ -32,7 +32,7 @@ def require_cuttable(config: Any, kind: type[Any], size: int, *, router_loss: bo
         return
     text = config.get_text_config()
     reason = ROUTER_LOSS if router_loss else unsupported_config(text, replaceable=kind._supports_attention_backend)
-    reason = reason or heads_reason(text, size)
+    reason = reason or heads_reason(text.num_attention_heads, text.num_key_value_heads, size)
     if reason is not None:
         raise ValueError(f"launch.sequence_parallel={size} cannot be used with {kind.__name__}: {reason}")
 

@@ -18,7 +18,6 @@ denominator, so the gradient that the ranks average is the one of a single proce
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from qwenlong_core.spans import key_heads_in
 from qwenlong_core.training.logprobs.packing import Layout
 
 
@@ -53,15 +53,6 @@ def make_span(size: int) -> Span | None:
     make: Any = dist.new_subgroups  # untyped in torch
     ranks, _ = make(group_size=size)
     return Span(ranks, dist.get_rank(ranks), size)
-
-
-def heads_reason(config: Any, size: int) -> str | None:
-    """Why attention cannot be cut over ``size`` ranks by its heads, or ``None``."""
-    heads, key_heads = config.num_attention_heads, config.num_key_value_heads
-    if heads % math.lcm(key_heads, size) == 0:
-        return None
-    fit = [str(n) for n in range(1, heads + 1) if heads % math.lcm(key_heads, n) == 0]
-    return f"{heads} query and {key_heads} key heads cannot be dealt to {size} ranks: possible are {', '.join(fit)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +91,12 @@ class Share:
             ``[1, H / S, N, D]`` and twice ``[1, lcm(K, S) / S, N, D]``.
         """
         size, key_heads = self.span.size, key.size(1)
-        repeats = math.lcm(key_heads, size) // key_heads
+        repeats = key_heads_in(size, key_heads) // key_heads
         if repeats > 1:
             key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
-        # [n, S, heads / S, D]: rank by rank its queries, keys and values. One exchange in place of three.
-        blocks = [x[0].transpose(0, 1).reshape(x.size(2), size, -1, x.size(3)) for x in (query, key, value)]
+        # [S, n, heads / S, D]: rank by rank its queries, keys and values. One exchange in place of three, and the only
+        # copy is the buffer that is sent.
+        blocks = [x[0].unflatten(0, (size, -1)).transpose(1, 2) for x in (query, key, value)]
         widths = [block.size(2) for block in blocks]
         whole = _apply(_ToHeads, torch.cat(blocks, dim=2), self)  # [N, heads / S, D]
         q, k, v = (part.transpose(0, 1)[None] for part in torch.split(whole, widths, dim=1))
@@ -112,8 +104,8 @@ class Share:
 
     def to_tokens(self, states: Tensor) -> Tensor:
         """The inverse for attention's output: ``[1, H, n, D]`` from ``[1, H / S, N, D]``."""
-        own = _apply(_ToTokens, states[0].transpose(0, 1), self)
-        return own.flatten(1, 2).transpose(0, 1)[None]
+        own = _apply(_ToTokens, states[0].transpose(0, 1), self)  # [S, n, H / S, D]
+        return own.transpose(0, 1).flatten(1, 2).transpose(0, 1)[None]
 
 
 def _apply(function: Any, states: Tensor, share: Share) -> Tensor:
@@ -123,20 +115,19 @@ def _apply(function: Any, states: Tensor, share: Share) -> Tensor:
 
 
 def _send_heads(states: Tensor, share: Share) -> Tensor:
-    """``[n, S, h, D]`` to ``[N, h, D]``: block s of the heads goes to rank s. Tokens arrive in the row's order."""
-    sent = states.transpose(0, 1).contiguous()
+    """``[S, n, h, D]`` to ``[N, h, D]``: block s of the heads goes to rank s. Tokens arrive in the row's order."""
     received = states.new_empty(share.layout.tokens, *states.shape[2:])
-    own = states.size(0)
-    dist.all_to_all_single(received, sent.flatten(0, 1), share.counts, [own] * share.span.size, group=share.span.ranks)
+    sent, own = states.contiguous().flatten(0, 1), states.size(1)
+    dist.all_to_all_single(received, sent, share.counts, [own] * share.span.size, group=share.span.ranks)
     return received
 
 
 def _send_tokens(states: Tensor, share: Share) -> Tensor:
-    """The inverse, ``[N, h, D]`` to ``[n, S, h, D]``."""
+    """The inverse, ``[N, h, D]`` to ``[S, n, h, D]``."""
     own = share.counts[share.span.rank]
     received = states.new_empty(share.span.size * own, *states.shape[1:])
     dist.all_to_all_single(received, states.contiguous(), [own] * share.span.size, share.counts, group=share.span.ranks)
-    return received.view(share.span.size, own, *states.shape[1:]).transpose(0, 1)
+    return received.view(share.span.size, own, *states.shape[1:])
 
 
 class _ToHeads(torch.autograd.Function):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
+import multiprocessing
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import spawn
+from torch.multiprocessing import start_processes
 
 from qwenlong_core.settings.running import LaunchSettings
+from qwenlong_core.spans import heads_reason, possible_spans
 from qwenlong_core.training.logprobs.attention import group_attention
 from qwenlong_core.training.logprobs.packing import Layout
-from qwenlong_core.training.logprobs.ulysses import Share, Span, heads_reason, make_span
+from qwenlong_core.training.logprobs.ulysses import Share, Span, make_span
 
 ROW = Layout.group(37, (5, 9, 5, 0, 1))
 HEADS, KEY_HEADS, WIDTH = 8, 2, 16
@@ -35,13 +36,14 @@ def test_chunks_cover_the_row_and_differ_by_one_token(size: int) -> None:
         (40, 8, {1, 2, 4, 5, 8, 10, 20, 40}),  # Qwen2.5-14B and 32B
         (28, 4, {1, 2, 4, 7, 14, 28}),  # Qwen2.5-7B
         (9, 3, {1, 3, 9}),  # SmolLM2-135M
+        (8, 1, {1, 2, 4, 8}),
     ],
 )
 def test_heads_can_be_dealt_to_these_numbers_of_ranks(heads: int, key_heads: int, possible: set[int]) -> None:
-    config = SimpleNamespace(num_attention_heads=heads, num_key_value_heads=key_heads)
-    assert {size for size in range(1, 50) if heads_reason(config, size) is None} == possible
+    assert set(possible_spans(heads, key_heads)) == possible
+    assert {size for size in range(1, 50) if heads_reason(heads, key_heads, size) is None} == possible
     if 3 not in possible:
-        reason = heads_reason(config, 3)
+        reason = heads_reason(heads, key_heads, 3)
         assert reason and f"{heads} query and {key_heads} key heads" in reason and ", ".join(["1", "2", "4"]) in reason
 
 
@@ -86,9 +88,11 @@ def attend_in_a_span(rank: int, size: int, address: str, results: Any) -> None:
 @pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_attention_and_gradients_are_those_of_the_whole_row(size: int, tmp_path: Any) -> None:
     """In double precision, with more ranks than key heads too; and the numbers that a rank sends, by the formula."""
+    multiprocessing.set_forkserver_preload([attend_in_a_span.__module__])  # torch is imported once, not by each
     with torch.multiprocessing.Manager() as manager:
         results = manager.dict()
-        spawn(attend_in_a_span, (size, f"file://{tmp_path}/meet", results), nprocs=size)
+        arguments = (size, f"file://{tmp_path}/meet", results)
+        start_processes(attend_in_a_span, arguments, nprocs=size, start_method="forkserver")
         ranks = [results[rank] for rank in range(size)]
     query, key, value = (states(n, seed).requires_grad_() for seed, n in enumerate((HEADS, KEY_HEADS, KEY_HEADS)))
     output = group_attention(query, key, value, ROW, 0.3)
