@@ -77,7 +77,8 @@ def _smollm2() -> PreTrainedModel:
     return model
 
 
-def _tiny(tokenizer: Any, seed: int = 0) -> PreTrainedModel:
+def tiny_policy(tokenizer: Any, seed: int = 0) -> PreTrainedModel:
+    """The model of ``model.name = "tiny"``: random weights, with the vocabulary of a tokenizer."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -132,7 +133,7 @@ def import_base(settings: ModelSettings, folder: Path) -> None:
     """Write the base policy of the settings to ``folder`` as config, safetensors and tokenizer."""
     if settings.name in BUNDLED:
         tokenizer = base_tokenizer(settings)
-        model = _tiny(tokenizer) if settings.name == "tiny" else _smollm2()
+        model = tiny_policy(tokenizer) if settings.name == "tiny" else _smollm2()
     else:
         model, tokenizer = _from_hub_or_folder(settings)
     _scale_rope(model, settings)

@@ -1,9 +1,9 @@
-"""Loss and gradient of one rollout batch on as many processes as run, replicated or sharded.
+"""Loss and gradient of one rollout batch of eight groups on as many processes as run, replicated or sharded.
 
-    python -m torch.distributed.run --nproc-per-node=2 tests/training/spread_batch.py HOW SPAN POLICY DATA WORK [4 2]
+    python -m torch.distributed.run --nproc-per-node=2 tests/training/spread_batch.py HOW SPAN POLICY DATA WORK
 
 ``HOW`` is ``replicated`` (DDP) or ``sharded`` (FSDP2, layer by layer as accelerate wraps it). ``SPAN`` processes
-compute a row together. The last numbers are the groups of the batch, and of a forward.
+compute a row together, and a forward has two groups.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from trl.trainer.utils import split_tensor_dict
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.training.grpo import build_trainer
 
+GROUPS = 8
+"""Of the batch."""
+
 
 async def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
     """By parity; what is logical is never right, so that its groups leave empty slots."""
@@ -46,7 +49,7 @@ def spread_over(model: Any, how: str, processes: int) -> Any:
 
 
 def loss_and_gradient(
-    how: str, span: int, policy: Path, data: Path, work: Path, groups: int = 4, per_forward: int = 1
+    how: str, span: int, policy: Path, data: Path, work: Path, per_forward: int = 2
 ) -> dict[str, torch.Tensor]:
     """``loss``, ``kept`` and the gradient of every weight, whole, over all processes; and the ``tokens`` that they run.
 
@@ -55,8 +58,8 @@ def loss_and_gradient(
     state = PartialState(cpu=True)
     job = grpo_job(
         launch={"num_processes": state.num_processes, "cpu_threads": 1, "sequence_parallel": span},
-        batch_size=groups,
-        mini_batch_size=groups,
+        batch_size=GROUPS,
+        mini_batch_size=GROUPS,
         micro_batch_size=per_forward,
         dynamic_sampling={"max_rounds": 1},
         kl_coefficient=0.5,
@@ -92,8 +95,8 @@ def loss_and_gradient(
 
 
 if __name__ == "__main__":
-    how, span, policy, data, work, *sizes = sys.argv[1:]
-    found = loss_and_gradient(how, int(span), Path(policy), Path(data), Path(work), *map(int, sizes))
+    how, span, policy, data, work = sys.argv[1:]
+    found = loss_and_gradient(how, int(span), Path(policy), Path(data), Path(work))
     if PartialState().is_main_process:
         save_file(found, Path(work) / "gradient.safetensors")
     PartialState().destroy_process_group()

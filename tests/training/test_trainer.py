@@ -122,8 +122,8 @@ def test_difficulty_leaves_the_length_penalty_out(make: Callable[..., LongContex
     assert list(trainer.batches.difficulties.values()) == [Difficulty(1, 0.75)]
 
 
-def test_a_phase_trains_and_leaves_a_policy(policy: Path, data: Path, tmp_path: Path) -> None:
-    rows = run(grpo_job(), policy, data, tmp_path, score_parity)
+def test_a_phase_trains_and_leaves_a_policy(policy: Path, plain_run: Path) -> None:
+    rows = lines(plain_run / "output" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
     for row in rows:
         assert row["groups_drawn"] == sum(
@@ -132,21 +132,21 @@ def test_a_phase_trains_and_leaves_a_policy(policy: Path, data: Path, tmp_path: 
         assert row["grad_norm"] > 0
         assert row["entropy"] > 0
         assert row["tokens_per_second"] > 0
-    assert unequal(weights(policy), weights(tmp_path / "output"))
-    assert load_tokenizer(tmp_path / "output").eos_token_id == load_tokenizer(policy).eos_token_id
-    ids = {sample["id"] for sample in lines(tmp_path / "output" / "samples.jsonl")}
+    assert unequal(weights(policy), weights(plain_run / "output"))
+    assert load_tokenizer(plain_run / "output").eos_token_id == load_tokenizer(policy).eos_token_id
+    ids = {sample["id"] for sample in lines(plain_run / "output" / "samples.jsonl")}
     assert ids <= {f"p1-{i}" for i in range(8)}
 
 
-def test_gradient_checkpointing_and_kl_act(policy: Path, data: Path, tmp_path: Path) -> None:
+def test_gradient_checkpointing_and_kl_act(policy: Path, data: Path, plain_run: Path, tmp_path: Path) -> None:
     """Checkpointing changes memory, not the result; a KL term changes the weights and shows."""
-    plain = run(grpo_job(), policy, data, tmp_path / "plain", score_parity)
+    plain = lines(plain_run / "output" / "metrics.jsonl")
     saving = grpo_job(launch={"cpu_threads": 1, "gradient_checkpointing": True})
     saved = run(saving, policy, data, tmp_path / "saved", score_parity)
     assert [r["loss"] for r in saved] == pytest.approx([r["loss"] for r in plain], abs=1e-6)
     with_kl = run(grpo_job(kl_coefficient=0.5), policy, data, tmp_path / "kl", score_parity)
     assert with_kl[-1]["kl"] > 0
-    assert unequal(weights(tmp_path / "kl" / "output"), weights(tmp_path / "plain" / "output"))
+    assert unequal(weights(tmp_path / "kl" / "output"), weights(plain_run / "output"))
 
 
 @pytest.mark.parametrize(
@@ -313,17 +313,16 @@ def test_columns_in_use() -> None:
 
 
 def test_a_phase_goes_on_from_the_one_before(
-    policy: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    data: Path, plain_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Phase 2 starts from phase 1's folder: its difficulty brings hard rows back and is extended."""
-    run(grpo_job(), policy, data, tmp_path / "one", score_parity)
-    first = read_difficulties(tmp_path / "one" / "output")
+    first = read_difficulties(plain_run / "output")
     with caplog.at_level(logging.INFO):
-        run(grpo_job(index=2), tmp_path / "one" / "output", data, tmp_path / "two", score_parity)
+        run(grpo_job(index=2), plain_run / "output", data, tmp_path, score_parity)
     assert "grpo-2: 8 rows of its own length, 2 hard ones of earlier phases" in caplog.text
     chosen = models.attention_implementation(grpo_job().model)
     assert f"grpo-2: 3 steps of 4 prompts x 4, engine transformers, attention {chosen}, prompts shared" in caplog.text
-    second = read_difficulties(tmp_path / "two" / "output")
+    second = read_difficulties(tmp_path / "output")
     for key, before in first.items():
         assert second[key] == before or second[key].visits > before.visits
     assert any(key.startswith("p2-") for key in second)

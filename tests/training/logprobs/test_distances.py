@@ -112,16 +112,18 @@ def test_the_kl_to_the_start_is_that_of_plain_forwards(updates: int, policy: Pat
     assert measured == pytest.approx(reference_kl(policy, trainer.model, batch, 0.8), rel=1e-3)
 
 
-def test_measuring_the_kl_changes_nothing_but_the_metric(policy: Path, data: Path, tmp_path: Path) -> None:
-    plain = trained(policy, data, tmp_path / "plain")
-    measured = trained(policy, data, tmp_path / "measured", kl_to_start_every=2)
+def test_measuring_the_kl_changes_nothing_but_the_metric(
+    policy: Path, data: Path, plain_run: Path, tmp_path: Path
+) -> None:
+    plain = lines(plain_run / "output" / "metrics.jsonl")
+    measured = trained(policy, data, tmp_path, kl_to_start_every=2)
     assert [row.get("kl") is not None for row in measured] == [False, True, False]
     assert 0 < measured[1]["kl"] < 1
     times = {"seconds", "tokens_per_second", "memory_mb", "time", "update_seconds", "tflops_per_second", "kl"}
     assert [{k: v for k, v in row.items() if k not in times} for row in measured] == [
         {k: v for k, v in row.items() if k not in times} for row in plain
     ]
-    ours, theirs = (load_file(tmp_path / name / "output/model.safetensors") for name in ("plain", "measured"))
+    ours, theirs = (load_file(work / "output/model.safetensors") for work in (plain_run, tmp_path))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
