@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from plans import H100, of, plan_of
 
 from qwenlong_core.plan.make import make_plan

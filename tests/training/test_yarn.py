@@ -19,14 +19,14 @@ SCALED = ModelSettings(name="tiny", yarn_factor=4, yarn_original_positions=64)
 
 
 @pytest.fixture
-def scaled_policy(tmp_path: Path) -> Path:
-    import_base(SCALED, tmp_path / "scaled")
+def scaled_policy(policy: Path, tmp_path: Path) -> Path:
+    import_base(SCALED.model_copy(update={"name": str(policy)}), tmp_path / "scaled")
     return tmp_path / "scaled"
 
 
 def logits(folder: Path) -> torch.Tensor:
     """Of 200 tokens ``[200, vocabulary]``."""
-    ids = torch.arange(1000, 1200)[None]
+    ids = torch.arange(800, 1000)[None]
     with torch.no_grad():
         output: torch.Tensor = load_policy(folder, SCALED)(input_ids=ids).logits[0]
     return output
