@@ -31,8 +31,8 @@ class JudgeSettings(Block):
     """An OpenAI-compatible model that compares two answers, asked only when the rule fails."""
 
     base_url: Incidental[PlainUrl | None] = None
-    """Address of an endpoint; ``None`` with ``serve``. No result depends on it: the model's name stands for what the
-    judge says."""
+    """Address of an endpoint; with ``serve`` the pipeline fills it in. No result depends on it: the model's name stands
+    for what the judge says."""
     serve: Incidental[ServeSettings | None] = None
     """How the pipeline serves ``model`` itself, a hub id or a folder, in place of an endpoint."""
     model: str
@@ -63,8 +63,6 @@ class JudgeSettings(Block):
     def _has_one_place(self) -> JudgeSettings:
         if self.base_url is None and self.serve is None:
             raise ValueError("a judge needs base_url, the address of an endpoint, or serve = {}, to be started here")
-        if self.base_url is not None and self.serve is not None:
-            raise ValueError(f"serve starts a judge, and base_url={self.base_url!r} is one that runs: drop one of them")
         return self
 
     def share(self, rank: int, processes: int) -> JudgeSettings:

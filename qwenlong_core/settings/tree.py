@@ -88,7 +88,7 @@ class Settings(Block):
         return self
 
     @model_validator(mode="after")
-    def _judges_fit_the_processes(self) -> Settings:
+    def _judges_have_a_place(self) -> Settings:
         judge, processes = self.rewards.judge, self.launch.num_processes
         if judge is not None and judge.concurrency < processes:
             raise ValueError(
@@ -97,6 +97,11 @@ class Settings(Block):
             )
         taken = processes // self.launch.num_machines
         for name, each in (("rewards", judge), ("evaluation", self.evaluation.judge)):
+            if each is not None and each.serve is not None and each.base_url is not None:
+                raise ValueError(
+                    f"{name}.judge.serve starts a judge, and base_url={each.base_url!r} is one that runs: drop one "
+                    "of them"
+                )
             if each is not None and each.serve is not None and min(each.serve.gpus, default=taken) < taken:
                 raise ValueError(
                     f"{name}.judge.serve.gpus={list(each.serve.gpus)}, but the {taken} process(es) of a machine take "

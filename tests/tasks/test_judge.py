@@ -23,7 +23,7 @@ from qwenlong_core.jobs import EvaluateJob, GRPOJob
 from qwenlong_core.rewards.judge import Judge, JudgeQuestion, Verdict
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.profiles import load_settings
-from qwenlong_core.settings.rewards import JudgeSettings
+from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
 from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.stage_main import stage_main
 from qwenlong_core.store.fingerprint import ROOT
@@ -136,7 +136,7 @@ import sys, time
 from pathlib import Path
 from qwenlong.tasks.judge import served
 from qwenlong.tasks.process import run_process
-from qwenlong_core.settings.rewards import JudgeSettings
+from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
 from qwenlong_core.settings.running import LaunchSettings
 
 with served(JudgeSettings.model_validate_json(sys.argv[1]), LaunchSettings(), Path(sys.argv[2]), print) as service:
@@ -223,4 +223,5 @@ def test_a_stage_is_told_its_address(url: str | None, tmp_path: Path, monkeypatc
     evaluation = as_a_stage_reads_it(EvaluateJob.of(settings), tmp_path, url, monkeypatch)
     for judge in (phase.rewards.judge, evaluation.evaluation.judge):
         assert (judge.base_url, judge.model) == (url, "m")
+        assert RewardSettings(judge=judge).judge == judge, "as an evaluation scores with it"
     assert phase.deciding() == GRPOJob.of(settings, 1, None).deciding()
