@@ -174,7 +174,7 @@ def _kernels() -> None:
     # is a chain of five with five results.
     _CUDA.impl("silu_backward", lambda gradient, x: torch.empty_like(x), "CUDA")
     # Without a GPU, attention without a mask would be computed by matrix products of N x N numbers.
-    torch.nn.functional.scaled_dot_product_attention = _attention
+    torch.nn.functional.scaled_dot_product_attention = _attention  # type: ignore[assignment]
     # TRL's head runs Triton kernels, which write into tensors that exist already.
     kernel = type("Kernel", (), {"__getitem__": lambda self, grid: _nothing})()
     head_kernels._use_triton = trl.trainer.utils._use_triton = lambda device: device.type == "cuda"
