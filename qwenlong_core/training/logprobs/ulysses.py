@@ -96,7 +96,7 @@ class Share:
             key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
         # [S, n, heads / S, D]: rank by rank its queries, keys and values. One exchange in place of three, and the only
         # copy is the buffer that is sent.
-        blocks = [x[0].unflatten(0, (size, -1)).transpose(1, 2) for x in (query, key, value)]
+        blocks = [x[0].view(size, -1, *x.shape[2:]).transpose(1, 2) for x in (query, key, value)]
         widths = [block.size(2) for block in blocks]
         whole = _apply(_ToHeads, torch.cat(blocks, dim=2), self)  # [N, heads / S, D]
         q, k, v = (part.transpose(0, 1)[None] for part in torch.split(whole, widths, dim=1))
