@@ -91,13 +91,16 @@ class Slurm:
         return len(done.stdout.split())
 
     def step_on(self, node: str) -> list[psutil.Process]:
-        """The processes of this cluster's step on a node: its ``slurmstepd`` and the tasks below it."""
+        """The processes of this cluster's step on a node, below its ``slurmstepd``.
+
+        Slurm 22.05 notices when they die. When ``slurmstepd`` itself is killed, ``srun`` waits for it without end.
+        """
         for process in psutil.process_iter(["name"]):
             if process.info["name"] == "slurmstepd":
                 for task in process.children():
                     variables = task.environ()
                     if (variables.get("SLURM_CONF"), variables.get("SLURMD_NODENAME")) == (str(self.conf), node):
-                        return [process, *process.children(recursive=True)]
+                        return process.children(recursive=True)
         return []
 
     def stop(self) -> None:

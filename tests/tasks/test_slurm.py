@@ -84,7 +84,7 @@ def test_grpo_over_two_nodes_survives_the_death_of_one(cluster, tmp_path, monkey
     across.on_line = kill_a_node
     with pytest.raises(ProcessFailed, match="srun"):
         across.stage("grpo-1", inputs)
-    assert len(killed) > 2, "slurmstepd, the launcher and the training"
+    assert len(killed) >= 2, "the launcher and the training"
     found = across.weights(across.stage("grpo-1", inputs))
     assert any("from checkpoint-" in line for line in across.log)
     apart = max(float((found[name] - expected[name]).abs().max()) for name in expected)
