@@ -43,7 +43,8 @@ test-slow: $(READY)
 # transformers, and a whole pipeline whose stages run there.
 test-vllm: $(READY) $(VLLM_READY)
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/generation/test_vllm_engine.py tests/training/test_vllm_colocate.py
-	$(VLLM_VENV)/bin/python -m pytest tests/data/test_prompts.py tests/training/test_offload.py tests/training/test_sft.py
+	$(VLLM_VENV)/bin/python -m pytest tests/data/test_prompts.py tests/generation/test_transformers_engine.py \
+		tests/training/test_loss.py tests/training/test_offload.py tests/training/test_sft.py
 	$(BIN)/python -m pytest -m vllm tests/flows/test_vllm_pipeline.py
 
 # A thousand faults between the store and a real S3 server. mitmproxy pins other versions than we do, so it has its
