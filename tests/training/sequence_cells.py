@@ -114,7 +114,7 @@ def job_of(training: Training, processes: int, span: int) -> GRPOJob:
         mini_batch_size=GROUPS // training.updates,
         # 16 draws for four slots and 8 for two: multiples of all numbers of processes, so that all draw the same.
         dynamic_sampling={"max_rounds": 1, "oversampling": 4.0},
-        max_grad_norm=1e9,
+        max_grad_norm=1e6,
         temperature=0.8,
         scale_rewards="batch" if pairs else "group",
         **({"kl_to_start_every": 1} if pairs else {"kl_coefficient": 0.5}),

@@ -97,7 +97,7 @@ def test_doctor_finds_the_local_profile_ready(tmp_path):
     done = qwenlong(tmp_path, "doctor", "--json")
     findings = {finding["topic"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
-    assert findings["phase 3"]["found"].startswith("512 < prompt tokens <= 1,024: 32 generated rows")
+    assert findings["phase 3"]["found"].startswith("288 < prompt tokens <= 416: 24 generated rows")
     assert all(findings[name]["ok"] for name in ("torch", "prefect", "base model", "MLflow", "artifact store"))
 
 
