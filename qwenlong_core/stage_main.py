@@ -44,7 +44,7 @@ def stage_main(schema: type[J], run: Callable[[J, Mapping[str, Path], Path], Non
     parser.add_argument("--job", type=Path, required=True, help="JSON file of the job's settings")
     parser.add_argument("--input", action="append", default=[], metavar="NAME=DIR", help="an input folder")
     parser.add_argument("--work", type=Path, required=True, help="working folder; the result is in WORK/output")
-    parser.add_argument("--judge", metavar="URL", help="where the judge runs that the job's settings serve themselves")
+    parser.add_argument("--judge-url", metavar="URL", help="where the judge runs that the job's settings serve themselves")
     args = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "filelock", "fsspec", "matplotlib"):
@@ -54,8 +54,8 @@ def stage_main(schema: type[J], run: Callable[[J, Mapping[str, Path], Path], Non
     (args.work / OUTPUT).mkdir(parents=True, exist_ok=True)
     try:
         job = schema.model_validate_json(args.job.read_text())
-        if args.judge:
-            job = with_judge_at(job, args.judge)
+        if args.judge_url:
+            job = with_judge_at(job, args.judge_url)
         inputs = {name: Path(path) for name, _, path in (item.partition("=") for item in args.input)}
         run(job, inputs, args.work)
     except (ValueError, FileNotFoundError) as error:

@@ -86,7 +86,7 @@ def stage_command(
         start += ["qwenlong_core.node" if across else "accelerate.commands.launch", *launch_options, "-m"]
     start.append(module)
     given = [f"--input={name}={path}" for name, path in inputs.items()]
-    asks = [] if judge is None else ["--judge", judge]
+    asks = [] if judge is None else ["--judge-url", judge]
     return [*start, "--job", str(job), *given, *asks, "--work", str(work)]
 
 

@@ -115,7 +115,7 @@ class Judge:
         if self.settings.base_url is None:
             raise ValueError(
                 f"judge {self.settings.model!r} has no address: the pipeline starts it (judge.serve); by hand, serve "
-                "the model and give the stage --judge URL"
+                "the model and give the stage --judge-url URL"
             )
         self._key = api_key(self.settings.api_key_variable, "judge.api_key_variable")
         reached(self.settings.base_url)
