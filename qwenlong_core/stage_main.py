@@ -44,7 +44,9 @@ def stage_main(schema: type[J], run: Callable[[J, Mapping[str, Path], Path], Non
     parser.add_argument("--job", type=Path, required=True, help="JSON file of the job's settings")
     parser.add_argument("--input", action="append", default=[], metavar="NAME=DIR", help="an input folder")
     parser.add_argument("--work", type=Path, required=True, help="working folder; the result is in WORK/output")
-    parser.add_argument("--judge-url", metavar="URL", help="where the judge runs that the job's settings serve themselves")
+    parser.add_argument(
+        "--judge-url", metavar="URL", help="where the judge runs that the job's settings serve themselves"
+    )
     args = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     for noisy in ("httpx", "filelock", "fsspec", "matplotlib"):
