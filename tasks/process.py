@@ -172,7 +172,8 @@ def run_process(
             _end_tree(process.pid)
         process.stdout.close()
         silence.stop()
-    if status:
+    # The watch may be first to collect the status of what it has ended; Popen then reports 0.
+    if status or silence.acted:
         shown, begin = "\n  ".join(tail), " ".join([Path(command[0]).name, *command[1:4]])
         why = f"was ended after {silent_minutes:g} silent minutes" if silence.acted else f"ended with status {status}"
         raise ProcessFailed(f"`{begin} ...` {why}; its last lines:\n  {shown}")

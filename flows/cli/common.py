@@ -189,9 +189,10 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
     return shown
 
 
-def console(width: int) -> Console:
+def console(width: int, *, stderr: bool = False) -> Console:
     """A console as wide as the terminal, or of a fixed ``width`` where the output goes elsewhere.
 
     It prints text as it is: as rich's markup, ``pip install ".[gpu]"`` would lose its extra. Style a ``Text``.
     """
-    return Console(width=None if sys.stdout.isatty() else width, markup=False)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(width=None if stream.isatty() else width, markup=False, stderr=stderr)

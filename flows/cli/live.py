@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from qwenlong.flows.cli.common import console
 from qwenlong.tasks.events import StageEvent, watching
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -116,8 +117,8 @@ class LiveView:
 @contextmanager
 def live_view(names: Sequence[str]) -> Iterator[None]:
     """Show the stages on stderr while the block runs; warnings of the log are printed above them, other lines not."""
-    view, console = LiveView(names), Console(stderr=True)
-    with Live(view, console=console, refresh_per_second=2), watching(view.on_event), _warnings_only(console):
+    view, out = LiveView(names), console(width=140, stderr=True)
+    with Live(view, console=out, refresh_per_second=2), watching(view.on_event), _warnings_only(out):
         yield
 
 

@@ -27,7 +27,19 @@ PACKAGES = ("qwenlong_core", "qwenlong")
 _IMPORTED_BY_NAME = frozenset({"gguf", "tokenizers", "vllm"})
 """Libraries that compute for us but are imported by other libraries, so that no import statement here names them."""
 
-_SETTINGS = ("base", "data", "distill", "evaluation", "model", "plan", "rewards", "running", "training", "tree")
+_SETTINGS = (
+    "base",
+    "data",
+    "distill",
+    "evaluation",
+    "limits",
+    "model",
+    "plan",
+    "rewards",
+    "running",
+    "training",
+    "tree",
+)
 _SCHEMAS = {"qwenlong_core.jobs", *(f"qwenlong_core.settings.{name}" for name in _SETTINGS)}
 """Pure settings schemas. Their values are in the job, which counts by itself, so their text need not."""
 NOT_COUNTED = frozenset({"qwenlong_core.errors", *_SCHEMAS})

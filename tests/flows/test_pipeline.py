@@ -180,7 +180,7 @@ def test_refresh_re_runs_one_stage_and_what_follows(home, resumed):
 
 def test_a_promotion_that_is_allowed_moves_the_alias_and_stays(home, resumed):
     assert by_alias(tracking(home), CHAMPION) is None, "nothing was proven better yet"
-    wide = [f"promotion.{name}" for name in ("margin=-2", "max_loss=1", "max_truncated_share=1")]
+    wide = [f"promotion.{name}" for name in ("margin=-1", "max_loss=1", "max_truncated_share=1")]
     result = run(home, "--from", "promote", *(part for name in wide for part in ("--set", name)))
     ways = how(result)
     assert {ways[name] for name in ways if name not in ("promote", "report")} == {"kept"}

@@ -20,7 +20,7 @@ def settings_of(processes: int, *changes: str) -> Settings:
 @pytest.mark.parametrize(
     ("processes", "change", "reason"),
     [
-        (3, "model.name=tiny", "LlamaForCausalLM: 4 query and 2 key heads .* to 3 ranks: possible are 1, 2, 4"),
+        (3, "model.name=tiny", "4 query and 2 key heads .* to 3 ranks: possible are 1, 2, 4"),
         (2, "model.attention=eager", "LlamaForCausalLM: its attention is set to eager"),
     ],
 )
@@ -29,7 +29,7 @@ def test_run_and_doctor_refuse_what_cannot_be_cut(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = settings_of(processes, "model.name=tiny", change)
-    with pytest.raises(ValueError, match=f"launch.sequence_parallel={processes} cannot be used with {reason}"):
+    with pytest.raises(ValueError, match=f"launch.sequence_parallel={processes} cannot be used.*{reason}"):
         preflight(settings)
     (finding,) = _sequence_parallel(settings)
     assert not finding.ok and f"launch.sequence_parallel={processes} cannot be used" in finding.mend

@@ -130,4 +130,5 @@ def test_who_stops_waiting_cancels_the_stage(pool: Pool) -> None:
         wait_until(lambda: pool.states() == ["Running"], 120, "the stage does not start")
         waiting.send_signal(signal.SIGINT)
         waiting.communicate(timeout=60)
-        wait_until(lambda: pool.states() == ["Cancelled"], 120, "it is still at work")
+        wait_until(lambda: pool.states() != ["Running"] and pool.states() != ["Cancelling"], 120, "it is still at work")
+        assert pool.states() == ["Cancelled"]

@@ -163,6 +163,7 @@ def test_it_ends_with_its_owner_however_that_ends(
     process.send_signal(how)
     process.wait(60)
     until(lambda: not server.is_running())
+    assert starts(seen) == [], "ended, and not started again"
     if stage.is_running():
         stage.kill()
 

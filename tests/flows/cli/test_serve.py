@@ -149,7 +149,7 @@ def test_nightly_says_what_is_missing_while_nothing_is_promoted(home, served):
 def test_the_page_of_a_run_names_it_and_a_deployed_promotion_moves_the_alias(home, served):
     [run] = flow_runs(served, "qwenlong")
     assert (home / ".qwenlong/smoke/runs" / run["name"].removeprefix("smoke ")).is_dir(), "one id everywhere"
-    wide = json.dumps(["promotion.margin=-2", "promotion.max_loss=1", "promotion.max_truncated_share=1"])
+    wide = json.dumps(["promotion.margin=-1", "promotion.max_loss=1", "promotion.max_truncated_share=1"])
     prefect(
         home,
         served,
