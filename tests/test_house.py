@@ -1,10 +1,11 @@
-"""Rules of the tree that no linter holds: sizes, a test folder per folder, no formatter switched off in vain."""
+"""Rules of the tree that no linter holds: sizes, a test folder per folder, names, no formatter switched off in vain."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,12 @@ def test_every_folder_of_the_product_has_its_folder_of_tests():
     expected = {Path(*folder.parts[folder.parts[0] == "qwenlong_core" :]) for folder in folders} | {Path("benchmarks")}
     found = {path.parent.relative_to(ROOT / "tests") for path in files("tests") if path.name.startswith("test_")}
     assert found - {Path()} == expected
+
+
+def test_names_of_test_files_are_unique():
+    """pytest imports them without their folders, and ends the whole run at the second of a name."""
+    names = Counter(path.name for path in files("tests") if path.name.startswith("test_"))
+    assert not [name for name, count in names.items() if count > 1]
 
 
 @pytest.mark.parametrize(
