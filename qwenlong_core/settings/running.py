@@ -46,7 +46,8 @@ class LaunchSettings(Block):
     """Move the activations that gradient checkpointing saves to the host's memory. They grow with layers x tokens;
     copying them makes a step slower."""
     cpu_threads: int | None = Field(None, ge=1)
-    """Threads per process on CPU; ``None`` takes all cores."""
+    """Threads per process on CPU. ``None``: OMP_NUM_THREADS where it is set, else the cores, dealt to a machine's
+    processes."""
     timeout_minutes: Incidental[int] = Field(60, ge=1)
     """How long processes wait for each other before the run fails: longer than the main process takes to write and seal
     a checkpoint, and than a judge may hold one process up."""
