@@ -20,7 +20,11 @@ CORES = len(os.sched_getaffinity(0))
         ({}, None, CORES),
         ({"num_processes": CORES}, None, 1),
         ({"num_processes": 4 * CORES}, None, 1),  # more processes than cores
-        ({"num_processes": CORES, "num_machines": CORES}, None, CORES),  # one process on each machine
+        (
+            {"num_processes": CORES, "num_machines": CORES, "across": ["srun"]},
+            None,
+            CORES,
+        ),  # one process on each machine
         ({}, "3", 3),
         ({"cpu_threads": 5}, None, 5),
         ({"cpu_threads": 5}, "3", 5),
