@@ -17,23 +17,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-from collections import defaultdict
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from outcome import Outcome, Pair, plot, table
 from reader import learn_to_read, small_llama, train_tokenizer
+from stages import accuracies, run_stage
 
-from qwenlong.tasks.process import stage_command
-from qwenlong.tasks.specs import StageSpec, evaluate_stage, grpo_stage, prepare_stage, sft_stage
+from qwenlong.tasks.specs import grpo_stage, prepare_stage, sft_stage
 from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.data.prompts import user_message
 from qwenlong_core.data.synthesis.generate import generate
-from qwenlong_core.evaluation.samples import read_samples
 from qwenlong_core.records import Domain, Example
 from qwenlong_core.settings.tree import Settings
 
@@ -48,7 +43,6 @@ READING_STEPS = 700
 SAMPLED = {"temperature": 1.0, "top_p": 1.0}
 """Sampling in GRPO and in one of the two evaluations."""
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "samples": 1}
-LAUNCH = ("--num_processes=1", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no")
 
 
 def settings_for(work: Path, args: argparse.Namespace) -> Settings:
@@ -93,36 +87,6 @@ def write_base(work: Path, threads: int) -> None:
     learn_to_read(model, tokenizer, rows["sft"], READING_STEPS)
     tokenizer.save_pretrained(work / "base")
     model.save_pretrained(work / "base")
-
-
-def run_stage(spec: StageSpec, work: Path, **inputs: Path) -> Path:
-    """Run a stage's command unless it is already done; returns its output folder.
-
-    Raises:
-        SystemExit: the stage failed; the message names its log.
-    """
-    done, output = work / "done", work / "output"
-    if done.exists():
-        return output
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "job.json").write_text(json.dumps(spec.job))
-    options = LAUNCH if spec.launcher == "accelerate" else None
-    command = stage_command(spec.module, options, work / "job.json", inputs, work)
-    with (work / "log.txt").open("a") as log:
-        if subprocess.run(command, stdout=log, stderr=log).returncode:
-            raise SystemExit(f"{spec.name} failed; see {work / 'log.txt'}")
-    done.touch()
-    print(f"{work}: {spec.name} done", file=sys.stderr, flush=True)
-    return output
-
-
-def accuracies(settings: Settings, work: Path, model: Path, data: Path) -> dict[str, float]:
-    """Mean accuracy of the answers to each held-out question."""
-    output = run_stage(evaluate_stage(settings, work.name), work, model=model, data=data)
-    answers: dict[str, list[float]] = defaultdict(list)
-    for sample in read_samples(output / "samples.jsonl"):
-        answers[sample.example_id].append(sample.accuracy)
-    return {question: fmean(values) for question, values in answers.items()}
 
 
 def pair(start: dict[str, float], trained: dict[str, float]) -> Pair:

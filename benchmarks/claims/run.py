@@ -1,0 +1,77 @@
+"""The article's and the paper's claims, tried on a small model: arms with paired seeds that are fixed beforehand.
+
+    OMP_NUM_THREADS=1 python benchmarks/claims/run.py --work DIR phases    # one claim (see --help)
+    OMP_NUM_THREADS=1 python benchmarks/claims/run.py --work DIR           # all, one after the other
+    OMP_NUM_THREADS=1 python benchmarks/claims/run.py --work DIR phases --seeds 3    # a pilot, which does not count
+
+A Llama of 3.5 million parameters (``benchmarks/learning``) reads documents of three lengths, is warmed up by SFT and
+trained by GRPO, all by the pipeline's stage commands. Each arm and seed is a run of its own, of minutes; it leaves
+``results/CLAIM/ARM-SEED.json`` beside this script and is not repeated. An interrupted run goes on where it stopped. At
+the end the claim's table and picture are written beside the results, once all its arms have the five seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "learning"))
+
+from arms import CLAIMS, SEEDS, Arm, Claim
+from tables import Results, Row, plot, table
+from train import run_arm
+from world import write_world
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def result_of(claim: Claim, arm: Arm, seed: int, args: argparse.Namespace) -> Row:
+    """The arm's result with this seed, from its file if it has one. Pilots are kept in the work folder."""
+    name = f"{arm.name.replace(' ', '-').replace(',', '')}-{seed}.json.gz"
+    file = (RESULTS if seed in SEEDS else args.work / "pilots") / claim.name / name
+    if not file.exists():
+        began = time.monotonic()
+        folder = args.work / claim.name / f"{arm.name.replace(' ', '-')}-{seed}"
+        result = run_arm(args.work, folder, arm, seed, args.threads) | {"seconds": round(time.monotonic() - began)}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress(json.dumps(result).encode(), mtime=0))
+        print(f"{claim.name}, {arm.name}, seed {seed}: {result['seconds']} s", file=sys.stderr, flush=True)
+    loaded: Row = json.loads(gzip.decompress(file.read_bytes()))
+    return loaded
+
+
+def run_claim(claim: Claim, seeds: Sequence[int], args: argparse.Namespace) -> None:
+    """All arms with all seeds, seed by seed, so that what an interruption leaves is paired."""
+    by_seed = [{arm.name: result_of(claim, arm, seed, args) for arm in claim.arms} for seed in seeds]
+    results: Results = {arm.name: [of_seed[arm.name] for of_seed in by_seed] for arm in claim.arms}
+    seconds = sum(result["seconds"] for of_arm in results.values() for result in of_arm)
+    shown = f"{table(claim, results)}\n{len(seeds)} seeds, {seconds / 3600:.1f} hours in all.\n"
+    print(f"## {claim.name}\n\n{shown}")
+    if tuple(seeds) == SEEDS:
+        (RESULTS / claim.name / "table.md").write_text(shown)
+        plot(claim, results, RESULTS / claim.name / "curve.svg")
+
+
+def main() -> None:
+    """Run the claims that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("claims", nargs="*", help=f"{', '.join(CLAIMS)}; all if none is given")
+    parser.add_argument("--work", type=Path, required=True, help="folder for all files; reused to continue")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    args = parser.parse_args()
+    if unknown := set(args.claims) - set(CLAIMS):
+        parser.error(f"no claim named {', '.join(sorted(unknown))}: there are {', '.join(CLAIMS)}")
+    args.work = args.work.resolve()
+    write_world(args.work, args.threads)
+    for name in args.claims or CLAIMS:
+        run_claim(CLAIMS[name], args.seeds, args)
+
+
+if __name__ == "__main__":
+    main()
