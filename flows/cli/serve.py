@@ -70,8 +70,12 @@ class Services:
         Raises:
             ProcessFailed: it ended or did not answer in time; the message names its log.
         """
-        log = self._logs / f"{name}.log"
-        with log.open("ab") as stream:
+        self._begin(name, arguments, ready_url)
+        if not self._is_ready(name):
+            raise ProcessFailed(f"{name} did not start: see {self._logs / name}.log")
+
+    def _begin(self, name: str, arguments: Sequence[str], ready_url: str | None) -> None:
+        with (self._logs / f"{name}.log").open("ab") as stream:
             # In a session of its own, so that Ctrl-C reaches only this process, which stops the others in order.
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
@@ -81,11 +85,15 @@ class Services:
                 start_new_session=True,
             )
         self._running[name], self._how[name] = process, (arguments, ready_url)
-        deadline = time.monotonic() + _START_SECONDS
+
+    def _is_ready(self, name: str) -> bool:
+        """Whether it answers; waits until it does, has ended, or has taken too long."""
+        deadline, ready_url = time.monotonic() + _START_SECONDS, self._how[name][1]
         while ready_url and not is_up(ready_url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise ProcessFailed(f"{name} did not start: see {log}")
+            if self._running[name].poll() is not None or time.monotonic() > deadline:
+                return False
             time.sleep(0.3)
+        return True
 
     def wait(self) -> None:
         """Wait, and start a service that has ended again.
@@ -105,7 +113,10 @@ class Services:
             raise ProcessFailed(f"{ended}, for the {_RESTARTS + 1}th time: see {self._logs / name}.log")
         self._restarts[name] += 1
         print(f"{ended}: starting it again", file=sys.stderr)
-        self.start(name, *self._how[name])
+        self._begin(name, *self._how[name])
+        # One that ends before it answers counts as one more end, which wait() sees.
+        if not self._is_ready(name) and self._running[name].poll() is None:
+            raise ProcessFailed(f"{name} does not answer: see {self._logs / name}.log")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
