@@ -9,6 +9,7 @@ from prefect import get_client
 from prefect.exceptions import ObjectNotFound
 
 from qwenlong_core.data.prepared import SUMMARY
+from qwenlong_core.interpreter import Devices, Installed, devices_of, installed_in
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.protocol import check_writable
 from qwenlong_core.training.curriculum import retrospective_limit
@@ -32,6 +33,31 @@ def require_deployments(settings: Settings) -> None:
                     f"execution.deployments: {family} = {name!r}, which Prefect at {client.api_url} does not have: "
                     "apply it (`prefect deploy --all`), or leave it out to run the stage here"
                 ) from None
+
+
+def attention_trouble(settings: Settings, devices: Devices, installed: Installed) -> str | None:
+    """Why the chosen ``model.attention`` cannot work on these devices with these libraries, with the mend."""
+    chosen = settings.model.attention
+    if (devices.attention if chosen == "auto" else chosen) != "flash_attention_2":
+        return None
+    if "flash_attn" not in installed.packages:
+        return "flash-attn is not installed: set model.attention='auto', or install the extra `flash-attn` (README)"
+    if not devices.gpus:
+        return "flash-attn runs on a GPU, and there is none: set model.attention='auto'"
+    return None
+
+
+def require_attention(settings: Settings) -> None:
+    """Refuse an attention that the stages' interpreter does not have; asked only where one is named.
+
+    Raises:
+        ValueError: with the mend.
+    """
+    chosen, python = settings.model.attention, settings.launch.python
+    if chosen != "flash_attention_2":
+        return
+    if trouble := attention_trouble(settings, devices_of(python), installed_in(python)):
+        raise ValueError(f"model.attention={chosen!r}: {trouble}")
 
 
 def require_database(settings: Settings) -> None:

@@ -14,7 +14,9 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import MarkdownArtifact, create_markdown_artifact
 
-from qwenlong.flows.door import require_database
+from qwenlong.flows.addresses import require_answers
+from qwenlong.flows.door import require_attention, require_database
+from qwenlong.flows.meeting_places import require_shared
 from qwenlong.tasks.events import StageEvent, tell
 from qwenlong.tasks.judge import ASKING, judge_asked_by, obstacle
 from qwenlong.tasks.launch import missing_launcher
@@ -63,10 +65,11 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
     """Check before anything runs what can be known to fail.
 
     Raises:
-        ValueError: an unknown stage name, a data path that matches nothing, a teacher's key that is not set, an
-            interpreter that cannot run stages, a launcher that is not installed, a judge that cannot be served, a file
-            that is no tracking database, a model without chat template or without the switch that
-            ``model.enable_thinking`` sets, or one whose rows ``launch.sequence_parallel`` processes cannot share.
+        ValueError: an unknown stage name, a data path that matches nothing, a teacher's key that is not set, a store,
+            MLflow or Prefect that a pool's workers do not reach, an interpreter that cannot run stages, an attention
+            that it does not have, a launcher that is not installed, a judge that cannot be served, a file that is no
+            tracking database, a model without chat template or without the switch that ``model.enable_thinking``
+            sets, or one whose rows ``launch.sequence_parallel`` processes cannot share.
         FileNotFoundError: the package with the bundled weights is not installed.
         ArtifactError: the artifact store cannot be written.
     """
@@ -75,6 +78,7 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         raise ValueError(f"no stage {refresh!r} to refresh: this profile has {', '.join(names)}")
     if start is not None and start not in names:
         raise ValueError(f"no stage {start!r} to start at: this profile has {', '.join(names)}")
+    require_shared(settings)
     prepare_stage(settings)  # finds the data files
     if settings.sft_rows == "questions":
         distill_stage(settings)  # finds the files of traces
@@ -117,6 +121,8 @@ def _check_launch(settings: Settings) -> None:
     trained_here = {"sft", "grpo"} - set(settings.execution.deployments)
     if trained_here and (lacking := missing_launcher(settings.launch)):
         raise ValueError(lacking)
+    if trained_here:
+        require_attention(settings)
     here = {"grpo", "evaluate"} - set(settings.execution.deployments)
     teacher = settings.distill.teacher if settings.distill else None
     if teacher is not None and "distill" not in settings.execution.deployments:
@@ -144,6 +150,10 @@ class PipelineRun:
     start: str | None = None
     """Stages before this one are taken over from an earlier run, whatever has changed since."""
     results: dict[str, StageResult] = field(default_factory=dict)
+    servers_tried: bool = False
+
+    def __post_init__(self) -> None:
+        require_shared(self.settings)
 
     def stage(self, spec: StageSpec, inputs: Mapping[str, StageResult]) -> StageResult:
         """The result of a stage: taken over, cached, or made now."""
@@ -187,6 +197,8 @@ class PipelineRun:
     def _cached_or_made(self, spec: StageSpec, refs: dict[str, ArtifactRef], forced: bool) -> StageResult:
         execution = self.settings.execution
         known = open_store(self.settings).lookup(spec.cached_as, stage_fingerprint(spec, refs))
+        if forced or known is None:
+            self._try_servers(spec)
         task = run_stage.with_options(
             name=spec.name,
             task_run_name=spec.name,
@@ -211,6 +223,13 @@ class PipelineRun:
         tracker = Tracker(self.settings.tracking)
         _show_in_prefect(result, tracker.page(result.mlflow_run_id), state.state_details.task_run_id)
         return result
+
+    def _try_servers(self, spec: StageSpec) -> None:
+        """Before the first stage of the pipeline that is made: try the servers that it and later ones will ask."""
+        names = stage_names(self.settings)
+        if not self.servers_tried and spec.name in names:
+            self.servers_tried = True
+            require_answers(self.settings, {family_of(name) for name in names[names.index(spec.name) :]})
 
     def cached_tags(self) -> dict[str, str]:
         """Tags of the pipeline's MLflow run: the stages that were cached, and their artifacts."""

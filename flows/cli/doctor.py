@@ -14,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message
-from qwenlong.flows.cli.environment import is_up
+from qwenlong.flows.cli.environment import foreign, is_up, other_home
+from qwenlong.flows.door import attention_trouble
+from qwenlong.flows.meeting_places import MLFLOW, PREFECT, STORE, not_shared
 from qwenlong.tasks.judge import obstacle
 from qwenlong.tasks.launch import missing_launcher
 from qwenlong.tasks.store import open_store
@@ -71,9 +73,7 @@ def _examine(settings: Settings) -> list[Finding]:
         _base_model(settings),
         *_sequence_parallel(settings),
         _chat_template(settings),
-        _prefect(),
-        _mlflow(settings),
-        _storage(settings),
+        *_meeting_places(settings),
         *_judges(settings),
         *_traces(settings),
         *_rows(settings),
@@ -132,11 +132,9 @@ def _accelerator(settings: Settings, devices: Devices) -> Finding:
 
 
 def _attention(settings: Settings, devices: Devices, installed: Installed) -> Finding:
-    chosen = settings.model.attention
+    chosen, trouble = settings.model.attention, attention_trouble(settings, devices, installed)
     name = devices.attention if chosen == "auto" else chosen
-    ok = name != "flash_attention_2" or "flash_attn" in installed.packages
-    mend = "flash-attn is not installed: set model.attention='auto', or install the extra `flash-attn` (README)"
-    return Finding(topic="attention", ok=ok, found=name, mend="" if ok else mend)
+    return Finding(topic="attention", ok=trouble is None, found=name, mend=trouble or "")
 
 
 def _engines(settings: Settings, installed: Installed) -> Iterator[Finding]:
@@ -214,12 +212,23 @@ def _chat_template(settings: Settings) -> Finding:
     return Finding(topic=topic, ok=True, found=found)
 
 
+def _meeting_places(settings: Settings) -> Iterator[Finding]:
+    """Prefect, MLflow and the store: each asked, and refused where a pool's workers would not find it."""
+    local = not_shared(settings)
+    for finding in (_prefect(), _mlflow(settings), _storage(settings)):
+        mends = [mend for mend in (finding.mend, local.get(finding.topic)) if mend]
+        ok = finding.ok and finding.topic not in local
+        yield finding.model_copy(update={"ok": ok, "mend": "; ".join(mends)})
+
+
 def _prefect() -> Finding:
     from prefect.settings import PREFECT_API_URL
 
     url = PREFECT_API_URL.value()
     up = bool(url) and is_up(f"{url}/health")
-    return Finding(topic="Prefect", ok=True, found=f"{url} is up" if up else "no server is up; a run starts its own")
+    if up and not os.environ.get("PREFECT_API_URL") and (other := other_home(url)):
+        return Finding(topic=PREFECT, ok=False, found=f"{url} is up", mend=foreign(url, other))
+    return Finding(topic=PREFECT, ok=True, found=f"{url} is up" if up else "no server is up; a run starts its own")
 
 
 def _mlflow(settings: Settings) -> Finding:
@@ -233,15 +242,15 @@ def _mlflow(settings: Settings) -> Finding:
         else:
             client_for(settings.tracking).search_experiments(max_results=1)
     except Exception as error:  # whatever a backend raises is the finding
-        return Finding(topic="MLflow", ok=False, found=uri, mend=f"{type(error).__name__}: {error}")
-    return Finding(topic="MLflow", ok=True, found=uri)
+        return Finding(topic=MLFLOW, ok=False, found=uri, mend=f"{type(error).__name__}: {error}")
+    return Finding(topic=MLFLOW, ok=True, found=uri)
 
 
 def _storage(settings: Settings) -> Finding:
     try:
-        return Finding(topic="artifact store", ok=True, found=open_store(settings).check())
+        return Finding(topic=STORE, ok=True, found=open_store(settings).check())
     except ArtifactError as error:
-        return Finding(topic="artifact store", ok=False, found=settings.storage.uri, mend=str(error))
+        return Finding(topic=STORE, ok=False, found=settings.storage.uri, mend=str(error))
 
 
 def _judges(settings: Settings) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ import httpx
 from qwenlong.tasks.locks import one_at_a_time
 from qwenlong.tasks.process import shielded_from_ctrl_c
 from qwenlong_core.errors import QwenlongError
-from qwenlong_core.proxies import by_way_of, spare_loopback
+from qwenlong_core.proxies import by_way_of, is_loopback, spare_loopback
 
 STATE = Path(".qwenlong")
 """Everything that a run leaves behind, in a folder of the working directory."""
@@ -61,6 +61,22 @@ def is_up(url: str, timeout: float = 2.0) -> bool:
         return False
 
 
+def other_home(url: str) -> Path | None:
+    """The state folder of the Prefect server on this machine at an address, if it is not that of this folder.
+
+    ``prefect.toml`` names a port, and whoever listens there may belong to another project.
+    """
+    if not is_loopback(url):
+        return None  # one for a team
+    try:
+        answer = httpx.get(f"{url}/admin/settings", timeout=5.0)
+        home = answer.json().get("home") if answer.is_success else None
+    except (httpx.HTTPError, ValueError):
+        return None  # it is no Prefect server, or does not tell
+    found = Path(home).resolve() if home else None
+    return None if found == Path(os.environ["PREFECT_HOME"]).resolve() else found
+
+
 def prefect_start_lock() -> AbstractContextManager[None]:
     """Hold it while a Prefect server starts: of two at once in a new folder, both would make the database."""
     return one_at_a_time(Path(os.environ["PREFECT_HOME"]) / "start.lock")
@@ -77,12 +93,21 @@ def _logs_sent() -> Iterator[None]:
         APILogHandler().flush()
 
 
+def foreign(url: str, home: Path) -> str:
+    """What to say of a server that keeps its state in another folder."""
+    return (
+        f"the Prefect server at {url} keeps its state in {home}, not in {os.environ['PREFECT_HOME']}: it is another "
+        f"project's. Stop it, or export PREFECT_API_URL={url} to use it all the same"
+    )
+
+
 @contextmanager
 def prefect_api() -> Iterator[str]:
     """Yield the address of a Prefect API: the configured one if it is up, else a server that lasts for the block.
 
     Raises:
         ConnectionError: ``PREFECT_API_URL`` names a server that does not answer.
+        ValueError: the server at the port of ``prefect.toml`` is another folder's.
     """
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, get_current_settings, temporary_settings
@@ -90,6 +115,8 @@ def prefect_api() -> Iterator[str]:
     configured = PREFECT_API_URL.value()
     spare_loopback(*([configured] if configured else []))
     if configured and is_up(f"{configured}/health"):
+        if not os.environ.get("PREFECT_API_URL") and (other := other_home(configured)):
+            raise ValueError(foreign(configured, other))
         with _logs_sent():
             yield configured
         return

@@ -20,6 +20,7 @@ from qwenlong_core.plan.tell import answer, assumptions, facts, lever_table, mem
 from qwenlong_core.rehearsal.shim import NoRehearsal
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.artifacts import ArtifactError
 
 _PROBE = "probe.json"
 
@@ -102,14 +103,21 @@ def _confirmed(near: list[Found], probe: dict[str, Any] | None) -> list[Found]:
 def probe_of(settings: Settings, folder: Path | None) -> dict[str, Any] | None:
     """The probe's summary: the one that is named, else that of the pipeline's last probe stage, if there was one.
 
+    A store that cannot be reached has none to give: a plan is made before there is a cluster.
+
     Raises:
         ValueError: the folder holds no finished probe.
     """
     if folder is None:
-        record = open_store(settings).latest("probe", settings.profile)
-        if record is None:
+        try:
+            store = open_store(settings)
+            record = store.latest("probe", settings.profile)
+            if record is None:
+                return None
+            folder = store.fetch(record.ref)
+        except (ArtifactError, ConnectionError) as error:
+            say(f"no probe was looked for: {error}")
             return None
-        folder = open_store(settings).fetch(record.ref)
     if not (folder / _PROBE).is_file():
         raise ValueError(f"{folder} has no {_PROBE}: give the folder that a finished `qwenlong probe --out` wrote")
     summary: dict[str, Any] = json.loads((folder / _PROBE).read_text())

@@ -223,7 +223,7 @@ class Judge:
 
     async def _request(self, client: AsyncOpenAI, messages: list[dict[str, str]]) -> str:
         self.counts.requests += 1
-        body = _body(self.settings, messages)
+        body = request_body(self.settings, messages)
         # The client's own timeout restarts with every byte, so a server that trickles would never time out. Plain JSON
         # instead of the library's typed objects halves the client's work per request, which limits the throughput.
         async with asyncio.timeout(self.settings.timeout_seconds):
@@ -273,7 +273,7 @@ class Judge:
         return self._sessions[loop]
 
 
-def _body(settings: JudgeSettings, messages: list[dict[str, str]]) -> dict[str, Any]:
+def request_body(settings: JudgeSettings, messages: list[dict[str, str]]) -> dict[str, Any]:
     """The request, with the parameter names that the settings' kind of model takes."""
     body: dict[str, Any] = {"model": settings.model, "messages": messages}
     if settings.reasoning_model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -21,6 +22,7 @@ from qwenlong_core.settings.secrets import refuse_secret
 
 T = TypeVar("T")
 _ROOM = "qwenlong_core.settings"
+_HTTP = re.compile(r"https?://[^/\s]+(/\S*)?")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,16 @@ def _as_tuple(value: Any) -> Any:
 
 PlainUrl = Annotated[str, AfterValidator(refuse_secret)]
 """An address without a password, token or key in it."""
+
+
+def _http(url: str) -> str:
+    if not _HTTP.fullmatch(url):
+        raise ValueError(f"{url!r} is not the address of a server: give http://HOST:PORT/v1 or https://HOST/v1")
+    return url
+
+
+Endpoint = Annotated[PlainUrl, AfterValidator(_http)]
+"""The base address of an OpenAI-compatible server."""
 
 Strings = Annotated[tuple[PlainUrl, ...], BeforeValidator(_as_tuple)]
 """A list of paths or addresses; a single one stands for a list of one."""

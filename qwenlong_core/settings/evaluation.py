@@ -6,15 +6,15 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from qwenlong_core.settings.base import Block, Incidental, PlainUrl, Share, Stop
+from qwenlong_core.settings.base import Block, Endpoint, Incidental, Name, Share, Stop
 from qwenlong_core.settings.rewards import JudgeSettings
 
 
 class Server(Block):
     """An OpenAI-compatible server, and how patiently it is asked."""
 
-    base_url: PlainUrl
-    model: str
+    base_url: Endpoint
+    model: Name
     """The name under which the server offers the model."""
     api_key_variable: str | None = None
     """Name of the environment variable that holds the key; the key itself is never a setting."""

@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, model_validator
 
-from qwenlong_core.settings.base import Block, Incidental, Name, PlainUrl, Share
+from qwenlong_core.settings.base import Block, Endpoint, Incidental, Name, Share
 
 B = TypeVar("B", bound=Block)
 
@@ -30,12 +30,12 @@ class ServeSettings(Block):
 class JudgeSettings(Block):
     """An OpenAI-compatible model that compares two answers, asked only when the rule fails."""
 
-    base_url: Incidental[PlainUrl | None] = None
+    base_url: Incidental[Endpoint | None] = None
     """Address of an endpoint; with ``serve`` the pipeline fills it in. No result depends on it: the model's name stands
     for what the judge says."""
     serve: Incidental[ServeSettings | None] = None
     """How the pipeline serves ``model`` itself, a hub id or a folder, in place of an endpoint."""
-    model: str
+    model: Name
     api_key_variable: str | None = None
     """Name of the environment variable that holds the key; the key itself is never a setting."""
     temperature: float = Field(0.0, ge=0)

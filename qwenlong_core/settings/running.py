@@ -177,4 +177,16 @@ class ExecutionSettings(Block):
     take hours."""
     deployments: dict[DeployedFamily, Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")]] = Field(default_factory=dict)
     """Family of stages to the Prefect deployment that runs them on its own work pool, for example
-    ``{grpo = "stage/gpu"}``. All other stages run in-process."""
+    ``{grpo = "stage/gpu"}``. All other stages run in-process. The workers may be on other hosts: store, MLflow and
+    Prefect must be where these reach them."""
+    workers_here: bool = False
+    """The workers of ``deployments`` run on this machine, so store, MLflow and Prefect may be local."""
+
+    @model_validator(mode="after")
+    def _workers_have_work(self) -> ExecutionSettings:
+        if self.workers_here and not self.deployments:
+            raise ValueError(
+                "execution.workers_here says where the workers of execution.deployments run, and there are none: set "
+                "both or none"
+            )
+        return self

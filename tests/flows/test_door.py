@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qwenlong.flows.door import require_database, require_rows
+from qwenlong.flows.door import attention_trouble, require_attention, require_database, require_rows
 from qwenlong.tasks.tracking.client import make_database
+from qwenlong_core.interpreter import Devices, Installed
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.store.artifacts import ArtifactError
 
@@ -42,3 +43,31 @@ def test_a_phase_with_less_than_a_batch_is_seen_before_sft(
     else:
         with pytest.raises(ValueError, match=rf"phase {short} has {rows[short - 1]} rows, fewer than grpo.batch_size"):
             require_rows(settings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("attention", "packages", "gpus", "said"),
+    [
+        ("flash_attention_2", (), ("H100",), "flash-attn is not installed"),
+        ("flash_attention_2", ("flash_attn",), (), "runs on a GPU, and there is none"),
+        ("flash_attention_2", ("flash_attn",), ("H100",), None),
+        ("sdpa", (), (), None),
+        ("auto", (), (), None),
+    ],
+)
+def test_flash_attention_needs_its_package_and_a_gpu(
+    attention: str, packages: tuple[str, ...], gpus: tuple[str, ...], said: str | None
+) -> None:
+    settings = load_settings("smoke", [f"model.attention={attention}"])
+    devices = Devices(cuda="13.0", gpus=gpus, attention="sdpa")
+    installed = Installed(python="3.12", core="", packages={name: (name,) for name in packages}, versions={})
+    trouble = attention_trouble(settings, devices, installed)
+    assert trouble is None if said is None else trouble is not None and said in trouble
+
+
+def test_flash_attention_on_a_cpu_is_refused_before_anything_runs() -> None:
+    require_attention(load_settings("smoke"))
+    with pytest.raises(
+        ValueError, match=r"model.attention='flash_attention_2': flash-attn .* set model.attention='auto'"
+    ):
+        require_attention(load_settings("smoke", ["model.attention=flash_attention_2"]))

@@ -51,7 +51,7 @@ def test_overrides_reach_any_value():
             "grpo.group_size=6",
             "grpo.phases.1.steps=9",
             "data.train=rows/*.jsonl",
-            "rewards.judge={base_url='u', model='m'}",
+            "rewards.judge={base_url='http://u', model='m'}",
         ],
     )
     assert settings.grpo.group_size == 6
@@ -88,8 +88,14 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated(override):
         ("grpo.phases.0.step=4", "unknown setting grpo.phases.0.step: did you mean 'steps'?"),
         ("grop.group_size=4", "unknown setting grop: did you mean 'grpo'?"),
         ("rewards.judge.base_ulr='u'", "did you mean 'base_url'?"),
-        ("rewards.judge={base_url='u', model='m', max_tokens=1}", "setting rewards.judge.max_tokens=1"),
-        ("rewards.judge={base_url='u', model='m', reasoning_effort=''}", "setting rewards.judge.reasoning_effort=''"),
+        ("rewards.judge={base_url='notaurl', model='m'}", "'notaurl' is not the address of a server: give http://"),
+        ("rewards.judge={base_url='http://', model='m'}", "is not the address of a server"),
+        ("rewards.judge={base_url='http://u', model=' '}", "setting rewards.judge.model=' '"),
+        ("rewards.judge={base_url='http://u', model='m', max_tokens=1}", "setting rewards.judge.max_tokens=1"),
+        (
+            "rewards.judge={base_url='http://u', model='m', reasoning_effort=''}",
+            "setting rewards.judge.reasoning_effort=''",
+        ),
         ("grpo.group_size=1", "setting grpo.group_size=1: Input should be greater than or equal to 2"),
         ("grpo.learning_rate=fast", "setting grpo.learning_rate='fast'"),
         ("grpo.batch_size=3", "grpo.batch_size=3 is not a multiple of grpo.mini_batch_size=2"),

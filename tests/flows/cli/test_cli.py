@@ -109,6 +109,8 @@ def test_doctor_says_what_a_large_profile_lacks_here(tmp_path):
     for name in BENCHMARKS:
         assert "of the hub's" in findings[f"benchmark {name}"]["found"]
     assert findings["training data"]["found"].startswith("docqa-rl: train.parquet of the hub's Tongyi-Zhiwen/")
+    assert not findings["Prefect"]["ok"] and "export PREFECT_API_URL with the name of" in findings["Prefect"]["mend"]
+    assert findings["MLflow"]["found"] == "http://mlflow:5000" and not findings["artifact store"]["ok"]
     assert not findings["evaluation judge"]["ok"] and "DEEPSEEK_API_KEY" in findings["evaluation judge"]["mend"]
     judge = findings["training judge"]
     assert judge["found"] == "Qwen/Qwen2.5-1.5B-Instruct, started beside each stage that asks it, on the CPU"

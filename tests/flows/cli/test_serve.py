@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from qwenlong.flows.cli.environment import is_up, use_project_defaults
+from qwenlong.flows.cli.environment import is_up, other_home, use_project_defaults
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -63,6 +63,14 @@ def prefect(home: Path, served: dict[str, str], *arguments: str) -> str:
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+def test_a_server_tells_which_folder_it_serves(home, served, monkeypatch):
+    own = home / ".qwenlong/prefect"
+    monkeypatch.setenv("PREFECT_HOME", str(home / "elsewhere"))
+    assert other_home(served["api"]) == own.resolve()
+    monkeypatch.setenv("PREFECT_HOME", str(own))
+    assert other_home(served["api"]) is None
 
 
 def test_the_deployments_are_listed(home, served):
