@@ -86,9 +86,9 @@ def sampling(shape: Shape, settings: Settings, machine: Machine, rows: Rows, eng
 
 
 def has_old_pass(settings: Settings) -> bool:
-    """Whether the batch is scored before training: with several updates a batch, or to correct for vLLM."""
+    """Whether the batch is scored before training: with several updates a batch, for AEPO, or to correct for vLLM."""
     grpo = settings.grpo
-    return grpo.engine != "transformers" or grpo.batch_size > grpo.mini_batch_size
+    return grpo.engine != "transformers" or grpo.batch_size > grpo.mini_batch_size or grpo.aepo is not None
 
 
 def grpo_step(shape: Shape, settings: Settings, machine: Machine, rows: Rows) -> Step:

@@ -9,7 +9,10 @@ from pydantic import Field, model_validator
 
 from qwenlong_core.settings.base import Block, Incidental, PlainUrl, Share, Stop
 
-ScaleRewards = Literal["group", "batch", "none"]
+ScaleRewards = Literal["group", "batch", "task", "none"]
+
+Task = Literal["domain", "answer_type", "source"]
+"""The field of an example that says which task it belongs to."""
 
 Truncated = Literal["keep", "mask"]
 
@@ -124,6 +127,23 @@ class EntropyAlarmSettings(Block):
     """Whether the alarm ends the run. If not, it is a warning, repeated after every further ``steps``."""
 
 
+class AEPOSettings(Block):
+    """Entropy control by negative advantages (AEPO, QwenLong-L1.5, arXiv 2512.12967). Learning from what went wrong
+    raises the entropy, learning only from what went right lowers it."""
+
+    high: float = Field(gt=0)
+    """Completions with a negative advantage are masked from when a batch's entropy (nats per token) is above this."""
+    low: float = Field(ge=0)
+    """They are learned from again when it is below this. The paper gives neither threshold; its curve lies within 0.1
+    to 0.3."""
+
+    @model_validator(mode="after")
+    def _low_is_below(self) -> AEPOSettings:
+        if self.low > self.high:
+            raise ValueError(f"grpo.aepo: low={self.low} is above high={self.high}: swap them")
+        return self
+
+
 class GRPOBase(Block):
     """The settings of GRPO that all phases share. The defaults are the paper's (section 3.2); DAPO clips at 0.2
     and 0.28."""
@@ -145,8 +165,17 @@ class GRPOBase(Block):
     kl_coefficient: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     scale_rewards: ScaleRewards = "group"
-    """What a reward's distance from its group's mean is divided by: the group's standard deviation, that of
-    all rewards trained on in the step, or nothing (Dr. GRPO)."""
+    """What a reward's distance from its group's mean is divided by: the standard deviation of the group, of all rewards
+    trained on in the step, of those of them that are of its ``task`` (QwenLong-L1.5), or nothing (Dr. GRPO)."""
+    balance_tasks: bool = False
+    """Give every ``task`` of a phase the same number of prompts in each batch (QwenLong-L1.5)."""
+    task: Task = "domain"
+    """What makes two questions one task, for ``balance_tasks`` and ``scale_rewards='task'``."""
+    aepo: AEPOSettings | None = None
+    """Mask completions with a negative advantage while the entropy is high (QwenLong-L1.5). ``None`` masks none."""
+    on_policy: bool = False
+    """Train on a batch with the policy that sampled it, and no other: one update per batch, every importance ratio 1
+    (QwenLong-L1.5). Informative groups beyond the batch are then dropped."""
     truncated: Truncated = "keep"
     """Completions cut at the limit: ``keep`` them in the loss and in their group's baseline, where the length
     penalty counts against them, or ``mask`` them in both and in the loss's denominator (DAPO's overlong filtering)."""
@@ -187,6 +216,33 @@ class GRPOBase(Block):
             raise ValueError(
                 "grpo.kl_to_start_every: with grpo.kl_coefficient above 0 the KL is reported at every step: drop it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _task_is_used(self) -> GRPOBase:
+        if self.task != "domain" and not self.balance_tasks and self.scale_rewards != "task":
+            raise ValueError(
+                f"grpo.task={self.task!r} does nothing by itself: set grpo.balance_tasks=true or "
+                "grpo.scale_rewards='task', or drop it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_update(self) -> GRPOBase:
+        if not self.on_policy:
+            return self
+        if self.mini_batch_size != self.batch_size:
+            raise ValueError(
+                f"grpo.on_policy=true is one update per batch, and grpo.mini_batch_size={self.mini_batch_size} makes "
+                f"{self.batch_size // self.mini_batch_size}: set it to grpo.batch_size={self.batch_size}"
+            )
+        for name in ("clip_low", "clip_high"):
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default:
+                raise ValueError(
+                    f"grpo.on_policy=true has importance ratios of 1, which grpo.{name}={value} never clips: drop it, "
+                    f"or set it to its default {default}"
+                )
         return self
 
 

@@ -81,7 +81,8 @@ def grpo_config(job: GRPOJob, layout: BatchLayout, longest_prompt: int, work: Pa
         epsilon_high=grpo.clip_high,
         beta=grpo.kl_coefficient,
         loss_type="dapo",
-        scale_rewards=grpo.scale_rewards,
+        # TRL knows no tasks: rows.py has the divisor of each row.
+        scale_rewards="none" if grpo.scale_rewards == "task" else grpo.scale_rewards,
         use_vllm=grpo.engine.startswith("vllm"),
         vllm_mode=grpo.engine.removeprefix("vllm-") if grpo.engine.startswith("vllm") else "colocate",
         vllm_max_model_length=longest_prompt + job.phase.max_completion_tokens,

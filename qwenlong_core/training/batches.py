@@ -1,6 +1,6 @@
 """Batch after batch of a phase: which groups each step trains on, and the state that resumes it exactly::
 
-    PromptStream --draws--> Rollouts --scored groups--> fill_batch --kept groups--> arrange --> StepBatch
+    Stream --draws--> Rollouts --scored groups--> fill_batch --kept groups--> arrange --> StepBatch
          ^                                               |      |                             (this process's rows)
          +------------- next round, if groups are missing+      +--surplus groups--> kept for the next step
 
@@ -19,10 +19,11 @@ from accelerate.utils import gather_object
 from qwenlong_core.records import Group
 from qwenlong_core.settings.training import GRPOBase
 from qwenlong_core.training.curriculum import UNSEEN, Difficulties, from_json, to_json, to_retire
-from qwenlong_core.training.dynamic_sampling import PromptStream, arrange, fill_batch
+from qwenlong_core.training.dynamic_sampling import Stream, arrange, fill_batch
 from qwenlong_core.training.rollout import Rollouts
 from qwenlong_core.training.rows import Placed, Row, StepBatch, empty_rows, packed_work, rows_of
 from qwenlong_core.training.surplus import OldLogprobs, SurplusGroup, surplus_from_json
+from qwenlong_core.training.tasks import task_deviations, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +31,15 @@ PolicyLogprobs = Callable[[Sequence[int], Sequence[Sequence[int]]], OldLogprobs]
 """Log-probs of a prompt's completions, both given as token ids, under the policy as it stands."""
 
 
+TRL_EPSILON = 1e-4
+"""What TRL adds to a standard deviation that it divides by."""
+
+
 class Batches:
     """The batches of a phase, drawn one at a time.
 
     Args:
-        settings: Sizes, dynamic sampling, truncation and retirement.
+        settings: Sizes, dynamic sampling, truncation, scaling by task, and retirement.
         rollouts: Samples and scores draws; it also says which process this is.
         stream: Where prompts come from.
         difficulties: What earlier phases recorded. Every group drawn is added to it.
@@ -46,7 +51,7 @@ class Batches:
         self,
         settings: GRPOBase,
         rollouts: Rollouts,
-        stream: PromptStream,
+        stream: Stream,
         difficulties: Difficulties,
         filler: int,
         copies: int = 1,
@@ -78,13 +83,14 @@ class Batches:
             truncated=settings.truncated,
             processes=processes,
             surplus=[one.group for one in self.surplus],
+            step=self.drawn,
         )
         for group in drawn.groups:
             self._record_difficulty(group)
         self._retire()
-        placed: list[Placed] = [(one.group, one.old_logprobs) for one in self.surplus[: drawn.from_last]]
-        placed += [(group, None) for group in drawn.kept[drawn.from_last :]]
+        placed = self._placed(drawn.kept)
         mini_batches = settings.batch_size // settings.mini_batch_size
+        divisors = self._divisors(drawn.kept)
         slots = arrange(
             placed,
             [self._work(group) for group, _ in placed],
@@ -95,12 +101,13 @@ class Batches:
             per_forward=settings.micro_batch_size,
         )
         # Now and not in the next step: the policy that sampled these groups is about to be updated.
-        self.surplus = self._with_old_logprobs(drawn.surplus, policy_logprobs)
+        kept_for_later = [] if settings.on_policy else drawn.surplus
+        self.surplus = self._with_old_logprobs(kept_for_later, policy_logprobs)
         self.drawn += 1
         return StepBatch(
             number=self.drawn,
             drawn=drawn,
-            rows=[row for slot in slots[own] for row in self._rows_of(slot)],
+            rows=[row for slot in slots[own] for row in self._rows_of(slot, divisors)],
             informative_forwards=self._informative_forwards(slots),
         )
 
@@ -112,7 +119,7 @@ class Batches:
         """Everything that the next batches depend on, as JSON; the same on every process."""
         return {
             "drawn": self.drawn,
-            "stream_position": self.stream.position,
+            "stream": self.stream.state,
             "retired": sorted(self.stream.retired),
             "difficulty": to_json(self.difficulties),
             "surplus": [group.to_json() for group in self.surplus],
@@ -121,10 +128,18 @@ class Batches:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
         self.drawn = state["drawn"]
-        self.stream.position, self.stream.retired = state["stream_position"], set(state["retired"])
+        self.stream.state, self.stream.retired = state["stream"], set(state["retired"])
         self.difficulties = from_json(state["difficulty"])
         examples = {example.id: example for example in self.rollouts.prompts.examples}
         self.surplus = [surplus_from_json(group, examples) for group in state["surplus"]]
+
+    def _placed(self, kept: Sequence[Group]) -> list[Placed]:
+        """The groups of a batch, those of the last step with their log-probs.
+
+        Tasks lie one after the other, since an update takes every n-th group: each then has its share of every task.
+        """
+        old = {id(one.group): one.old_logprobs for one in self.surplus}
+        return sorted(((group, old.get(id(group))) for group in kept), key=lambda one: self.stream.task(one[0].example))
 
     def _with_old_logprobs(self, groups: Sequence[Group], policy_logprobs: PolicyLogprobs) -> list[SurplusGroup]:
         """The groups with the current policy's log-probs, which sampled them."""
@@ -141,11 +156,20 @@ class Batches:
     def _work(self, group: Group) -> float:
         return packed_work(len(self._prompt_ids[group.example.id]), [len(c.token_ids) for c in group.completions])
 
-    def _rows_of(self, slot: Placed | None) -> list[Row]:
+    def _divisors(self, kept: Sequence[Group]) -> dict[str, float]:
+        """What TRL leaves to divide advantages by, by task; empty with its own ways to scale."""
+        settings = self.settings
+        if settings.scale_rewards != "task":
+            return {}
+        deviations = task_deviations(kept, settings.task, settings.truncated)
+        return {name: deviation + TRL_EPSILON for name, deviation in deviations.items()}
+
+    def _rows_of(self, slot: Placed | None, divisors: Mapping[str, float]) -> list[Row]:
         if slot is None:
             return empty_rows(self.settings.group_size, self.filler)
         group, old_logprobs = slot
-        return rows_of(group, self._prompt_ids[group.example.id], self.settings.truncated, old_logprobs)
+        divisor = divisors.get(task_of(group.example, self.settings.task), 1.0)
+        return rows_of(group, self._prompt_ids[group.example.id], self.settings.truncated, old_logprobs, divisor)
 
     def _informative_forwards(self, slots: list[list[Placed | None]]) -> list[bool]:
         """For each forward of the batch, whether any process has a group in it."""
@@ -164,8 +188,12 @@ class Batches:
         """Skip prompts from now on that were never right in ``retire_after_visits`` visits, but keep a batch."""
         examples, retired = self.rollouts.prompts.examples, self.stream.retired
         visits, batch_size = self.settings.curriculum.retire_after_visits, self.settings.batch_size
-        rows, hopeless_kept = to_retire(examples, self.difficulties, visits, retired, keep=batch_size)
-        retired.update(rows)
+        hopeless_kept = 0
+        for rows, keep in self.stream.pools(batch_size):
+            gone = {place for place, row in enumerate(rows) if row in retired}
+            found, stay = to_retire([examples[row] for row in rows], self.difficulties, visits, gone, keep)
+            retired.update(rows[place] for place in found)
+            hopeless_kept += stay
         if hopeless_kept > self._hopeless_kept:
             logger.warning(
                 "%d prompt(s) without a right completion in %s visits stay in use: %d of %d are retired, and a step"

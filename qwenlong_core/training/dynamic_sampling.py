@@ -4,6 +4,7 @@ If all completions of a group are right, or all are wrong, every advantage in it
 are dropped and more prompts are drawn, round by round, until the batch is full of informative groups
 or the rounds are used up. Training then continues with the groups it has. Informative groups beyond
 the batch are the surplus: the next step uses them first, and drops those that it has no place for.
+If tasks are balanced, each has its own places in the batch, and no other task takes them.
 
 Only the accuracy decides whether a group is informative. With the length penalty included, a group
 that is right throughout would look informative as soon as one answer is long.
@@ -16,13 +17,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import torch
 
-from qwenlong_core.records import Group, Score
+from qwenlong_core.records import Example, Group, Score
 from qwenlong_core.settings.training import DynamicSamplingSettings, Truncated
 
 Reason = Literal["all_right", "all_wrong", "unscored", "truncated"]
@@ -40,8 +41,34 @@ class Draw:
     """How often all rows have been drawn before this draw. Within an epoch no row is drawn twice."""
 
 
+class Stream(Protocol):
+    """Where prompts come from, and how the places of a batch are divided among tasks."""
+
+    retired: set[int]
+    """Rows that are skipped from now on."""
+
+    @property
+    def state(self) -> Any:
+        """What decides the next draws, beside ``retired``, as JSON; it can be set."""
+
+    @state.setter
+    def state(self, value: Any) -> None: ...
+
+    def task(self, example: Example) -> str:
+        """The task that an example takes a place of."""
+
+    def places(self, batch_size: int, step: int) -> dict[str, int]:
+        """Places of each task in the batch of a step; together ``batch_size``."""
+
+    def pools(self, batch_size: int) -> list[tuple[Sequence[int], int]]:
+        """Rows that are drawn from together, and how many of them must never be retired."""
+
+    def take_round(self, missing: Mapping[str, int], oversampling: float, processes: int) -> list[Draw]:
+        """The draws of a round for the places that each task misses; a multiple of the processes."""
+
+
 class PromptStream:
-    """An endless sequence of row numbers, shuffled anew each epoch.
+    """An endless sequence of row numbers, shuffled anew each epoch. All rows are one task.
 
     A seed and a position determine what comes next, so the stream resumes exactly. First draws and
     refills both come from it, so refilling favours no prompt.
@@ -69,6 +96,31 @@ class PromptStream:
             if draw.row not in self.retired:
                 draws.append(draw)
         return draws
+
+    @property
+    def state(self) -> int:
+        """The position."""
+        return self.position
+
+    @state.setter
+    def state(self, value: int) -> None:
+        self.position = value
+
+    def task(self, example: Example) -> str:
+        """The one task."""
+        return ""
+
+    def places(self, batch_size: int, step: int) -> dict[str, int]:
+        """All places are the one task's."""
+        return {"": batch_size}
+
+    def pools(self, batch_size: int) -> list[tuple[Sequence[int], int]]:
+        """All rows; a batch of them stays."""
+        return [(range(self.rows), batch_size)]
+
+    def take_round(self, missing: Mapping[str, int], oversampling: float, processes: int) -> list[Draw]:
+        """The next draws."""
+        return self.take(round_size(sum(missing.values()), oversampling, processes))
 
 
 def in_loss(group: Group, truncated: Truncated) -> list[bool]:
@@ -143,7 +195,7 @@ def round_size(missing: int, oversampling: float, processes: int) -> int:
 
 
 def fill_batch(
-    stream: PromptStream,
+    stream: Stream,
     roll_out: Callable[[list[Draw]], list[Group]],
     batch_size: int,
     settings: DynamicSamplingSettings,
@@ -151,6 +203,7 @@ def fill_batch(
     truncated: Truncated = "keep",
     processes: int = 1,
     surplus: Sequence[Group] = (),
+    step: int = 0,
 ) -> RolloutBatch:
     """Draw and score groups until ``batch_size`` are informative or the rounds are used up.
 
@@ -162,21 +215,34 @@ def fill_batch(
         truncated: Whether truncated completions count.
         processes: The draws of a round are a multiple of this number.
         surplus: The previous step's surplus, which is used first.
+        step: Number of the step; a remainder of the places goes round the tasks with it.
     """
-    kept = list(surplus[:batch_size])
-    batch = RolloutBatch(kept, from_last=len(kept), stale=len(surplus) - len(kept))
-    while len(batch.kept) < batch_size and batch.rounds < settings.max_rounds:
-        draws = stream.take(round_size(batch_size - len(batch.kept), settings.oversampling, processes))
+    missing = stream.places(batch_size, step)
+    batch = RolloutBatch()
+    for group in surplus:
+        if _takes_place(missing, stream.task(group.example)):
+            batch.kept.append(group)
+    batch.from_last, batch.stale = len(batch.kept), len(surplus) - len(batch.kept)
+    while any(missing.values()) and batch.rounds < settings.max_rounds:
+        draws = stream.take_round(missing, settings.oversampling, processes)
         for group in roll_out(draws):
             reason = uninformative_reason(counted_scores(group, truncated), settings.tolerance)
             if reason is not None:
                 batch.dropped.append((group, reason))
-            elif len(batch.kept) < batch_size:
+            elif _takes_place(missing, stream.task(group.example)):
                 batch.kept.append(group)
             else:
                 batch.surplus.append(group)
         batch.rounds += 1
     return batch
+
+
+def _takes_place(missing: dict[str, int], task: str) -> bool:
+    """Take one of the task's missing places, if there is one."""
+    if not missing.get(task):
+        return False
+    missing[task] -= 1
+    return True
 
 
 def arrange(

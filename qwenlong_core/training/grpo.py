@@ -36,7 +36,7 @@ from qwenlong_core.training import curriculum, grpo_metrics
 from qwenlong_core.training.arguments import batch_layout, grpo_config, vllm_in_dtype
 from qwenlong_core.training.batches import Batches
 from qwenlong_core.training.checkpoints import CarriedOptimizer, read_state
-from qwenlong_core.training.dynamic_sampling import PromptStream
+from qwenlong_core.training.dynamic_sampling import PromptStream, Stream
 from qwenlong_core.training.logprobs.span_check import require_cuttable_policy
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.output import CARRIED, DIFFICULTY, SAMPLES
@@ -45,6 +45,7 @@ from qwenlong_core.training.runtime import StepBoundary, quiet, save_policy, set
 from qwenlong_core.training.sharding import start_policy
 from qwenlong_core.training.shards import write_optimizer
 from qwenlong_core.training.taking_up import taken_up
+from qwenlong_core.training.tasks import BalancedStream
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
 from qwenlong_core.training.trainer_engine import TrainerEngine
 
@@ -73,6 +74,17 @@ def phase_examples(job: GRPOJob, data: Path, difficulties: curriculum.Difficulti
             "add rows of its length or lower batch_size"
         )
     return own + hard
+
+
+def prompt_stream(job: GRPOJob, examples: Sequence[Example]) -> Stream:
+    """The order in which the phase's rows are drawn.
+
+    Raises:
+        ValueError: ``balance_tasks`` is set, and a task has too few rows.
+    """
+    if job.grpo.balance_tasks:
+        return BalancedStream(examples, job.grpo.task, job.grpo.batch_size, job.seed)
+    return PromptStream(len(examples), job.seed)
 
 
 def reward_scorer(job: GRPOJob, rank: int = 0) -> Scorer:
@@ -117,6 +129,7 @@ def build_trainer(
     require_cuttable_policy(inputs["model"], job.model, job.launch.sequence_parallel)
     difficulties = curriculum.read_difficulties(inputs.get("probe", inputs["model"]))
     examples = phase_examples(job, inputs["data"], difficulties)
+    stream = prompt_stream(job, examples)
     tokenizer = load_tokenizer(inputs["model"])
     model = start_policy(inputs["model"], training_weights(job.model))
     prompts = Prompts(tokenizer, examples, job.phase, model.config.max_position_embeddings)
@@ -134,7 +147,7 @@ def build_trainer(
             # While a judge answers, the processor is free: the next prompts are sampled in the meantime.
             prompts_a_call=job.grpo.micro_batch_size if job.rewards.judge else None,
         )
-        stream, copies = PromptStream(len(examples), job.seed), job.launch.sequence_parallel
+        copies = job.launch.sequence_parallel
         return Batches(job.grpo, rollouts, stream, difficulties, filler=tokenizer.eos_token_id, copies=copies)
 
     with vllm_in_dtype(job):

@@ -28,6 +28,8 @@ class Row:
     """Log-probs of the completion's tokens as the engine reported them."""
     old_logprobs: Sequence[float] | None = None
     """Log-probs under the policy that sampled the completion, if that is not the current policy."""
+    divisor: float = 1.0
+    """What the reward's distance from its group's mean is still to be divided by, after TRL's own scaling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,13 @@ def empty_rows(group_size: int, filler: int) -> list[Row]:
     return [Row([filler], [filler], math.nan, in_loss=False, logprobs=[0.0])] * group_size
 
 
-def rows_of(group: Group, prompt_ids: Sequence[int], truncated: Truncated, old: OldLogprobs | None = None) -> list[Row]:
+def rows_of(
+    group: Group, prompt_ids: Sequence[int], truncated: Truncated, old: OldLogprobs | None = None, divisor: float = 1.0
+) -> list[Row]:
     """A group's rows. A completion outside the loss has no part in the group's baseline either."""
     members = zip(group.completions, group.scores, in_loss(group, truncated), old or [None] * len(group.scores))
     return [
-        Row(prompt_ids, c.token_ids, _value(score) if counts else math.nan, counts, c.logprobs, old_logprobs)
+        Row(prompt_ids, c.token_ids, _value(score) if counts else math.nan, counts, c.logprobs, old_logprobs, divisor)
         for c, score, counts, old_logprobs in members
     ]
 

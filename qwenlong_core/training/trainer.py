@@ -18,6 +18,7 @@ sharded::
     |         |    +- _get_per_token_logps...  || reference log-probs, if there is a KL term
     |         |    +- _calculate_rewards       || the rows' rewards; TRL makes them advantages
     |         +- _old_logprobs                 || if TRL computed none and the batch holds surplus groups
+    |         +- NegativeMask.apply            || with AEPO, after _old_logprobs if no pass has run yet
     |         +- _report_batch                 || alarms on rewards, KL to the start, sample completions
     |
     +- each forward: _compute_loss             TRL's loss; _get_per_token_logps... runs the training pass
@@ -57,6 +58,7 @@ from trl.trainer.utils import add_fused_lm_head, split_tensor_dict
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.rewards.monitor import check_rewards
 from qwenlong_core.training import grpo_metrics
+from qwenlong_core.training.aepo import NegativeMask
 from qwenlong_core.training.batches import Batches
 from qwenlong_core.training.entropy import EntropyAlarm, EntropyWatch
 from qwenlong_core.training.hooks import StageTrainer
@@ -68,6 +70,7 @@ from qwenlong_core.training.logprobs.ulysses import make_span
 from qwenlong_core.training.metrics import JsonLines
 from qwenlong_core.training.rows import Row, StepBatch
 from qwenlong_core.training.runtime import checkpointing_off
+from qwenlong_core.training.tasks import kept_by_task
 from qwenlong_core.training.workload import Workload, shape_of_config
 
 logger = logging.getLogger(__name__)
@@ -148,6 +151,8 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
     """The batch of the current step."""
     _trained_logps: Tensor
     """Log-probs of the newest training pass, without gradient."""
+    _entropies: Tensor | None
+    """Entropies ``[rows, C]`` of the batch under the policy that is about to be updated, if they are known yet."""
 
     def __init__(
         self,
@@ -186,7 +191,8 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
             span=self.span,
         )
         self.engine_distance = EngineDistance(self.accelerator, self.top_p)
-        self.entropy_watch = EntropyWatch()
+        self.entropy_watch, self.negative_mask = EntropyWatch(), NegativeMask()
+        self._aepo: dict[str, Any] = {}
         self.workload = Workload(shape_of_config(self.model.config), job, self.args)
         self.add_callback(SkipEmptyUpdates(self))
         self.batches = batches_of(self)
@@ -202,12 +208,17 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
 
     def own_state(self) -> dict[str, Any]:
         """What a checkpoint holds beside transformers' state, as JSON; the same on every process."""
-        return {"batches": self.batches.state_dict(), "entropy": asdict(self.entropy_watch)}
+        return {
+            "batches": self.batches.state_dict(),
+            "entropy": asdict(self.entropy_watch),
+            "negative_mask": asdict(self.negative_mask),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`own_state`."""
         self.batches.load_state_dict(state["batches"])
         self.entropy_watch = EntropyWatch(**state["entropy"])
+        self.negative_mask = NegativeMask(**state["negative_mask"])
 
     # -- a step's batch --------------------------------------------------------------------------------
 
@@ -222,15 +233,25 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
         Raises:
             RewardAlarm: rewards over the ceilings of ``rewards``.
         """
-        self.batch = self.batches.next_batch(partial(self.logprobs.of_group, self.model))
+        self.batch, self._entropies = self.batches.next_batch(partial(self.logprobs.of_group, self.model)), None
         # TRL gathers the prompts' text on every process for a log that is off. An empty text costs nothing.
         prompts = [{"prompt": ""} for _ in self.batch.rows]
         with checkpointing_off(self.model, self.args.gradient_checkpointing_kwargs):
             batch: dict[str, Any] = self._generate_and_score_completions(prompts)
+        batch["advantages"] = batch["advantages"] / torch.tensor(
+            [row.divisor for row in self.batch.rows], device=self.accelerator.device
+        )
         if self.span is not None:
             batch["advantages"] = self.span.from_first(batch["advantages"])
         if self.batch.drawn.from_last and "old_per_token_logps" not in batch:
             batch["old_per_token_logps"] = self._old_logprobs(batch)
+        if self.job.grpo.aepo is not None:
+            if self._entropies is None:
+                self._old_logprobs(batch)
+            self._aepo = self.negative_mask.apply(batch, self._entropies, self.job.grpo.aepo, self.accelerator)
+        if self.job.grpo.on_policy:
+            # vLLM's correction needed them. Without them TRL's ratio is 1 to the bit.
+            batch.pop("old_per_token_logps", None)
         kept, wanted = len(self.batch.drawn.kept), self.job.grpo.batch_size
         if 0 < kept < wanted:
             # TRL divides an update's loss by its share of these tokens, so few groups would stand for a whole batch.
@@ -282,7 +303,9 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
         metrics = grpo_metrics.batch_metrics(drawn, self.batches.prompt_tokens(drawn.groups))
         lengths = [(self.batches.prompt_tokens([g]), [len(c.token_ids) for c in g.completions]) for g in drawn.kept]
         work = self.workload.of_step(lengths, time.perf_counter() - self._update_began)
-        own = {"prompts_retired": len(self.batches.stream.retired)}
+        own = {"prompts_retired": len(self.batches.stream.retired)} | self._aepo
+        if self.job.grpo.balance_tasks:
+            own |= kept_by_task(drawn.kept, self.job.grpo.task)
         return metrics | self.engine_distance.report() | own | work
 
     # -- TRL's and transformers' hooks, in the order of the diagram, each overridden here or in hooks.py ------
@@ -311,16 +334,20 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
     ) -> Pass:
         """Called for the old and the reference pass of a batch and for the training pass of each forward. Ours
         runs a prompt once for its group, and TRL's own only for rows that cannot be packed."""
+        scores_batch = model is self.model and not torch.is_grad_enabled()
+        if scores_batch and self.job.grpo.aepo is not None:
+            options["compute_entropy"] = True
         logps, entropies, router_loss = self.logprobs(
             model, input_ids, attention_mask, logits_to_keep, batch_size, **options
         )
         if torch.is_grad_enabled():
             self._trained_logps = logps.detach()
-        elif model is self.model:
+        elif scores_batch:
             # TRL runs the policy without gradient for old log-probs only, and our own passes call
             # self.logprobs. Surplus rows get their own policy's log-probs here, not in the finished batch:
             # TRL computes vLLM's importance ratios from this result.
             self._put_old_logprobs(logps)
+            self._entropies = entropies
         return logps, entropies, router_loss
 
     def _put_old_logprobs(self, logps: Tensor) -> None:

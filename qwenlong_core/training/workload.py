@@ -43,7 +43,8 @@ class Workload:
     def __init__(self, shape: Shape | None, job: GRPOJob, arguments: Any) -> None:
         self.shape, self.launch, self.arguments = shape, job.launch, arguments
         self.updates = arguments.steps_per_generation // arguments.gradient_accumulation_steps
-        self.scored = int(self.updates > 1 or arguments.use_vllm) + int(arguments.beta > 0)
+        old = self.updates > 1 or arguments.use_vllm or job.grpo.aepo is not None
+        self.scored = int(old) + int(arguments.beta > 0)
         self.peak = device_peak()
 
     def of_step(self, groups: Sequence[tuple[int, Sequence[int]]], seconds: float) -> dict[str, Any]:

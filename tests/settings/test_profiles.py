@@ -99,6 +99,8 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated(override):
         ("grpo.group_size=1", "setting grpo.group_size=1: Input should be greater than or equal to 2"),
         ("grpo.learning_rate=fast", "setting grpo.learning_rate='fast'"),
         ("grpo.batch_size=3", "grpo.batch_size=3 is not a multiple of grpo.mini_batch_size=2"),
+        ("grpo.task='source'", "grpo.task='source' does nothing by itself"),
+        ("grpo.aepo={high=0.1,low=0.3}", "low=0.3 is above high=0.1: swap them"),
         ("grpo.phases.7.steps=1", "'7' is not there; found indices 0 to 2"),
         ("grpo.phases.1.max_prompt_tokens=150", "max_prompt_tokens must grow from phase to phase"),
         ("grpo.phases.2.evaluate=false", "the last phase has evaluate=false, but the gate needs its scores"),

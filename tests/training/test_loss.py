@@ -286,6 +286,25 @@ def test_scales_by_hand(scale: str, expected: list[float], make: Make) -> None:
     torch.testing.assert_close(batch["advantages"], torch.tensor(expected + [0.0] * 8), atol=1e-3, rtol=0)
 
 
+def test_a_tasks_deviation_by_hand(make: Make) -> None:
+    """Rows 3, 6 and 0 are math, row 2 is multi-hop. Std of math's 1 0 0 0 1 1 0 0: 0.51755, of 1 1 1 0: 0.5. The mean
+    stays the group's."""
+    accuracies = [INFORMATIVE, [1, 1, 0, 0], WRONG, [1, 1, 1, 0]]
+    trainer = make(scripted(accuracies), mini_batch_size=4, dynamic_sampling={"max_rounds": 1}, scale_rewards="task")
+    batch = trainer.next_batch()
+    names = {tuple(ids): name for name, ids in trainer.batches._prompt_ids.items()}
+    of_rows = [names.get(tuple(row.prompt_ids)) for row in trainer.batch.rows]
+    found = {name: batch["advantages"][[n == name for n in of_rows]] for name in ("p1-3", "p1-6", "p1-2", None)}
+    expected = {
+        "p1-3": [1.4491, -0.4830, -0.4830, -0.4830],
+        "p1-6": [0.9661, 0.9661, -0.9661, -0.9661],
+        "p1-2": [0.5, 0.5, 0.5, -1.5],
+        None: [0.0] * 4,
+    }
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], torch.tensor(values), atol=1e-3, rtol=0)
+
+
 GROUPS = st.lists(
     st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.booleans()), min_size=4, max_size=4),
     min_size=4,
@@ -306,13 +325,14 @@ def bench(policy: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     groups=GROUPS,
-    scale=st.sampled_from(["group", "batch", "none"]),
+    scale=st.sampled_from(["group", "batch", "task", "none"]),
     truncated=st.sampled_from(["keep", "mask"]),
 )
 def test_advantages_of_any_batch(bench: LongContextGRPOTrainer, groups: Any, scale: str, truncated: str) -> None:
     """Whatever is right and whatever is cut: the ten lines below give the same advantages and denominator."""
-    bench.scale_rewards = scale
-    bench.batches.settings = bench.batches.settings.model_copy(update={"truncated": truncated})
+    bench.scale_rewards = "none" if scale == "task" else scale
+    changes = {"truncated": truncated, "scale_rewards": scale}
+    bench.batches.settings = bench.batches.settings.model_copy(update=changes)
     bench.batches.rollouts.scoring.scorer = scripted([[accuracy for accuracy, _ in group] for group in groups])
     write(bench, [cut for group in groups for _, cut in group])
     batch = bench.next_batch()
@@ -323,8 +343,12 @@ def test_advantages_of_any_batch(bench: LongContextGRPOTrainer, groups: Any, sca
     expected: list[float] = []
     of_example = dict(zip((group.example.id for group in bench.batch.drawn.kept), informative, strict=True))
     ids = {tuple(prompt): name for name, prompt in bench.batches._prompt_ids.items()}
-    for i in (of_example[ids[tuple(row.prompt_ids)]] for row in bench.batch.rows[: 4 * len(informative) : 4]):
-        divisor = {"group": stdev(counted[i]), "batch": stdev(all_counted), "none": 1 - 1e-4}[scale] + 1e-4
+    domain = {group.example.id: group.example.domain for group in bench.batch.drawn.kept}
+    for name in (ids[tuple(row.prompt_ids)] for row in bench.batch.rows[: 4 * len(informative) : 4]):
+        i = of_example[name]
+        of_task = [r for other, n in of_example.items() if domain[other] == domain[name] for r in counted[n]]
+        deviations = {"group": counted[i], "batch": all_counted, "task": of_task}
+        divisor = 1.0 if scale == "none" else stdev(deviations[scale]) + 1e-4
         for accuracy, cut in groups[i]:
             counts = truncated == "keep" or not cut
             expected.append((accuracy - fmean(counted[i])) / divisor if counts else 0.0)
