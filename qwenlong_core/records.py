@@ -32,7 +32,9 @@ from typing import Any, Literal, get_args
 from pydantic import TypeAdapter
 
 Domain = Literal["math", "logical", "multihop", "reading"]
-AnswerType = Literal["number", "choice", "span", "yes_no", "unanswerable"]
+AnswerType = Literal["number", "choice", "span", "yes_no", "unanswerable", "published"]
+"""``published``: the whole answer counts, by the scorer that the row's benchmark published
+(:mod:`~qwenlong_core.rewards.published`). For evaluation alone: such a scorer is no reward."""
 FinishReason = Literal["stop", "length"]
 Status = Literal["scored", "no_answer", "truncated", "unscored", "error"]
 """``unscored``: the judge gave no verdict. ``error``: the engine gave no answer. Neither says anything about the
@@ -92,7 +94,7 @@ class Score:
     value: float | None
     """``max(rule, judge) + length_penalty``; ``None`` when there is none: see :attr:`accuracy`."""
     rule: float | None = None
-    """1.0 or 0.0 by the rule of the answer type; ``None`` when no rule was applied."""
+    """1.0 or 0.0 by the rule of the answer type, of a published scorer any share between; ``None`` without a rule."""
     judge: float | None = None
     """1.0 or 0.0 by the judge; ``None`` when the judge was not asked or gave no verdict."""
     length_penalty: float = 0.0

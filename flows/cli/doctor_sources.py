@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qwenlong.flows.cli.environment import is_up
+from qwenlong_core.data.ruler.copies import is_ruler, tasks_left_out
+from qwenlong_core.data.ruler.tasks import TASKS
 from qwenlong_core.data.sources.catalogue import Source
 from qwenlong_core.data.sources.places import in_words
 from qwenlong_core.data.sources.published import download_command
@@ -40,6 +42,8 @@ def find_sources(data: DataSettings) -> Iterator[Found]:
 
 def _find(topic: str, spec: str, copies: str | None) -> Found:
     try:
+        if is_ruler(spec):
+            return _ruler(spec)
         place = from_copies(spec, Path(copies)) if copies else spec
         files, not_read = local_files(place), left_out(place)
     except ValueError as error:
@@ -49,6 +53,13 @@ def _find(topic: str, spec: str, copies: str | None) -> Found:
         others = f"; not read: {in_words(not_read)}" if not_read else ""
         return Found(topic, True, f"{place}: {len(files)} local {'file' if len(files) == 1 else 'files'}{others}")
     return _on_the_hub(topic, *hub, for_evaluation=topic in _NAMES.values())
+
+
+def _ruler(spec: str) -> Found:
+    missing = tasks_left_out(spec)
+    files = ", ".join(sorted(set(missing.values())))
+    left = f"; {', '.join(missing)} need {files}, so there is no average over the thirteen" if missing else ""
+    return Found("benchmark ruler", True, f"{spec}: {len(TASKS) - len(missing)} of {len(TASKS)} tasks are made{left}")
 
 
 def _on_the_hub(topic: str, source: Source, location: str, *, for_evaluation: bool) -> Found:

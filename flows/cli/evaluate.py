@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _OPTIONS = SERVER_OPTIONS | {
     "evaluation.document": "--document",
     "evaluation.limit": "--limit",
+    "evaluation.protocol": "--protocol",
     "evaluation.samples": "--samples",
     "judge.api_key_variable": "--judge-key-variable",
 }
@@ -39,7 +40,7 @@ _OPTIONS = SERVER_OPTIONS | {
 
 Benchmarks = Annotated[
     str | None,
-    typer.Option(metavar="A,B", help="Names with commas, or all (the paper's seven); by default the generated set."),
+    typer.Option(metavar="A,B", help="Names with commas, or paper (its seven), long or all; default: generated."),
 ]
 Samples = Annotated[int | None, typer.Option(min=1, help="Answers per question; by default 1.")]
 Engine = Annotated[str | None, typer.Option(help="transformers, vllm or openai (needs --server).")]
@@ -56,6 +57,9 @@ Data = Annotated[
 Document = Annotated[
     str | None, typer.Option(help="none: ask without the documents, to measure how much of the score is memory.")
 ]
+Protocol = Annotated[
+    str | None, typer.Option(help="qwenlong-l1: score the same answers as QwenLong-L1's scripts do too, side by side.")
+]
 Rescore = Annotated[str | None, typer.Option(metavar="LOGDIR", help="Score a finished evaluation again from its log.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write; by default a new one in .qwenlong/evaluations.")]
 PaperOrProfile = Annotated[
@@ -71,6 +75,7 @@ def evaluate(
     limit: Limit = None,
     data: Data = None,
     document: Document = None,
+    protocol: Protocol = None,
     rescore: Rescore = None,
     out: Out = None,
     server: Server = None,
@@ -92,7 +97,7 @@ def evaluate(
     """
     asked = {"samples": samples, "engine": engine, "limit": limit, "document": document}
     values = {
-        **given_values("evaluation", asked),
+        **given_values("evaluation", asked | {"protocol": protocol}),
         **server_values(server, server_model, server_key_variable, model),
         **judge_values(judge, judge_model, judge_key_variable),
     }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from qwenlong.tasks.store import open_store
 from qwenlong_core.data.prepared import EVAL_ROWS
 from qwenlong_core.data.prompts import with_form
 from qwenlong_core.data.rows import write_examples
-from qwenlong_core.evaluation.benchmarks import benchmark_specs, benchmarks_of, read_benchmarks
+from qwenlong_core.data.ruler.copies import is_ruler
+from qwenlong_core.data.ruler.generate import ruler_rows
+from qwenlong_core.evaluation.benchmarks import SPECS, benchmark_specs, benchmarks_of, read_benchmarks
 from qwenlong_core.evaluation.limits import fit_limits
-from qwenlong_core.evaluation.plan import PLAN, SCORES, Plan, choose_items, make_plan
+from qwenlong_core.evaluation.plan import PLAN, SCORED_AS, SCORES, Plan, choose_items, make_plan
 from qwenlong_core.evaluation.rescoring import rescore
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.evaluation.runner import evaluate
@@ -46,7 +49,7 @@ PAPER_PROTOCOL = {
     for name in ("max_prompt_tokens", "max_completion_tokens", "temperature", "top_p", "samples", "batch_size")
 } | {"data.prompt_form": "paper"}
 """The paper's values, in place of a profile's; those of ``evaluation`` are the defaults of the settings."""
-_SCORING = {"judge": None, "number_tolerance": None}
+_SCORING = {"judge": None, "number_tolerance": None, SCORED_AS: None}
 """What scoring again may change in a plan's protocol."""
 
 
@@ -87,15 +90,19 @@ def run_evaluation(
         ConnectionError: a hub, or the server that generates the answers, cannot be reached.
         RuntimeError: too many answers are left without a verdict.
     """
-    names = benchmarks or ([] if data else benchmarks_of(settings.data.eval))
-    specs = benchmark_specs(names, data)
-    found = read_benchmarks(specs, settings.data.generate_eval, settings.data.benchmarks_dir)
-    rows = [with_form(row, settings.data.prompt_form) for row in found]
+    profiles = benchmarks_of(settings.data.eval)
+    specs = benchmark_specs(benchmarks or ([] if data else list(profiles)), data)
+    specs = {name: profiles.get(name, spec) if spec == SPECS.get(name) else spec for name, spec in specs.items()}
+    reader = partial(read_benchmarks, specs, settings.data.generate_eval, settings.data.benchmarks_dir)
+    found = None if any(map(is_ruler, specs.values())) else reader()  # without them, before the model is fetched
     # A server holds the weights: the tokenizer is enough to render and count the prompts.
     resolve = resolve_tokenizer if settings.evaluation.server else resolve_model
     model = resolve(settings, given)
     if bounded:
         settings = _bounded(settings, model)
+    with _progress_on_stderr():
+        found = found if found is not None else reader(_ruler_of(settings, model))
+    rows = [with_form(row, settings.data.prompt_form) for row in found]
     job = EvaluateJob.of(settings)
     examples = choose_items(rows, settings.evaluation.limit)
     plan = make_plan(job, examples, model.folder)
@@ -114,6 +121,18 @@ def run_evaluation(
             else:
                 evaluate(at(judge, job), plan, examples, model.folder, folder)
         return _finish(settings, folder, model.name, _what_documents_add(model, plan, folder), overlap)
+
+
+def _ruler_of(settings: Settings, model: Model) -> Callable[[str], Iterator[Example]]:
+    """What makes RULER's rows, whose lengths are counted with the model's own tokenizer."""
+    from qwenlong_core.models import load_tokenizer  # imports torch, which other benchmarks need later or never
+
+    tokenizer = load_tokenizer(model.folder)
+
+    def rows(spec: str) -> Iterator[Example]:
+        return ruler_rows(tokenizer, spec, settings.data.ruler, settings.evaluation.max_prompt_tokens)
+
+    return rows
 
 
 def training_overlap(settings: Settings, model: Model, examples: Sequence[Example]) -> str | None:

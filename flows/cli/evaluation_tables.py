@@ -11,6 +11,7 @@ from qwenlong_core.evaluation.average import AVERAGE
 from qwenlong_core.evaluation.plan import SAMPLES
 from qwenlong_core.evaluation.scores import Scores, Slice
 from qwenlong_core.report.build import REPORT
+from qwenlong_core.report.parts import notes_of, part_tables
 from qwenlong_core.report.tables import Interval, score_cell
 
 
@@ -35,6 +36,12 @@ def print_finished(finished: Finished) -> None:
                 {label: name, "score": Interval(part.accuracy), "items": part.items} for name, part in slices.items()
             ]
             out.print(table(f"By {label}", rows))
+    for title, found in part_tables(finished.evaluation):
+        out.print(table(title, found))
+    if scores.ruler is not None:
+        out.print(f"{scores.ruler.words}.")
+    for note in notes_of(finished.evaluation):
+        out.print(f"{note}.")
     if plan.protocol["judge"] is None:
         out.print("No judge was asked, so an answer in other words than the gold counts as wrong (see --judge).")
     if plan.protocol["document"] == "none":

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.data.prepared import UNTRAINED
+from qwenlong_core.data.ruler.copies import is_ruler
+from qwenlong_core.data.ruler.generate import ruler_rows
 from qwenlong_core.data.sources.read import GENERATED, from_copies, left_out, local_files, read_by_file
 from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.data.splits import Row, Split, digest, document_key
@@ -22,6 +24,7 @@ from qwenlong_core.settings.data import DataSettings, LengthBucket
 logger = logging.getLogger(__name__)
 
 SPLITS = ("sft", "train", "eval")
+_NO_REWARD = "{id} is scored by its benchmark's published scorer, which is no reward: name the source in data.eval only"
 HELD_OUT_SHARE = 0.2
 """Share of the documents held out for evaluation when training and evaluation name the same file."""
 
@@ -45,16 +48,19 @@ def shared_files(data: DataSettings) -> set[Path]:
     return files["eval"] & (files["sft"] | files["train"])
 
 
-def collect(data: DataSettings, split: Split, tokenizer: Any, seed: int) -> Iterator[Row]:
+def collect(data: DataSettings, split: Split, tokenizer: Any, seed: int, longest: int) -> Iterator[Row]:
     """Read or generate the rows of a split, one by one.
+
+    Args:
+        longest: ``evaluation.max_prompt_tokens``, which RULER's rows are made to fit.
 
     Raises:
         ValueError: the split names ``generated`` but has no length bucket.
     """
     shared = shared_files(data)
     for spec in specs_of(data, split.name):
-        if spec == GENERATED:
-            for example in _generated(data, split.name, tokenizer, seed):
+        if spec == GENERATED or is_ruler(spec):
+            for example in _made(spec, data, split.name, tokenizer, seed, longest):
                 split.read += 1
                 yield Row(example, document_key(example))
             continue
@@ -62,6 +68,13 @@ def collect(data: DataSettings, split: Split, tokenizer: Any, seed: int) -> Iter
         split.left_out += left_out(spec)
         for path, rows in read_by_file(spec):
             yield from _of_file(rows, split, seed if path.resolve() in shared else None)
+
+
+def _made(spec: str, data: DataSettings, split: str, tokenizer: Any, seed: int, longest: int) -> Iterator[Example]:
+    """The rows of a source that is not read: RULER's, or our own."""
+    if is_ruler(spec):
+        return ruler_rows(tokenizer, spec, data.ruler, longest)
+    return _generated(data, split, tokenizer, seed)
 
 
 def _of_file(rows: Iterable[Example | Refused], split: Split, seed: int | None) -> Iterator[Row]:
@@ -76,6 +89,9 @@ def _of_file(rows: Iterable[Example | Refused], split: Split, seed: int | None) 
         split.read += 1
         if isinstance(example, Refused):
             split.refuse(example)
+            continue
+        if split.name != "eval" and example.answer_type == "published":
+            split.refuse(Refused(example.source, split.read, _NO_REWARD.format(id=example.id)))
             continue
         row = Row(example, document_key(example))
         if seed is not None and _held_out(row, seed) != (split.name == "eval"):

@@ -156,11 +156,15 @@ def _spool(
 ) -> None:
     """First pass: write a split's readable rows, without exact duplicates, to a scratch file."""
     with ExampleWriter(scratch / split.name, DOCUMENT) as file:
-        for row in without_duplicates(named_apart(collect(job.data, split, tokenizer, job.seed), split), split):
+        for row in without_duplicates(named_apart(_collected(job, split, tokenizer), split), split):
             templates.add(row)
             if split.name == "eval":
                 held_out.add(row)
             file.write(with_form(row.example, job.data.prompt_form), row.document)
+
+
+def _collected(job: PrepareJob, split: Split, tokenizer: Any) -> Iterator[Row]:
+    return collect(job.data, split, tokenizer, job.seed, job.eval_max_tokens)
 
 
 def _filtered(

@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from qwenlong_core.data.wordings import (
+    Turn,
+    answer_start,
+    earlier_turns,
+    is_conversation,
+    own_message,
+    without_middle,
+)
 from qwenlong_core.records import Example
 
 _PROMPT = (
@@ -66,6 +75,9 @@ def form_of(example: Example) -> str:
 
 def user_message(example: Example) -> str:
     """The text of the user's turn, without the chat template."""
+    own = own_message(example)
+    if own is not None:
+        return own
     question = example.question
     if example.choices:
         options = (f"({letter}) {text}" for letter, text in zip(_LETTERS, example.choices, strict=False))
@@ -86,15 +98,31 @@ Message = Callable[[Example], str]
 
 
 def render_prompt(tokenizer: Any, example: Example, message: Message = user_message) -> str:
-    """The whole prompt under the policy's chat template, up to where the policy's answer begins.
+    """The whole prompt under the policy's chat template, up to where the policy goes on.
 
     Only :func:`encode` and :func:`count_tokens` may read it: control tokens in the document are marked for them.
     """
-    content = _control_tokens(tokenizer, str(tokenizer.chat_template)).sub(
-        _broken, message(example).replace(_BREAK, "")
-    )
+    turns, start = _turns(example, message), answer_start(example)
+    text = _rendered(tokenizer, turns)
+    if start and opens_thinking(text):
+        # After the first words of the answer there would be no thinking, so they end the question.
+        return _rendered(tokenizer, _ending_in(turns, start))
+    return text + start
+
+
+def _turns(example: Example, message: Message) -> list[Turn]:
+    return [*earlier_turns(example), {"role": "user", "content": message(example)}]
+
+
+def _ending_in(turns: list[Turn], words: str) -> list[Turn]:
+    last = turns[-1]
+    return [*turns[:-1], {**last, "content": last["content"] + words}]
+
+
+def _rendered(tokenizer: Any, turns: list[Turn]) -> str:
+    control = _control_tokens(tokenizer, str(tokenizer.chat_template))
     text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}],
+        [{**turn, "content": control.sub(_broken, turn["content"].replace(_BREAK, ""))} for turn in turns],
         tokenize=False,
         add_generation_prompt=True,
         chat_template=_dated(tokenizer.get_chat_template()),
@@ -114,6 +142,14 @@ def served_message(tokenizer: Any, message: str) -> str:
     A server reads control tokens in it, so each gets an invisible character.
     """
     return _control_tokens(tokenizer, str(tokenizer.chat_template)).sub(_broken, message).replace(_BREAK, _INVISIBLE)
+
+
+def served_turns(tokenizer: Any, example: Example) -> list[Turn]:
+    """The turns of a row for a server that applies a template of its own; an answer's first words end the question."""
+    turns = _turns(example, user_message)
+    start = answer_start(example)
+    turns = _ending_in(turns, start) if start else turns
+    return [{**turn, "content": served_message(tokenizer, turn["content"])} for turn in turns]
 
 
 def _broken(token: re.Match[str]) -> str:
@@ -225,6 +261,8 @@ def truncate_middle(
         ValueError: the prompt is longer than ``max_tokens`` even without the document.
     """
     total = prompt_tokens(tokenizer, example, message)
+    if is_conversation(example):
+        return _fewer_turns(tokenizer, example, max_tokens, total)
     encoded = tokenizer(example.context, add_special_tokens=False, return_offsets_mapping=True)
     spans: list[tuple[int, int]] = encoded["offset_mapping"]
     if total <= max_tokens:
@@ -245,3 +283,23 @@ def truncate_middle(
         f"row {example.id!r}: instruction and question alone take {frame} tokens, the limit is {max_tokens}: "
         "raise the prompt limit"
     )
+
+
+def _fewer_turns(tokenizer: Any, example: Example, max_tokens: int, total: int) -> tuple[Example, int, int]:
+    """:func:`truncate_middle` of a conversation of ``total`` tokens: whole exchanges leave its middle."""
+    if total <= max_tokens:
+        return example, total, 0
+
+    def size(kept: int) -> int:
+        return prompt_tokens(tokenizer, without_middle(example, kept))
+
+    most = len(earlier_turns(example)) // 2
+    if (least := size(0)) > max_tokens:
+        raise ValueError(
+            f"row {example.id!r}: the question alone takes {least} tokens, the limit is {max_tokens}: raise the prompt"
+            " limit"
+        )
+    kept = bisect_right(range(1, most + 1), max_tokens, key=size)
+    shorter = without_middle(example, kept)
+    left = size(kept)
+    return shorter, left, total - left

@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,10 +21,10 @@ from qwenlong_core.data.prompts import (
     encode,
     opens_thinking,
     render_prompt,
-    served_message,
+    served_turns,
     truncate_middle,
-    user_message,
 )
+from qwenlong_core.data.wordings import without_document
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.generation.load import load_engine
 from qwenlong_core.records import Completion, Example
@@ -41,8 +41,6 @@ _VLLM_BATCH = 256
 _QUESTIONS = 16
 """Questions on one document in one call: enough that the document is a small part of the work. A kill loses no
 more than these."""
-
-_NO_DOCUMENT = "(The text is not available.)"
 
 Key = tuple[str, int]
 """Id of an example and number of a sample."""
@@ -102,7 +100,7 @@ class Answerer(Protocol):
 def render(tokenizer: Any, example: Example, settings: EvaluationSettings) -> Prompt:
     """The prompt of a row, with the whole document, with its middle cut out, or without it."""
     if settings.document == "none":
-        shown, lost = replace(example, context=_NO_DOCUMENT), 0
+        shown, lost = without_document(example), 0
     else:
         shown, _, lost = truncate_middle(tokenizer, example, settings.max_prompt_tokens)
         # The prepare stage may have cut the document to the same limit before; that is lost as well.
@@ -204,7 +202,7 @@ class ServerAnswerer:
                 continue
             prompt = render(self.tokenizer, example, self.settings)
             # A chat server applies a template of its own; the completions endpoint sees our prompt as it is.
-            text = served_message(self.tokenizer, user_message(prompt.shown)) if chat else prompt.token_ids
+            text = served_turns(self.tokenizer, prompt.shown) if chat else prompt.token_ids
             for number in numbers:
                 yield Request((prompt, number), text, number)
 

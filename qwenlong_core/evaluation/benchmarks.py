@@ -1,4 +1,4 @@
-"""The benchmarks of an evaluation: the paper's seven, the generated set, or your own files.
+"""The benchmarks of an evaluation: the paper's seven, the long ones, the generated set, or your own files.
 
 Scores must cover every question of a benchmark, so no row is dropped here, and one that cannot be read is an error.
 Long documents are cut later, by the runner.
@@ -6,14 +6,15 @@ Long documents are cut later, by the runner.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.data.filters import Names, question_key
+from qwenlong_core.data.ruler.copies import RULER, is_ruler
 from qwenlong_core.data.sources.catalogue import PAPER_TASKS, SOURCES
-from qwenlong_core.data.sources.read import GENERATED, from_copies, local_files, read_source
+from qwenlong_core.data.sources.read import GENERATED, from_copies, is_made, local_files, read_source
 from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.data.splits import document_key
 from qwenlong_core.data.synthesis.generate import generate_bucket
@@ -23,9 +24,14 @@ from qwenlong_core.settings.data import LengthBucket
 
 PAPER = tuple(BENCHMARKS)
 """The seven benchmarks of arXiv 2505.17667, table 4, in its order."""
-ALL = "all"
-SPECS = dict(zip(PAPER, ("docmath-200:", "frames:", *(f"longbench-{task}:" for task in PAPER_TASKS)), strict=True))
-"""The source of each: its hub id, with the very questions that the paper asks."""
+LONG = ("longbench-v2", "mrcr", "ruler", "aa-lcr", "corpusqa")
+"""Longer ones, on which training at 120K tokens shows; see docs/benchmarks.md."""
+SUITES = {"paper": PAPER, "long": LONG, "all": (*PAPER, *LONG)}
+"""Several benchmarks by one name."""
+SPECS = dict(zip(PAPER, ("docmath-200:", "frames:", *(f"longbench-{task}:" for task in PAPER_TASKS)), strict=True)) | {
+    name: RULER if name == RULER else f"{name}:" for name in LONG
+}
+"""The source of each: its hub id, of the seven with the very questions that the paper asks; RULER is made here."""
 _SHOWN = 3
 """Unreadable rows that an error message quotes."""
 _GENERATED_SEED = "7-eval"
@@ -37,7 +43,7 @@ def benchmark_specs(names: Sequence[str], data: Sequence[str]) -> dict[str, str]
     """The source of each benchmark by name.
 
     Args:
-        names: Benchmarks, or ``all`` for the paper's seven. Without names: those in ``data``, else ``generated``.
+        names: Benchmarks, or a suite of :data:`SUITES`. Without names: those in ``data``, else ``generated``.
         data: ``NAME=PATH_OR_HUB_ID``, read in the format of NAME, or ``NAME=SOURCE:PATH`` in another source's
             format, such as ``hotpotqa=longbench:hotpotqa.jsonl``.
 
@@ -45,7 +51,7 @@ def benchmark_specs(names: Sequence[str], data: Sequence[str]) -> dict[str, str]
         ValueError: an unknown benchmark, or data for one that is not asked for.
     """
     given = dict(_named(item) for item in data)
-    wanted = list(dict.fromkeys(name for item in names for name in (PAPER if item == ALL else (item,))))
+    wanted = list(dict.fromkeys(name for item in names for name in SUITES.get(item, (item,))))
     wanted = wanted or list(given) or [GENERATED]
     if unused := sorted(set(given) - set(wanted)):
         raise ValueError(
@@ -53,17 +59,19 @@ def benchmark_specs(names: Sequence[str], data: Sequence[str]) -> dict[str, str]
             "add the benchmark, or leave its data out"
         )
     for name in wanted:
-        if name not in given and name not in (*PAPER, GENERATED):
+        if name not in given and name not in (*SPECS, GENERATED):
             raise ValueError(
-                f"unknown benchmark {name!r}: take one of {', '.join((*PAPER, GENERATED, ALL))}, or give data for it,"
-                f" {name}=PATH"
+                f"unknown benchmark {name!r}: take one of {', '.join((*SPECS, GENERATED))}, a suite ("
+                f"{', '.join(SUITES)}), or give data for it, {name}=PATH"
             )
     return {name: given.get(name) or (GENERATED if name == GENERATED else SPECS[name]) for name in wanted}
 
 
-def benchmarks_of(specs: Sequence[str]) -> list[str]:
-    """The benchmarks among a profile's sources (``data.eval``), in the order of the paper's table."""
-    return [name for name, spec in SPECS.items() if spec in specs]
+def benchmarks_of(specs: Sequence[str]) -> dict[str, str]:
+    """The benchmarks among a profile's sources (``data.eval``) with their sources, in the order of :data:`SPECS`."""
+    ruler = next(filter(is_ruler, specs), RULER)  # it may name a folder of copies
+    places = SPECS | {RULER: ruler}
+    return {name: spec for name, spec in places.items() if spec in specs}
 
 
 def _named(item: str) -> tuple[str, str]:
@@ -72,13 +80,16 @@ def _named(item: str) -> tuple[str, str]:
         raise ValueError(f"data {item!r} is not NAME=PATH_OR_HUB_ID")
     if location.partition(":")[0] in SOURCES:
         return name, location
-    return name, f"{name}:{location}" if name in SOURCES else location
+    return name, f"{name}:{location}" if name in (*SOURCES, RULER) else location
 
 
 def read_benchmarks(
-    specs: Mapping[str, str], buckets: Sequence[LengthBucket], copies: str | None = None
+    specs: Mapping[str, str],
+    buckets: Sequence[LengthBucket],
+    copies: str | None = None,
+    ruler: Callable[[str], Iterable[Example]] | None = None,
 ) -> list[Example]:
-    """All rows of the benchmarks, each with its benchmark as ``source``.
+    """All rows of the benchmarks, each with its benchmark as ``source``; a published one's own parts follow its name.
 
     Rows that share an id, such as the pairs of MuSiQue-Full, are numbered apart as preparation does it.
 
@@ -86,6 +97,7 @@ def read_benchmarks(
         specs: The source of each benchmark, as :func:`benchmark_specs` gives it.
         buckets: Lengths of the generated questions.
         copies: The folder ``data.benchmarks_dir``, where hub ids are read from copies.
+        ruler: Makes the rows of a RULER source for the model at hand.
 
     Raises:
         ValueError: files that are missing (every benchmark without a file is named) or that hold unreadable rows.
@@ -104,7 +116,7 @@ def read_benchmarks(
     rows: list[Example] = []
     for name, spec in places.items():
         try:
-            rows += _generated(buckets) if spec == GENERATED else _read(name, spec)
+            rows += _made(spec, buckets, ruler) if is_made(spec) else _read(name, spec)
         except (ValueError, ConnectionError) as error:
             raise type(error)(_mend(name, spec, error)) from error
     return list(_apart(rows))
@@ -118,6 +130,16 @@ def _apart(rows: Iterable[Example]) -> Iterator[Example]:
         key = row.id, document_key(row), question_key(row)
         yield row if key in seen else replace(row, id=names.own(row.id))
         seen.add(key)
+
+
+def _made(
+    spec: str, buckets: Sequence[LengthBucket], ruler: Callable[[str], Iterable[Example]] | None
+) -> Iterable[Example]:
+    if spec == GENERATED:
+        return _generated(buckets)
+    if ruler is None:
+        raise ValueError("its rows are made with a model's tokenizer, and no model is at hand: evaluate a model")
+    return ruler(spec)
 
 
 def _generated(buckets: Sequence[LengthBucket]) -> Iterable[Example]:
@@ -135,7 +157,8 @@ def _read(name: str, spec: str) -> list[Example]:
         if isinstance(row, Refused):
             refused.append(row)
         else:
-            rows.append(replace(row, source=name))
+            # The parts of a published benchmark keep their names: mrcr-2needle of mrcr.
+            rows.append(row if row.source.startswith(f"{name}-") else replace(row, source=name))
     if refused:
         shown = "; ".join(str(row) for row in refused[:_SHOWN])
         more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
@@ -148,5 +171,5 @@ def _read(name: str, spec: str) -> list[Example]:
 def _mend(name: str, spec: str, error: Exception) -> str:
     if spec != SPECS.get(name):  # a place was named, so the fault lies there: other places would not help
         return f"benchmark {name}: {error}"
-    ways = f"Or give its own release as {name}=PATH, or copies of all seven as data.benchmarks_dir"
+    ways = f"Or give its own release as {name}=PATH, or copies of the hub's as data.benchmarks_dir"
     return f"benchmark {name}: {error}. {ways}"

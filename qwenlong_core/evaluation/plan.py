@@ -13,14 +13,17 @@ from typing import Any
 
 from qwenlong_core.data.prompts import TEMPLATE_DIGEST
 from qwenlong_core.data.rows import dataset_digest
+from qwenlong_core.data.ruler.tasks import is_ruler_source
 from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
 from qwenlong_core.settings.base import Block
-from qwenlong_core.settings.rewards import JudgeSettings
+from qwenlong_core.settings.evaluation import EvaluationSettings
 from qwenlong_core.store.artifacts import folder_digest
 
 _JUDGE = {"model", "temperature", "seed", "reasoning_model", "reasoning_effort"}
 """The settings of a judge on which its verdicts depend."""
+SCORED_AS = "scored_as"
+"""The published scoring that stands beside ours, where one does."""
 PLAN, SAMPLES, SCORES = "plan.json", "samples.jsonl", "scores.json"
 
 
@@ -49,15 +52,16 @@ def _rank(example: Example) -> str:
 
 
 def choose_items(examples: Sequence[Example], limit: int | None) -> list[Example]:
-    """At most ``limit`` rows per source and domain, the rows of a document together, shorter documents first.
+    """At most ``limit`` rows per source and domain, and of RULER per task.
 
-    The choice depends on the ids alone: every model and every seed answers the same rows, and a larger limit adds
-    rows to those of a smaller one.
+    The rows of a document come together, shorter documents first. The choice depends on the ids alone: every model
+    and every seed answers the same rows, and a larger limit adds rows to those of a smaller one.
     """
     chosen: list[Example] = []
-    groups: dict[tuple[str, str], list[Example]] = {}
+    groups: dict[tuple[str, ...], list[Example]] = {}
     for example in examples:
-        groups.setdefault((example.source, example.domain), []).append(example)
+        tasks = example.metadata.get("parts", ()) if is_ruler_source(example.source) else ()
+        groups.setdefault((example.source, example.domain, *tasks), []).append(example)
     for rows in groups.values():
         chosen += sorted(rows, key=_rank)[:limit]
     # Rows of similar length share a batch. Equal contexts stay side by side even without document ids, so that an
@@ -65,11 +69,12 @@ def choose_items(examples: Sequence[Example], limit: int | None) -> list[Example
     return sorted(chosen, key=lambda row: (len(row.context), row.document_id, row.context, row.id))
 
 
-def scoring_protocol(judge: JudgeSettings | None, number_tolerance: float) -> dict[str, Any]:
+def scoring_protocol(settings: EvaluationSettings, number_tolerance: float) -> dict[str, Any]:
     """The part of the protocol that decides how a completion is scored; the rest decides how it is sampled."""
     return {
-        "judge": judge.model_dump(include=_JUDGE) if judge else None,
+        "judge": settings.judge.model_dump(include=_JUDGE) if settings.judge else None,
         "number_tolerance": number_tolerance,
+        **({} if settings.protocol == "strict" else {SCORED_AS: settings.protocol}),
     }
 
 
@@ -87,7 +92,7 @@ def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
         raise ValueError(f"evaluation row id {repeated!r} occurs twice: ids must be unique, run prepare again")
     settings = job.evaluation
     # Left out: what the plan holds in other fields, and what only the intervals depend on.
-    excluded = {"samples", "limit", "judge", "server", "bootstrap_resamples", "confidence"}
+    excluded = {"samples", "limit", "judge", "protocol", "server", "bootstrap_resamples", "confidence"}
     # As JSON, since it is compared with a plan that was read from a file.
     protocol = settings.model_dump(mode="json", exclude=excluded)
     server = settings.server.model_dump(include={"model", "endpoint"}) if settings.server else None
@@ -97,7 +102,7 @@ def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
         items=items,
         samples=settings.samples,
         protocol=protocol
-        | scoring_protocol(settings.judge, job.number_tolerance)
+        | scoring_protocol(settings, job.number_tolerance)
         | {
             "server": server,
             "dtype": job.model.dtype,

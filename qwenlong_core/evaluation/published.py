@@ -4,6 +4,8 @@ One sample per item, judged by DeepSeek-V3, 200 items per benchmark (FRAMES: 824
 the authors' data; this project measured none of them.
 """
 
+from typing import NamedTuple
+
 BENCHMARKS = {
     "docmath": "DocMath",
     "frames": "FRAMES",
@@ -43,3 +45,19 @@ PROTOCOL = {
 """Section 3.2 and the released evaluation scripts, by the names of our settings."""
 JUDGE = "deepseek-chat"
 """The judge's name at its provider, as the released scripts ask for it: DeepSeek-V3 at that time."""
+
+
+class Published(NamedTuple):
+    """How the numbers of a long benchmark are made that its authors publish."""
+
+    judges: tuple[str, ...] = ()
+    """Models that decide, any of them; none where a rule does."""
+    samples: int = 1
+    """Answers per question."""
+
+
+LONG = {
+    "aa-lcr": Published(("Qwen3-235B-A22B-Instruct-2507", "Qwen/Qwen3-235B-A22B-Instruct-2507"), samples=4),
+    "corpusqa": Published(("deepseek-v3", "deepseek-chat")),
+}
+"""Long benchmarks that a judge decides."""

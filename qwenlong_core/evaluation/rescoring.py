@@ -8,7 +8,7 @@ from pathlib import Path
 from qwenlong_core.data.prepared import EVAL_ROWS
 from qwenlong_core.data.rows import dataset_digest, read_examples
 from qwenlong_core.evaluation.ask_cases import rescore_cases
-from qwenlong_core.evaluation.plan import PLAN, SAMPLES, Plan, scoring_protocol
+from qwenlong_core.evaluation.plan import PLAN, SAMPLES, SCORED_AS, Plan, scoring_protocol
 from qwenlong_core.evaluation.results import write_scores
 from qwenlong_core.evaluation.samples import append_samples, read_samples
 from qwenlong_core.evaluation.scores import Bootstrap
@@ -40,13 +40,15 @@ def rescore(job: EvaluateJob, evaluation: Path, data: Path, output: Path) -> Non
         raise ValueError(f"{data / EVAL_ROWS} is not the data that {evaluation} answered: give its own data folder")
     samples = read_samples(evaluation / SAMPLES)
     rules = RewardSettings(number_tolerance=job.number_tolerance, judge=settings.judge)
-    protocol = plan.protocol | scoring_protocol(settings.judge, job.number_tolerance)
+    sampled = {name: value for name, value in plan.protocol.items() if name != SCORED_AS}
+    protocol = sampled | scoring_protocol(settings, job.number_tolerance)
     # Without a judge the answers keep the verdicts of the log's judge, and the plan goes on naming that judge.
     if settings.judge is None and plan.protocol["judge"] is not None:
-        score = partial(score_with_old_verdicts, rules=rules)
+        score = partial(score_with_old_verdicts, rules=rules, protocol=settings.protocol)
         protocol["judge"] = plan.protocol["judge"]
     else:
-        score = partial(score_again, rules=rules, judge=Judge(settings.judge) if settings.judge else None)
+        judge = Judge(settings.judge) if settings.judge else None
+        score = partial(score_again, rules=rules, judge=judge, protocol=settings.protocol)
     output.mkdir(parents=True, exist_ok=True)
     (output / PLAN).write_text(plan.model_copy(update={"protocol": protocol}).model_dump_json(indent=1))
     (output / SAMPLES).unlink(missing_ok=True)

@@ -18,7 +18,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from qwenlong_core.data.prepared import EVAL_ROWS
@@ -91,7 +92,7 @@ def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: P
     settings = job.evaluation
     rules = RewardSettings(number_tolerance=job.number_tolerance, judge=settings.judge)
     judge = Judge(settings.judge) if settings.judge else None
-    _repair_log(log, examples, rules, judge)
+    _repair_log(log, examples, rules, judge, settings.protocol)
     done = read_samples(log)
     missing = plan.expected - {sample.key for sample in done}
     asks_cases = settings.document == "whole" and not are_answered(output)
@@ -103,7 +104,8 @@ def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: P
         _check_prompts(done, examples, answerer, settings)
         progress = _Progress(done, len(plan.expected), output / METRICS)
         tolerated = max(_FAILURES_IN_A_ROW, settings.server.concurrency) if settings.server else None
-        _log_answers(answerer.answers(examples, missing), rules, judge, log, progress, tolerated=tolerated)
+        score = partial(score_answers, rules=rules, judge=judge, protocol=settings.protocol)
+        _log_answers(answerer.answers(examples, missing), score, log, progress, tolerated=tolerated)
         if asks_cases:
             answer_cases(answerer, settings.max_prompt_tokens, form_of(examples[0]), rules, judge, output)
     check_unscored(read_samples(log), settings.max_unscored_share)
@@ -131,7 +133,9 @@ def _check_prompts(
             )
 
 
-def _repair_log(log: Path, examples: Iterable[Example], rules: RewardSettings, judge: Judge | None) -> None:
+def _repair_log(
+    log: Path, examples: Iterable[Example], rules: RewardSettings, judge: Judge | None, protocol: str
+) -> None:
     """Take up what an earlier run left open.
 
     Answers without a verdict go to the judge once more. Errors leave the log, so that the engine is asked again.
@@ -146,14 +150,13 @@ def _repair_log(log: Path, examples: Iterable[Example], rules: RewardSettings, j
         logger.info("evaluate | asking the judge again about %d unscored answers", len(unscored))
     if unscored or len(answered) < len(samples):
         rows = {example.id: example for example in examples}
-        again = {sample.key: sample for sample in score_again(unscored, rows, rules, judge)}
+        again = {sample.key: sample for sample in score_again(unscored, rows, rules, judge, protocol)}
         rewrite_samples(log, [again.get(sample.key, sample) for sample in answered])
 
 
 def _log_answers(
     found: Iterable[Sequence[Answer]],
-    rules: RewardSettings,
-    judge: Judge | None,
+    score: Callable[[Sequence[Answer]], list[Sample]],
     log: Path,
     progress: _Progress,
     *,
@@ -170,7 +173,7 @@ def _log_answers(
     """
     failures = 0
     for answers in found:
-        fresh = score_answers(answers, rules, judge)
+        fresh = score(answers)
         append_samples(log, fresh)
         progress.add(fresh)
         failures = failures + len(fresh) if all(sample.score.status == "error" for sample in fresh) else 0

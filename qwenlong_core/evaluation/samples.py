@@ -51,6 +51,9 @@ class Sample:
     """The benchmark's own metrics of the extracted answer."""
     kind: str = ""
     """Form of a generated question; empty for other rows."""
+    parts: tuple[str, ...] = ()
+    """The parts of its benchmark that the question belongs to, as the benchmark reports them: RULER's task, MRCR's
+    bin of lengths, LongBench v2's difficulty and length."""
     untrained: bool = False
     """Whether no generated training row has this form of question."""
     seconds: float

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
+from pydantic import Field
 
 from qwenlong_core.evaluation import statistics
 from qwenlong_core.evaluation.average import Average, average_of
+from qwenlong_core.evaluation.qwenlong_l1 import AsPublished, as_published
+from qwenlong_core.evaluation.ruler import RulerScores, ruler_scores
 from qwenlong_core.evaluation.samples import OUTCOMES, Sample, by_example
 from qwenlong_core.records import DOMAINS
 from qwenlong_core.settings.base import Block
@@ -68,6 +71,12 @@ class Scores(Block):
     """Over the paper's seven benchmarks, each counting once; ``None`` where none of them was evaluated."""
     domains: dict[str, Slice]
     sources: dict[str, Slice]
+    parts: dict[str, dict[str, Slice]] = Field(default_factory=dict)
+    """By benchmark and part of it, for benchmarks that report parts: tasks, bins of lengths, difficulties."""
+    as_published: dict[str, AsPublished] = Field(default_factory=dict)
+    """The paper's benchmarks under ``evaluation.protocol = "qwenlong-l1"``."""
+    ruler: RulerScores | None = None
+    """RULER's table, where it was asked."""
     lengths: dict[str, Slice]
     """By tokens of the prompt before any truncation; the key is the range."""
     depths: dict[str, Slice]
@@ -166,6 +175,17 @@ def _depth_label(sample: Sample) -> str | None:
     return next(label for (low, high), label in _DEPTH_LABELS.items() if low <= depth < high or depth == high == 1)
 
 
+def _parts(samples: Iterable[Sample], bootstrap: Bootstrap) -> dict[str, dict[str, Slice]]:
+    groups: dict[str, dict[str, list[Sample]]] = {}
+    for sample in samples:
+        for part in sample.parts:
+            groups.setdefault(sample.source, {}).setdefault(part, []).append(sample)
+    return {
+        source: {part: summarise(groups[source][part], bootstrap) for part in groups[source]}
+        for source in sorted(groups)
+    }
+
+
 def compute_scores(samples: Sequence[Sample], bootstrap: Bootstrap) -> Scores:
     """All numbers of a complete evaluation.
 
@@ -180,6 +200,9 @@ def compute_scores(samples: Sequence[Sample], bootstrap: Bootstrap) -> Scores:
         average=average_of(samples, {name: part.accuracy for name, part in sources.items()}),
         domains=_grouped(samples, lambda sample: sample.domain, DOMAINS, bootstrap),
         sources=sources,
+        parts=_parts(samples, bootstrap),
+        as_published=as_published(samples),
+        ruler=ruler_scores(samples),
         lengths=_grouped(samples, _length_label, _LENGTH_LABELS.values(), bootstrap),
         depths=_grouped(samples, _depth_label, _DEPTH_LABELS.values(), bootstrap),
     )

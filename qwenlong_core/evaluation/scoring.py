@@ -14,7 +14,10 @@ from qwenlong_core.data.prepared import UNTRAINED
 from qwenlong_core.evaluation.answers import Answer
 from qwenlong_core.evaluation.autorated import METRIC, with_autorater
 from qwenlong_core.evaluation.evidence import evidence_depth
-from qwenlong_core.evaluation.official import official_metrics
+from qwenlong_core.evaluation.official import mrcr_bin, official_metrics
+from qwenlong_core.evaluation.qwenlong_l1 import METRIC as PUBLISHED
+from qwenlong_core.evaluation.qwenlong_l1 import NAME as QWENLONG_L1
+from qwenlong_core.evaluation.qwenlong_l1 import with_qwenlong_l1
 from qwenlong_core.evaluation.samples import Sample
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards.hybrid import RuleStage, score_by_rule, score_completions_sync, with_verdict
@@ -22,13 +25,16 @@ from qwenlong_core.rewards.judge import Judge, Verdict
 from qwenlong_core.settings.rewards import RewardSettings
 
 
-def score_answers(answers: Sequence[Answer], rules: RewardSettings, judge: Judge | None) -> list[Sample]:
+def score_answers(
+    answers: Sequence[Answer], rules: RewardSettings, judge: Judge | None, protocol: str = "strict"
+) -> list[Sample]:
     """A sample of each answer, in order.
 
     Args:
         answers: From the engine, at least one.
         rules: How numbers are compared.
         judge: Asked where the rules leave the matter open; ``None`` scores by rule alone.
+        protocol: ``evaluation.protocol``.
     """
     given = [(answer.prompt.example, _whole(answer)) for answer in answers if answer.completion is not None]
     started = time.monotonic()
@@ -42,7 +48,14 @@ def score_answers(answers: Sequence[Answer], rules: RewardSettings, judge: Judge
         else:
             completion, score = next(scored)
             samples.append(_to_sample(answer, completion, score, rules.number_tolerance, answer.seconds + each))
-    return with_autorater(samples, {answer.prompt.example.id: answer.prompt.example for answer in answers}, judge)
+    rows = {answer.prompt.example.id: answer.prompt.example for answer in answers}
+    return _with_published(with_autorater(samples, rows, judge), rows, judge, protocol)
+
+
+def _with_published(
+    samples: list[Sample], rows: Mapping[str, Example], judge: Judge | None, protocol: str
+) -> list[Sample]:
+    return with_qwenlong_l1(samples, rows, judge) if protocol == QWENLONG_L1 else samples
 
 
 def _whole(answer: Answer) -> Completion:
@@ -77,15 +90,27 @@ def _to_sample(answer: Answer, completion: Completion, score: Score, number_tole
         num_tokens=answer.num_tokens,
         finish_reason=completion.finish_reason,
         score=score,
-        metrics=official_metrics(example, score.extracted, number_tolerance),
+        metrics=official_metrics(example, score.extracted, number_tolerance, completion.text),
         kind=str(example.metadata.get("kind", "")),
+        parts=_parts(answer),
         untrained=bool(example.metadata.get(UNTRAINED)),
         seconds=round(seconds, 4),
     )
 
 
+def _parts(answer: Answer) -> tuple[str, ...]:
+    metadata, prompt = answer.prompt.example.metadata, answer.prompt
+    if metadata.get("scorer") == "mrcr":
+        return (mrcr_bin(len(prompt.token_ids) + prompt.lost_tokens),)
+    return tuple(metadata.get("parts", ()))
+
+
 def score_again(
-    samples: Sequence[Sample], rows: Mapping[str, Example], rules: RewardSettings, judge: Judge | None
+    samples: Sequence[Sample],
+    rows: Mapping[str, Example],
+    rules: RewardSettings,
+    judge: Judge | None,
+    protocol: str = "strict",
 ) -> list[Sample]:
     """The same completions under these rules and this judge; an engine's error holds none and stays as it is.
 
@@ -99,11 +124,12 @@ def score_again(
         sample.key: _with_score(sample, example, score, rules.number_tolerance)
         for sample, example, score in zip(answered, examples, scores, strict=True)
     }
-    return with_autorater([again.get(sample.key, sample) for sample in samples], rows, judge)
+    scored = with_autorater([again.get(sample.key, sample) for sample in samples], rows, judge)
+    return _with_published(scored, rows, judge, protocol)
 
 
 def score_with_old_verdicts(
-    samples: Sequence[Sample], rows: Mapping[str, Example], rules: RewardSettings
+    samples: Sequence[Sample], rows: Mapping[str, Example], rules: RewardSettings, protocol: str = "strict"
 ) -> list[Sample]:
     """The same completions under these rules, with the judge's verdicts that the samples hold already.
 
@@ -116,7 +142,7 @@ def score_with_old_verdicts(
             stage = score_by_rule(example, _completion(sample), rules)
             sample = _with_score(sample, example, _with_old_verdict(stage, sample.score), rules.number_tolerance)
         scored.append(sample)
-    return scored
+    return _with_published(scored, rows, None, protocol)
 
 
 def _completion(sample: Sample) -> Completion:
@@ -125,9 +151,11 @@ def _completion(sample: Sample) -> Completion:
 
 
 def _with_score(sample: Sample, example: Example, score: Score, number_tolerance: float) -> Sample:
-    metrics = official_metrics(example, score.extracted, number_tolerance)
+    metrics = official_metrics(example, score.extracted, number_tolerance, sample.completion)
     if METRIC in sample.metrics and score.extracted == sample.score.extracted:
         metrics[METRIC] = sample.metrics[METRIC]  # decided on this answer, and not asked again without a judge
+    if PUBLISHED in sample.metrics:
+        metrics[PUBLISHED] = sample.metrics[PUBLISHED]
     return replace(sample, score=score, metrics=metrics)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -24,8 +24,8 @@ from qwenlong_core.settings.evaluation import Server
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-Prompt = str | Sequence[int]
-"""A user message for ``/chat/completions``, or token ids for ``/completions``."""
+Prompt = str | Sequence[Mapping[str, str]] | Sequence[int]
+"""A user message or the turns of a conversation for ``/chat/completions``, or token ids for ``/completions``."""
 
 K = TypeVar("K")
 
@@ -161,7 +161,7 @@ class OpenAIEngine:
         """The reply, after as many tries as the settings allow."""
         started = time.monotonic()
         settings, body = self.settings, self._body(request, sampling)
-        path = "/chat/completions" if isinstance(request.prompt, str) else "/completions"
+        path = "/completions" if _turns(request.prompt) is None else "/chat/completions"
         error = ""
         for attempt in range(settings.max_retries + 1):
             try:
@@ -186,19 +186,25 @@ class OpenAIEngine:
         return Reply(key=request.key, completion=None, num_tokens=None, seconds=seconds, error=error)
 
     def _body(self, request: Request[K], sampling: Sampling) -> dict[str, Any]:
-        prompt = request.prompt
-        asked: dict[str, Any] = (
-            {"messages": [{"role": "user", "content": prompt}]} if isinstance(prompt, str) else {"prompt": list(prompt)}
-        )
+        prompt, turns = request.prompt, _turns(request.prompt)
+        asked: dict[str, Any] = {"prompt": list(prompt)} if turns is None else {"messages": turns}
         asked |= {"model": self.settings.model, "max_tokens": sampling.max_tokens}
         asked |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
         if sampling.stop:
             asked["stop"] = list(sampling.stop)
         if sampling.seed is not None:
-            ids = list(prompt.encode()) if isinstance(prompt, str) else prompt
+            ids: Any = prompt if turns is None else list("\n".join(turn["content"] for turn in turns).encode())
             # Servers accept seeds of different widths; 31 bits fit everywhere.
             asked["seed"] = prompt_seed(sampling.seed, ids, request.sample) >> 32
         return asked
+
+
+def _turns(prompt: Prompt) -> list[dict[str, str]] | None:
+    """The turns to send; ``None`` for token ids."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    turns = [dict(turn) for turn in prompt if isinstance(turn, Mapping)]
+    return turns or None
 
 
 def _completion(reply: Any) -> Completion:

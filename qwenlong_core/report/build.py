@@ -34,6 +34,7 @@ from qwenlong_core.report.charts import Series, Whisker, category_chart, forest_
 from qwenlong_core.report.curves import Panel, read_rows, training_panels
 from qwenlong_core.report.gain import gain_rows
 from qwenlong_core.report.paper import paper_rows, protocol_differences
+from qwenlong_core.report.parts import notes_of, part_tables
 from qwenlong_core.report.reader import MAX_COMPLETION_CHARS, MAX_DOCUMENT_CHARS, choose_samples
 from qwenlong_core.report.tables import Interval, average_cell, baseline_of, plan_rows, score_cell, score_rows
 from qwenlong_core.stage_main import OUTPUT, stage_main
@@ -150,6 +151,11 @@ def _scores_words(evaluations: Mapping[str, Evaluation], job: ReportJob) -> str:
     return words + f" Without pairing, only a difference of {effect:.2f} or more would be detected with 80% power."
 
 
+def _part_words(evaluation: Evaluation) -> list[str]:
+    ruler = evaluation.scores.ruler
+    return [*([ruler.words] if ruler else []), *notes_of(evaluation)]
+
+
 def _probe_words(folder: Path) -> str:
     """How much of the score does not need the document."""
     probe = read_evaluation(folder)
@@ -201,7 +207,7 @@ def _evaluation_context(
     job: ReportJob, evaluations: Mapping[str, Evaluation], data: Path | None, probe: Path | None
 ) -> dict[str, Any]:
     if not evaluations:
-        return {"scores": [], "gain": [], "items": [], "slices": []}
+        return {"scores": [], "gain": [], "items": [], "slices": [], "parts": [], "part_words": []}
     baseline = baseline_of(list(evaluations))
     bootstrap = Bootstrap(resamples=job.bootstrap_resamples, confidence=job.confidence, seed=job.seed)
     examples = read_examples(data / EVAL_ROWS) if data else []
@@ -213,6 +219,8 @@ def _evaluation_context(
         "forests": _forests(evaluations),
         "outcomes": [_outcome_row(name, e.scores) for name, e in evaluations.items()],
         "sources": _source_rows(evaluations),
+        "parts": [(f"{name}: {title}", rows) for name, e in evaluations.items() for title, rows in part_tables(e)],
+        "part_words": [f"{name}: {words}." for name, e in evaluations.items() for words in _part_words(e)],
         "slices": _slices(evaluations),
         "items": choose_samples(evaluations, baseline, examples),
         "num_items": evaluations[baseline].scores.overall.items,

@@ -103,7 +103,10 @@ TEMPLATE = """<!doctype html>
 <h3 style="margin-top:20px">By source</h3>
 <p class="soft">Accuracy as above, with the benchmarks' own metrics beside it: numeric accuracy, exact match, token F1, ROUGE-L.</p>
 {{ table(sources) }}
-<h3 style="margin-top:20px">Outcomes</h3>
+{% for title, rows in parts %}<h3 style="margin-top:20px">{{ title }}</h3>
+{{ table(rows) }}
+{% endfor %}{% for words in part_words %}<p class="soft">{{ words }}</p>
+{% endfor %}<h3 style="margin-top:20px">Outcomes</h3>
 <p class="soft">Every answer is counted once; the total is fixed. An answer is unscored if the judge gave no verdict, and an error if
 the engine gave no answer. Both count 0 in the table above; the last column leaves them out.</p>
 {{ table(outcomes) }}

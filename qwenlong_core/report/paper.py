@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from qwenlong_core.evaluation.average import AVERAGE
@@ -22,9 +23,21 @@ def paper_rows(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
     for model, scores in SCORES.items():
         cells = {title: f"{score:.1f}" for title, score in zip(BENCHMARKS.values(), scores, strict=True)}
         rows.append({"model": f"{model} (paper)"} | cells | {AVERAGE: f"{sum(scores) / len(scores):.1f}"})
-    return rows + [
-        _own_row(stage, evaluation) for stage, evaluation in evaluations.items() if evaluation.scores.average
-    ]
+    for stage, evaluation in evaluations.items():
+        if evaluation.scores.average:
+            rows.append(_own_row(stage, evaluation))
+        if evaluation.scores.as_published:
+            rows.append(_published_row(stage, evaluation))
+    return rows
+
+
+def _published_row(stage: str, evaluation: Evaluation) -> dict[str, Any]:
+    """The same answers under the paper's own scoring: the row to compare with the paper's."""
+    found = {name: part.score for name, part in evaluation.scores.as_published.items()}
+    cells = {title: f"{100 * found[name]:.1f}" if name in found else "" for name, title in BENCHMARKS.items()}
+    whole = len(found) == len(BENCHMARKS)
+    average = f"{100 * fmean(found.values()):.1f}" if whole else f"no {AVERAGE}"
+    return {"model": f"{stage} (this run, scored as the paper does)"} | cells | {AVERAGE: average}
 
 
 def _own_row(stage: str, evaluation: Evaluation) -> dict[str, Any]:

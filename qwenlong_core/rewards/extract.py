@@ -103,6 +103,10 @@ def extract_answer(
     visible = visible_text(text)
     if visible is None:
         return Extraction(answer=None, reason="the <think> part is not finished")
+    if answer_type == "published":
+        # To the letter: MRCR's scorer looks at the first characters. What follows the thinking begins after its space.
+        whole = visible.lstrip() if _THINK_TAG.search(text) else visible
+        return Extraction(answer=whole) if whole.strip() else Extraction(answer=None, reason="the answer is empty")
     visible = visible[-MAX_VISIBLE_CHARS:]
     if "boxed" in visible:
         visible = _BARE_BOX.sub(r"\1{\2}", visible)

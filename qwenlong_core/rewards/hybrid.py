@@ -66,6 +66,10 @@ def score_text(
     # What the rule has settled is never asked: a verdict could only add reward, so every question is a risk.
     if rule.value >= 1.0 or rule.decided:
         return RuleStage(score=score)
+    if example.answer_type == "published":  # the benchmark's own judge sees the whole answer, as it is published
+        form = example.metadata["scorer"]
+        question = JudgeQuestion(question=example.question, golds=example.answers, answer=answer, form=form)
+        return RuleStage(score=score, question=question)
     # A refused answer keeps its 0. Were it unscored, a policy could escape a 0 by addressing the judge.
     if refusal := refusal_reason(answer, example.answers):
         return RuleStage(score=replace(score, reason=f"{rule.reason}; {refusal}"))

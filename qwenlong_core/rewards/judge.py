@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from qwenlong_core.endpoint import Fault, api_key, fault_of, pause_before
 from qwenlong_core.proxies import reached
+from qwenlong_core.rewards import published_judges
 from qwenlong_core.rewards.autorater import REMINDER as AUTORATER_REMINDER
 from qwenlong_core.rewards.autorater import autorater_messages, read_decision
 from qwenlong_core.rewards.judge_prompt import PROMPT_VERSION, REMINDER, judge_messages, read_verdict, without_thoughts
@@ -42,8 +43,8 @@ class JudgeQuestion:
     golds: tuple[str, ...]
     answer: str
     """The extracted answer, never the whole completion."""
-    form: Literal["equality", "frames"] = "equality"
-    """How it is asked: our comparison, or FRAMES' autorater."""
+    form: Literal["equality", "frames", "aa-lcr", "corpusqa", "qwenlong-l1"] = "equality"
+    """How it is asked: our comparison, or in the words of a published benchmark."""
 
 
 class _Form(NamedTuple):
@@ -55,6 +56,13 @@ class _Form(NamedTuple):
 _FORMS = {
     "equality": _Form(judge_messages, read_verdict, REMINDER),
     "frames": _Form(autorater_messages, read_decision, AUTORATER_REMINDER),
+    "aa-lcr": _Form(published_judges.aa_lcr_messages, published_judges.read_aa_lcr, published_judges.AA_LCR_REMINDER),
+    "corpusqa": _Form(
+        published_judges.corpusqa_messages, published_judges.read_corpusqa, published_judges.COMPARISON_REMINDER
+    ),
+    "qwenlong-l1": _Form(
+        published_judges.comparison_messages, published_judges.read_yes_anywhere, published_judges.COMPARISON_REMINDER
+    ),
 }
 
 

@@ -19,6 +19,7 @@ from qwenlong_core.rewards.number.scales import known_scale, scales_asked
 from qwenlong_core.rewards.number.units import UNITS
 from qwenlong_core.rewards.number.units import WORDS as UNIT_WORDS
 from qwenlong_core.rewards.options import read_choice
+from qwenlong_core.rewards.published import published_score
 from qwenlong_core.rewards.text import normalize_span, strip_wrappers
 from qwenlong_core.rewards.unanswerable import says_unanswerable
 from qwenlong_core.rewards.yes_no import read_yes_no
@@ -32,7 +33,7 @@ class RuleResult:
     """What the rule says about an answer."""
 
     value: float
-    """1.0 or 0.0."""
+    """1.0 or 0.0; of a published scorer any share between."""
     reason: str
     decided: bool = True
     """False if the answer may mean the same in other words, so that a judge may be asked."""
@@ -188,12 +189,20 @@ def _unanswerable(answer: str, example: Example, _tolerance: float) -> RuleResul
     return _differs(answer, example, decided=False)
 
 
+def _published(answer: str, example: Example, tolerance: float) -> RuleResult:
+    value = published_score(answer, example)
+    if value is None:
+        return RuleResult(value=0.0, reason="the benchmark has a judge decide", decided=False)
+    return RuleResult(value=value, reason=f"{value:.3g} by the benchmark's own scorer")
+
+
 _RULES: dict[str, Callable[[str, Example, float], RuleResult]] = {
     "number": _number,
     "choice": _choice,
     "span": _span,
     "yes_no": _yes_no,
     "unanswerable": _unanswerable,
+    "published": _published,
 }
 
 

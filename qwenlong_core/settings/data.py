@@ -30,11 +30,21 @@ class LengthBucket(Block):
         return self
 
 
+class RulerSettings(Block):
+    """How many rows of RULER are made, and how long. The source ``ruler:FOLDER`` says where copies of its texts are."""
+
+    lengths: Annotated[tuple[Annotated[int, Field(ge=512, le=262_144)], ...], Field(min_length=1)] | None = None
+    """Tokens of prompt and answer together; ``None`` takes those of RULER's tables (4,096, doubled up to 131,072) that
+    fit ``evaluation.max_prompt_tokens``. A given one that does not fit is refused."""
+    rows: int = Field(20, ge=1)
+    """Of each task at each length; the published tables have 500."""
+
+
 class DataSettings(Block):
     """Where training and evaluation rows come from.
 
-    A source is ``generated``, a path or glob of JSONL files in the uniform record, or
-    ``NAME:PATH_OR_HUB_ID`` with a named source such as ``docqa-rl:Tongyi-Zhiwen/DocQA-RL-1.6K``.
+    A source is ``generated``, ``ruler`` or ``ruler:FOLDER`` (in ``eval``), a path or glob of JSONL files in the uniform
+    record, or ``NAME:PATH_OR_HUB_ID`` with a named source such as ``docqa-rl:Tongyi-Zhiwen/DocQA-RL-1.6K``.
     """
 
     sft: Strings = ("generated",)
@@ -48,6 +58,7 @@ class DataSettings(Block):
     generate_train: tuple[LengthBucket, ...] = ()
     generate_eval: tuple[LengthBucket, ...] = ()
     """Generated rows by length, used where ``generated`` is among the sources."""
+    ruler: RulerSettings = RulerSettings()
     prompt_form: Literal["brackets", "paper"] = "brackets"
     """How the prompt writes the place of the answer: ``[insert answer here]``, or the paper's
     ``(insert answer here)``."""
@@ -57,3 +68,13 @@ class DataSettings(Block):
     max_refused_share: Share = 0.0
     """The prepare stage fails if more than this share of rows is unreadable. The default accepts none, so that a
     broken file is noticed before anything is trained."""
+
+    @model_validator(mode="after")
+    def _ruler_is_for_evaluation(self) -> DataSettings:
+        for split in ("sft", "train"):
+            if named := [spec for spec in getattr(self, split) if spec.partition(":")[0] == "ruler"]:
+                raise ValueError(
+                    f"data.{split} names {named[0]!r}: RULER pays for every name that occurs in an answer, so it is no"
+                    " reward; name it in data.eval"
+                )
+        return self

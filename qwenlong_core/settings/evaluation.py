@@ -54,6 +54,8 @@ class EvaluationSettings(Block):
     server: ServerSettings | None = None
     """Required with ``engine = "openai"``, and refused with the others."""
     judge: JudgeSettings | None = None
+    protocol: Literal["strict", "qwenlong-l1"] = "strict"
+    """``qwenlong-l1`` scores the paper's benchmarks also as its released scripts do, beside the strict score."""
     max_unscored_share: Share = 0.1
     """The stage fails if more than this share of answers has no verdict, or no answer from the engine. A retry asks
     for those again."""

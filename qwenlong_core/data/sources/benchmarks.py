@@ -11,6 +11,7 @@ from typing import Any
 
 from qwenlong_core.data.sources.files import records
 from qwenlong_core.data.sources.validation import BadRow, check_choice, infer_answer_type, row_id, text_field, texts
+from qwenlong_core.data.wordings import frame
 from qwenlong_core.records import Domain, Example
 
 LONGBENCH: dict[str, Domain] = {
@@ -28,6 +29,8 @@ DOCMATH_KINDS = ("complong", "compshort", "simplong", "simpshort")
 DOCMATH_SELECTION = "docmath_all_test_200.jsonl"
 """Prompts of the paper's 200 questions. The other 600 of testmini are in DocQA-RL, the training data."""
 _MAX_LITERAL = 5_000_000
+_V2_BEFORE = "Please read the following text and answer the question below.\n\n<text>\n"
+_V2_FORM = 'Format your response as follows: "The correct answer is (insert answer here)".'
 
 
 def parse_docmath(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
@@ -149,16 +152,27 @@ def parse_longbench(row: dict[str, Any], path: Path, number: int, only: str = ""
 
 
 def parse_longbench_v2(row: dict[str, Any], path: Path, number: int) -> Iterator[Example]:
-    """Multiple choice with four options."""
+    """Multiple choice with four options, asked in the published words, with and without the text."""
     choices = tuple(text_field(row, f"choice_{letter}") for letter in "ABCD")
+    question = text_field(row, "question")
+    asked = "\n".join((f"What is the correct answer to this question: {question}", "Choices:", *(
+        f"({letter}) {text}" for letter, text in zip("ABCD", choices))))  # fmt: skip
     yield Example(
         id=f"longbench-v2-{row_id(row, '_id')}",
         source="longbench-v2",
         domain="reading",
         answer_type="choice",
         context=text_field(row, "context"),
-        question=text_field(row, "question"),
+        question=question,
         choices=choices,
         answers=check_choice(texts(row.get("answer"), "answer"), choices),
-        metadata={key: row.get(key) for key in ("domain", "sub_domain", "difficulty", "length")},
+        metadata={
+            **{key: row.get(key) for key in ("domain", "sub_domain", "difficulty", "length")},
+            "parts": [str(row[key]) for key in ("difficulty", "length") if row.get(key)],
+            **frame(
+                _V2_BEFORE,
+                f"\n</text>\n\n{asked}\n\n{_V2_FORM}",
+                alone=f"{asked}\n\nWhat is the single, most likely answer choice? {_V2_FORM}",
+            ),
+        },
     )

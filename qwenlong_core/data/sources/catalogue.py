@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from qwenlong_core.data.sources import benchmarks, docqa_rl, multihop, reading, uniform
+from qwenlong_core.data.sources import benchmarks, docqa_rl, long, multihop, reading, uniform
 from qwenlong_core.records import Example
 
 Parse = Callable[[dict[str, Any], Path, int], Iterator[Example]]
@@ -84,5 +84,16 @@ SOURCES: dict[str, Source] = {
           for task in PAPER_TASKS),
         Source(name="longbench-v2", parse=benchmarks.parse_longbench_v2, role="evaluation", domain="reading",
                size="503 rows", licence="Apache-2.0", hub="THUDM/LongBench-v2", files=("data.json",)),
+        Source(name="mrcr", parse=long.parse_mrcr, role="evaluation", domain="reading", size="2,400 rows",
+               licence="MIT", hub="openai/mrcr", files=("*needle/*.parquet",),
+               note="2, 4 and 8 needles; mrcr:FILE reads one of them"),
+        Source(name="aa-lcr", parse=long.parse_aa_lcr, role="evaluation", domain="reading", size="100 rows",
+               licence="Apache-2.0",
+               hub="ArtificialAnalysis/AA-LCR@bdae010bbce259820c0e34c1d7cce210d966fb75",
+               files=("AA-LCR_Dataset.csv", long.AA_LCR_ARCHIVE), beside=(long.AA_LCR_ARCHIVE,),
+               note="version 1.0, the one of the judge and the numbers that were published until September 2026"),
+        Source(name="corpusqa", parse=long.parse_corpusqa, role="evaluation", domain="reading", size="329 rows",
+               licence="MIT", hub="Tongyi-Zhiwen/CorpusQA", files=("128k_4domains.jsonl",),
+               note="the set of 128K; corpusqa:FILE reads that of 1M"),
     )
 }  # fmt: skip

@@ -25,7 +25,7 @@ def published_files(source: Source, folder: Path) -> tuple[list[Path], list[str]
     found: list[Path] = []
     missing = []
     for pattern in source.files:
-        unpacked = [source.member, Path(source.member).name] if pattern.endswith(ZIP) else []
+        unpacked = [source.member, Path(source.member).name] if source.member and pattern.endswith(ZIP) else []
         matches = next((m for name in (*unpacked, pattern) if (m := sorted(folder.glob(name)))), [])
         found += matches
         missing += [] if matches else [pattern]

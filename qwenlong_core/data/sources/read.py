@@ -1,9 +1,9 @@
 """Read the rows of a data source as a stream of examples and refusals.
 
-A source is named by ``generated``; by a path, folder or glob of files in the uniform record; or by
-``NAME:PATH_OR_HUB_ID`` with a name from :data:`~.catalogue.SOURCES` (``NAME:`` alone means the source's own
-hub id). A row that cannot be read does not stop the stream: it comes out as a :class:`Refused` with file, line
-and reason. A source without any file is an error.
+A source is named by ``generated``; by ``ruler`` or ``ruler:FOLDER``, whose rows are made here too; by a path, folder
+or glob of files in the uniform record; or by ``NAME:PATH_OR_HUB_ID`` with a name from :data:`~.catalogue.SOURCES`
+(``NAME:`` alone means the source's own hub id). A row that cannot be read does not stop the stream: it comes out as a
+:class:`Refused` with file, line and reason. A source without any file is an error.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from qwenlong_core.data.ruler.copies import RULER, copies_of, is_ruler
 from qwenlong_core.data.sources.catalogue import SOURCES, Source
 from qwenlong_core.data.sources.files import kind_of, records
 from qwenlong_core.data.sources.places import GLOB_CHARACTERS, Found, LeftOut, files_at, in_words
-from qwenlong_core.data.sources.published import BadArchive, download_command, hub_copy, opened, published_files
+from qwenlong_core.data.sources.published import ZIP, BadArchive, download_command, hub_copy, opened, published_files
 from qwenlong_core.data.sources.validation import BadRow, Refused, checked
 from qwenlong_core.proxies import by_way_of
 from qwenlong_core.records import Example
@@ -24,6 +25,11 @@ from qwenlong_core.records import Example
 logger = logging.getLogger(__name__)
 
 GENERATED = "generated"
+
+
+def is_made(spec: str) -> bool:
+    """Whether the rows of a source are made here, not read: ``generated``, and RULER's."""
+    return spec == GENERATED or is_ruler(spec)
 
 
 def _split(spec: str) -> tuple[Source, str]:
@@ -34,19 +40,19 @@ def _split(spec: str) -> tuple[Source, str]:
 
 
 def local_files(spec: str) -> list[Path]:
-    """The local files that a source depends on, sorted; none for ``generated`` and for a hub id.
+    """The local files that a source depends on, sorted; none for ``generated``, ``ruler`` alone and a hub id.
 
     Raises:
         ValueError: no file matches the path, folder or glob, or the source's name is unknown.
     """
-    if spec == GENERATED:
-        return []
-    return _found(spec).files
+    if is_ruler(spec):
+        return copies_of(spec)
+    return [] if is_made(spec) else _found(spec).files
 
 
 def left_out(spec: str) -> list[LeftOut]:
     """The files in a source's folder or glob that are not read, each with its reason; see :mod:`~.places`."""
-    return _found(spec).left_out if spec != GENERATED else []
+    return [] if is_made(spec) else _found(spec).left_out
 
 
 def _found(spec: str) -> Found:
@@ -64,7 +70,7 @@ def _found(spec: str) -> Found:
     there = f" Left out there: {in_words(others)}." if others else ""
     raise ValueError(
         f"data source {spec!r}: no file matches {location!r}.{there}{where} Give an existing path, folder or glob, "
-        f"{GENERATED!r}, or NAME:PATH_OR_HUB_ID with NAME one of {', '.join(SOURCES)}"
+        f"{GENERATED!r}, {RULER!r}, or NAME:PATH_OR_HUB_ID with NAME one of {', '.join(SOURCES)}"
     )
 
 
@@ -89,7 +95,7 @@ def _is_hub_id(source: Source, location: str) -> bool:
 
 def hub_repo(spec: str) -> tuple[Source, str] | None:
     """The source and the hub id (with its revision) that a spec is fetched from, or ``None`` for anything local."""
-    if spec == GENERATED:
+    if is_made(spec):
         return None
     source, location = _split(spec)
     return (source, location) if location and _is_hub_id(source, location) else None
@@ -109,13 +115,13 @@ def from_copies(spec: str, folder: Path) -> str:
 
 
 def read_source(spec: str) -> Iterator[Example | Refused]:
-    """All rows of a source other than ``generated``, in order of file and line; see :func:`read_by_file`."""
+    """All rows of a source that is read, not made, in order of file and line; see :func:`read_by_file`."""
     for _, rows in read_by_file(spec):
         yield from rows
 
 
 def read_by_file(spec: str) -> Iterator[tuple[Path, Iterator[Example | Refused]]]:
-    """Each file of a source other than ``generated``, with the stream of its rows.
+    """Each file of a source that is read, not made, with the stream of its rows.
 
     Raises:
         ValueError: no file matches.
@@ -131,6 +137,8 @@ def read_by_file(spec: str) -> Iterator[tuple[Path, Iterator[Example | Refused]]
 def read_files(source: Source, files: list[Path]) -> Iterator[Example | Refused]:
     """The rows of these files, read in the source's format."""
     for path in files:
+        if path.suffix == ZIP and not source.member:
+            continue  # the rows of the other files are completed from it
         try:
             with opened(source, path) as inner:
                 yield from _rows(source, inner, str(path) if inner == path else f"{path}/{source.member}")

@@ -20,7 +20,7 @@ from qwenlong_core.settings.data import DataSettings
 FROM_THE_HUB = """
 import json
 from qwenlong_core.evaluation.benchmarks import benchmark_specs, read_benchmarks
-rows = read_benchmarks(benchmark_specs(("all",), ()), ())
+rows = read_benchmarks(benchmark_specs(("paper",), ()), ())
 print(json.dumps([[row.source, row.id, row.question, row.context, row.answers] for row in rows]))
 """
 
@@ -39,7 +39,7 @@ def test_each_of_the_seven_is_read_through_the_hubs_client(copies: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [source for source, *_ in found] == [name for name in PAPER for _ in range(4)]
-    local = read_benchmarks(benchmark_specs(("all",), ()), (), str(copies))
+    local = read_benchmarks(benchmark_specs(("paper",), ()), (), str(copies))
     assert found == [[row.source, row.id, row.question, row.context, list(row.answers)] for row in local]
     fetched = {path.partition("/resolve/main/")[2] for path in asked if "/resolve/" in path}
     assert fetched == {"test.jsonl", "data.zip", "docmath_all_test_200.jsonl", *(f"{k}_testmini.jsonl" for k in KINDS)}
