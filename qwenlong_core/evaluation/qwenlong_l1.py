@@ -1,4 +1,4 @@
-"""QwenLong-L1's own scoring, beside ours on the same answers, to repeat its published numbers (``--protocol``).
+"""QwenLong-L1's own scoring beside ours, to repeat its published numbers (``evaluation.protocol``).
 
 What its released evaluation does otherwise, all of it kept here:
 

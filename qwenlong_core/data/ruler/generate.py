@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -94,9 +95,10 @@ def ruler_rows(tokenizer: Any, spec: str, settings: RulerSettings, longest: int)
             yield from _rows(tokenizer, task, length, maker, settings.rows, longest)
 
 
-def vocabulary() -> list[str]:
+@lru_cache(maxsize=1)
+def vocabulary() -> tuple[str, ...]:
     """Words for keys and lists: those of the bundled vocabulary, sorted. RULER takes them from ``wonderwords``."""
-    return sorted(match[1] for token in bundled_tokenizer().get_vocab() if (match := _WORD.fullmatch(token)))
+    return tuple(sorted(match[1] for token in bundled_tokenizer().get_vocab() if (match := _WORD.fullmatch(token))))
 
 
 def _material(task: Task, folder: Path) -> Any:
@@ -105,7 +107,7 @@ def _material(task: Task, folder: Path) -> Any:
     return read_dataset(folder, task.needs) if task.family == "qa" else read_essay(folder)
 
 
-def _maker(task: Task, length: int, words: list[str], material: Any, tokenizer: Any) -> Maker:
+def _maker(task: Task, length: int, words: Sequence[str], material: Any, tokenizer: Any) -> Maker:
     if task.family == "niah":
         return needle_maker(task, words, material or ())
     if task.family == "variable_tracking":

@@ -46,7 +46,9 @@ def test_each_of_the_seven_is_read_through_the_hubs_client(copies: Path, tmp_pat
 
 
 def test_the_sources_of_a_profile_become_copies_only_for_the_evaluation(copies: Path) -> None:
-    data = DataSettings(train=("frames:", "generated"), eval=(*SPECS.values(), "generated"), benchmarks_dir=str(copies))
+    data = DataSettings(
+        train=("frames:", "generated"), eval=(*(SPECS[name] for name in PAPER), "generated"), benchmarks_dir=str(copies)
+    )
     assert specs_of(data, "train") == ("frames:", "generated")
     *places, last = specs_of(data, "eval")
     assert last == "generated"
