@@ -53,13 +53,13 @@ def published_rows(scores: Scores) -> list[dict[str, Any]]:
 
 
 def ruler_rows(ruler: RulerScores) -> list[dict[str, str]]:
-    """One row per length: the thirteen tasks and their average; ``-`` for what was not asked."""
-    rows = []
-    for length, found in ruler.tasks.items():
-        average = ruler.averages[length]
-        cells = {name: f"{found[name]:.1f}" if name in found else "-" for name in TASKS}
-        rows.append({"length": length} | cells | {"average": "-" if average is None else f"{average:.1f}"})
-    return rows
+    """One row per task, then the average over the thirteen; one column per length; ``-`` for what was not asked."""
+
+    def cell(score: float | None) -> str:
+        return "-" if score is None else f"{score:.1f}"
+
+    rows = [{"task": name} | {length: cell(found.get(name)) for length, found in ruler.tasks.items()} for name in TASKS]
+    return [*rows, {"task": "average"} | {length: cell(score) for length, score in ruler.averages.items()}]
 
 
 def part_rows(parts: Mapping[str, Mapping[str, Slice]]) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def notes_of(evaluation: Evaluation) -> list[str]:
             continue
         if published.judges and judge not in published.judges:
             here = judge or "none, so every answer counts as wrong"
-            notes.append(f"{name}: judge {here}; published with {' or '.join(published.judges)}")
+            notes.append(f"{name}: judge {here}; published with {published.judges[0]}")
         if published.samples > evaluation.plan.samples:
             notes.append(f"{name}: answers per question: {evaluation.plan.samples}; published with {published.samples}")
     return notes
