@@ -5,7 +5,8 @@ answer is right with probability sigmoid(level + document + item + model x docum
 by its questions and by both models; the last term makes a model's gain vary between documents, which is why intervals
 are clustered. The champion is right on 50% of the items.
 
-    python benchmarks/promotion_rates.py        # both tables of docs/evaluation.md, about 15 minutes
+    python benchmarks/promotion_rates.py        # all tables of docs/evaluation.md, about 20 minutes
+    python benchmarks/promotion_rates.py --tables 3     # the gate beside gates that compare means with a threshold
 """
 
 from __future__ import annotations
@@ -60,6 +61,13 @@ SEVEN = {
 }
 PER_BENCHMARK = (25, 50, 200)
 """Documents per benchmark in the second table, with one question each."""
+
+
+CURVE = (-0.05, -0.02, 0.0, 0.02, 0.05, 0.1)
+"""True gains of the third table, the same on all benchmarks."""
+CURVE_SIZES = ((50, 1), (200, 1), (600, 1))
+THRESHOLDS = (0.0, 0.01, 0.02, 0.05)
+"""Gates that promote where the mean gain is above a threshold, as leaderboards and dashboards do."""
 
 
 def first(documents: int, questions: int, gain: float) -> Setting:
@@ -181,12 +189,34 @@ EVENTS: dict[str, Callable[[Decision], bool]] = {
 """Columns of the second table."""
 
 
+def mean_above(threshold: float) -> Callable[[Decision], bool]:
+    """The decision of a gate that looks at the mean gain alone."""
+    return lambda decision: decision.gain is not None and decision.gain.mean > threshold
+
+
+GATES: dict[str, Callable[[Decision], bool]] = {
+    "this gate": lambda decision: decision.promote,
+    **{f"mean > {threshold:+.2f}": mean_above(threshold) for threshold in THRESHOLDS},
+    "inconclusive": lambda decision: decision.verdict == "INCONCLUSIVE",
+}
+"""Columns of the third table: who promotes, and how often this gate asks for more items."""
+
+
+def operating_curve(comparisons: int, seed: int, gate: PromotionSettings) -> None:
+    """Print the third table: how often each gate promotes, by size and true gain."""
+    print(f"\n| documents x questions | true gain | {' | '.join(GATES)} |\n|{'---|' * (2 + len(GATES))}")
+    for (documents, questions), gain in product(CURVE_SIZES, CURVE):
+        made = compare(first(documents, questions, gain), comparisons, seed, gate=gate)
+        shares = [share(made, event) for event in GATES.values()]
+        print(f"| {documents} x {questions} | {gain:+.2f} | {' | '.join(shares)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--loss-confidence", type=float, default=GATE.loss_confidence)
-    parser.add_argument("--tables", type=int, nargs="+", choices=(1, 2), default=(1, 2))
+    parser.add_argument("--tables", type=int, nargs="+", choices=(1, 2, 3), default=(1, 2, 3))
     args = parser.parse_args()
     gate = GATE.model_copy(update={"loss_confidence": args.loss_confidence})
     if 1 in args.tables:
@@ -201,6 +231,8 @@ def main() -> None:
             made = compare(second(documents, truth), args.comparisons, args.seed, gate=gate)
             shares = [share(made, event) for event in EVENTS.values()]
             print(f"| {documents} | {truth} | {' | '.join(shares)} |", flush=True)
+    if 3 in args.tables:
+        operating_curve(args.comparisons, args.seed, gate)
 
 
 if __name__ == "__main__":

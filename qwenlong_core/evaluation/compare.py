@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import ceil
 from typing import Literal, NamedTuple
 
 from qwenlong_core.evaluation.results import Evaluation
 from qwenlong_core.evaluation.samples import Sample, benchmark_names, by_example
 from qwenlong_core.evaluation.scores import Bootstrap
-from qwenlong_core.evaluation.statistics import Estimate, minimum_detectable_effect, paired_difference
+from qwenlong_core.evaluation.statistics import Estimate, items_to_decide, paired_difference
 
 Verdict = Literal["A is better", "B is better", "INCONCLUSIVE"]
 
@@ -85,7 +84,8 @@ def compare(a: Evaluation, b: Evaluation, bootstrap: Bootstrap) -> Comparison:
         for item in items
     ]
     flips = sorted((flip for flip in flips if flip.gain), key=lambda flip: (-flip.gain, flip.item))
-    return Comparison(overall, parts, flips, len(ours) - len(decided), _items_to_decide(overall, bootstrap))
+    needed = items_to_decide(overall.gain, confidence=bootstrap.confidence)
+    return Comparison(overall, parts, flips, len(ours) - len(decided), needed)
 
 
 def _share(samples: Sequence[Sample]) -> float:
@@ -103,12 +103,3 @@ def _difference(
     documents = [ours[item][0].document_id for item in items]
     gain = paired_difference(second, first, documents, **bootstrap.model_dump())
     return Difference(name, len(items), sum(first) / len(items), sum(second) / len(items), gain)
-
-
-def _items_to_decide(overall: Difference, bootstrap: Bootstrap) -> int | None:
-    gain = overall.gain
-    if overall.verdict != "INCONCLUSIVE" or not gain.standard_error or not gain.mean:
-        return None
-    # The standard error falls with the square root of the number of documents.
-    effect = minimum_detectable_effect(gain.standard_error, gain.documents, confidence=bootstrap.confidence)
-    return ceil(overall.items * (effect / abs(gain.mean)) ** 2)

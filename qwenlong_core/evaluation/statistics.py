@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -227,6 +228,22 @@ def minimum_detectable_effect(standard_error: float, documents: int, *, confiden
     """
     freedom = documents - 1
     return float((stdtrit(freedom, (1 + confidence) / 2) + stdtrit(freedom, power)) * standard_error)
+
+
+def items_to_decide(gain: Estimate, *, confidence: float, threshold: float = 0.0) -> int | None:
+    """Items, of as many documents each, with which a true gain like this one would show its side of ``threshold``
+    with 80% power.
+
+    ``None`` where the interval lies on one side already, and where its width or the distance to go is unknown or 0.
+    """
+    if gain.low is None or gain.high is None or not gain.low <= threshold <= gain.high:
+        return None
+    distance = abs(gain.mean - threshold)
+    if not gain.standard_error or not distance:
+        return None
+    # The standard error falls with the square root of the number of documents.
+    effect = minimum_detectable_effect(gain.standard_error, gain.documents, confidence=confidence)
+    return ceil(gain.items * (effect / distance) ** 2)
 
 
 def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: int) -> Floats:

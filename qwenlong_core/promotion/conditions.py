@@ -79,18 +79,21 @@ def rates(challenger: Evaluation, champion: Evaluation, settings: PromotionSetti
 
 
 def gain_condition(gain: statistics.Estimate, margin: float, confidence: float) -> Condition:
-    """The lower end of the interval of the mean gain is above ``margin``."""
+    """The lower end of the interval of the mean gain is above ``margin``; undecided where the upper end alone is."""
     if gain.low is None:
         detail = f"{gain.items} items of {gain.documents} document give no interval: evaluate on more documents"
-        return Condition(name="gain", passed=False, detail=detail)
+        return Condition(name="gain", passed=False, undecided=True, detail=detail)
     effect = statistics.minimum_detectable_effect(gain.standard_error or 0.0, gain.documents, confidence=confidence)
     unseen = f"; a true gain below about {margin + effect:.3f} is likely to go unnoticed" if effect else ""
+    needed = statistics.items_to_decide(gain, confidence=confidence, threshold=margin)
+    more = f"; a gain like this one would be decided on about {needed:,} items" if needed else ""
     return Condition(
         name="gain",
         passed=gain.low > margin,
+        undecided=gain.high is not None and gain.low <= margin <= gain.high,
         detail=(
             f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {gain.items} items of "
-            f"{gain.documents} documents; the lower end must lie above {margin:+.3f}{unseen}"
+            f"{gain.documents} documents; the lower end must lie above {margin:+.3f}{unseen}{more}"
         ),
     )
 

@@ -2,6 +2,9 @@
 
     two evaluations -> preconditions -> paired gain, losses per benchmark, rates -> Decision
 
+A refusal is ``INCONCLUSIVE`` where nothing speaks against the challenger but that its gain is not proven yet: the
+interval crosses the margin. It is not promoted either; more items could decide.
+
 The gate fails closed. A missing item, an answer that the judge could not score, a dataset that changed and a file that
 cannot be read are refusals with their reason, not exceptions, which a retry might make pass. Stage command::
 
@@ -28,7 +31,8 @@ from qwenlong_core.promotion.conditions import (
     preconditions,
     rates,
 )
-from qwenlong_core.promotion.decision import Condition, Decision, write_decision
+from qwenlong_core.promotion.decision import Condition, Decision, verdict_of, write_decision
+from qwenlong_core.promotion.flips import find_flips
 from qwenlong_core.promotion.overlap import overlap_condition
 from qwenlong_core.settings.evaluation import PromotionSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
@@ -43,7 +47,8 @@ def _verdict(conditions: Sequence[Condition]) -> tuple[bool, str]:
     failed = [condition for condition in conditions if not condition.passed]
     if not failed:
         return True, "promoted: every condition holds"
-    return False, "refused: " + "; ".join(f"{condition.name}: {condition.detail}" for condition in failed)
+    word = verdict_of(conditions).lower()
+    return False, f"{word}: " + "; ".join(f"{condition.name}: {condition.detail}" for condition in failed)
 
 
 def refusal(reason: str) -> Decision:
@@ -95,7 +100,17 @@ def decide(
         gain=gain,
         average=average_gain(gains),
         benchmarks=gains,
+        items_to_decide=_items_to_decide(conditions, gain, settings.margin, bootstrap.confidence),
+        flips=find_flips(challenger.samples, champion.samples, pairs),
     )
+
+
+def _items_to_decide(
+    conditions: Sequence[Condition], gain: statistics.Estimate, margin: float, confidence: float
+) -> int | None:
+    if verdict_of(conditions) != "INCONCLUSIVE":
+        return None  # more items would not promote it
+    return statistics.items_to_decide(gain, confidence=confidence, threshold=margin)
 
 
 def _verified(job: PromoteJob) -> Condition:

@@ -125,12 +125,18 @@ before is no gain in form. Questions of a form that was never trained on show wh
 {% if decision %}
 <section>
 <h2>Promotion</h2>
-<div class="verdict{% if decision.promote %} yes{% endif %}"><strong>{{ 'Promoted' if decision.promote else 'Refused' }}.</strong>
+<div class="verdict{% if decision.promote %} yes{% endif %}"><strong>{{ decision.verdict.capitalize() }}.</strong>
 {{ decision.reason.partition(': ')[2] }}</div>
 <div class="scroll"><table class="rows" style="margin-top:12px">
 <thead><tr><th scope="col">Result</th><th scope="col">Condition</th><th scope="col">Numbers</th></tr></thead>
 <tbody>{% for c in decision.conditions %}<tr><td data-name="Result" class="{{ 'pass' if c.passed else 'fail' }}">{{ '✓ pass' if c.passed else '✗ fail' }}</td>
 <td data-name="Condition">{{ c.name }}</td><td data-name="Numbers">{{ c.detail }}</td></tr>{% endfor %}</tbody></table></div>
+{% if decision.flips %}<details><summary>{{ decision.flips|length }} items that challenger and champion score differently</summary>
+<div class="scroll"><table class="rows">
+<thead><tr><th scope="col">Item</th><th scope="col">Benchmark</th><th scope="col">Gain</th><th scope="col">Challenger</th><th scope="col">Champion</th></tr></thead>
+<tbody>{% for f in decision.flips %}<tr><td data-name="Item">{{ f.item }}</td><td data-name="Benchmark">{{ f.benchmark }}</td>
+<td data-name="Gain">{{ '%+.2f'|format(f.gain) }}</td><td data-name="Challenger">{{ f.challenger }}</td><td data-name="Champion">{{ f.champion }}</td></tr>{% endfor %}</tbody></table></div>
+</details>{% endif %}
 </section>
 {% endif %}
 

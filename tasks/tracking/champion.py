@@ -178,7 +178,12 @@ def apply_decision(
         client,
         version.name,
         version.version,
-        {"promotion.outcome": said, "promotion.at": now(), "promotion.runs": runs},
+        {
+            "promotion.outcome": said,
+            "promotion.verdict": verdict["verdict"],
+            "promotion.at": now(),
+            "promotion.runs": runs,
+        },
     )
     return said
 
