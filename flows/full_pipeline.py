@@ -19,9 +19,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from qwenlong.flows.door import require_deployments, require_rows
+from qwenlong.flows.failure_notice import tell_of_failure
+from qwenlong.flows.form import BEGINNING, NOTHING, CommonSettings, Overrides, Profile, Refresh, Start, stage_or_none
 from qwenlong.flows.gate import run_gate
+from qwenlong.flows.go_on import way_on
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
 from qwenlong.flows.run_pages import flow_run_page, flow_run_tag, in_mlflow, mlflow_description, name_flow_run
+from qwenlong.tasks.notice import require_places
 from qwenlong.tasks.specs import (
     checkpoint_names,
     evaluate_stage,
@@ -43,6 +47,7 @@ from qwenlong_core.evaluation.results import read_evaluation
 from qwenlong_core.markdown import markdown_table
 from qwenlong_core.plan.check import plan_here
 from qwenlong_core.plan.compare import compare, learn, metrics
+from qwenlong_core.promotion.decision import read_decision
 from qwenlong_core.report.build import REPORT
 from qwenlong_core.report.cases import case_rows
 from qwenlong_core.report.curves import read_rows
@@ -53,24 +58,27 @@ from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.files import METRICS
 
 
-@flow(name="qwenlong", flow_run_name="{profile}")
+@flow(name="qwenlong", flow_run_name="{profile}", on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
 def full_pipeline(
-    profile: str = "local",
-    overrides: list[str] | None = None,
-    refresh: str | None = None,
-    start: str | None = None,
+    profile: Profile = "local",
+    start: Start = BEGINNING,
+    refresh: Refresh = NOTHING,
+    settings: CommonSettings = None,
+    overrides: Overrides = None,
 ) -> dict[str, Any]:
     """Train, evaluate, register and maybe promote; a stage whose result is known is not run again.
 
-    Args:
-        profile: a name in ``infra/profiles`` or a path to a TOML file.
-        overrides: settings as ``a.b=c``.
-        refresh: a stage to run again, with everything that depends on it.
-        start: a stage to start at, reusing the outputs of earlier stages whatever has changed since.
+    The parameters are described in :mod:`qwenlong.flows.form`. Here ``profile`` may also be a path to a TOML file.
     """
-    settings = load_settings(profile, overrides or ())
+    chosen = load_settings(profile, overrides or (), values=settings)
+    return _run_pipeline(chosen, stage_or_none(refresh), stage_or_none(start))
+
+
+def _run_pipeline(settings: Settings, refresh: str | None, start: str | None) -> dict[str, Any]:
+    """See :func:`full_pipeline`."""
     preflight(settings, refresh, start)
     require_deployments(settings)
+    require_places(settings.notify.to)
     run_id = new_run_id()
     folder = Path(settings.storage.runs_dir).absolute() / run_id
     folder.mkdir(parents=True)
@@ -82,7 +90,7 @@ def full_pipeline(
     tags = {"profile": settings.profile, "pipeline": run_id} | flow_run_tag()
     note = RunNote(key=run_id, name=title, params=settings.model_dump(mode="json"), tags=tags)
     run = PipelineRun(settings, RunContext(settings=settings, run_id=run_id), refresh, start)
-    with in_mlflow(run, note) as tracked:
+    with in_mlflow(run, note) as tracked, way_on(run):
         result = run_stages(run, folder)
         planned = planned_beside_measured(run)
     mlflow_page = tracker.page(tracked.run_id())
@@ -102,6 +110,7 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
     for note in notes_of(run.settings):
         get_run_logger().info(note)
     for stage in pipeline_stages(run.settings):
+        run.at = stage.name
         if stage.spec is None:  # the promote stage
             version, outcome = decide_and_promote(run)
         else:
@@ -130,6 +139,7 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
         "model": {"name": version.name, "version": version.version},
         "promotion": outcome,
         "promoted": is_champion(run.settings.tracking, version),
+        "verdict": read_decision(run.folder(run.results["promote"]))["verdict"],
         "report": str(folder / REPORT),
     }
 

@@ -3,8 +3,8 @@
 It evaluates the registry's ``champion`` (and ``challenger``, if that is another model) on a slice of the prepared
 evaluation rows, with a seed of the night's own, and compares the champion with recent nights. If a benchmark has
 dropped, it evaluates again with a second seed. The scores join a series in MLflow. The run fails, with the reason,
-if a benchmark dropped under both seeds, or if an evaluation could not be finished. A night is evaluated once: another
-run for the same night returns the first result.
+if a benchmark dropped under both seeds, if one has fallen over all nights of this champion, or if an evaluation could
+not be finished. A night is evaluated once: another run for the same night returns the first result.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
+from qwenlong.flows.failure_notice import tell_of_failure
+from qwenlong.flows.form import NightOf, Overrides, Profile
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id
 from qwenlong.flows.run_pages import flow_run_tag, in_mlflow, mlflow_description, name_flow_run
+from qwenlong.tasks.notice import require_places
 from qwenlong.tasks.process import ProcessFailed, StageRefused, reason_of
 from qwenlong.tasks.specs import evaluate_stage
 from qwenlong.tasks.stage import RunContext
@@ -32,6 +35,7 @@ from qwenlong.tasks.tracking.nights import (
     log_night,
     overview,
     remember_night,
+    series_of,
     tonight,
 )
 from qwenlong.tasks.tracking.registry import CHALLENGER, CHAMPION, by_alias
@@ -39,6 +43,7 @@ from qwenlong.tasks.tracking.runs import RunNote, Status
 from qwenlong_core.evaluation.average import AVERAGE
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
 from qwenlong_core.markdown import markdown_table
+from qwenlong_core.promotion.evidence import drifts, night_p_values
 from qwenlong_core.promotion.regression import Change, changes, comparable, confirmed_falls
 from qwenlong_core.report.tables import average_cell
 from qwenlong_core.settings.profiles import load_settings
@@ -49,19 +54,17 @@ _SECOND_LOOK = 10_000_000
 """Added to a night's seed for its second evaluation. Seeds count days, so no other night has this one."""
 
 
-@flow(name="nightly-eval", flow_run_name="{profile}")
+@flow(name="nightly-eval", flow_run_name="{profile}", on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
 def nightly_eval(
-    profile: str = "local", overrides: list[str] | None = None, night: date | None = None
+    profile: Profile = "local", overrides: Overrides = None, night: NightOf = None
 ) -> dict[str, Any] | State[Any]:
     """Evaluate the models that the registry serves.
-
-    Args:
-        night: the date whose seed is used; today in UTC by default.
 
     Raises:
         ArtifactError: nothing has been promoted or prepared yet.
     """
     settings, night = load_settings(profile, overrides or ()), night or tonight()
+    require_places(settings.notify.to)
     name_flow_run(_title(settings, night))
     before = find_night(open_store(settings), settings, night)
     if before is not None:
@@ -69,7 +72,7 @@ def nightly_eval(
     done = before or _evaluate_night(settings, night)
     if isinstance(done, str):
         return Failed(message=done)  # as a state, not an exception: Prefect shows it without a traceback
-    if done.falls:
+    if done.failed:
         return Failed(message=done.words)
     get_run_logger().info("%s", done.words)
     return overview(done, {alias: _read(settings, ref) for alias, ref in done.evaluations.items()})
@@ -126,7 +129,7 @@ def _evaluate_night(settings: Settings, night: date) -> Night | str:
     except (ProcessFailed, StageRefused) as error:
         return f"night {night}: the registry's models could not be evaluated: {reason_of(error)}"
     log_night(Tracker(settings.tracking), settings, night, evaluations, found)
-    status: Status = "FAILED" if result.falls else "FINISHED"
+    status: Status = "FAILED" if result.failed else "FINISHED"
     tags = run.cached_tags() | {"result": result.words} | mlflow_description(result.words)
     mlflow_run_id = tracked.finish(status, tags=tags)
     remember_night(open_store(settings), settings, result, mlflow_run_id)
@@ -152,10 +155,13 @@ def compare_with_earlier_nights(
     confidence = settings.nightly.confidence
     found = changes(champion, list(before.values()), confidence=confidence) if before else []
     falls: list[Change] = []
+    looks = [champion]
     if any(change.significant for change in found):
-        again = _read(settings, look(CHAMPION, second=True))
+        looks.append(again := _read(settings, look(CHAMPION, second=True)))
         falls = confirmed_falls(found, changes(again, list(before.values()), confidence=confidence))
     fell = {change.name for change in falls}
+    series = series_of(open_store(settings), settings, night, champion)
+    p_values = night_p_values(settings.seed + night.toordinal(), looks, [evaluation for _, evaluation in series])
     result = Night(
         night=night,
         profile=settings.profile,
@@ -163,6 +169,9 @@ def compare_with_earlier_nights(
         compared_with=tuple(before),
         falls=tuple(change.words for change in falls),
         unconfirmed=tuple(change.words for change in found if change.significant and change.name not in fell),
+        series=tuple(earlier.night for earlier, _ in series),
+        p_values=p_values,
+        drifts=drifts([earlier.p_values for earlier, _ in series], p_values, confidence),
     )
     return result, evaluations, found
 

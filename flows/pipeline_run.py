@@ -20,6 +20,7 @@ from qwenlong.flows.meeting_places import require_shared
 from qwenlong.tasks.events import StageEvent, tell
 from qwenlong.tasks.judge import ASKING, judge_asked_by, obstacle
 from qwenlong.tasks.launch import missing_launcher
+from qwenlong.tasks.notice import send
 from qwenlong.tasks.specs import StageSpec, distill_stage, family_of, prepare_stage, stage_names
 from qwenlong.tasks.stage import RunContext, StageOutcome, stage_fingerprint
 from qwenlong.tasks.stage_task import run_stage
@@ -151,6 +152,8 @@ class PipelineRun:
     """Stages before this one are taken over from an earlier run, whatever has changed since."""
     results: dict[str, StageResult] = field(default_factory=dict)
     servers_tried: bool = False
+    at: str | None = None
+    """The stage whose turn it is."""
 
     def __post_init__(self) -> None:
         require_shared(self.settings)
@@ -249,15 +252,12 @@ class PipelineRun:
         runs = f"pipeline {self.context.run_id}, MLflow run {decision.mlflow_run_id}, decision {decision.ref.short}"
         folder = self.folder(decision)
         _show_decision(folder)
-        return apply_decision(
-            self.settings.tracking,
-            open_store(self.settings),
-            version,
-            baseline,
-            folder,
-            fresh=decision.how == "ran",
-            runs=runs,
-        )
+        fresh = decision.how == "ran"
+        store, tracking = open_store(self.settings), self.settings.tracking
+        said = apply_decision(tracking, store, version, baseline, folder, fresh=fresh, runs=runs)
+        if fresh:
+            send(self.settings.notify.to, f"qwenlong: {read_decision(folder)['verdict']}", f"{said}\n\n{runs}")
+        return said
 
 
 def _in_words(result: StageResult) -> str:

@@ -11,9 +11,12 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
+from qwenlong.flows.failure_notice import tell_of_failure
+from qwenlong.flows.form import Overrides, Profile
 from qwenlong.flows.gate import run_gate
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id
 from qwenlong.flows.run_pages import flow_run_tag, in_mlflow, mlflow_description, name_flow_run
+from qwenlong.tasks.notice import require_places
 from qwenlong.tasks.specs import evaluate_stage
 from qwenlong.tasks.stage import RunContext
 from qwenlong.tasks.store import open_store
@@ -23,14 +26,15 @@ from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef
 
 
-@flow(name="promote", flow_run_name="{profile}")
-def promote(profile: str = "local", overrides: list[str] | None = None) -> dict[str, Any]:
+@flow(name="promote", flow_run_name="{profile}", on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
+def promote(profile: Profile = "local", overrides: Overrides = None) -> dict[str, Any]:
     """Decide whether the registry's ``challenger`` becomes ``champion``, and carry it out.
 
     Raises:
         ArtifactError: nothing is registered or prepared yet.
     """
     settings = load_settings(profile, overrides or ())
+    require_places(settings.notify.to)
     store = open_store(settings)
     version = by_alias(settings.tracking, CHALLENGER)
     data, base = store.latest("prepare", settings.profile), store.latest("base", settings.profile)

@@ -14,7 +14,8 @@ from prefect.context import TaskRunContext
 
 from qwenlong.tasks.elsewhere import run_elsewhere
 from qwenlong.tasks.events import StageEvent, tell
-from qwenlong.tasks.process import ProcessFailed
+from qwenlong.tasks.notice import send
+from qwenlong.tasks.process import ProcessFailed, reason_of
 from qwenlong.tasks.progress import progress_artifact
 from qwenlong.tasks.specs import StageSpec
 from qwenlong.tasks.stage import RunContext, StageOutcome, execute_stage, stage_fingerprint
@@ -36,6 +37,14 @@ def _cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
 @task(persist_result=True, result_serializer="json", cache_key_fn=_cache_key, retry_condition_fn=_can_pass)
 def run_stage(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunContext, forced: bool) -> StageOutcome:
     """Run one stage here, or on the deployment that the settings name for its family."""
+    try:
+        return _made(spec, inputs, context, forced)
+    except (ProcessFailed, ConnectionError) as error:
+        _tell_of_retry(spec, context, error)
+        raise
+
+
+def _made(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunContext, forced: bool) -> StageOutcome:
     logger = get_run_logger()
     deployments = cast(dict[str, str], context.settings.execution.deployments)
     if deployment := deployments.get(spec.family):
@@ -50,6 +59,25 @@ def run_stage(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunConte
     outcome = execute_stage(spec, inputs, context, forced=forced, log=logger.info, progress=progress)
     update({"step": 1, "total_steps": 1})
     return outcome
+
+
+def _tell_of_retry(spec: StageSpec, context: RunContext, error: Exception) -> None:
+    """Tell people of a server that is away, or a process that died, while the stage is tried again for them.
+
+    The last failure ends the run, which tells by itself.
+    """
+    running = TaskRunContext.get()
+    execution = context.settings.execution
+    left = execution.retries + 1 - running.task_run.run_count if running else 0
+    if left > 0:
+        again = (
+            f"It is tried again in {execution.retry_delay_seconds:g} s; {left} of {execution.retries} retries are left."
+        )
+        send(
+            context.settings.notify.to,
+            f"qwenlong: {spec.name} of {context.run_id} stopped",
+            f"{reason_of(error)}\n\n{again}",
+        )
 
 
 def _result_of(

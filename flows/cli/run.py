@@ -50,6 +50,7 @@ def _run_pipeline(
         ValueError: settings or data that cannot be used.
     """
     from qwenlong.flows.cli.live import can_show, live_view
+    from qwenlong.flows.form import BEGINNING, NOTHING
     from qwenlong.flows.full_pipeline import describe_settings, full_pipeline
     from qwenlong.flows.pipeline_run import preflight
     from qwenlong.tasks.specs import stage_names
@@ -63,7 +64,7 @@ def _run_pipeline(
         quiet_logs()
         say(f"Prefect API at {url}")
         with nullcontext() if lines or not can_show() else live_view(stage_names(settings)):
-            result: dict[str, Any] = full_pipeline(profile=profile, overrides=overrides, refresh=refresh, start=start)
+            result: dict[str, Any] = full_pipeline(profile, start or BEGINNING, refresh or NOTHING, overrides=overrides)
     return result | {"mlflow_uri": settings.tracking.uri}
 
 
@@ -103,7 +104,8 @@ def shown_gain(row: dict[str, Any]) -> dict[str, Any]:
 def in_one_line(result: dict[str, Any]) -> str:
     """What was gained and decided, where to read more, and how to ask the model a question."""
     model, version, gain = result["model"]["name"], result["model"]["version"], result["gain"][0]
-    verdict, alias = ("promoted to champion", "champion") if result["promoted"] else ("not promoted", "challenger")
+    refused = "not promoted, for want of evidence" if result["verdict"] == "INCONCLUSIVE" else "not promoted"
+    verdict, alias = ("promoted to champion", "champion") if result["promoted"] else (refused, "challenger")
     before, after = f"{gain['score before']:.0%}", f"{gain['score after']:.0%}"
     scored = f"{before} of {gain['items']} held-out questions right before training, {after} after"
     return (

@@ -12,14 +12,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import httpx
 import typer
 
 from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message
 from qwenlong.flows.cli.environment import is_up, prefect_start_lock
 from qwenlong.tasks.process import ProcessFailed
-from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.settings.profiles import load_settings, profile_names
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import SHIPPED
 
@@ -42,7 +43,8 @@ def serve(
 ) -> None:
     """Start Prefect, MLflow and a worker on loopback and apply prefect.yaml. Ctrl-C stops them."""
     with one_clear_message():
-        _serve_all(load_settings(profile, overrides or ()), port, mlflow_port, as_json=as_json)
+        defaults = {"profile": profile, "overrides": overrides or []}
+        _serve_all(load_settings(profile, overrides or ()), defaults, (port, mlflow_port), as_json=as_json)
 
 
 class Services:
@@ -146,8 +148,12 @@ def _check_ports(port: int, mlflow_port: int) -> None:
                 raise ValueError(f"port {number} is in use: stop what listens there, or choose another with {option}")
 
 
-def _serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool) -> None:
+def _serve_all(settings: Settings, defaults: dict[str, Any], ports: tuple[int, int], *, as_json: bool) -> None:
     """Start everything, print the addresses, and wait for Ctrl-C.
+
+    Args:
+        defaults: parameters of a run for which nothing else is said.
+        ports: Prefect's and MLflow's.
 
     Raises:
         ValueError: a port is taken, or named twice.
@@ -155,6 +161,7 @@ def _serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool
     """
     from qwenlong.tasks.tracking.client import make_database
 
+    port, mlflow_port = ports
     _check_ports(port, mlflow_port)
     api, mlflow = f"http://{_HOST}:{port}/api", f"http://{_HOST}:{mlflow_port}"
     environment = os.environ | {"PREFECT_API_URL": api}
@@ -172,6 +179,7 @@ def _serve_all(settings: Settings, port: int, mlflow_port: int, *, as_json: bool
         _prefect(environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
         names = [part for name in DEPLOYMENTS for part in ("--name", name)]
         _prefect(environment, "--no-prompt", "deploy", "--prefect-file", str(SHIPPED / "prefect.yaml"), *names)
+        _offer(api, defaults)
         services.start("prefect-worker", ["prefect", "worker", "start", "--pool", POOL, "--type", "process"])
         pages = {"prefect": f"http://{_HOST}:{port}", "mlflow": mlflow}
         _announce(pages, as_json=as_json)
@@ -184,6 +192,20 @@ def _prefect(environment: dict[str, str], *arguments: str) -> None:
     )
     if done.returncode:
         raise ProcessFailed(f"`prefect {' '.join(arguments)}` failed:\n{done.stdout}{done.stderr}")
+
+
+def _offer(api: str, defaults: dict[str, Any]) -> None:
+    """Make the served profile the default of the forms, and one of their choices where it is a file of one's own."""
+    from qwenlong.flows.form import choices
+
+    offered = choices(dict.fromkeys((*profile_names(), defaults["profile"])))
+    query = {"deployments": {"name": {"any_": DEPLOYMENTS}}}
+    for deployment in httpx.post(f"{api}/deployments/filter", json=query).raise_for_status().json():
+        schema = deployment["parameter_openapi_schema"]
+        for name in offered.keys() & schema["properties"].keys():
+            schema["properties"][name] |= offered[name]
+        changed = {"parameters": defaults, "parameter_openapi_schema": schema}
+        httpx.patch(f"{api}/deployments/{deployment['id']}", json=changed).raise_for_status()
 
 
 def _announce(pages: dict[str, str], *, as_json: bool) -> None:

@@ -162,6 +162,26 @@ class TrackingSettings(Block):
     """A name without ``/``, ``:`` and ``@``, which mean something in ``models:/NAME@ALIAS``."""
 
 
+_PLACE = re.compile(r"\$[A-Za-z_]\w*|[a-z0-9-]+/[A-Za-z0-9-]+")
+
+
+def _no_address(place: str) -> str:
+    if not _PLACE.fullmatch(place):  # the value is not repeated: an address may hold a key
+        raise ValueError(
+            "name a notification block of Prefect as TYPE/NAME, for example slack-webhook/team, or an environment "
+            "variable with an Apprise address as $NAME; an address itself may hold a key, and is no setting"
+        )
+    return place
+
+
+class NotifySettings(Block):
+    """Who hears of a run that failed, a night that fell, a promotion or refusal, and a server that is away."""
+
+    to: tuple[Annotated[str, AfterValidator(_no_address)], ...] = ()
+    """Places: notification blocks of Prefect (``slack-webhook/team``) and environment variables that hold an address
+    of Apprise (``$OPS_MAIL`` with ``mailtos://...``)."""
+
+
 DeployedFamily = Literal["base", "prepare", "distill", "probe", "sft", "grpo", "evaluate", "promote", "report"]
 """Families of stages that can run elsewhere: all but ``register``, which is a call to the registry."""
 

@@ -17,7 +17,13 @@ from qwenlong_core.settings.evaluation import EvaluationSettings, NightlySetting
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.plan import PlanSettings
 from qwenlong_core.settings.rewards import RewardSettings
-from qwenlong_core.settings.running import ExecutionSettings, LaunchSettings, StorageSettings, TrackingSettings
+from qwenlong_core.settings.running import (
+    ExecutionSettings,
+    LaunchSettings,
+    NotifySettings,
+    StorageSettings,
+    TrackingSettings,
+)
 from qwenlong_core.settings.training import GRPOSettings, SFTSettings
 
 
@@ -42,6 +48,7 @@ class Settings(Block):
     storage: StorageSettings = StorageSettings()
     tracking: TrackingSettings = TrackingSettings()
     execution: ExecutionSettings = ExecutionSettings()
+    notify: NotifySettings = NotifySettings()
     plan: PlanSettings = PlanSettings()
 
     @property

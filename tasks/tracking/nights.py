@@ -9,12 +9,14 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.outbox import TrackedRun, outbox_of
 from qwenlong.tasks.tracking.runs import RunNote
 from qwenlong_core.evaluation.average import AVERAGE
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
-from qwenlong_core.promotion.regression import Change, unscored_share
+from qwenlong_core.promotion.regression import Change, comparable, unscored_share
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, describe, now
@@ -38,11 +40,28 @@ class Night(Block):
     """What fell significantly under both seeds, in words. If there is anything, the night failed."""
     unconfirmed: tuple[str, ...] = ()
     """What fell under the first seed only."""
+    series: tuple[date, ...] = ()
+    """All earlier nights of the same model on the same rows."""
+    p_values: dict[str, float] = Field(default_factory=dict)
+    """By benchmark: how probable a night as bad as this one is among those of its series."""
+    drifts: tuple[str, ...] = ()
+    """What has fallen over the series, in words. If there is anything, the night failed."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the champion got worse, tonight or over the series."""
+        return bool(self.falls or self.drifts)
 
     @property
     def words(self) -> str:
         """The night's result in one sentence."""
         compared = f"compared with {len(self.compared_with)} earlier nights"
+        if self.drifts:
+            fell = f"; tonight, under both seeds: {'; '.join(self.falls)}" if self.falls else ""
+            return (
+                f"night {self.night}: the champion got worse over {len(self.series) + 1} nights: "
+                f"{'; '.join(self.drifts)}{fell}"
+            )
         if self.falls:
             return f"night {self.night}: the champion got worse, {compared}, under both seeds: {'; '.join(self.falls)}"
         once = f"; under one of two seeds {'; '.join(self.unconfirmed)}" if self.unconfirmed else ""
@@ -73,6 +92,27 @@ def earlier_nights(store: Store, settings: Settings, night: date) -> Iterator[tu
                 yield found.night, read_evaluation(store.fetch(found.evaluations["champion"]))
             except ArtifactError:
                 continue  # `gc` has deleted it since; the other nights are enough to compare with
+
+
+def series_of(store: Store, settings: Settings, night: date, tonight: Evaluation) -> list[tuple[Night, Evaluation]]:
+    """All earlier nights of tonight's model on tonight's rows that are still in the store, the oldest first.
+
+    The newest one names those before it. A champion, data or protocol that changed since begins a new series.
+    """
+    newest = next((day for day, _ in earlier_nights(store, settings, night)), None)
+    last = find_night(store, settings, newest) if newest else None
+    found = []
+    for day in (*last.series, last.night) if last else ():
+        earlier = find_night(store, settings, day)
+        if earlier is None:
+            continue
+        try:
+            evaluation = read_evaluation(store.fetch(earlier.evaluations["champion"]))
+        except ArtifactError:
+            continue  # deleted by `gc`, as above
+        if comparable(tonight, evaluation) and evaluation.plan.model_digest == tonight.plan.model_digest:
+            found.append((earlier, evaluation))
+    return found
 
 
 def remember_night(store: Store, settings: Settings, night: Night, mlflow_run_id: str | None) -> ArtifactRef:

@@ -282,6 +282,31 @@ def test_an_equal_champion_is_quiet_and_asks_no_second_time(world):
     assert night.words == "night 2026-03-09: no significant fall, compared with 1 earlier nights"
 
 
+def test_a_slow_fall_is_found_over_the_nights_of_one_model_and_a_new_model_begins_anew(world):
+    """A model that loses ten points, which a night may miss. Every night is kept as the flow keeps it."""
+
+    def one(day: int, model: str, rate: float) -> Night:
+        def draw(seed: int) -> ArtifactRef:
+            return world.evaluation(model, np.random.default_rng(seed).random(ITEMS) < rate, seed)
+
+        date = NIGHT + timedelta(days=day)
+        night, _, _ = compare_with_earlier_nights(
+            world.settings, date, {"champion": draw(day)}, lambda alias, second: draw(1_000 + day)
+        )
+        remember_night(world.store, world.settings, night, None)
+        return night
+
+    for day in range(5):
+        night = one(day, "old", 0.85)
+        assert night.series == tuple(NIGHT + timedelta(days=before) for before in range(day)) and not night.drifts
+    days = iter(range(5, 25))
+    while not (night := one(next(days), "old", 0.65)).drifts:
+        pass
+    assert night.failed and "the champion got worse over" in night.words and "made (evidence" in night.words
+    new = one(next(days), "new", 0.65)
+    assert new.series == () and new.p_values == {} and not new.failed
+
+
 def test_nights_of_other_rows_are_not_compared(world):
     remember(world, 1, draws(world, 0.9, 1))
     world.rows = [replace(row, question="Another?") for row in world.rows]

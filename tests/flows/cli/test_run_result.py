@@ -14,14 +14,20 @@ ROW = {"part": "grpo-3 over base: all items", "items": 72, "score before": 0.19,
 
 
 @pytest.mark.parametrize(
-    ("promoted", "verdict", "alias"),
-    [(True, "promoted to champion", "champion"), (False, "not promoted", "challenger")],
+    ("promoted", "decided", "verdict", "alias"),
+    [
+        (True, "PROMOTED", "promoted to champion", "champion"),
+        (False, "REFUSED", "not promoted", "challenger"),
+        (False, "INCONCLUSIVE", "not promoted, for want of evidence", "challenger"),
+        (False, "PROMOTED", "not promoted", "challenger"),  # as after a rollback
+    ],
 )
-def test_the_last_line_says_what_to_do_next(promoted, verdict, alias):
+def test_the_last_line_says_what_to_do_next(promoted, decided, verdict, alias):
     result = {
         "model": {"name": "qwenlong", "version": "3"},
         "gain": [ROW],
         "promoted": promoted,
+        "verdict": decided,
         "report": "runs/1/report.html",
     }
     assert in_one_line(result) == (
