@@ -19,6 +19,9 @@ from qwenlong_core.settings.secrets import without_secrets
 
 logger = logging.getLogger(__name__)
 
+# Apprise repeats an address that it does not understand, with the key in it. What matters is logged here.
+logging.getLogger("apprise").addFilter(lambda record: False)
+
 
 def require_places(places: Iterable[str]) -> None:
     """Refuse a place that cannot be written to, before anything runs.

@@ -56,14 +56,10 @@ class Night(Block):
     def words(self) -> str:
         """The night's result in one sentence."""
         compared = f"compared with {len(self.compared_with)} earlier nights"
-        if self.drifts:
-            fell = f"; tonight, under both seeds: {'; '.join(self.falls)}" if self.falls else ""
-            return (
-                f"night {self.night}: the champion got worse over {len(self.series) + 1} nights: "
-                f"{'; '.join(self.drifts)}{fell}"
-            )
-        if self.falls:
-            return f"night {self.night}: the champion got worse, {compared}, under both seeds: {'; '.join(self.falls)}"
+        if self.failed:
+            fell = f", {compared}, under both seeds: {'; '.join(self.falls)}" if self.falls else ""
+            over = f", over {len(self.series) + 1} nights: {'; '.join(self.drifts)}" if self.drifts else ""
+            return f"night {self.night}: the champion got worse{fell}{over}"
         once = f"; under one of two seeds {'; '.join(self.unconfirmed)}" if self.unconfirmed else ""
         return f"night {self.night}: no significant fall, {compared}{once}"
 

@@ -302,7 +302,7 @@ def test_a_slow_fall_is_found_over_the_nights_of_one_model_and_a_new_model_begin
     days = iter(range(5, 25))
     while not (night := one(next(days), "old", 0.65)).drifts:
         pass
-    assert night.failed and "the champion got worse over" in night.words and "made (evidence" in night.words
+    assert night.failed and "the champion got worse" in night.words and "nights: made (evidence" in night.words
     new = one(next(days), "new", 0.65)
     assert new.series == () and new.p_values == {} and not new.failed
 

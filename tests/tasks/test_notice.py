@@ -30,17 +30,17 @@ def test_a_receiver_that_is_away_or_refuses_is_named_without_its_address_and_the
     assert len(posts) == 1 and len(refused) == 1
     for place in ("$AWAY", "$BAD", "$UNSET"):
         assert f"notice not sent to {place}" in caplog.text
-    assert KEY not in "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("qwenlong"))
+    assert KEY not in caplog.text
 
 
-def test_a_place_without_an_address_is_refused_at_the_door(monkeypatch):
+def test_a_place_without_an_address_is_refused_at_the_door(monkeypatch, caplog):
     monkeypatch.setenv("ODD", f"nosuch-{KEY}")
     monkeypatch.delenv("UNSET", raising=False)
     with pytest.raises(ValueError, match=r"\$UNSET, which is not set"):
         require_places(["$UNSET"])
     with pytest.raises(ValueError, match=r"\$ODD is no address") as caught:
         require_places(["$ODD"])
-    assert KEY not in str(caught.value)
+    assert KEY not in str(caught.value) + caplog.text
 
 
 @pytest.mark.parametrize("place", [f"slack://{KEY}", f"https://hooks.slack.com/{KEY}", f"mailto://me:{KEY}@host", ""])
