@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import date
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import WithJsonSchema, create_model
 from pydantic.fields import FieldInfo
@@ -146,10 +146,16 @@ Overrides = Annotated[
     ),
 ]
 
+TONIGHT: Literal["tonight"] = "tonight"
+
 NightOf = Annotated[
-    date | None,
-    _field("The date whose seed is used; today in UTC if it is empty. A night is evaluated once.", format="date"),
+    date | Literal["tonight"],
+    _field("The night in UTC whose seed is used: tonight, or a date such as 2026-03-01. It is evaluated once."),
 ]
+
+# The form sends every default back, so each must be one that its own schema takes: ``None`` is none.
+NO_SETTINGS: dict[str, Any] = {}
+NO_OVERRIDES: list[str] = []
 
 
 def stage_or_none(choice: str) -> str | None:

@@ -20,7 +20,18 @@ from prefect.states import Crashed
 
 from qwenlong.flows.door import require_deployments, require_rows
 from qwenlong.flows.failure_notice import tell_of_failure
-from qwenlong.flows.form import BEGINNING, NOTHING, CommonSettings, Overrides, Profile, Refresh, Start, stage_or_none
+from qwenlong.flows.form import (
+    BEGINNING,
+    NO_OVERRIDES,
+    NO_SETTINGS,
+    NOTHING,
+    CommonSettings,
+    Overrides,
+    Profile,
+    Refresh,
+    Start,
+    stage_or_none,
+)
 from qwenlong.flows.gate import run_gate
 from qwenlong.flows.go_on import way_on
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
@@ -63,8 +74,8 @@ def full_pipeline(
     profile: Profile = "local",
     start: Start = BEGINNING,
     refresh: Refresh = NOTHING,
-    settings: CommonSettings = None,
-    overrides: Overrides = None,
+    settings: CommonSettings = NO_SETTINGS,
+    overrides: Overrides = NO_OVERRIDES,
 ) -> dict[str, Any]:
     """Train, evaluate, register and maybe promote; a stage whose result is known is not run again.
 

@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from qwenlong.flows.failure_notice import tell_of_failure
-from qwenlong.flows.form import NightOf, Overrides, Profile
+from qwenlong.flows.form import NO_OVERRIDES, TONIGHT, NightOf, Overrides, Profile
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id
 from qwenlong.flows.run_pages import flow_run_tag, in_mlflow, mlflow_description, name_flow_run
 from qwenlong.tasks.notice import require_places
@@ -56,20 +56,20 @@ _SECOND_LOOK = 10_000_000
 
 @flow(name="nightly-eval", flow_run_name="{profile}", on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
 def nightly_eval(
-    profile: Profile = "local", overrides: Overrides = None, night: NightOf = None
+    profile: Profile = "local", overrides: Overrides = NO_OVERRIDES, night: NightOf = TONIGHT
 ) -> dict[str, Any] | State[Any]:
     """Evaluate the models that the registry serves.
 
     Raises:
         ArtifactError: nothing has been promoted or prepared yet.
     """
-    settings, night = load_settings(profile, overrides or ()), night or tonight()
+    settings, asked = load_settings(profile, overrides or ()), night if isinstance(night, date) else tonight()
     require_places(settings.notify.to)
-    name_flow_run(_title(settings, night))
-    before = find_night(open_store(settings), settings, night)
+    name_flow_run(_title(settings, asked))
+    before = find_night(open_store(settings), settings, asked)
     if before is not None:
-        get_run_logger().info("%s has been evaluated before; its result is returned", night)
-    done = before or _evaluate_night(settings, night)
+        get_run_logger().info("%s has been evaluated before; its result is returned", asked)
+    done = before or _evaluate_night(settings, asked)
     if isinstance(done, str):
         return Failed(message=done)  # as a state, not an exception: Prefect shows it without a traceback
     if done.failed:

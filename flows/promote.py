@@ -12,7 +12,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from qwenlong.flows.failure_notice import tell_of_failure
-from qwenlong.flows.form import Overrides, Profile
+from qwenlong.flows.form import NO_OVERRIDES, Overrides, Profile
 from qwenlong.flows.gate import run_gate
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id
 from qwenlong.flows.run_pages import flow_run_tag, in_mlflow, mlflow_description, name_flow_run
@@ -27,7 +27,7 @@ from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef
 
 
 @flow(name="promote", flow_run_name="{profile}", on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
-def promote(profile: Profile = "local", overrides: Overrides = None) -> dict[str, Any]:
+def promote(profile: Profile = "local", overrides: Overrides = NO_OVERRIDES) -> dict[str, Any]:
     """Decide whether the registry's ``challenger`` becomes ``champion``, and carry it out.
 
     Raises:

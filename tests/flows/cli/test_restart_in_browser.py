@@ -150,7 +150,7 @@ def test_a_killed_run_goes_on_from_its_phase_by_a_choice_and_a_submit(home, page
 
     runs = ask(pages, "flow_runs/filter", flows={"name": {"any_": ["qwenlong"]}})
     [second] = [run for run in runs if run["id"] != first]
-    assert second["parameters"] == {"profile": "mine.toml", "start": "grpo-2", "refresh": "nothing"}
+    assert (second["parameters"]["profile"], second["parameters"]["start"]) == ("mine.toml", "grpo-2")
     assert wait_for(pages, second["id"], "FAILED", "COMPLETED")["state"]["type"] == "COMPLETED"
     made = {task["name"] for task in ask(pages, "task_runs/filter", flow_runs={"id": {"any_": [second["id"]]}})}
     assert "grpo-2" in made and not made & {"base", "prepare", "grpo-1"}, "what is before it is taken over"
