@@ -109,8 +109,10 @@ def mark_document(example: Example) -> tuple[Markup, tuple[int, int]]:
 
 
 def _outcome(first: Sample, last: Sample) -> str:
-    changes = {(0.0, 1.0): "gained", (1.0, 0.0): "lost", (1.0, 1.0): "right", (0.0, 0.0): "wrong"}
-    return changes[first.accuracy, last.accuracy]
+    # A published scorer may give a part of the score: such an answer is right where it changes nothing only if whole.
+    if first.accuracy != last.accuracy:
+        return "gained" if last.accuracy > first.accuracy else "lost"
+    return "right" if last.accuracy == 1 else "wrong"
 
 
 def _choose(outcomes: Mapping[str, str], examples: Mapping[str, Example]) -> list[str]:

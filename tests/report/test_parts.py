@@ -13,6 +13,7 @@ from qwenlong_core.records import Score
 from qwenlong_core.report.build import build_page
 from qwenlong_core.report.paper import paper_rows
 from qwenlong_core.report.parts import notes_of, part_tables
+from qwenlong_core.report.reader import _outcome
 
 PROTOCOL = {
     "judge": None, "max_prompt_tokens": 8_000, "max_completion_tokens": 64, "temperature": 0.0, "top_p": 1.0,
@@ -83,6 +84,13 @@ def test_the_page_shows_them_and_the_papers_table_has_the_comparable_row(folder)
     page = build_page(job, {"evaluate-base": folder})
     for words in ("RULER: percent of each task", "niah_multikey_3", "effective length 1K", "as qwenlong-l1"):
         assert words in page
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"), [(0.2, 0.2, "wrong"), (0.2, 0.6, "gained"), (1.0, 0.4, "lost"), (1.0, 1.0, "right")]
+)
+def test_the_reader_takes_parts_of_a_score(before, after, said):
+    assert _outcome(sample("ruler-1K", 0, before), sample("ruler-1K", 0, after)) == said
 
 
 def test_an_evaluation_without_parts_has_no_such_tables(tmp_path):
