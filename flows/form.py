@@ -53,7 +53,8 @@ def field_of(setting: str) -> FieldInfo:
 def setting_schema(setting: str, profiles: Mapping[str, Settings]) -> dict[str, Any]:
     """JSON schema of a setting's field: its type, its choices or bounds, and what each profile has if it is empty."""
     field = field_of(setting)
-    made = create_model("Form", value=(field.annotation, field)).model_json_schema()["properties"]["value"]
+    kind: Any = field.annotation
+    made = create_model("Form", value=(kind, field)).model_json_schema()["properties"]["value"]
     made |= next((part for part in made.pop("anyOf", ()) if part["type"] != "null"), {})  # an empty field is none
     if made["type"] in ("integer", "number"):
         low, high = bounds(setting.rpartition(".")[2])

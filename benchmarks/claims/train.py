@@ -101,8 +101,8 @@ def metrics(policy: Path) -> list[Row]:
 
 def tokens_of(policy: Path) -> int:
     """Tokens of all completions that were sampled in a phase."""
-    rows, size = metrics(policy), json.loads((policy.parent / "job.json").read_text())["grpo"]["group_size"]
-    return round(sum(row["groups_drawn"] * size * row["length_mean"] for row in rows))
+    size = json.loads((policy.parent / "job.json").read_text())["grpo"]["group_size"]
+    return round(sum(float(row["groups_drawn"] * size * row["length_mean"]) for row in metrics(policy)))
 
 
 def made_uniform(policy: Path) -> Path:

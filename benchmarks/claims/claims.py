@@ -1,8 +1,8 @@
 """The article's and the paper's claims, tried on a small model: arms with paired seeds that are fixed beforehand.
 
-    OMP_NUM_THREADS=1 python benchmarks/claims/run.py --work DIR phases    # one claim (see --help)
-    OMP_NUM_THREADS=1 python benchmarks/claims/run.py --work DIR           # all, one after the other
-    OMP_NUM_THREADS=1 python benchmarks/claims/run.py --work DIR phases --seeds 3    # a pilot, which does not count
+    OMP_NUM_THREADS=1 python benchmarks/claims/claims.py --work DIR phases    # one claim (see --help)
+    OMP_NUM_THREADS=1 python benchmarks/claims/claims.py --work DIR           # all, one after the other
+    OMP_NUM_THREADS=1 python benchmarks/claims/claims.py --work DIR phases --seeds 3    # a pilot, which does not count
 
 A Llama of 3.5 million parameters (``benchmarks/learning``) reads documents of three lengths, is warmed up by SFT and
 trained by GRPO, all by the pipeline's stage commands. Each arm and seed is a run of its own, of minutes; it leaves
