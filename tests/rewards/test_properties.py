@@ -1,8 +1,8 @@
 """Properties that must hold for any text: bounded work, no exception, and no gain from hedging."""
 
 import time
+from dataclasses import replace
 from decimal import Decimal
-from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
@@ -16,7 +16,7 @@ from qwenlong_core.rewards.number.read import read_quantity
 from qwenlong_core.rewards.rules import rule_score
 from qwenlong_core.settings.rewards import RewardSettings
 
-GOLDS = {
+GOLDS: dict[AnswerType, str] = {
     "number": "$32.4 million",
     "choice": "B",
     "span": "Marie Curie",
@@ -67,7 +67,7 @@ def paid(text: str, case: Example) -> float:
     return score_by_rule(case, completion, RewardSettings()).score.value or 0.0
 
 
-@pytest.mark.parametrize("answer_type", get_args(AnswerType))
+@pytest.mark.parametrize("answer_type", tuple(GOLDS))
 @given(text=hostile_texts())
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_text_is_scored_within_a_second_without_an_exception(answer_type: AnswerType, text: str) -> None:
@@ -77,6 +77,18 @@ def test_any_text_is_scored_within_a_second_without_an_exception(answer_type: An
     rule_score(text, case)  # the rule alone must cope with the whole text, too
     extract_answer(text, answer_type, case.choices, truncated=True)
     assert time.process_time() - start < 1.0
+
+
+@pytest.mark.parametrize("scorer", ["ruler-all", "ruler-any", "mrcr"])
+@given(text=hostile_texts())
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_published_scorer_gives_a_share_for_any_text(scorer: str, text: str) -> None:
+    """Not a reward, so what follows does not ask it: naming everything is paid by the published rule."""
+    case = replace(
+        gold_example("span"), answer_type="published", answers=("q7 gold",), metadata={"scorer": scorer, "prefix": "q7"}
+    )
+    for said in (text, f"q7{text}"):
+        assert 0 <= paid(said, case) <= 1
 
 
 def same(a: str, b: str) -> bool:
@@ -182,7 +194,7 @@ JOINS = [
 
 @given(
     data=st.data(),
-    answer_type=st.sampled_from(get_args(AnswerType)),
+    answer_type=st.sampled_from(tuple(GOLDS)),
     join=st.sampled_from(JOINS),
     wrong_first=st.booleans(),
 )
