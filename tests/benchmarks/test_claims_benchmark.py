@@ -31,8 +31,12 @@ Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def rows():
-    tokenizer = bundled_tokenizer()
+def tokenizer():
+    return bundled_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def rows(tokenizer):
     return [
         generate(tokenizer, domain="multihop", kind="bridge_2", tokens=160, seed=f"test/{index}").example
         for index in range(4)
@@ -82,9 +86,9 @@ def test_every_other_solution_ends_in_other_words(rows):
         assert told.count(in_other_words(town)) == index % 2  # the thoughts keep the document's name
 
 
-def test_phases_are_told_apart_by_their_limits(rows, monkeypatch):
+def test_phases_are_told_apart_by_their_limits(tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules["world"].ROWS, "train", 9)
-    tokenizer = bundled_tokenizer()
+    monkeypatch.setattr("world.bundled_tokenizer", lambda: tokenizer)
     made = make_rows("train")
     limits = phase_limits(tokenizer, made)
     assert limits == sorted(limits) and len(set(limits)) == 3
