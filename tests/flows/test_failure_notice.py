@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -61,7 +62,9 @@ def test_a_stage_that_is_tried_again_says_so_and_no_file_holds_the_key(posts, tm
         ["notify.to=['custom-webhook/team']", "execution.retries=1", "execution.retry_delay_seconds=0",
          f"launch.python={tmp_path}/python"],
     )  # fmt: skip
-    (tmp_path / "python").write_text("#!/bin/sh\nexit 3\n")
+    # It answers what the pipeline asks an interpreter, and cannot run the stage.
+    refuses = 'case "$*" in *qwenlong_core.data.prepare*) exit 3;; esac'
+    (tmp_path / "python").write_text(f'#!/bin/sh\n{refuses}\nexec {sys.executable} "$@"\n')
     (tmp_path / "python").chmod(0o755)
 
     @flow
