@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from prefect import get_client
-from prefect.exceptions import ObjectNotFound
-
 from qwenlong_core.data.prepared import SUMMARY
 from qwenlong_core.interpreter import Devices, Installed, devices_of, installed_in
 from qwenlong_core.settings.tree import Settings
@@ -24,6 +21,9 @@ def require_deployments(settings: Settings) -> None:
     Raises:
         ValueError: naming the deployment.
     """
+    from prefect import get_client  # here, as `doctor` needs this module before Prefect may read its settings
+    from prefect.exceptions import ObjectNotFound
+
     with get_client(sync_client=True) as client:
         for family, name in settings.execution.deployments.items():
             try:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
-from prefect.settings import PREFECT_API_URL
 
 from qwenlong_core.proxies import is_loopback
 from qwenlong_core.settings.running import S3Settings
@@ -85,6 +84,8 @@ def _mlflow(uri: str) -> str | None:
 
 
 def _prefect() -> str | None:
+    from prefect.settings import PREFECT_API_URL  # here, as Prefect reads its settings when it is imported
+
     url = PREFECT_API_URL.value()
     if url and not is_loopback(url):
         return None
