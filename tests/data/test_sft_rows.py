@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ def prepared(tmp_path: Path, tokenizer: Any) -> Any:
     """``prepared(rows, records)``: the summary and the rows of SFT, under R1's template."""
 
     def make(sft_rows: Any, records: list[dict[str, Any]], limit: int = 400) -> tuple[dict[str, Any], Path]:
-        tokenizer.chat_template = R1_DISTILL
-        tokenizer.save_pretrained(tmp_path / "base")
+        of_base = copy.deepcopy(tokenizer)  # other tests share it
+        of_base.chat_template = R1_DISTILL
+        of_base.save_pretrained(tmp_path / "base")
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
         sft = () if sft_rows == "none" else (str(tmp_path / "rows.jsonl"),)
         data = DataSettings(sft=sft, generate_train=GENERATED, generate_eval=GENERATED)
