@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import seaweed
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["evaluation_fixtures"]
 
@@ -29,6 +30,9 @@ os.environ |= {
     "PREFECT_PROFILES_PATH": _NOWHERE,
 }
 os.umask(0o022)
+# The same cases everywhere, and no test that fails because a machine is slow.
+settings.register_profile("fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fixed")
 
 
 @pytest.fixture(scope="session")
