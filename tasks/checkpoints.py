@@ -1,6 +1,7 @@
 """Checkpoints of a running training are sent to the store, and fetched on a machine that has none.
 
 While the training runs, a thread looks for newly sealed checkpoints and sends them; the training never waits for it.
+The checkpoint of the last step stays here unless the stage fails: its model is published at once.
 A checkpoint artifact holds ``checkpoints/checkpoint-N/...`` and the step lines ``output/*.jsonl``, which is everything
 that the stage needs to resume in an empty work folder.
 """
@@ -18,10 +19,11 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError, ClientError
 
 from qwenlong.tasks.retention import KIND, drop
+from qwenlong.tasks.tracking.metrics import read_lines
 from qwenlong_core.settings.base import Block
 from qwenlong_core.stage_main import OUTPUT
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, describe, now
-from qwenlong_core.store.files import MANIFEST, read_seal
+from qwenlong_core.store.files import MANIFEST, METRICS, read_seal
 from qwenlong_core.store.protocol import StageRecord, Store
 
 CHECKPOINTS = "checkpoints"
@@ -137,7 +139,13 @@ class CheckpointPublisher:
 
     def _follow(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):
-            self.publish_newest()
+            if not self._is_finished():
+                self.publish_newest()
+
+    def _is_finished(self) -> bool:
+        """Whether the training has taken its last step, so that its model follows."""
+        lines = read_lines(self._work / OUTPUT / METRICS)
+        return bool(lines) and lines[-1]["step"] == lines[-1]["total_steps"]
 
     def publish_newest(self) -> None:
         """Send the newest sealed checkpoint, if the store does not have it yet.

@@ -10,6 +10,14 @@ from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.shipped import own_or_shipped
 
 
+def needs_launcher(launch: LaunchSettings) -> bool:
+    """Whether ``accelerate launch`` has something to do.
+
+    It imports torch before it starts the process that imports it again: seconds for nothing with one process.
+    """
+    return launch.num_processes > 1 or bool(launch.accelerate_config) or bool(launch.across)
+
+
 def launch_options(launch: LaunchSettings) -> list[str]:
     """Options of ``accelerate launch``.
 

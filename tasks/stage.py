@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from qwenlong.tasks.checkpoints import CheckpointPublisher, Training, drop_finished, restore
 from qwenlong.tasks.judge import judge_asked_by, served
-from qwenlong.tasks.launch import launch_options
+from qwenlong.tasks.launch import launch_options, needs_launcher
 from qwenlong.tasks.process import run_or_refuse, stage_command
 from qwenlong.tasks.results import digests_of, publish, remember, write_job
 from qwenlong.tasks.specs import StageSpec
@@ -175,12 +175,13 @@ def _compute(execution: _Execution, tracked: TrackedRun, lock: int) -> None:
     trains = _trains(spec)
     folders = {name: store.fetch(ref) for name, ref in execution.inputs.items()}
     settings = execution.context.settings
-    options, across = (launch_options(settings.launch), settings.launch.across) if trains else (None, ())
+    launch = settings.launch
+    options, across = (launch_options(launch), launch.across) if trains and needs_launcher(launch) else (None, ())
     judge = judge_asked_by(spec.family, settings)
     judge_log = Path(settings.storage.runs_dir).absolute() / execution.context.run_id / f"judge-{spec.name}.log"
     tracked.run_id()  # opens the run now, so that it is seen before the first step is done
     with (
-        served(judge, settings.launch, judge_log, execution.log) as service,
+        served(judge, launch, judge_log, execution.log) as service,
         _checkpoints_in_store(execution) if trains else nullcontext(),
         MetricsForwarder(execution.output / METRICS, _forward_to(tracked, execution.progress)),
     ):

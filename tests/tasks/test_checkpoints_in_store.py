@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -34,14 +36,14 @@ from qwenlong_core.training.checkpoints import damage, newest_complete, prune, s
 TRAINING = Training(stage="sft", key="k" * 64, profile="p", parents={}, settings_digest="s", code_digest="c")
 
 
-def checkpoint(work: Path, step: int, content: str = "weights") -> Path:
+def checkpoint(work: Path, step: int, content: str = "weights", total: int = 100) -> Path:
     folder = work / "checkpoints" / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_text(f"{content} {step}")
-    seal(folder, list_files(folder))
     (work / "output").mkdir(exist_ok=True)
     with (work / "output/metrics.jsonl").open("a") as lines:
-        lines.write(json.dumps({"step": step}) + "\n")
+        lines.write(json.dumps({"step": step, "total_steps": total}) + "\n")
+    seal(folder, list_files(folder))  # last, as a training does
     return folder
 
 
@@ -200,6 +202,25 @@ def test_its_lines_are_logged_where_the_task_logs(tmp_path, monkeypatch):
     assert said == [("ours", "sft: checkpoint of step 1 is in the store")]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_that_of_the_last_step_is_sent_only_if_the_stage_fails(tmp_path, monkeypatch, fails):
+    """A training that has finished publishes its model; a checkpoint is three times as large."""
+    monkeypatch.setattr("qwenlong.tasks.checkpoints._POLL_SECONDS", 0.01)
+    store, sent = LocalStore(tmp_path / "store"), threading.Event()
+    with (
+        pytest.raises(OSError) if fails else contextlib.nullcontext(),
+        CheckpointPublisher(tmp_path / "work", store, TRAINING, lambda line: sent.set()),
+    ):
+        checkpoint(tmp_path / "work", 1, total=2)
+        assert sent.wait(30)
+        checkpoint(tmp_path / "work", 2, total=2)
+        time.sleep(0.5)  # fifty looks
+        assert steps(stored_checkpoints(store, TRAINING)) == [1]
+        if fails:
+            raise OSError("the model could not be written")
+    assert steps(stored_checkpoints(store, TRAINING)) == ([2, 1] if fails else [1])
+
+
 PROGRAM = """
 import json, sys
 from qwenlong_core.store.artifacts import ArtifactRef
@@ -243,7 +264,7 @@ def _run(
 def killed_and_resumed(home: Path, storage: dict[str, object]) -> tuple[str, str]:
     """The story on one store: killed with kill -9, work folder deleted, resumed. Returns the last lines, with the
     digest of the result, of the resumed run and of one left alone."""
-    small = ["sft.save_steps=3", "sft.epochs=2", "launch.cpu_threads=1"]
+    small = ["sft.save_steps=3", "sft.epochs=3", "launch.cpu_threads=1"]
     settings = load_settings(str(ROOT / "infra/profiles/smoke.toml"), small)
     folders = {"work_dir": str(home / "work"), "runs_dir": str(home / "state/runs"), "cache_dir": str(home / "cache")}
     settings = settings.model_copy(

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from qwenlong.tasks.launch import launch_options, threads_per_process
+from qwenlong.tasks.launch import launch_options, needs_launcher, threads_per_process
 from qwenlong_core.settings.running import LaunchSettings
 
 CORES = len(os.sched_getaffinity(0))
@@ -43,3 +43,17 @@ def test_accelerate_hands_the_threads_to_the_process(tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", *launch_options(LaunchSettings(cpu_threads=7))]
     done = subprocess.run([*command, "-m", "says"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "threads 7" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({}, False),
+        ({"cpu_threads": 2}, False),
+        ({"num_processes": 2}, True),
+        ({"accelerate_config": "infra/accelerate/fsdp2-1node.yaml"}, True),
+        ({"across": ["srun"]}, True),
+    ],
+)
+def test_one_process_is_started_as_it_is(settings, needed):
+    assert needs_launcher(LaunchSettings(**settings)) is needed
