@@ -212,6 +212,10 @@ class EvaluateJob(Block):
         )
 
 
+REGISTRATION = "registration.json"
+"""The file that a registration writes: name and version of the model in the registry, and what they stand for."""
+
+
 class RegisterJob(Block):
     """Make a registry version of a model. Inputs: ``model``, ``evaluation``."""
 

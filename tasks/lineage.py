@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.report.model_card import Step, stage_name
+from qwenlong_core.report.summary import registered_version
 from qwenlong_core.store.artifacts import ArtifactError, ArtifactRef, Manifest
 from qwenlong_core.store.contents import Contents
 from qwenlong_core.store.files import JOB
@@ -123,3 +124,17 @@ def ancestor_tree(digest: str, contents: Contents, name: str = "") -> dict[str, 
         "settings": record and record.settings,
         "parents": parents,
     }
+
+
+def tree_below_version(store: Store, digest: str, contents: Contents) -> dict[str, Any]:
+    """:func:`ancestor_tree`, for a registered model with its newest version on top."""
+    made = contents.manifests
+    registrations = [
+        ref
+        for ref in contents.refs
+        if ref.kind == "registration" and ref.sha256 in made and made[ref.sha256].parents.get("model") == digest
+    ]
+    if not registrations:
+        return ancestor_tree(digest, contents)
+    newest = max(registrations, key=lambda ref: made[ref.sha256].created_at)
+    return ancestor_tree(newest.sha256, contents) | {"stage": registered_version(store.fetch(newest))}

@@ -248,8 +248,8 @@ def pipeline_stages(settings: Settings) -> list[PlannedStage]:
     add("register", {"model": final, "evaluation": f"evaluate-{final}"}, register_stage)
     # Without a champion in the registry the gate compares with the base model.
     add("promote", {"rows": "prepare", "challenger": f"evaluate-{final}", "champion": "evaluate-base"}, None)
-    shown = [*["distill"] * distilled, *trained, *(f"evaluate-{name}" for name in evaluated_names(settings)), "promote"]
-    add("report", {"data": "prepare", **{name: name for name in shown}}, report_stage)
+    shown = [*["distill"] * distilled, *trained, *(f"evaluate-{name}" for name in evaluated_names(settings))]
+    add("report", {"data": "prepare", **{name: name for name in (*shown, "register", "promote")}}, report_stage)
     return stages
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.filesize import decimal
@@ -19,6 +21,9 @@ from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.store.contents import read_contents, verify_all
 from qwenlong_core.store.garbage import Rules
 from qwenlong_core.store.protocol import refs_in
+
+if TYPE_CHECKING:
+    from qwenlong_core.store.artifacts import ArtifactRef
 
 app = typer.Typer(no_args_is_help=True, help="List, trace, verify and clean up the artifacts of the store.")
 
@@ -51,18 +56,22 @@ def show(
     profile: Profile = "local",
     overrides: Overrides = None,
     with_settings: Annotated[bool, typer.Option("--settings", help="Show each stage's settings, too.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the lineage as a picture.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show an artifact, its scores, and where it came from: every parent, back to the data."""
     with one_clear_message():
         from qwenlong.tasks.inventory import scores_of
-        from qwenlong.tasks.lineage import ancestor_tree
+        from qwenlong.tasks.lineage import ancestor_tree, tree_below_version
+        from qwenlong_core.report.lineage_page import lineage_page
 
         settings = load_settings(profile, overrides or ())
         store = open_store(settings)
         contents = read_contents(store)
         found = resolve_artifact(ref, contents.refs, settings.tracking)
         tree, scores = ancestor_tree(found.sha256, contents), scores_of(store, contents, found.sha256)
+        if html is not None:
+            html.write_text(lineage_page(ref, tree_below_version(store, found.sha256, contents), _facts(found, scores)))
         if as_json:
             files = contents.manifests[found.sha256].model_dump()["files"] if found.sha256 in contents.manifests else {}
             typer.echo(json.dumps(tree | {"uri": found.uri, "files": files, "scores": scores}))
@@ -72,6 +81,14 @@ def show(
         for score in scores:
             out.print(f"scored {score['accuracy']} over {score['items']} items, evaluation/{score['sha256'][:12]}")
         out.print(_drawn(tree, with_settings, set()))
+        if html is not None:
+            out.print(f"\nPage    {html}", soft_wrap=True)
+
+
+def _facts(found: ArtifactRef, scores: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What stands on top of the page."""
+    facts = [("Artifact", f"{found.kind}/{found.sha256}")]
+    return facts + [(f"Score, {s['items']} items, evaluation/{s['sha256'][:12]}", s["accuracy"]) for s in scores]
 
 
 def _drawn(node: dict[str, Any], with_settings: bool, drawn: set[str]) -> Tree:

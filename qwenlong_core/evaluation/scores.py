@@ -159,13 +159,15 @@ def _length_labels() -> Mapping[tuple[int, int], str]:
     return dict(zip(ranges, [*labels, f"over {_tokens(_LENGTHS[-2])}"], strict=True))
 
 
-_LENGTH_LABELS = _length_labels()
+LENGTH_LABELS = _length_labels()
+"""Names of the ranges of tokens, in order."""
 _DEPTH_LABELS = {(low, high): f"{low:.0%}–{high:.0%}" for low, high in pairwise(_DEPTHS)}
 
 
-def _length_label(sample: Sample) -> str:
+def length_label(sample: Sample) -> str:
+    """The range of its prompt's tokens before any truncation, one of :data:`LENGTH_LABELS`."""
     total = sample.prompt_tokens + sample.lost_tokens
-    return next(label for (low, high), label in _LENGTH_LABELS.items() if low < total <= high)
+    return next(label for (low, high), label in LENGTH_LABELS.items() if low < total <= high)
 
 
 def _depth_label(sample: Sample) -> str | None:
@@ -203,6 +205,6 @@ def compute_scores(samples: Sequence[Sample], bootstrap: Bootstrap) -> Scores:
         parts=_parts(samples, bootstrap),
         as_published=as_published(samples),
         ruler=ruler_scores(samples),
-        lengths=_grouped(samples, _length_label, _LENGTH_LABELS.values(), bootstrap),
+        lengths=_grouped(samples, length_label, LENGTH_LABELS.values(), bootstrap),
         depths=_grouped(samples, _depth_label, _DEPTH_LABELS.values(), bootstrap),
     )

@@ -16,9 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
 from qwenlong_core.data.distill_counts import in_words
 from qwenlong_core.data.prepared import EVAL_ROWS, SUMMARY
 from qwenlong_core.data.rows import read_examples
@@ -28,14 +25,16 @@ from qwenlong_core.evaluation.scores import Bootstrap, Scores, Slice
 from qwenlong_core.jobs import ReportJob
 from qwenlong_core.promotion.decision import read_decision
 from qwenlong_core.records import DOMAINS
-from qwenlong_core.report import page
 from qwenlong_core.report.cases import case_sections
 from qwenlong_core.report.charts import Series, Whisker, category_chart, forest_chart
 from qwenlong_core.report.curves import Panel, read_rows, training_panels
 from qwenlong_core.report.gain import gain_rows
+from qwenlong_core.report.page import REPORT_BODY, render
 from qwenlong_core.report.paper import paper_rows, protocol_differences
 from qwenlong_core.report.parts import notes_of, part_tables
-from qwenlong_core.report.reader import MAX_COMPLETION_CHARS, MAX_DOCUMENT_CHARS, choose_samples
+from qwenlong_core.report.picture import lineage_picture
+from qwenlong_core.report.reader import MAX_COMPLETION_CHARS, MAX_DOCUMENT_CHARS, choose_samples, filters_of
+from qwenlong_core.report.summary import facts_of, origins_of
 from qwenlong_core.report.tables import Interval, average_cell, baseline_of, plan_rows, score_cell, score_rows
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.artifacts import folder_digest
@@ -45,6 +44,19 @@ logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
 _EVALUATE = "evaluate-"
+_SECTIONS = {
+    "scores": "Scores",
+    "gain": "What the gain is made of",
+    "promotion": "Promotion",
+    "slices": "By length and place of the evidence",
+    "planned": "Planned beside measured",
+    "training": "Training",
+    "cases": "Case studies",
+    "samples": "Sample answers",
+    "lineage": "Lineage",
+    "data": "Data, artifacts and settings",
+}
+"""The sections of the page in their order; one without content is left out, but for the last."""
 
 
 def _whisker(label: str, part: Slice) -> Whisker:
@@ -203,14 +215,18 @@ def _settings(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
     ]
 
 
+def _bootstrap(job: ReportJob) -> Bootstrap:
+    return Bootstrap(resamples=job.bootstrap_resamples, confidence=job.confidence, seed=job.seed)
+
+
 def _evaluation_context(
     job: ReportJob, evaluations: Mapping[str, Evaluation], data: Path | None, probe: Path | None
 ) -> dict[str, Any]:
     if not evaluations:
-        return {"scores": [], "gain": [], "items": [], "slices": [], "parts": [], "part_words": []}
+        return {"scores": [], "gain": [], "samples": [], "filters": {}, "slices": [], "parts": [], "part_words": []}
     baseline = baseline_of(list(evaluations))
-    bootstrap = Bootstrap(resamples=job.bootstrap_resamples, confidence=job.confidence, seed=job.seed)
-    examples = read_examples(data / EVAL_ROWS) if data else []
+    bootstrap = _bootstrap(job)
+    items = choose_samples(evaluations, baseline, read_examples(data / EVAL_ROWS) if data else [])
     return {
         "scores": score_rows(evaluations, bootstrap),
         "gain": gain_rows(evaluations, bootstrap),
@@ -222,7 +238,8 @@ def _evaluation_context(
         "parts": [(f"{name}: {title}", rows) for name, e in evaluations.items() for title, rows in part_tables(e)],
         "part_words": [f"{name}: {words}." for name, e in evaluations.items() for words in _part_words(e)],
         "slices": _slices(evaluations),
-        "items": choose_samples(evaluations, baseline, examples),
+        "samples": items,
+        "filters": filters_of(items),
         "num_items": evaluations[baseline].scores.overall.items,
     }
 
@@ -252,16 +269,18 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
     """
     folders = {name.removeprefix(_EVALUATE): path for name, path in inputs.items() if name.startswith(_EVALUATE)}
     evaluations = {name: read_evaluation(folder) for name, folder in folders.items()}
-    decision = inputs.get("promote")
+    decision = read_decision(inputs["promote"]) if "promote" in inputs else None
+    origins = origins_of(inputs)
     context = {
         "title": job.title,
         "subtitle": _subtitle(evaluations),
         "notes": job.notes,
-        "style": Markup(page.STYLE),
+        "facts": facts_of(inputs, evaluations, decision, _bootstrap(job)),
         **_evaluation_context(job, evaluations, inputs.get("data"), inputs.get("probe")),
         "cases": case_sections(folders, MAX_COMPLETION_CHARS),
-        "decision": read_decision(decision) if decision else None,
-        "curves": training_panels(inputs),
+        "promotion": decision,
+        "lineage": lineage_picture(origins) if origins else "",
+        "training": training_panels(inputs),
         "planned": plan_rows(
             job.planned_seconds,
             job.planned_gib,
@@ -276,9 +295,8 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
         "published": paper_rows(evaluations),
         "differences": protocol_differences(evaluations),
     }
-    # Autoescape: questions, documents and completions are untrusted text. Strict: a missing value fails the stage.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(page.TEMPLATE).render(context)
+    contents = [{"id": name, "title": title} for name, title in _SECTIONS.items() if name == "data" or context[name]]
+    return render(REPORT_BODY, contents=contents, **context)
 
 
 def run(job: ReportJob, inputs: Mapping[str, Path], work: Path) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
 from qwenlong_core.plan.machine import GIB
 from qwenlong_core.plan.make import Plan
 from qwenlong_core.plan.memory import Memory
 from qwenlong_core.plan.tell import memory_rows, memory_unit, time_rows
-from qwenlong_core.report import page
 from qwenlong_core.report.charts import stacked_chart
 from qwenlong_core.report.curves import Panel
+from qwenlong_core.report.page import render
 
 _GROUPS = {
     "reserve": ("reserve",),
@@ -23,15 +20,11 @@ _GROUPS = {
     "engine, checkpoint": ("engine", "checkpoint"),
 }
 """Terms drawn as one area, in the order of the colours."""
-_TEMPLATE = (
-    page.TEMPLATE.partition("{% if scores %}")[0]
-    + """
+_BODY = """
 <div class="grid">{% for p in panels %}{{ panel(p) }}{% endfor %}</div>
 <h2>{{ unit }} of one process</h2>{{ table(memory) }}
 <h2>Seconds of a step</h2>{{ table(times) }}
-</main></body></html>
 """
-)
 
 
 def _panel(title: str, memory: Memory, limit: float) -> Panel:
@@ -48,12 +41,10 @@ def plan_page(plan: Plan, answer: Sequence[str]) -> str:
     panels = [
         _panel(f"{stage.name}, longest row (GiB)", stage.longest, plan.limit) for stage in plan.stages if stage.longest
     ]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(_TEMPLATE).render(
+    return render(
+        _BODY,
         title=f"Plan of profile {plan.settings.profile}",
         subtitle=" ".join(answer),
-        notes=[],
-        style=Markup(page.STYLE),
         panels=panels,
         unit=memory_unit(plan)[0],
         memory=memory_rows(plan),

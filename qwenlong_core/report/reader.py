@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -11,11 +11,14 @@ from markupsafe import Markup, escape
 from qwenlong_core.evaluation.evidence import evidence_spans, marked_texts, occurrences
 from qwenlong_core.evaluation.results import Evaluation
 from qwenlong_core.evaluation.samples import Outcome, Sample
+from qwenlong_core.evaluation.scores import LENGTH_LABELS, length_label
 from qwenlong_core.records import DOMAINS, Example
 
 MAX_ITEMS = 24
 MAX_DOCUMENT_CHARS = 6_000
 MAX_COMPLETION_CHARS = 6_000
+
+OUTCOMES = ("gained", "lost", "right", "wrong")
 
 _THOUGHT = re.compile(r"^\s*(?:<think>)?(.*?)</think>", re.DOTALL)
 
@@ -29,6 +32,8 @@ class Answer:
     visible: str
     verdict: Outcome
     sample: Sample
+    repeated_by: tuple[str, ...]
+    """Other stages that gave the same answer, word for word."""
     cut_characters: int
     """Characters of the completion that are not shown."""
 
@@ -39,11 +44,13 @@ class Item:
 
     example: Example
     outcome: str
-    """How the last stage compares with the baseline: ``gained``, ``lost``, ``right`` or ``wrong``."""
+    """How the last stage compares with the baseline, one of :data:`OUTCOMES`."""
     document: Markup
     shown: tuple[int, int]
     """Which characters of the document are shown."""
     answers: tuple[Answer, ...]
+    facts: Mapping[str, str]
+    """What the page filters by: ``domain``, ``outcome`` and ``length``."""
 
 
 def split_thinking(completion: str) -> tuple[str, str]:
@@ -56,7 +63,15 @@ def split_thinking(completion: str) -> tuple[str, str]:
     return "", completion.strip()
 
 
-def _answer(stage: str, sample: Sample) -> Answer:
+def _answers(samples: Mapping[str, Sample]) -> tuple[Answer, ...]:
+    """One for each different answer, under the first stage that gave it."""
+    stages: dict[tuple[str, Outcome], list[str]] = {}
+    for stage, sample in samples.items():
+        stages.setdefault((sample.completion, sample.outcome), []).append(stage)
+    return tuple(_answer(names[0], samples[names[0]], names[1:]) for names in stages.values())
+
+
+def _answer(stage: str, sample: Sample, repeated_by: Sequence[str]) -> Answer:
     thinking, visible = split_thinking(sample.completion)
     # A long answer loses its beginning: the end is where it commits.
     shown = visible[-MAX_COMPLETION_CHARS:]
@@ -67,6 +82,7 @@ def _answer(stage: str, sample: Sample) -> Answer:
         visible=shown,
         verdict=sample.outcome,
         sample=sample,
+        repeated_by=tuple(repeated_by),
         cut_characters=len(visible) - len(shown) + len(thinking) - len(thought),
     )
 
@@ -141,6 +157,27 @@ def choose_samples(evaluations: Mapping[str, Evaluation], baseline: str, example
     items = []
     for item in _choose(outcomes, rows):
         document, shown = mark_document(rows[item])
-        answers = tuple(_answer(name, firsts[name][item]) for name in reversed(list(firsts)))
-        items.append(Item(example=rows[item], outcome=outcomes[item], document=document, shown=shown, answers=answers))
+        answers = _answers({name: firsts[name][item] for name in reversed(list(firsts))})
+        facts = {
+            "domain": rows[item].domain,
+            "outcome": outcomes[item],
+            "length": length_label(firsts[last][item]),
+        }
+        items.append(
+            Item(
+                example=rows[item],
+                outcome=outcomes[item],
+                document=document,
+                shown=shown,
+                answers=answers,
+                facts=facts,
+            )
+        )
     return items
+
+
+def filters_of(items: Sequence[Item]) -> dict[str, list[str]]:
+    """The values of each of the items' facts, in order; a fact that all share is no filter."""
+    orders: dict[str, Iterable[str]] = {"domain": DOMAINS, "outcome": OUTCOMES, "length": LENGTH_LABELS.values()}
+    found = {name: {item.facts[name] for item in items} for name in orders}
+    return {name: [value for value in orders[name] if value in found[name]] for name in orders if len(found[name]) > 1}

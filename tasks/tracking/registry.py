@@ -25,6 +25,7 @@ from mlflow.tracking import MlflowClient
 from requests.exceptions import RequestException
 
 from qwenlong.tasks.tracking.client import client_for, run_page
+from qwenlong_core.jobs import REGISTRATION
 from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.running import TrackingSettings
 from qwenlong_core.store.artifacts import ArtifactRef, Manifest
@@ -138,7 +139,7 @@ def register(
             f"the registry at tracking.uri={settings.uri!r} did not take the model, so nothing was registered: {error};"
             " run the same command again once MLflow answers"
         ) from error
-    (output / "registration.json").write_text(version.model_dump_json(indent=2))
+    (output / REGISTRATION).write_text(version.model_dump_json(indent=2))
     return version
 
 
@@ -205,7 +206,7 @@ def _description(
 
 def read_registration(folder: Path) -> RegisteredVersion:
     """The version that a register stage made."""
-    return RegisteredVersion.model_validate_json((folder / "registration.json").read_text())
+    return RegisteredVersion.model_validate_json((folder / REGISTRATION).read_text())
 
 
 def still_registered(settings: TrackingSettings, version: RegisteredVersion) -> bool:

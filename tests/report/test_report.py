@@ -4,82 +4,20 @@ import json
 import pickle
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 from evaluation_tables import BOOTSTRAP
+from report_pages import JOB, Page, example
 
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.evaluation.average import AVERAGE
-from qwenlong_core.jobs import ReportJob
 from qwenlong_core.markdown import markdown_table
-from qwenlong_core.records import Example
 from qwenlong_core.report.build import build_page, run
 from qwenlong_core.report.charts import Series, Whisker, forest_chart, line_chart, nice_ticks
 from qwenlong_core.report.curves import training_panels
 from qwenlong_core.report.reader import MAX_DOCUMENT_CHARS, choose_samples, mark_document, split_thinking
 from qwenlong_core.report.tables import intervals, score_rows, scores_table
 from qwenlong_core.stage_main import OUTPUT
-
-JOB = ReportJob(title="A <run>", notes=("Scaled down.",), bootstrap_resamples=200, confidence=0.95, seed=1)
-
-
-def example(item="q0000", **changes):
-    fields = dict(
-        id=item,
-        source="made",
-        domain="math",
-        answer_type="span",
-        question="Where?",
-        answers=("Paris",),
-        context="It was in Paris.",
-    )
-    return Example(**fields | changes)
-
-
-@pytest.fixture
-def inputs(tmp_path, make_evaluation, write_evaluation):
-    domains = ["math"] * 6 + ["reading"] * 6
-    ids = [f"q{i:04d}" for i in range(12)]
-    data = tmp_path / "data"
-    data.mkdir()
-    write_examples(
-        data / "eval.parquet",
-        [example(item, domain=domain, question=f"Where <b>{item}</b>?") for item, domain in zip(ids, domains)],
-    )
-    tokens = {"min": 200, "median": 300, "max": 400, "total": 3600}
-    split = {
-        "rows": 12,
-        "documents": 12,
-        "refused": 0,
-        "domains": {"math": 6},
-        "tokens": tokens,
-        "dropped": {"too long": 3},
-    }
-    (data / "summary.json").write_text(json.dumps({"splits": {"eval": split}}))
-    grpo = tmp_path / "grpo"
-    grpo.mkdir()
-    rows = [{"step": i, "reward": i / 4, "accuracy": 0.5, "groups_kept": i, "groups_drawn": 4} for i in (1, 2, 3)]
-    (grpo / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (grpo / "job.json").write_text('{"learning_rate": 2e-06}')
-    base = make_evaluation([0, 1] * 6, "a", domains=domains)
-    hostile = "<think>hm</think><script>alert(1)</script> The answer is Paris."
-    sft = make_evaluation([1, 1, 1, 0] * 3, "b", domains=domains, completion=hostile, depth=0.3)
-    decision = {
-        "promote": False,
-        "reason": "refused: gain: too <small>",
-        "conditions": [{"name": "gain", "passed": False, "detail": "+0.25"}],
-    }
-    promote = tmp_path / "promote"
-    promote.mkdir()
-    (promote / "decision.json").write_text(json.dumps(decision))
-    return {
-        "data": data,
-        "grpo-1": grpo,
-        "promote": promote,
-        "evaluate-base": write_evaluation(base, tmp_path / "base"),
-        "evaluate-sft": write_evaluation(sft, tmp_path / "sft"),
-    }
 
 
 def test_rows_are_numbers_that_read_with_their_interval(make_evaluation):
@@ -136,40 +74,10 @@ def test_stages_that_answered_other_items_are_not_compared(make_evaluation):
         score_rows({"base": make_evaluation([1, 0]), "sft": make_evaluation([1, 0, 1], "b")})
 
 
-class _Page(HTMLParser):
-    void = frozenset({"meta", "br", "circle", "line", "polyline", "rect"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.addresses = [], set(), []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.add(tag)
-        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "action")]
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.add(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def test_page_is_whole_self_contained_and_safe(inputs):
-    text = build_page(JOB, inputs)
-    page = _Page(text)
-    assert page.open == [] and page.addresses == []
-    assert not page.tags & {"script", "link", "img", "iframe", "b"}
-    assert "url(" not in text and "@import" not in text
-    assert "A &lt;run&gt;" in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "too &lt;small&gt;" in text
-
-
 def test_page_shows_every_part(inputs):
     text = build_page(JOB, inputs)
     for part in (
-        "Scaled down.", "Scores by stage", "0.50 [", "+0.25", "✗ fail", "Accuracy by prompt length",
+        "Scaled down.", "Scores", "0.50 [", "+0.25", "✗ fail", "Accuracy by prompt length",
         "Reward and accuracy", "Groups kept", "<mark>Paris</mark>", "Thinking, 2 characters", "too long 3",
         "2e-06", "QwenLong-L1-32B (DAPO)", "70.7", "equals gold &#39;7&#39;",
     ):  # fmt: skip
@@ -178,7 +86,7 @@ def test_page_shows_every_part(inputs):
 
 @pytest.mark.parametrize("missing", ["data", "grpo-1", "promote"])
 def test_a_part_that_is_not_given_is_left_out(inputs, missing):
-    assert _Page(build_page(JOB, {name: folder for name, folder in inputs.items() if name != missing})).open == []
+    assert Page(build_page(JOB, {name: folder for name, folder in inputs.items() if name != missing})).open == []
 
 
 def test_probe_says_what_needs_no_document(tmp_path, inputs, make_evaluation, write_evaluation):
@@ -228,18 +136,13 @@ def test_the_options_of_a_question_stand_on_lines_of_their_own(tmp_path, make_ev
 def test_one_evaluation_is_compared_with_nothing(tmp_path, make_evaluation, write_evaluation):
     folder = write_evaluation(make_evaluation([1] * 3 + [0] * 9), tmp_path / "one")
     text = build_page(JOB, {"evaluate-a-model-with-a-long-name": folder})
-    assert (
-        "gain over" not in text
-        and "Gains are" not in text
-        and "Scores by stage" not in text
-        and "Evaluated: a-model-with-a-long-name." in text
-    )
+    assert "gain over" not in text and "Gains are" not in text and "Evaluated: a-model-with-a-long-name." in text
     assert ">a-model-wi…</text>" in text
 
 
 def test_training_alone_makes_a_page(inputs):
     text = build_page(JOB, {"grpo-1": inputs["grpo-1"]})
-    assert "Reward and accuracy" in text and "Scores by stage" not in text
+    assert "Reward and accuracy" in text and 'id="scores"' not in text
 
 
 def test_stage_writes_the_page_and_refuses_a_damaged_log(tmp_path, inputs):

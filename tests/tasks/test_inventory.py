@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from qwenlong.flows.cli.artifacts import app
 from qwenlong.tasks.inventory import collect, listed
-from qwenlong.tasks.lineage import ancestor_tree
+from qwenlong.tasks.lineage import ancestor_tree, tree_below_version
 from qwenlong.tasks.references import BadReference, resolve_artifact
 from qwenlong.tasks.s3.store import S3Store
 from qwenlong.tasks.tracking.client import Tracker
@@ -238,6 +238,27 @@ def test_show_draws_a_shared_parent_once_and_says_how_a_model_scored(
     assert json.loads(CliRunner().invoke(app, ["show", model.short, "--json", *options]).stdout)["scores"] == [
         {"sha256": evaluation.sha256, "accuracy": shown.stdout.split("scored ")[1].split(" over")[0], "items": 4}
     ]
+
+
+def test_a_page_shows_the_way_from_a_registry_version_to_the_data(tmp_path, tracking, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = LocalStore(tmp_path / "store")
+    data = make(store, tmp_path / "out", "data", "rows", "prepare")
+    model = make(store, tmp_path / "out", "model", "weights", "sft", data=data.sha256)
+    evaluation = make(store, tmp_path / "out", "evaluation", "scores", model=model.sha256)
+    folder = tmp_path / "registration"
+    folder.mkdir()
+    parents = {"model": model, "evaluation": evaluation}
+    register(tracking, parents, None, folder)
+    digests = {name: ref.sha256 for name, ref in parents.items()}
+    store.publish(folder, describe(folder, "registration", parents=digests, settings_digest="s", code_digest="c"))
+    tree = tree_below_version(store, model.sha256, read_contents(store))
+    assert tree["stage"] == "qwenlong version 1" and {one["sha256"] for one in tree["parents"]} == set(digests.values())
+    options = ["--set", f"storage.uri={store.root}", "--set", f"tracking.uri={tracking.uri}", "--html", "page.html"]
+    shown = CliRunner().invoke(app, ["show", data.short, *options])
+    assert shown.exit_code == 0 and "page.html" in shown.stdout, shown.stderr
+    page = (tmp_path / "page.html").read_text()
+    assert f"data/{data.sha256}" in page and model.sha256 not in page, "what was made of it is not where it came from"
 
 
 def test_the_commands_speak_json_and_exit_1_on_damage(tmp_path, tracking, monkeypatch):

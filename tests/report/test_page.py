@@ -1,0 +1,88 @@
+"""The page is whole, runs nothing but its own script, and says on top what was decided."""
+
+import hashlib
+import html
+import re
+from base64 import b64encode
+from collections import Counter
+from dataclasses import replace
+
+from report_pages import JOB, Page, example
+
+from qwenlong_core.report.build import build_page
+from qwenlong_core.report.reader import choose_samples, filters_of
+from qwenlong_core.store.artifacts import describe
+from qwenlong_core.store.files import MANIFEST
+
+
+def test_page_is_whole_self_contained_and_safe(inputs):
+    text = build_page(JOB, inputs)
+    page = Page(text)
+    assert page.open == [] and page.styled == []
+    assert page.addresses and set(page.addresses) <= {f"#{name}" for name in page.ids}
+    assert not page.tags.keys() & {"link", "img", "iframe", "b"}
+    assert "url(" not in text and "@import" not in text
+    assert "A &lt;run&gt;" in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "too &lt;small&gt;" in text
+
+
+def test_the_page_allows_its_own_script_and_style_and_nothing_else(inputs):
+    text = build_page(JOB, inputs)
+    [script], [style] = (
+        re.findall(r"<script>(.*?)</script>", text, re.DOTALL),
+        re.findall(r"<style>(.*?)</style>", text, re.DOTALL),
+    )
+    digests = [b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script)]
+    policy = html.unescape(re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)[1])
+    assert policy == (
+        f"default-src 'none'; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}';"
+        " base-uri 'none'; form-action 'none'"
+    )
+    assert text.index("Content-Security-Policy") < text.index("<style>"), "it holds for what comes after it"
+
+
+def test_samples_can_be_filtered_by_what_tells_them_apart(inputs):
+    text = build_page(JOB, inputs)
+    assert set(re.findall(r'<select name="(\w+)"', text)) == {"domain", "outcome"}, "all have one length"
+    items = re.findall(r'class="item" data-domain="(\w+)" data-outcome="(\w+)"', text)
+    assert Counter(domain for domain, _ in items) == {"math": 6, "reading": 6}
+    assert {outcome for _, outcome in items} == {"gained", "lost", "right"}
+
+
+def test_lengths_are_in_their_own_order(make_evaluation):
+    evaluation = make_evaluation([1] * 3)
+    tokens = (2_000, 100, 300)
+    samples = tuple(replace(s, prompt_tokens=count) for s, count in zip(evaluation.samples, tokens))
+    rows = [example(item) for item in evaluation.plan.items]
+    items = choose_samples({"base": replace(evaluation, samples=samples)}, "base", rows)
+    assert filters_of(items) == {"length": ["0–256", "256–512", "1K–2K"]}
+
+
+def test_an_answer_given_by_several_stages_is_shown_once(make_evaluation):
+    evaluations = {
+        "base": make_evaluation([0], "a"),
+        "sft": make_evaluation([1], "b"),
+        "grpo-1": make_evaluation([1], "c"),
+    }
+    [item] = choose_samples(evaluations, "base", [example("q0000")])
+    assert [(a.stage, a.repeated_by) for a in item.answers] == [("grpo-1", ("sft",)), ("base", ())]
+
+
+def test_the_top_says_what_was_measured_and_decided(inputs, tmp_path):
+    folder = tmp_path / "registration"
+    folder.mkdir()
+    (folder / "registration.json").write_text('{"name": "qwenlong", "version": "3"}')
+    (inputs["grpo-1"] / "job.json").write_text('{"model": {"name": "my/model"}}')
+    for name in ("grpo-1", "evaluate-sft"):
+        manifest = describe(inputs[name], "model", parents={"data": "d" * 64}, settings_digest="", code_digest="")
+        (inputs[name] / MANIFEST).write_text(
+            manifest.model_copy(update={"created_at": f"2026-01-0{len(name) % 5}T10:11:12"}).model_dump_json()
+        )
+    top = build_page(JOB, inputs | {"register": folder}).partition("</header>")[0]
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", top))
+    assert facts.pop("Score of sft").startswith("0.75 [") and facts.pop("Gain over base").startswith("+0.25 [")
+    assert facts == {
+        "Made": "2026-01-02 10:11 UTC",
+        "Base model": "my/model",
+        "Registry version": "qwenlong version 3",
+        "Verdict": "REFUSED",
+    }
