@@ -154,7 +154,7 @@ class ProbeJob(Block):
             top_p=grpo.top_p,
             stop=grpo.stop,
             engine="vllm" if with_vllm else "transformers",
-            rewards=settings.rewards,
+            rewards=settings.rewards.model_copy(update={"evidence": None}),  # it measures accuracies
             model=settings.model,
             launch=settings.launch.for_sampling(),
             seed=settings.seed,

@@ -92,13 +92,15 @@ class Score:
     """What a completion earned, with its parts and the reason in words."""
 
     value: float | None
-    """``max(rule, judge) + length_penalty``; ``None`` when there is none: see :attr:`accuracy`."""
+    """``max(rule, judge) + length_penalty + bonus``; ``None`` when there is none: see :attr:`accuracy`."""
     rule: float | None = None
     """1.0 or 0.0 by the rule of the answer type, of a published scorer any share between; ``None`` without a rule."""
     judge: float | None = None
     """1.0 or 0.0 by the judge; ``None`` when the judge was not asked or gave no verdict."""
     length_penalty: float = 0.0
     """In [-1, 0]; see :func:`qwenlong_core.rewards.length_penalty`."""
+    bonus: float = 0.0
+    """What a right answer earned in training for showing its evidence (:mod:`qwenlong_core.rewards.bonus`)."""
     extracted: str | None = None
     """The committed answer that was compared, or ``None`` when there was none."""
     status: Status = "scored"

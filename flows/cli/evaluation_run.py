@@ -20,7 +20,7 @@ from qwenlong.tasks.references import InStore, artifact_in, evaluation_folder
 from qwenlong.tasks.stage_by_hand import run_by_hand
 from qwenlong.tasks.store import open_store
 from qwenlong_core.data.prepared import EVAL_ROWS
-from qwenlong_core.data.prompts import with_form
+from qwenlong_core.data.prompts import as_asked
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.data.ruler.copies import is_ruler
 from qwenlong_core.data.ruler.generate import ruler_rows
@@ -102,7 +102,7 @@ def run_evaluation(
         settings = _bounded(settings, model)
     with _progress_on_stderr():
         found = found if found is not None else reader(_ruler_of(settings, model))
-    rows = [with_form(row, settings.data.prompt_form) for row in found]
+    rows = [as_asked(row, settings.data.prompt_form, settings.data.number_paragraphs) for row in found]
     job = EvaluateJob.of(settings)
     examples = choose_items(rows, settings.evaluation.limit)
     plan = make_plan(job, examples, model.folder)

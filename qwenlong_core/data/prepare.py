@@ -49,7 +49,7 @@ from qwenlong_core.data.filters import (
 )
 from qwenlong_core.data.lengths import fit_eval, fit_questions, fit_sft, fit_train, phase_of
 from qwenlong_core.data.prepared import ROWS, SUMMARY
-from qwenlong_core.data.prompts import require_chat_template, with_form
+from qwenlong_core.data.prompts import as_asked, require_chat_template
 from qwenlong_core.data.rows import DOCUMENT, PHASE, ExampleWriter, stream_rows
 from qwenlong_core.data.sources.read import GENERATED, local_files
 from qwenlong_core.data.splits import SHOWN_REFUSALS, Row, Split
@@ -160,7 +160,8 @@ def _spool(
             templates.add(row)
             if split.name == "eval":
                 held_out.add(row)
-            file.write(with_form(row.example, job.data.prompt_form), row.document)
+            asked = as_asked(row.example, job.data.prompt_form, job.data.number_paragraphs)
+            file.write(asked, row.document)
 
 
 def _collected(job: PrepareJob, split: Split, tokenizer: Any) -> Iterator[Row]:

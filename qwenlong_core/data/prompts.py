@@ -16,6 +16,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from qwenlong_core.data.paragraphs import is_numbered, numbered
 from qwenlong_core.data.wordings import (
     Turn,
     answer_start,
@@ -31,6 +32,7 @@ _PROMPT = (
     "<text>\n{context}\n</text>\n\n{question}\n\n"
     'Format your response as follows: "{form}".'
 )
+_CITE = 'First name the paragraphs that the answer rests on: "Evidence: [insert paragraph numbers here]".'
 _ANALYSIS = "Analyze the following document:\n<text>{context}</text>\nQuestion: {question}"
 _FORMS = {
     "brackets": "Therefore, the answer is [insert answer here]",
@@ -47,7 +49,7 @@ _BREAK = "\ufdd0"
 character that Unicode keeps free for such marks."""
 _INVISIBLE = "\u200b"
 
-TEMPLATE_DIGEST = hashlib.sha256("\n".join((_PROMPT, *_FORMS.values(), _CHOICE_FORM)).encode()).hexdigest()
+TEMPLATE_DIGEST = hashlib.sha256("\n".join((_PROMPT, *_FORMS.values(), _CHOICE_FORM, _CITE)).encode()).hexdigest()
 """Identifies the wording of the prompt; the chat template is the policy's own and not included."""
 
 _THINK_TAG = re.compile(r"\A\s*<think>\n?")
@@ -68,6 +70,11 @@ def with_form(example: Example, form: str) -> Example:
     return example if metadata == example.metadata else replace(example, metadata=metadata)
 
 
+def as_asked(example: Example, form: str, number_paragraphs: bool) -> Example:
+    """The row as ``data.prompt_form`` and ``data.number_paragraphs`` ask it."""
+    return with_form(numbered(example) if number_paragraphs else example, form)
+
+
 def form_of(example: Example) -> str:
     """The form that the row is asked in (``data.prompt_form``)."""
     return str(example.metadata.get(_FORM_OF_ROW, "brackets"))
@@ -85,6 +92,8 @@ def user_message(example: Example) -> str:
     form = _FORMS[form_of(example)]
     if example.answer_type == "choice":
         form = _CHOICE_FORM
+    if is_numbered(example):
+        question = f"{question}\n\n{_CITE}"
     return _PROMPT.format(context=example.context, question=question, form=form)
 
 

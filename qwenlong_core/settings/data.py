@@ -62,6 +62,8 @@ class DataSettings(Block):
     prompt_form: Literal["brackets", "paper"] = "brackets"
     """How the prompt writes the place of the answer: ``[insert answer here]``, or the paper's
     ``(insert answer here)``."""
+    number_paragraphs: bool = False
+    """Number the paragraphs of documents and ask for those that the answer rests on, in training and evaluation."""
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.9
     """Two documents with at least this Jaccard similarity of their runs of eight words are near-duplicates; ``None``
     looks for exact duplicates only."""

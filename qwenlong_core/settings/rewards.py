@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -71,12 +71,40 @@ class JudgeSettings(Block):
         return self.model_copy(update={"concurrency": part + (rank < over)})
 
 
+class EvidenceBonus(Block):
+    """A bonus for right answers that show where they come from. Rows without known evidence have none."""
+
+    of: Literal["paragraphs", "entities"]
+    """``paragraphs``: F-beta of the paragraphs that the answer cites (LongRLVR's context reward, arXiv 2603.02146); it
+    needs ``data.number_paragraphs``. ``entities``: recall of the names on the way to the answer (LongTraceRL's rubric,
+    arXiv 2605.31584)."""
+    weight: float = Field(0.3, gt=0, le=1)
+    """What the best right answer of a group earns beside its 1; the others earn their share of it."""
+    beta: float | None = Field(None, gt=0, le=10)
+    """How many times as much recall counts as precision; ``None`` is LongRLVR's 2. Only for ``paragraphs``."""
+
+    @property
+    def f_beta(self) -> float:
+        """``beta``, with its default."""
+        return 2.0 if self.beta is None else self.beta
+
+    @model_validator(mode="after")
+    def _beta_is_used(self) -> EvidenceBonus:
+        if self.beta is not None and self.of == "entities":
+            raise ValueError(
+                f"rewards.evidence.beta={self.beta} is for of='paragraphs'; entities count by recall alone: drop it"
+            )
+        return self
+
+
 class RewardSettings(Block):
-    """``max(rule, judge) + length_penalty``."""
+    """``max(rule, judge) + length_penalty``, and in training the bonus for evidence."""
 
     number_tolerance: float = Field(0.0015, ge=0, lt=1)
     """Relative tolerance of the number rule (DocMath-Eval's 0.15%); sign and magnitude count."""
     judge: JudgeSettings | None = None
+    evidence: EvidenceBonus | None = None
+    """Added to the rewards of training, never to an evaluation's; ``None`` adds nothing (the paper)."""
     max_unscored_share: Share = 0.2
     """The run stops, with the last error, if more than this share of a step's completions is unscored."""
     max_judge_only_share: Share = 0.5

@@ -79,6 +79,16 @@ class Settings(Block):
         return self
 
     @model_validator(mode="after")
+    def _paragraphs_have_numbers(self) -> Settings:
+        bonus = self.rewards.evidence
+        if bonus is not None and bonus.of == "paragraphs" and not self.data.number_paragraphs:
+            raise ValueError(
+                "rewards.evidence.of='paragraphs' pays for citing paragraphs by number, and with "
+                "data.number_paragraphs=false they have none: set it to true, or use of='entities'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batches_divide(self) -> Settings:
         processes, share = self.launch.num_processes, self.launch.sequence_parallel
         holders = processes // share

@@ -26,6 +26,7 @@ from qwenlong_core.generation.vllm_check import require_vllm
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import attention_implementation, load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
+from qwenlong_core.rewards.bonus import with_bonus
 from qwenlong_core.rewards.health import require_judge
 from qwenlong_core.rewards.hybrid import score_completions
 from qwenlong_core.rewards.judge import Judge
@@ -88,7 +89,7 @@ def prompt_stream(job: GRPOJob, examples: Sequence[Example]) -> Stream:
 
 
 def reward_scorer(job: GRPOJob, rank: int = 0) -> Scorer:
-    """The phase's reward: ``max(rule, judge)`` plus its length penalty.
+    """The phase's reward: ``max(rule, judge)`` plus its length penalty, and the bonus for evidence where it is set.
 
     Args:
         rank: Number of this process, which has its share of the judge's ``concurrency``.
@@ -102,7 +103,9 @@ def reward_scorer(job: GRPOJob, rank: int = 0) -> Scorer:
         asyncio.run(require_judge(judge))
 
     async def score(examples: Sequence[Example], completions: Sequence[Completion]) -> list[Score]:
-        return await score_completions(examples, completions, job.rewards, limits, judge)
+        scores = await score_completions(examples, completions, job.rewards, limits, judge)
+        bonus = job.rewards.evidence
+        return with_bonus(examples, completions, scores, bonus, job.grpo.group_size) if bonus else scores
 
     return score
 

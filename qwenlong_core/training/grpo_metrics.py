@@ -81,6 +81,7 @@ def batch_metrics(batch: RolloutBatch, prompt_tokens: int) -> dict[str, Any]:
         "no_answer_share": rewards.get("reward/no_answer_share", 0.0),
         "penalties": sum(score.length_penalty < 0 for score in scores),
         "penalty_mean": rewards.get("reward/length_penalty_mean", 0.0),
+        "bonus_mean": fmean(score.bonus for score in scores) if scores else 0.0,
         "length_mean": _mean_length(drawn),
         "length_mean_kept": _mean_length(trained),
         **{f"length_p{share}": _percentile(lengths, share / 100) for share in (50, 90, 99)},

@@ -71,7 +71,7 @@ def test_metrics_by_hand() -> None:
     expected = {
         "reward": 0.125, "reward_kept": 0.25, "accuracy": 0.25, "accuracy_math": 0.5, "accuracy_logical": 0.0,
         "groups_drawn": 2, "groups_kept": 1, "groups_all_wrong": 1, "groups_all_right": 0, "rounds": 2,
-        "unscored_share": 0.0, "no_answer_share": 0.25, "penalties": 1, "penalty_mean": -0.125,
+        "unscored_share": 0.0, "no_answer_share": 0.25, "penalties": 1, "penalty_mean": -0.125, "bonus_mean": 0.0,
         "length_mean": 5.0, "length_p50": 6, "length_p90": 8, "length_p99": 8, "truncated_share": 0.25, "tokens": 120,
         "length_mean_kept": 6.0, "truncated_share_kept": 0.5, "tokens_kept": 12,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A phase with all of QwenLong-L1.5's method on, killed again and again, ends like one that was left alone."""
+"""A phase with QwenLong-L1.5's method and the bonus for evidence, killed again and again, ends like one left alone."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def job_of(entropies: tuple[float, float]) -> GRPOJob:
         dynamic_sampling={"max_rounds": 2, "oversampling": 1.5},
         optimizer_across_phases="carried",
         curriculum={"retire_after_visits": 2},
+        rewards={"evidence": {"of": "paragraphs"}},
     )
 
 
@@ -50,6 +51,7 @@ def test_kills_at_random_steps_with_everything_on(policy: Path, data: Path, tmp_
     masked = [row["negatives_masked_share"] > 0 for row in end["metrics"]]
     assert len(set(masked)) == 2, "masked in some steps, not in others"
     assert any(row["kept_from_last_step"] for row in end["metrics"])
+    assert all(row["bonus_mean"] > 0 for row in end["metrics"])
     assert all(row["groups_kept_math"] <= 2 for row in end["metrics"] if "groups_kept_math" in row)
 
     disturbed = stage("disturbed", thresholds)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -24,6 +24,28 @@ _OTHER_ARTICLES = 6
 
 def _passages(pairs: Iterable[tuple[str, str]]) -> str:
     return "\n\n".join(f"Passage {number}:\n{title}\n{text}" for number, (title, text) in enumerate(pairs, 1))
+
+
+def _places(pairs: Iterable[tuple[str, str]], wanted: Collection[int]) -> list[list[int]] | None:
+    """Where the passages with these numbers, counted from 0, stand in :func:`_passages`; ``None`` without any."""
+    spans, start = [], 0
+    for number, pair in enumerate(pairs):
+        length = len(_passages([pair])) + len(str(number + 1)) - 1
+        if number in wanted:
+            spans.append([start, start + length])
+        start += length + len("\n\n")
+    return spans or None
+
+
+def _supporting(row: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> list[list[int]] | None:
+    """The passages of ``supporting_facts``: ``[[title, sentence]]`` (original) or ``{title, sent_id}`` (hub)."""
+    facts = row.get("supporting_facts") or ()
+    try:
+        facts = json.loads(facts) if isinstance(facts, str) else facts
+        titles = set(facts.get("title") or () if isinstance(facts, dict) else (fact[0] for fact in facts))
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        raise BadRow(f"'supporting_facts' is not a list of [title, sentence]: {error}") from error
+    return _places(pairs, {number for number, (title, _) in enumerate(pairs) if title in titles})
 
 
 def _example(
@@ -61,14 +83,16 @@ def _titled_sentences(value: Any) -> list[tuple[str, str]]:
 
 
 def _wikipedia(source: str, row: dict[str, Any]) -> Example:
+    pairs = _titled_sentences(row.get("context"))
     return _example(
         source,
         row_id(row, "_id", "id"),
-        _passages(_titled_sentences(row.get("context"))),
+        _passages(pairs),
         text_field(row, "question"),
         texts(row.get("answer"), "answer"),
         type=row.get("type"),
         level=row.get("level"),
+        evidence=_supporting(row, pairs),
     )
 
 
@@ -117,9 +141,19 @@ def parse_musique(row: dict[str, Any], path: Path, number: int) -> Iterator[Exam
         answers = tuple(dict.fromkeys((*texts(row.get("answer"), "answer"), *aliases)))
     else:
         answers = (_UNANSWERABLE,)
-    hops = len(row["question_decomposition"]) if row.get("question_decomposition") else None
-    example = _example("musique", row_id(row, "id"), _passages(pairs), text_field(row, "question"), answers, hops=hops)
-    yield example
+    steps = row.get("question_decomposition") or ()
+    answerable = row.get("answerable", True)
+    proof = {i for i, paragraph in enumerate(paragraphs) if answerable and paragraph.get("is_supporting")}
+    yield _example(
+        "musique",
+        row_id(row, "id"),
+        _passages(pairs),
+        text_field(row, "question"),
+        answers,
+        hops=len(steps) or None,
+        evidence=_places(pairs, proof),
+        entities=[str(step["answer"]) for step in steps if answerable and step.get("answer")] or None,
+    )
 
 
 @functools.lru_cache(maxsize=2)

@@ -91,6 +91,7 @@ class _World:
         query: dict[str, Any],
         misses: list[Block],
     ) -> Draft:
+        names = [str(name) for block in evidence for fact in block.facts for name in (fact.subject, fact.value)]
         return Draft(
             domain="multihop",
             answer_type=answer_type,
@@ -105,6 +106,7 @@ class _World:
             distractors=tuple(misses),
             filler=self.filler,
             closers=_CLOSERS,
+            entities=tuple(dict.fromkeys(name for name in names if name[0].isupper())),
         )
 
 

@@ -60,6 +60,8 @@ class Draft:
     prefix: str = ""
     """Text before each block, with ``{n}`` for its number."""
     language: str = "en"
+    entities: tuple[str, ...] = ()
+    """Names that the facts lead through, where the domain has such."""
 
 
 class Kind(NamedTuple):

@@ -186,13 +186,15 @@ def lay_out(
 
 
 def _example(draft: Draft, context: str, spans: list[tuple[int, int]], row_id: str) -> Example:
-    metadata = {
+    metadata: dict[str, Any] = {
         "kind": draft.kind,
         "steps": draft.steps,
         "language": draft.language,
         "evidence": [list(span) for span in spans],
         "evidence_depth": [round(start / max(1, len(context)), 4) for start, _ in spans],
     }
+    if draft.entities:
+        metadata["entities"] = list(draft.entities)
     return Example(
         id=row_id,
         source="generated",

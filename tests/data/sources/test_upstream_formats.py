@@ -74,7 +74,8 @@ PASSAGES = "Passage 1:\nA\nFirst. Second.\n\nPassage 2:\nB\nThird."
 def test_hotpotqa_original(tmp_path: Path, suffix: str) -> None:
     (row,) = examples("hotpotqa", save(tmp_path / f"dev{suffix}", [{"_id": "5a", **HOTPOT}]))
     assert (row.id, row.context, row.answers, row.answer_type) == ("hotpotqa-5a", PASSAGES, ("Rockland",), "span")
-    assert row.metadata == {"type": "bridge", "level": "hard"}
+    assert row.metadata == {"type": "bridge", "level": "hard", "evidence": [[0, 27]]}
+    assert row.context[:27] == "Passage 1:\nA\nFirst. Second."
 
 
 def test_hotpotqa_hub(tmp_path: Path) -> None:
@@ -84,9 +85,16 @@ def test_hotpotqa_hub(tmp_path: Path) -> None:
         "answer": "no",
         "context": {"title": ["A", "B"], "sentences": [["First. ", "Second."], ["Third."]]},
     }
-    hub.pop("supporting_facts")
+    hub["supporting_facts"] = {"title": ["B"], "sent_id": [0]}
     (row,) = examples("hotpotqa", save(tmp_path / "validation.parquet", [hub]))
     assert (row.id, row.context, row.answer_type) == ("hotpotqa-5a", PASSAGES, "yes_no")
+    assert [row.context[start:end] for start, end in row.metadata["evidence"]] == ["Passage 2:\nB\nThird."]
+
+
+def test_supporting_facts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    raw = {"_id": "5a", **HOTPOT, "supporting_facts": [3]}
+    (row,) = read_source(f"hotpotqa:{save(tmp_path / 'dev.json', [raw])}")
+    assert "'supporting_facts' is not a list" in str(row)
 
 
 @pytest.mark.parametrize("as_text", [False, True])
@@ -134,6 +142,11 @@ def test_musique_keeps_aliases_and_unanswerable_rows(tmp_path: Path) -> None:
         ("unanswerable", ("unanswerable",)),
     ]
     assert rows[0].metadata["hops"] == 2
+    assert rows[0].metadata["evidence"] == [[0, len("Passage 1:\nA\nFirst.")]]
+    assert "evidence" not in rows[1].metadata
+    steps = [{"id": 1, "answer": "Ann"}, {"id": 2, "answer": "Presque Isle"}]
+    (row,) = examples("musique", save(tmp_path / "n.jsonl", [musique(question_decomposition=steps)]))
+    assert row.metadata["entities"] == ["Ann", "Presque Isle"]
     gold_scores_one(rows)
 
 
