@@ -27,6 +27,7 @@ from qwenlong.tasks.stage_task import run_stage
 from qwenlong.tasks.store import open_store
 from qwenlong.tasks.tracking.champion import apply_decision
 from qwenlong.tasks.tracking.client import Tracker
+from qwenlong.tasks.tracking.mirrors import require_mirrors
 from qwenlong.tasks.tracking.registry import RegisteredVersion
 from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
@@ -93,6 +94,7 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         # Refuses a model without chat template or without its switch for thinking; of a hub id the stage base does.
         base_tokenizer(settings.model)
     require_database(settings)
+    require_mirrors(settings)
     _check_launch(settings)
     _check_plan(settings)
     if settings.launch.sequence_parallel > 1:

@@ -15,9 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from qwenlong_core.data.prepared import EVAL_ROWS
 from qwenlong_core.errors import Refused
 from qwenlong_core.settings.running import TrackingSettings
-from qwenlong_core.store.artifacts import ArtifactRef
+from qwenlong_core.store.artifacts import ArtifactRef, Manifest
+from qwenlong_core.store.files import MANIFEST
 from qwenlong_core.store.protocol import Store, refs_in
 
 if TYPE_CHECKING:  # MLflow takes seconds to load, and most references do not need it
@@ -132,3 +134,18 @@ def evaluation_folder(store: Store, given: str) -> Path:
     if isinstance(wanted, InStore) and wanted.kind == "evaluation":
         return store.fetch(artifact_in(store, wanted))
     raise BadReference(f"{given!r} is no folder and no artifact evaluation/DIGEST: name a finished evaluation")
+
+
+def evaluated_rows(store: Store, folder: Path) -> Path:
+    """The folder with the rows that an evaluation answered: its own, or the data artifact for a pipeline's.
+
+    Raises:
+        ValueError: there are none.
+        BadReference: the data artifact is not in the store any more.
+    """
+    if (folder / EVAL_ROWS).is_file():
+        return folder
+    if (folder / MANIFEST).is_file():
+        parents = Manifest.model_validate_json((folder / MANIFEST).read_text()).parents
+        return store.fetch(artifact_in(store, InStore("data", parents["data"])))
+    raise ValueError(f"{folder} holds no {EVAL_ROWS}, the rows it answered: give a folder that `qwenlong eval` wrote")

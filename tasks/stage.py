@@ -23,6 +23,7 @@ from qwenlong.tasks.specs import StageSpec
 from qwenlong.tasks.store import open_store
 from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.metrics import MetricsForwarder, read_lines
+from qwenlong.tasks.tracking.mirrors import mirrored
 from qwenlong.tasks.tracking.outbox import TrackedRun, deliver_outbox, outbox_of
 from qwenlong.tasks.tracking.registry import register
 from qwenlong.tasks.tracking.runs import RunNote, Status
@@ -183,7 +184,8 @@ def _compute(execution: _Execution, tracked: TrackedRun, lock: int) -> None:
     with (
         served(judge, launch, judge_log, execution.log) as service,
         _checkpoints_in_store(execution) if trains else nullcontext(),
-        MetricsForwarder(execution.output / METRICS, _forward_to(tracked, execution.progress)),
+        mirrored(settings, execution.context.run_id, spec.name, execution.log) as mirror,
+        MetricsForwarder(execution.output / METRICS, _forward_to(tracked, execution.progress, mirror)),
     ):
         where = service.url if service else None
         command = stage_command(
@@ -220,9 +222,10 @@ def _checkpoints_in_store(execution: _Execution) -> Iterator[None]:
         yield
 
 
-def _forward_to(tracked: TrackedRun, progress: Progress) -> Callable[[dict[str, Any]], bool]:
+def _forward_to(tracked: TrackedRun, progress: Progress, mirror: Progress) -> Callable[[dict[str, Any]], bool]:
     def on_line(line: dict[str, Any]) -> bool:
         progress(line)
+        mirror(line)
         return tracked.send(line)
 
     return on_line

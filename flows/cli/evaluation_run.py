@@ -16,7 +16,7 @@ from qwenlong.flows.cli.common import say
 from qwenlong.tasks.judge import at, served
 from qwenlong.tasks.lineage import training_data
 from qwenlong.tasks.models import Model, resolve_model, resolve_tokenizer
-from qwenlong.tasks.references import InStore, artifact_in, evaluation_folder
+from qwenlong.tasks.references import evaluated_rows, evaluation_folder
 from qwenlong.tasks.stage_by_hand import run_by_hand
 from qwenlong.tasks.store import open_store
 from qwenlong_core.data.prepared import EVAL_ROWS
@@ -40,8 +40,8 @@ from qwenlong_core.report.tables import gain_over
 from qwenlong_core.settings.evaluation import EvaluationSettings
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
-from qwenlong_core.store.artifacts import ArtifactError, Manifest
-from qwenlong_core.store.files import MANIFEST, digest_json
+from qwenlong_core.store.artifacts import ArtifactError
+from qwenlong_core.store.files import digest_json
 
 FOLDER = Path(".qwenlong/evaluations")
 PAPER_PROTOCOL = {
@@ -159,14 +159,15 @@ def run_rescore(settings: Settings, given: str, out: Path | None) -> Finished:
     Raises:
         ValueError: there is no such evaluation, its rows are missing, or ``out`` holds something else.
     """
-    folder = evaluation_folder(open_store(settings), given)
+    store = open_store(settings)
+    folder = evaluation_folder(store, given)
     if not (folder / SCORES).is_file():
         raise ValueError(
             f"--rescore {given} holds no {SCORES}, so no finished evaluation: finish it first, or name another"
         )
     out = out or FOLDER / f"{folder.resolve().name}-rescored"
     _check_out(out, folder)
-    data = _folder_with_rows(settings, folder)
+    data = evaluated_rows(store, folder)
     with _locked(out), _progress_on_stderr():
         with served(settings.evaluation.judge, settings.launch, out / "judge.log", say) as judge:
             rescore(at(judge, EvaluateJob.of(settings)), folder, data, out)
@@ -287,13 +288,3 @@ def _what_documents_add(model: Model, plan: Plan, folder: Path) -> Estimate | No
         return None
     probe = read_evaluation(folder)
     return gain_over(read_evaluation(whole), probe, probe.bootstrap)
-
-
-def _folder_with_rows(settings: Settings, folder: Path) -> Path:
-    """The folder with the rows that an evaluation answered: its own, or the data artifact for a pipeline's."""
-    if (folder / EVAL_ROWS).is_file():
-        return folder
-    if (folder / MANIFEST).is_file():
-        store, parents = open_store(settings), Manifest.model_validate_json((folder / MANIFEST).read_text()).parents
-        return store.fetch(artifact_in(store, InStore("data", parents["data"])))
-    raise ValueError(f"{folder} holds no {EVAL_ROWS}, the rows it answered: give a folder that `qwenlong eval` wrote")

@@ -24,6 +24,7 @@ from qwenlong.flows.cli.prepare import prepare
 from qwenlong.flows.cli.probe import probe
 from qwenlong.flows.cli.rollback import rollback
 from qwenlong.flows.cli.run import run
+from qwenlong.flows.cli.samples import samples
 from qwenlong.flows.cli.score import score
 from qwenlong.flows.cli.serve import serve
 from qwenlong.flows.cli.sources import sources
@@ -46,6 +47,7 @@ app.command()(rollback)
 app.add_typer(artifacts, name="artifacts")
 app.command("eval")(evaluate)
 app.command()(compare)
+app.command()(samples)
 app.command()(ask)
 app.command()(export)
 app.command("judge-check")(judge_check)

@@ -160,6 +160,9 @@ class TrackingSettings(Block):
     experiment: Annotated[Name, Field(max_length=500)] = "qwenlong"
     registered_model: str = Field("qwenlong", pattern=r"^[^/:@]*[^/:@\s][^/:@]*$", max_length=256)
     """A name without ``/``, ``:`` and ``@``, which mean something in ``models:/NAME@ALIAS``."""
+    also: tuple[Literal["wandb", "tensorboard"], ...] = ()
+    """Where the step lines of trainings and evaluations go besides MLflow, which stays the record. Their packages are
+    installed by hand. Weights & Biases reads its own variables, such as ``WANDB_API_KEY`` and ``WANDB_MODE``."""
 
 
 _PLACE = re.compile(r"\$[A-Za-z_]\w*|[a-z0-9-]+/[A-Za-z0-9-]+")

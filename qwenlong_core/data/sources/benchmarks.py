@@ -24,7 +24,7 @@ LONGBENCH: dict[str, Domain] = {
     "multifieldqa_zh": "reading",
     "dureader": "reading",
 }
-_LONGBENCH_NAMES = {"2wikimqa": "2wikimultihopqa"}
+LONGBENCH_NAMES = {"2wikimqa": "2wikimultihopqa"}
 DOCMATH_KINDS = ("complong", "compshort", "simplong", "simpshort")
 DOCMATH_SELECTION = "docmath_all_test_200.jsonl"
 """Prompts of the paper's 200 questions. The other 600 of testmini are in DocQA-RL, the training data."""
@@ -141,7 +141,7 @@ def parse_longbench(row: dict[str, Any], path: Path, number: int, only: str = ""
     answers = tuple(dict.fromkeys(texts(row.get("answers"), "answers")))
     yield Example(
         id=f"longbench-{task}-{row_id(row, '_id')}",
-        source=_LONGBENCH_NAMES.get(task, task),
+        source=LONGBENCH_NAMES.get(task, task),
         domain=LONGBENCH[task],
         answer_type=infer_answer_type(LONGBENCH[task], answers, ()),
         context=text_field(row, "context"),
