@@ -16,7 +16,7 @@ from qwenlong.tasks.elsewhere import run_elsewhere
 from qwenlong.tasks.events import StageEvent, tell
 from qwenlong.tasks.notice import send
 from qwenlong.tasks.process import ProcessFailed, reason_of
-from qwenlong.tasks.progress import progress_artifact
+from qwenlong.tasks.progress import curves_artifact, progress_artifact
 from qwenlong.tasks.specs import StageSpec
 from qwenlong.tasks.stage import RunContext, StageOutcome, execute_stage, stage_fingerprint
 from qwenlong.tasks.store import open_store
@@ -50,11 +50,12 @@ def _made(spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunContext, 
     if deployment := deployments.get(spec.family):
         logger.info("%s runs on deployment %s", spec.name, deployment)
         return _result_of(deployment, spec, inputs, context, forced)
-    update = progress_artifact(spec.name)
+    update, draw = progress_artifact(spec.name), curves_artifact(spec.name, context.settings)
 
     def progress(line: dict[str, Any]) -> None:
         tell(StageEvent(stage=spec.name, what="step", line=line))
         update(line)
+        draw(line)
 
     outcome = execute_stage(spec, inputs, context, forced=forced, log=logger.info, progress=progress)
     update({"step": 1, "total_steps": 1})

@@ -17,29 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from qwenlong.flows.cli.common import console
+from qwenlong.tasks.curves import clock, sparkline
 from qwenlong.tasks.events import StageEvent, watching
 
-_BARS = "▁▂▃▄▅▆▇█"
-_CURVE = 24
-"""Steps that a curve shows: the newest."""
 _CURVES = ("reward", "accuracy", "loss")
 """The first of them that a stage's lines have is drawn."""
 _STYLES = {"running": "bold", "waiting": "dim", "cached": "green", "kept": "green", "done": "green"}
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """The values as a line of bars, from the lowest to the highest of them."""
-    shown = values[-_CURVE:]
-    low, span = min(shown), max(shown) - min(shown)
-    return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1)) if span else 0] for value in shown)
-
-
-def clock(seconds: float) -> str:
-    """``7s``, ``3m05s``, ``1h02m``."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60}h{minutes % 60:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
 @dataclass

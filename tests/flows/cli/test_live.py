@@ -9,7 +9,8 @@ from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 
 from qwenlong.flows.cli import live
-from qwenlong.flows.cli.live import LiveView, can_show, clock, live_view, sparkline
+from qwenlong.flows.cli.live import LiveView, can_show, live_view
+from qwenlong.tasks.curves import clock, sparkline
 from qwenlong.tasks.events import StageEvent, tell, watching
 
 

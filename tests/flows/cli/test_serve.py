@@ -129,6 +129,7 @@ def test_a_deployed_run_completes_with_its_stages_as_tasks(home, served):
     assert progress["progress-grpo-3"] == 100.0
     markdown = {item["key"]: item["data"] for item in artifacts if item["type"] == "markdown"}
     assert "grpo-3" in markdown["scores"] and "SHA-256" in markdown["stage-sft"]
+    assert "| reward |" in markdown["curves-grpo-3"] and "| loss |" in markdown["curves-sft"]
     of_task = {item["key"]: item["task_run_id"] for item in artifacts}
     assert all(of_task[f"stage-{task['name']}"] == task["id"] for task in tasks), (
         "a stage's result is on its task's page"
