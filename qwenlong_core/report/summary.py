@@ -16,8 +16,7 @@ from qwenlong_core.store.artifacts import Manifest
 from qwenlong_core.store.files import JOB, MANIFEST
 
 _REGISTER = "register"
-_NAMES = {"data": "data", "model": "base model", "base": "base model"}
-"""What an artifact is called that is only known as an input of another."""
+_BASE = "base model"
 
 
 def manifests_of(inputs: Mapping[str, Path]) -> dict[str, Manifest]:
@@ -85,8 +84,10 @@ def origins_of(inputs: Mapping[str, Path]) -> list[Origin]:
     for one in manifests.values():
         for name, digest in one.parents.items():
             if digest not in known:
-                kind = "data" if name == "data" else "model"
-                origins[digest] = Origin(name=_NAMES.get(name, name), kind=kind, sha256=digest)
+                # A model that none of the stages made is where they began; an evaluation alone cannot tell.
+                called = _BASE if name == "base" or (name, one.kind) == ("model", "model") else name
+                called = _BASE if digest in origins and origins[digest].name == _BASE else called
+                origins[digest] = Origin(name=called, kind="data" if name == "data" else "model", sha256=digest)
     for name, one in sorted(manifests.items(), key=lambda item: item[1].created_at):
         version = registered_version(inputs[name]) if name == _REGISTER else None
         origins[one.digest] = Origin(

@@ -11,6 +11,7 @@ from report_pages import JOB, Page, example
 
 from qwenlong_core.report.build import build_page
 from qwenlong_core.report.reader import choose_samples, filters_of
+from qwenlong_core.report.summary import origins_of
 from qwenlong_core.store.artifacts import describe
 from qwenlong_core.store.files import MANIFEST
 
@@ -86,3 +87,20 @@ def test_the_top_says_what_was_measured_and_decided(inputs, tmp_path):
         "Registry version": "qwenlong version 3",
         "Verdict": "REFUSED",
     }
+
+
+def test_the_lineage_names_what_is_only_known_as_an_input(tmp_path):
+    def made(name, kind, **parents):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "x").write_text(name)
+        digests = {key: value * 64 for key, value in parents.items()}
+        manifest = describe(folder, kind, parents=digests, settings_digest="", code_digest="")
+        (folder / MANIFEST).write_text(manifest.model_dump_json())
+        return folder
+
+    evaluation = made("evaluation", "evaluation", model="b", data="d")
+    assert [one.name for one in origins_of({"evaluate-A": evaluation})] == ["model", "data", "evaluate-A"]
+    sft = made("sft", "model", model="b", data="d")
+    names = [one.name for one in origins_of({"sft": sft, "evaluate-base": evaluation})]
+    assert sorted(names) == ["base model", "data", "evaluate-base", "sft"]
