@@ -6,18 +6,15 @@ base -> prepare -> distill -> sft -> grpo-1 -> grpo-2 -> grpo-3 -> evaluate (eve
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-from prefect import flow, get_client, get_run_logger
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.exceptions import ObjectNotFound
-from prefect.states import Crashed
 
+from qwenlong.flows.dead_runs import close_dead_runs
 from qwenlong.flows.door import require_deployments, require_rows
 from qwenlong.flows.failure_notice import tell_of_failure
 from qwenlong.flows.form import (
@@ -212,15 +209,6 @@ def planned_beside_measured(run: PipelineRun) -> dict[str, float]:
         return {}
     learn(plan, compared)
     return metrics(compared)
-
-
-def close_dead_runs(tracker: Tracker) -> None:
-    """Mark runs whose process was killed as such, in MLflow and in Prefect, which still show them as running."""
-    with get_client(sync_client=True) as client:
-        for flow_run_id in tracker.close_orphans():
-            # The run may have used another Prefect server, which this one cannot close.
-            with contextlib.suppress(ObjectNotFound):
-                client.set_flow_run_state(UUID(flow_run_id), Crashed(message="its process was killed"), force=True)
 
 
 def _stage_row(result: StageResult) -> dict[str, Any]:

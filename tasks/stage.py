@@ -5,7 +5,6 @@ Nothing here needs Prefect; ``tasks/stage_task.py`` holds the Prefect task aroun
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from qwenlong.tasks.checkpoints import CheckpointPublisher, Training, drop_finished, restore
 from qwenlong.tasks.judge import judge_asked_by, served
 from qwenlong.tasks.launch import launch_options, needs_launcher
+from qwenlong.tasks.locks import one_at_a_time
 from qwenlong.tasks.process import run_or_refuse, stage_command
 from qwenlong.tasks.results import digests_of, publish, remember, write_job
 from qwenlong.tasks.specs import StageSpec
@@ -108,38 +108,34 @@ def execute_stage(
     # The fingerprint in the name lets a retry resume from what an interrupted try of the same work left there.
     name = f"{spec.cached_as}-{key[:16]}" + ("-forced" if forced else "")
     work = Path(context.settings.storage.work_dir).absolute() / name
-    with _work_lock(work, log) as lock:
+    execution = _Execution(
+        spec=spec, inputs=inputs, context=context, store=store, key=key, forced=forced,
+        work=work, log=log, progress=progress,
+    )  # fmt: skip
+
+    def waiting() -> None:
+        log(f"another run is using {work}: waiting for it to end")
+
+    # The stage's process inherits the lock. If the pipeline is killed but the training lives on, a second training
+    # therefore waits for it instead of writing to the same checkpoints.
+    with one_at_a_time(work.with_suffix(".lock"), waiting) as lock:
         # Looked up under the lock: a run that held it may have just finished this stage.
         record = None if forced else store.lookup(spec.cached_as, key)
         if record is not None:
+            _tidy(execution)  # its run may have been killed before it did
             return StageOutcome(ref=record.ref, how="adopted", seconds=0.0, mlflow_run_id=record.mlflow_run_id)
-        execution = _Execution(
-            spec=spec, inputs=inputs, context=context, store=store, key=key, forced=forced,
-            work=work, log=log, progress=progress,
-        )  # fmt: skip
         ref, mlflow_run_id = _run_tracked(execution, lock)
         remember(store, spec, key, ref, profile=context.settings.profile, mlflow_run_id=mlflow_run_id)
-        if _trains(spec) and not context.settings.storage.keep_checkpoints:
-            drop_finished(store, _training(execution), log)
-        shutil.rmtree(work)
+        _tidy(execution)
     return StageOutcome(ref=ref, how="ran", seconds=time.monotonic() - started, mlflow_run_id=mlflow_run_id)
 
 
-@contextmanager
-def _work_lock(work: Path, log: Log) -> Iterator[int]:
-    """Hold a work folder alone; yields the lock's descriptor.
-
-    The stage's process inherits the descriptor. If the pipeline is killed but the training lives on, a second
-    training therefore waits for it instead of writing to the same checkpoints.
-    """
-    work.parent.mkdir(parents=True, exist_ok=True)
-    with work.with_suffix(".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log(f"another run is using {work}: waiting for it to end")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock.fileno()
+def _tidy(execution: _Execution) -> None:
+    """Delete what a finished stage needs no more: its work folder, and its checkpoints in the store."""
+    if execution.work.exists():
+        if _trains(execution.spec) and not execution.context.settings.storage.keep_checkpoints:
+            drop_finished(execution.store, _training(execution), execution.log)
+        shutil.rmtree(execution.work)
 
 
 def _run_tracked(execution: _Execution, lock: int) -> tuple[ArtifactRef, str | None]:

@@ -77,7 +77,7 @@ def other_home(url: str) -> Path | None:
     return None if found == Path(os.environ["PREFECT_HOME"]).resolve() else found
 
 
-def prefect_start_lock() -> AbstractContextManager[None]:
+def prefect_start_lock() -> AbstractContextManager[int]:
     """Hold it while a Prefect server starts: of two at once in a new folder, both would make the database."""
     return one_at_a_time(Path(os.environ["PREFECT_HOME"]) / "start.lock")
 

@@ -50,6 +50,7 @@ def _run_pipeline(
         ValueError: settings or data that cannot be used.
     """
     from qwenlong.flows.cli.live import can_show, live_view
+    from qwenlong.flows.dead_runs import tagged_with_process
     from qwenlong.flows.form import BEGINNING, NOTHING
     from qwenlong.flows.full_pipeline import describe_settings, full_pipeline
     from qwenlong.flows.pipeline_run import preflight
@@ -63,7 +64,8 @@ def _run_pipeline(
     with prefect_api() as url:
         quiet_logs()
         say(f"Prefect API at {url}")
-        with nullcontext() if lines or not can_show() else live_view(stage_names(settings)):
+        shown = nullcontext() if lines or not can_show() else live_view(stage_names(settings))
+        with tagged_with_process(), shown:
             result: dict[str, Any] = full_pipeline(profile, start or BEGINNING, refresh or NOTHING, overrides=overrides)
     return result | {"mlflow_uri": settings.tracking.uri}
 

@@ -17,6 +17,7 @@ from typing import Any
 from qwenlong_core.store.artifacts import ArtifactRef, Damaged, DiskFull, Manifest, read_manifest, verify
 from qwenlong_core.store.files import MANIFEST, differences, write_synced
 from qwenlong_core.store.protocol import StageRecord, Stored, check_writable, newest_whole, read_record, refuse_pickles
+from qwenlong_core.store.staging import staging, sweep
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,9 @@ class LocalStore:
         self.root = root.absolute()
 
     def check(self) -> str:
-        """See :class:`Store`."""
+        """See :class:`Store`. Deletes what killed writers left."""
         check_writable(self.root, "storage.uri")
+        sweep(self.root)
         return f"folder {self.root}, writable"
 
     def publish(self, directory: Path, manifest: Manifest) -> ArtifactRef:
@@ -76,18 +78,14 @@ class LocalStore:
         ref = self._ref(manifest)
         target = self._directory(ref)
         if not self._is_whole(ref):
-            staging = target.with_name(f".tmp-{uuid.uuid4().hex}")
-            try:
-                staging.mkdir(parents=True)
+            with staging(target, folder=True) as folder:
                 with full_disk_named(self.root, sum(entry.size for entry in manifest.files.values())):
-                    fill(staging)
-                verify(staging, manifest)
-                write_synced(staging / MANIFEST, manifest.model_dump_json(indent=2))
-                _sync_tree(staging)
-                if not _rename_unless_there(staging, target):
+                    fill(folder)
+                verify(folder, manifest)
+                write_synced(folder / MANIFEST, manifest.model_dump_json(indent=2))
+                _sync_tree(folder)
+                if not _rename_unless_there(folder, target):
                     verify(target, manifest)  # another writer was first, and its copy is as good if it is whole
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
         return target
 
     def _is_whole(self, ref: ArtifactRef) -> bool:
@@ -133,10 +131,9 @@ class LocalStore:
     def record(self, entry: StageRecord) -> None:
         """See :class:`Store`."""
         path = self._record_path(entry.stage, entry.fingerprint)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
-        write_synced(staging, entry.model_dump_json(indent=2))
-        os.replace(staging, path)
+        with staging(path) as file:
+            write_synced(file, entry.model_dump_json(indent=2))
+            os.replace(file, path)
 
     def lookup(self, stage: str, fingerprint: str) -> StageRecord | None:
         """See :class:`Store`."""
@@ -189,14 +186,10 @@ class LocalStore:
     def claim(self, name: str, text: str) -> str:
         """See :class:`Store`."""
         path = self.root / "claims" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_name(f".tmp-{uuid.uuid4().hex}")
-        try:
-            write_synced(staging, text)
+        with staging(path) as file:
+            write_synced(file, text)
             with contextlib.suppress(FileExistsError):
-                os.link(staging, path)  # unlike a rename, a hard link never replaces what is there
-        finally:
-            staging.unlink(missing_ok=True)
+                os.link(file, path)  # unlike a rename, a hard link never replaces what is there
         return path.read_text()
 
     def _ref(self, manifest: Manifest) -> ArtifactRef:

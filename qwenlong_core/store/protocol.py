@@ -194,7 +194,7 @@ def check_writable(folder: Path, setting: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another run may have swept it
     except OSError as error:
         raise ArtifactError(
             f"{setting}={str(folder)!r} cannot be written ({error.strerror}): "

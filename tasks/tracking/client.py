@@ -54,6 +54,9 @@ _REFUSALS = frozenset(ErrorCode.Name(code) for code in (INVALID_PARAMETER_VALUE,
 _AWAY_SECONDS = 10.0
 """How long MLflow is not asked again after it did not answer."""
 
+_CLOCK_SECONDS = 3600.0
+"""By how much the clock may be set forward while a process lives, before it is taken for another."""
+
 # By default MLflow retries one call for minutes, and the stage would wait. We repeat calls ourselves: a call that is
 # repeated only here can first be checked for having arrived.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -115,6 +118,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", json.dumps(value) if isinstance(value, Mapping) else str(value)
+
+
+def has_ended(pid: int, began: float) -> bool:
+    """Whether the process of this machine that began something has ended.
+
+    Args:
+        began: when it did, seconds since 1970. A process that was started well after that only has the same number.
+    """
+    try:
+        return psutil.Process(pid).create_time() > began + _CLOCK_SECONDS
+    except psutil.NoSuchProcess:
+        return True
 
 
 def is_refusal(error: Exception) -> bool:
@@ -208,7 +223,7 @@ class Tracker:
         query = f"attributes.status = 'RUNNING' and tags.`qwenlong.host` = '{socket.gethostname()}'"
         flow_runs = []
         for run in self.client.search_runs([self.experiment_id], query):
-            if not psutil.pid_exists(int(run.data.tags["qwenlong.pid"])):
+            if has_ended(int(run.data.tags["qwenlong.pid"]), run.info.start_time / 1000):
                 self.client.set_terminated(run.info.run_id, "KILLED")
                 if flow_run := run.data.tags.get("prefect.flow_run_id"):
                     flow_runs.append(flow_run)

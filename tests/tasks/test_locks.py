@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from qwenlong.tasks.locks import one_at_a_time
 from qwenlong_core.store.fingerprint import ROOT
 
 START = """
@@ -39,6 +42,36 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def test_many_take_turns_and_the_file_goes_with_the_last(tmp_path: Path) -> None:
+    """Each removes the file that the next is waiting for."""
+    path, inside, most, waited = tmp_path / "new/x.lock", [], [], []
+
+    def turn(number: int) -> None:
+        with one_at_a_time(path, lambda: waited.append(number)):
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.01)
+            inside.remove(number)
+
+    threads = [threading.Thread(target=turn, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == [1] * 20 and waited and not path.exists()
+
+
+def test_after_an_error_the_file_stays_for_who_inherited_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    with pytest.raises(ValueError, match="boom"), one_at_a_time(path) as lock:
+        child = subprocess.Popen(["sleep", "0.5"], pass_fds=[lock])
+        raise ValueError("boom")
+    assert path.exists()
+    with one_at_a_time(path):
+        assert child.poll() is not None or child.wait(1) == 0, "it was waited for"
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("what", ["mlflow", pytest.param("prefect", marks=pytest.mark.slow)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socketserver
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from qwenlong.tasks.tracking.client import Tracker, client_for, flatten
+from qwenlong.tasks.tracking.client import Tracker, client_for, flatten, has_ended
 from qwenlong.tasks.tracking.metrics import MetricsForwarder, to_metrics
 from qwenlong.tasks.tracking.outbox import TrackedRun, deliver_outbox, put, waiting
 from qwenlong.tasks.tracking.runs import RunNote, Runs
@@ -221,6 +222,15 @@ def test_runs_whose_process_is_gone_are_closed_as_killed(settings):
     assert tracker.close_orphans() == ["flow-1"]
     client = client_for(settings)
     assert client.get_run(dead).info.status == "KILLED" and client.get_run(alive).info.status == "RUNNING"
+
+
+def test_a_number_that_another_process_has_now_is_no_sign_of_life():
+    now = time.time()
+    assert not has_ended(os.getpid(), now)
+    assert has_ended(os.getpid(), now - 30 * 86400), "this process is younger"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert has_ended(ended.pid, now)
 
 
 def test_runs_that_a_dead_host_left_are_closed_by_who_finished_the_stage(settings):
