@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from qwenlong_core.data.collect import SPLITS, specs_of
 from qwenlong_core.data.prepared import SUMMARY
+from qwenlong_core.data.sources.read import local_files, location_of
 from qwenlong_core.interpreter import Devices, Installed, devices_of, installed_in
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.protocol import check_writable
@@ -74,6 +76,30 @@ def require_database(settings: Settings) -> None:
     check_writable(path.parent, "the folder of tracking.uri")
     if path.exists() and path.stat().st_size and path.open("rb").read(len(_MAGIC)) != _MAGIC:
         raise ValueError(f"tracking.uri={uri!r}: {path} is not an SQLite database: name another file")
+
+
+def require_rows_of_others(settings: Settings) -> None:
+    """Refuse data whose folder or glob takes in what the pipeline itself writes, such as ``data.train=.``.
+
+    A path inside, for example to a file of an artifact, is meant so.
+
+    Raises:
+        ValueError: naming the file that would be read.
+    """
+    storage = settings.storage
+    folders = {name: getattr(storage, name) for name in ("uri", "cache_dir", "work_dir", "runs_dir")}
+    places = {f"storage.{name}": Path(folder).resolve() for name, folder in folders.items() if "://" not in folder}
+    for split in SPLITS:
+        for spec in specs_of(settings.prepared_data, split):
+            given = Path(location_of(spec)).resolve()
+            for setting, place in places.items():
+                if given.is_relative_to(place):
+                    continue
+                if mine := next((file for file in local_files(spec) if file.resolve().is_relative_to(place)), None):
+                    raise ValueError(
+                        f"data.{split}={spec!r} takes in {setting} ({place}), where the pipeline writes, for example "
+                        f"{mine}: name the folder of your data alone"
+                    )
 
 
 def require_rows(settings: Settings, prepared: Path) -> None:

@@ -15,7 +15,7 @@ from prefect import get_run_logger
 from prefect.artifacts import MarkdownArtifact, create_markdown_artifact
 
 from qwenlong.flows.addresses import require_answers
-from qwenlong.flows.door import require_attention, require_database
+from qwenlong.flows.door import require_attention, require_database, require_rows_of_others
 from qwenlong.flows.meeting_places import require_shared
 from qwenlong.tasks.events import StageEvent, tell
 from qwenlong.tasks.judge import ASKING, judge_asked_by, obstacle
@@ -34,6 +34,7 @@ from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.endpoint import api_key
 from qwenlong_core.generation.vllm_check import require_vllm
 from qwenlong_core.interpreter import installed_in
+from qwenlong_core.model_files import require_model_files
 from qwenlong_core.plan.check import require_fit
 from qwenlong_core.plan.shapes import NoPlan
 from qwenlong_core.promotion.decision import DECISION_TEXT, read_decision
@@ -70,8 +71,9 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         ValueError: an unknown stage name, a data path that matches nothing, a teacher's key that is not set, a store,
             MLflow or Prefect that a pool's workers do not reach, an interpreter that cannot run stages, an attention
             that it does not have, a launcher that is not installed, a judge that cannot be served, a file that is no
-            tracking database, a model without chat template or without the switch that ``model.enable_thinking``
-            sets, or one whose rows ``launch.sequence_parallel`` processes cannot share.
+            tracking database, data among the pipeline's own files, a model that is not there or damaged, one without
+            chat template or without the switch that ``model.enable_thinking`` sets, or one whose rows
+            ``launch.sequence_parallel`` processes cannot share.
         FileNotFoundError: the package with the bundled weights is not installed.
         ArtifactError: the artifact store cannot be written.
     """
@@ -82,12 +84,15 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
         raise ValueError(f"no stage {start!r} to start at: this profile has {', '.join(names)}")
     require_shared(settings)
     prepare_stage(settings)  # finds the data files
+    require_rows_of_others(settings)
     if settings.sft_rows == "questions":
         distill_stage(settings)  # finds the files of traces
     if settings.model.name in BUNDLED:
         bundled_file()  # finds the package with the weights
     if settings.model.chat_template is not None:
         chat_template_file(settings.model.chat_template)
+    if Path(settings.model.name).is_dir() and settings.model.name not in BUNDLED:
+        require_model_files(Path(settings.model.name))
     if Path(settings.model.name).is_dir() or (
         settings.model.enable_thinking is not None and settings.model.name in BUNDLED
     ):

@@ -19,6 +19,7 @@ from qwenlong_core.base_tokenizer import base_tokenizer, with_template
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.data.prompts import require_chat_template
 from qwenlong_core.jobs import BaseJob
+from qwenlong_core.model_files import refuse_unknown
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
 
@@ -104,6 +105,7 @@ def _loaded(kind: Any, settings: ModelSettings, **options: Any) -> Any:
     try:
         return kind.from_pretrained(settings.name, revision=settings.revision or "main", **options)
     except OSError as error:
+        refuse_unknown(settings, error)
         raise ConnectionError(
             f"model {settings.name!r} could not be loaded from the hub or as a local folder: {str(error).rstrip('.')}. "
             "Without network give a downloaded folder instead (model.name)"

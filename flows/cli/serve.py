@@ -204,6 +204,7 @@ def _offer(api: str, defaults: dict[str, Any]) -> None:
         schema = deployment["parameter_openapi_schema"]
         for name in offered.keys() & schema["properties"].keys():
             schema["properties"][name] |= offered[name]
+        schema["additionalProperties"] = False  # else a mistyped name starts a run that crashes
         changed = {"parameters": defaults, "parameter_openapi_schema": schema}
         httpx.patch(f"{api}/deployments/{deployment['id']}", json=changed).raise_for_status()
 

@@ -188,15 +188,19 @@ class OpenAIEngine:
     def _body(self, request: Request[K], sampling: Sampling) -> dict[str, Any]:
         prompt, turns = request.prompt, _turns(request.prompt)
         asked: dict[str, Any] = {"prompt": list(prompt)} if turns is None else {"messages": turns}
-        asked |= {"model": self.settings.model, "max_tokens": sampling.max_tokens}
-        asked |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
-        if sampling.stop:
-            asked["stop"] = list(sampling.stop)
+        asked |= sampling_body(self.settings.model, sampling)
         if sampling.seed is not None:
             ids: Any = prompt if turns is None else list("\n".join(turn["content"] for turn in turns).encode())
             # Servers accept seeds of different widths; 31 bits fit everywhere.
             asked["seed"] = prompt_seed(sampling.seed, ids, request.sample) >> 32
         return asked
+
+
+def sampling_body(model: str, sampling: Sampling) -> dict[str, Any]:
+    """What a request says of the model and its sampling, but for the seed, which depends on the prompt."""
+    asked = {"model": model, "max_tokens": sampling.max_tokens}
+    asked |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    return asked | ({"stop": list(sampling.stop)} if sampling.stop else {})
 
 
 def _turns(prompt: Prompt) -> list[dict[str, str]] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.bundled import BUNDLED
+from qwenlong_core.model_files import refuse_unknown
 from qwenlong_core.plan.known import KNOWN
 from qwenlong_core.plan.shapes import Shape, shape_from
 from qwenlong_core.settings.model import ModelSettings
@@ -19,7 +20,8 @@ def shape_of(model: ModelSettings) -> Shape:
 
     Raises:
         NoPlan: a model that a plan cannot reckon with.
-        ConnectionError: the hub does not have it or does not answer.
+        ValueError: the hub does not have it.
+        ConnectionError: the hub does not answer.
     """
     folder = Path(model.name)
     if model.name not in BUNDLED and (folder / "config.json").is_file():
@@ -35,6 +37,7 @@ def _from_hub(model: ModelSettings) -> dict[str, Any]:
     try:
         path = hf_hub_download(model.name, "config.json", revision=model.revision)
     except (OSError, ValueError) as error:
+        refuse_unknown(model, error)
         raise ConnectionError(
             f"the shape of model.name={model.name!r} is not known, and the hub gave no config.json"
             f" ({' '.join(str(error).split())}): name a downloaded folder"

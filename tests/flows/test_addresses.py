@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+from typing import Any
 
 import pytest
 from endpoint_server import Respond, hang, raw, says, served
@@ -40,6 +41,35 @@ def judged(url: str, *more: str) -> Settings:
 def test_what_no_retry_mends_is_refused(respond: Respond, said: str) -> None:
     with served(lambda *_: respond) as server, pytest.raises(ValueError, match=said):
         require_answers(judged(server.url), ALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "setting"),
+    [
+        ("reasoning_effort", ["rewards.judge.reasoning_effort=extreme"], "rewards.judge"),
+        ("seed", ["rewards.judge.seed=4"], "rewards.judge"),
+        ("top_p", ["distill={{max_prompt_tokens=256, teacher={{base_url='{url}', model='t'}}}}"], "distill.teacher"),
+        (
+            "stop",
+            [
+                "evaluation.engine=openai",
+                "evaluation.server={{base_url='{url}', model='p'}}",
+                "evaluation.stop=['END']",
+            ],
+            "evaluation.server",
+        ),
+    ],
+)
+def test_a_parameter_that_a_server_does_not_know_is_refused(name: str, more: list[str], setting: str) -> None:
+    def strict(_: int, request: dict[str, Any]) -> Respond:
+        told = json.dumps({"error": {"message": f"Unsupported parameter: '{name}'"}}).encode()
+        return raw(told, "400 Bad Request") if name in request else says("yes")
+
+    with served(strict) as server:
+        settings = judged(server.url, *(override.format(url=server.url) for override in more))
+        said = rf"^{setting}: http\S+ was asked once .*HTTP 400: .*Unsupported.* or what is sent: .*\b{name}\b"
+        with pytest.raises(ValueError, match=said):
+            require_answers(settings, ALL)
 
 
 @pytest.mark.parametrize("respond", [error("503 Service Unavailable"), error("429 Too Many Requests"), hang])

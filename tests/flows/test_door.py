@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from qwenlong.flows.door import attention_trouble, require_attention, require_database, require_rows
+from qwenlong.flows.door import (
+    attention_trouble,
+    require_attention,
+    require_database,
+    require_rows,
+    require_rows_of_others,
+)
 from qwenlong.tasks.tracking.client import make_database
 from qwenlong_core.interpreter import Devices, Installed
 from qwenlong_core.settings.profiles import load_settings
@@ -24,6 +30,30 @@ def test_a_file_that_is_no_database_is_not_for_tracking(tmp_path: Path) -> None:
     require_database(fine)
     make_database(fine.tracking.uri)
     require_database(fine)
+
+
+def test_data_that_takes_in_what_the_pipeline_writes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine/rows.jsonl", "state/store/stages/sft/1.json", "state/work/sft-1/job.json"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    state = ["storage.uri=state/store", "storage.work_dir=state/work", "storage.runs_dir=state/runs"]
+
+    def require(*data: str) -> None:
+        require_rows_of_others(load_settings("smoke", [*state, *data]))
+
+    for given in (".", str(tmp_path), "state", "jsonl:.", "s*/**/*.json"):
+        with pytest.raises(
+            ValueError, match=r"^data\.train=.* takes in storage\.\w+ \(.*: name the folder of your data"
+        ):
+            require(f"data.train=['{given}']")
+    with pytest.raises(ValueError, match=r"^data\.eval='\.' takes in storage\.work_dir"):
+        require("data.eval=.", "storage.uri=elsewhere")
+    require("data.train=mine", "data.eval=state/store/stages/sft/1.json")
+    require("data.train=.", *(f"storage.{name}=../out/{name}" for name in ("uri", "work_dir", "runs_dir")))
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,10 @@ class Run:
         return load_file(open_store(self.context.settings).fetch(ref) / "model.safetensors")
 
 
+@pytest.mark.timeout(1800)
 def test_grpo_over_two_nodes_survives_the_death_of_one(cluster, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
-    before = Run(smoke(tmp_path, "launch.cpu_threads=1"))
+    before = Run(smoke(tmp_path))
     inputs = {"model": before.stage("sft"), "data": before.stage("prepare")}
     alone = Run(smoke(tmp_path, "launch.cpu_threads=1", *TWO))
     expected, start = alone.weights(alone.stage("grpo-1", inputs)), alone.weights(inputs["model"])

@@ -39,6 +39,11 @@ def _split(spec: str) -> tuple[Source, str]:
     return SOURCES["jsonl"], spec
 
 
+def location_of(spec: str) -> str:
+    """Where a source's rows are: a path, folder, glob or hub id."""
+    return _split(spec)[1]
+
+
 def local_files(spec: str) -> list[Path]:
     """The local files that a source depends on, sorted; none for ``generated``, ``ruler`` alone and a hub id.
 

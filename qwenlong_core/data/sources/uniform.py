@@ -26,6 +26,9 @@ from qwenlong_core.data.sources.validation import (
 )
 from qwenlong_core.records import AnswerType, Example
 
+_TYPES: tuple[str, ...] = get_args(AnswerType)
+_OTHERS_TYPES = ("arithmetic", "count", "multi-span")
+"""What TAT-QA writes under ``answer_type`` beside ``span``: it stays in the metadata, and the type is inferred."""
 _KNOWN = {
     "id",
     "source",
@@ -61,10 +64,8 @@ def from_record(row: dict[str, Any], default_source: str) -> Example:
         raise BadRow("no 'answers'")
     answers = texts(row["answers"], "answers")
     answer_type = infer_answer_type(domain, answers, choices)
-    stated = row.get("answer_type")
-    # Other data sets use this field with other values (TAT-QA does): these stay in the metadata.
-    if isinstance(stated, str) and stated in get_args(AnswerType):
-        answer_type = cast(AnswerType, stated)
+    if (stated := _stated_type(row)) is not None:
+        answer_type = stated
         row = {key: value for key, value in row.items() if key != "answer_type"}
     if answer_type == "choice" and choices:
         answers = check_choice(answers, choices)
@@ -79,7 +80,7 @@ def from_record(row: dict[str, Any], default_source: str) -> Example:
     check_text(json.dumps(metadata, ensure_ascii=False), "metadata")
     return Example(
         id=row_id(row, "id"),
-        source=str(row.get("source") or default_source),
+        source=default_source if row.get("source") is None else text_field(row, "source"),
         domain=domain,
         answer_type=answer_type,
         context=text_field(row, "context"),
@@ -90,3 +91,17 @@ def from_record(row: dict[str, Any], default_source: str) -> Example:
         solution=solution,
         metadata=metadata,
     )
+
+
+def _stated_type(row: dict[str, Any]) -> AnswerType | None:
+    """The answer type that the record names, if it does.
+
+    Raises:
+        BadRow: there is no such type.
+    """
+    stated = row.get("answer_type")
+    if stated is None or stated in _OTHERS_TYPES:
+        return None
+    if stated not in _TYPES:
+        raise BadRow(f"'answer_type' is {stated!r}, not one of {', '.join(_TYPES)}: leave it out to have it inferred")
+    return cast(AnswerType, stated)

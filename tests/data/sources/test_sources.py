@@ -89,6 +89,13 @@ def test_unknown_fields_are_kept_as_metadata(tmp_path: Path) -> None:
         ({"answers": ["yes", "no"]}, "both yes and no"),
         ({"answer_scale": "dozen"}, "'dozen' is unknown; use one of"),
         ({"answers": ["many"], "answer_type": "number"}, "'many' is not a number"),
+        ({"answer_type": "nope"}, "'answer_type' is 'nope', not one of number"),
+        ({"answer_type": "Number"}, "'answer_type' is 'Number', not one of"),
+        ({"answer_type": ["span"]}, "'answer_type' is ['span'], not one of"),
+        ({"answer_type": ""}, "'answer_type' is '', not one of"),
+        ({"source": ""}, "'source' is empty"),
+        ({"source": " \n"}, "'source' is empty"),
+        ({"source": 7}, "'source' is int, not a string"),
     ],
 )
 def test_bad_rows_are_refused_with_their_reason(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:

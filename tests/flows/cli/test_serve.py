@@ -83,6 +83,17 @@ def test_the_deployments_are_listed(home, served):
     assert deployment["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
 
 
+def test_a_mistyped_field_starts_no_run(served):
+    [deployment] = httpx.post(
+        f"{served['api']}/deployments/filter", json={"deployments": {"name": {"any_": ["full-pipeline"]}}}
+    ).json()
+    refused = httpx.post(
+        f"{served['api']}/deployments/{deployment['id']}/create_flow_run", json={"parameters": {"profil": "smoke"}}
+    )
+    assert refused.status_code == 409 and "profil" in refused.text
+    assert not flow_runs(served, "qwenlong")
+
+
 def flow_runs(served: dict[str, str], flow: str, **filters: Any) -> list[dict[str, Any]]:
     asked = {"flows": {"name": {"any_": [flow]}}, "flow_runs": filters}
     found: list[dict[str, Any]] = httpx.post(f"{served['api']}/flow_runs/filter", json=asked).json()
