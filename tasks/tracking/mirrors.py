@@ -83,9 +83,9 @@ def mirrored(
     require_mirrors(settings)
     folder = Path(settings.storage.runs_dir).absolute() / run_id
     opened: dict[str, Mirror] = {}
-    for name in settings.tracking.also:
-        with _told(name, log):
-            opened[name] = _MAKERS[name](settings, folder, run_id, stage)
+    for asked in settings.tracking.also:
+        with _told(asked, log):
+            opened[asked] = _MAKERS[asked](settings, folder, run_id, stage)
     last = -1
 
     def write(line: Line) -> None:
