@@ -25,6 +25,8 @@ from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.settings.training import GRPOBase, Phase, SFTSettings
 from qwenlong_core.settings.tree import Settings
 
+_UNCUT = 100_000_000
+"""Tokens: over any document, and the most that a setting may say."""
 _ROWS_PER_VLLM_CALL = 64
 """Rows that the probe hands to vLLM at once; each stands for several completions."""
 
@@ -60,7 +62,8 @@ class PrepareJob(Block):
             sft_rows=settings.sft_rows,
             sft_max_tokens=settings.distill.max_prompt_tokens if settings.distill else settings.sft.max_tokens,
             phase_limits=tuple(phase.max_prompt_tokens for phase in settings.grpo.phases),
-            eval_max_tokens=settings.evaluation.max_prompt_tokens,
+            # The memory reader reads what is beyond the prompt's limit, so nothing is cut for it.
+            eval_max_tokens=settings.evaluation.max_prompt_tokens if settings.evaluation.reader == "whole" else _UNCUT,
             seed=settings.seed,
         )
 

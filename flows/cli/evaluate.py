@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from qwenlong.flows.cli.evaluation_run import Finished
 
 _OPTIONS = SERVER_OPTIONS | {
+    "evaluation.chunk": "--chunk",
     "evaluation.document": "--document",
+    "evaluation.reader": "--reader",
     "evaluation.limit": "--limit",
     "evaluation.protocol": "--protocol",
     "evaluation.samples": "--samples",
@@ -60,6 +62,10 @@ Document = Annotated[
 Protocol = Annotated[
     str | None, typer.Option(help="qwenlong-l1: score the same answers as QwenLong-L1's scripts do too, side by side.")
 ]
+Reader = Annotated[
+    str | None, typer.Option(help="memory: read documents past the context in parts, with running notes.")
+]
+Chunk = Annotated[int | None, typer.Option(min=64, help="Tokens of a part, with --reader memory; by default 32768.")]
 Rescore = Annotated[str | None, typer.Option(metavar="LOGDIR", help="Score a finished evaluation again from its log.")]
 Out = Annotated[Path | None, typer.Option(help="Folder to write; by default a new one in .qwenlong/evaluations.")]
 PaperOrProfile = Annotated[
@@ -76,6 +82,8 @@ def evaluate(
     data: Data = None,
     document: Document = None,
     protocol: Protocol = None,
+    reader: Reader = None,
+    chunk: Chunk = None,
     rescore: Rescore = None,
     out: Out = None,
     server: Server = None,
@@ -96,6 +104,7 @@ def evaluate(
     0.95), within the model's context.
     """
     asked = {"samples": samples, "engine": engine, "limit": limit, "document": document}
+    asked |= {"reader": reader, "chunk": chunk}
     values = {
         **given_values("evaluation", asked | {"protocol": protocol}),
         **server_values(server, server_model, server_key_variable, model),

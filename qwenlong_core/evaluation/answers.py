@@ -25,6 +25,7 @@ from qwenlong_core.data.prompts import (
     truncate_middle,
 )
 from qwenlong_core.data.wordings import without_document
+from qwenlong_core.evaluation.memory import read_and_answer
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.generation.load import load_engine
 from qwenlong_core.records import Completion, Example
@@ -99,7 +100,9 @@ class Answerer(Protocol):
 
 def render(tokenizer: Any, example: Example, settings: EvaluationSettings) -> Prompt:
     """The prompt of a row, with the whole document, with its middle cut out, or without it."""
-    if settings.document == "none":
+    if settings.reader == "memory":  # the whole prompt, by which a log knows the row and its length
+        shown, lost = example, example.metadata.get("lost_tokens", 0)
+    elif settings.document == "none":
         shown, lost = without_document(example), 0
     else:
         shown, _, lost = truncate_middle(tokenizer, example, settings.max_prompt_tokens)
@@ -148,8 +151,7 @@ class LocalAnswerer:
     def _draw(self, batch: Sequence[Example]) -> list[Answer]:
         started = time.monotonic()
         prompts = [render(self.tokenizer, example, self.settings) for example in batch]
-        ids = [prompt.token_ids for prompt in prompts]
-        groups = self.engine.generate(ids, self.settings.samples, self.sampling)
+        groups = self._completions(prompts)
         seconds = (time.monotonic() - started) / (len(batch) * self.settings.samples)
         return [
             Answer(
@@ -162,6 +164,23 @@ class LocalAnswerer:
             for prompt, group in zip(prompts, groups, strict=True)
             for number, completion in enumerate(group)
         ]
+
+    def _completions(self, prompts: Sequence[Prompt]) -> list[list[Completion]]:
+        """The completions of each prompt; those over the limit, which only the memory reader leaves so, are read in
+        parts."""
+        limit, found = self.settings.max_prompt_tokens, [list[Completion]() for _ in prompts]
+        long = [index for index, prompt in enumerate(prompts) if len(prompt.token_ids) > limit]
+        fitting = [index for index in range(len(prompts)) if index not in long]
+        if fitting:
+            ids = [prompts[index].token_ids for index in fitting]
+            for index, group in zip(fitting, self.engine.generate(ids, self.settings.samples, self.sampling)):
+                found[index] = group
+        if long:
+            rows = [prompts[index].example for index in long]
+            read = read_and_answer(self.engine, self.tokenizer, rows, self.settings, self.sampling)
+            for index, group in zip(long, read):
+                found[index] = group
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

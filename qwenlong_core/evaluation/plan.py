@@ -93,6 +93,8 @@ def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
     settings = job.evaluation
     # Left out: what the plan holds in other fields, and what only the intervals depend on.
     excluded = {"samples", "limit", "judge", "protocol", "server", "bootstrap_resamples", "confidence"}
+    if settings.reader == "whole":
+        excluded |= {"reader", "chunk", "memory_tokens"}
     # As JSON, since it is compared with a plan that was read from a file.
     protocol = settings.model_dump(mode="json", exclude=excluded)
     server = settings.server.model_dump(include={"model", "endpoint"}) if settings.server else None

@@ -40,6 +40,13 @@ class EvaluationSettings(Block):
     """Longer prompts lose the middle of their document; how much they lost is recorded."""
     document: Literal["whole", "none"] = "whole"
     """``none`` asks every question without its document: what is still answered correctly is memory or luck."""
+    reader: Literal["whole", "memory"] = "whole"
+    """``memory`` reads a document over ``max_prompt_tokens`` part by part and answers from its notes (QwenLong-L1.5's
+    memory agent), where ``whole`` cuts out its middle."""
+    chunk: int = Field(32_768, ge=64, le=100_000_000)
+    """Tokens of the document in a part; only with ``memory``."""
+    memory_tokens: int = Field(1_024, ge=16)
+    """Most tokens of the notes, and of what is thought to write them; only with ``memory``."""
     max_completion_tokens: int = Field(10_000, ge=8)
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)
@@ -66,6 +73,25 @@ class EvaluationSettings(Block):
     def _server_goes_with_its_engine(self) -> EvaluationSettings:
         if (self.engine == "openai") != (self.server is not None):
             raise ValueError("evaluation.engine='openai' and evaluation.server go together: give both or none")
+        return self
+
+    @model_validator(mode="after")
+    def _reader_is_used(self) -> EvaluationSettings:
+        if self.reader == "memory":
+            if self.server is not None:
+                raise ValueError(
+                    "evaluation.reader='memory' reads with an engine of its own: drop evaluation.server, or use"
+                    " reader='whole'"
+                )
+            if self.document == "none":
+                raise ValueError("evaluation.document='none' leaves nothing to read: use evaluation.reader='whole'")
+            return self
+        for name in ("chunk", "memory_tokens"):
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"evaluation.{name}={value} is for reader='memory', and reader='whole' has no use for it: set the"
+                    " reader, or drop it"
+                )
         return self
 
 
