@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qwenlong_core.data.collect import SPLITS, specs_of
 from qwenlong_core.data.prepared import SUMMARY
-from qwenlong_core.data.sources.read import local_files, location_of
 from qwenlong_core.interpreter import Devices, Installed, devices_of, installed_in
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.store.protocol import check_writable
@@ -86,6 +84,10 @@ def require_rows_of_others(settings: Settings) -> None:
     Raises:
         ValueError: naming the file that would be read.
     """
+    # The readers load pyarrow, and every command of the console imports this module.
+    from qwenlong_core.data.collect import SPLITS, specs_of
+    from qwenlong_core.data.sources.read import local_files, location_of
+
     storage = settings.storage
     folders = {name: getattr(storage, name) for name in ("uri", "cache_dir", "work_dir", "runs_dir")}
     places = {f"storage.{name}": Path(folder).resolve() for name, folder in folders.items() if "://" not in folder}

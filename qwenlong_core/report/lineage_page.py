@@ -22,7 +22,7 @@ _BODY = """
 _CONTENTS = ({"id": "lineage", "title": "Lineage"}, {"id": "artifacts", "title": "Artifacts and settings"})
 
 Node = Mapping[str, Any]
-"""An artifact with its parents below it: ``qwenlong artifacts show --json`` prints one."""
+"""An artifact with its parents below it, as the console prints it in JSON."""
 
 
 def flat(tree: Node) -> list[Node]:
