@@ -20,7 +20,7 @@ from typing import Any
 from qwenlong_core.data.prompts import encode, prompt_tokens, render_prompt
 from qwenlong_core.data.wordings import is_conversation
 from qwenlong_core.generation.engine import Engine, Sampling
-from qwenlong_core.generation.sampling import prompt_seed
+from qwenlong_core.generation.seeds import prompt_seed
 from qwenlong_core.records import Completion, Example
 from qwenlong_core.rewards.extract import visible_text
 from qwenlong_core.settings.evaluation import EvaluationSettings

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from qwenlong_core.endpoint import api_key, fault_of, pause_before
 from qwenlong_core.generation.engine import Sampling
-from qwenlong_core.generation.sampling import prompt_seed
+from qwenlong_core.generation.seeds import prompt_seed
 from qwenlong_core.proxies import reached
 from qwenlong_core.records import Completion, FinishReason
 from qwenlong_core.settings.evaluation import Server

@@ -24,7 +24,8 @@ from qwenlong_core.generation.kv_cache import require_full_attention
 from qwenlong_core.generation.packed_weights import pack_weights
 from qwenlong_core.generation.prefill import Forward, Prefill
 from qwenlong_core.generation.prompt_tree import Part, Path, paths
-from qwenlong_core.generation.sampling import draw, prompt_seeds
+from qwenlong_core.generation.sampling import draw
+from qwenlong_core.generation.seeds import prompt_seeds
 from qwenlong_core.generation.stopping import StopStrings
 from qwenlong_core.records import Completion
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from qwenlong_core.generation.engine import Sampling
-from qwenlong_core.generation.sampling import prompt_seeds
+from qwenlong_core.generation.seeds import prompt_seeds
 from qwenlong_core.records import Completion
 
 
