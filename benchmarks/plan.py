@@ -3,17 +3,19 @@
     python benchmarks/plan.py MODEL_DIR --output DIR          five shapes, median of five steps each
     python benchmarks/plan.py MODEL_DIR --output DIR --only 2
 
-The rates are measured first (what `qwenlong plan --measure` does). Each shape then runs in the trainer as in
-``benchmarks/step.py``: G completions of exactly C tokens on one prompt, one update. The first step, which compares
-shared prompts with separate rows once a run, does not count. Run it on a quiet machine. ``DIR`` keeps the rates and a
-line for each shape, so that a run goes on where the last one stopped. Takes two to three minutes for the rates and two
-shapes.
+The rates are measured first (what `qwenlong plan --measure` does), all in a stage's memory settings. Each shape then
+runs in the trainer as in ``benchmarks/step.py``: G completions of exactly C tokens on one prompt, one update. The first
+step, which compares shared prompts with separate rows once a run, does not count. Run it on a quiet machine. ``DIR``
+keeps the rates and a line for each shape, so that a run goes on where the last one stopped. Takes two to three minutes
+for the rates and two shapes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -22,6 +24,7 @@ from typing import Any
 from compare import markdown
 from step import job_of, our_steps
 
+from qwenlong.tasks.process import HEAP
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.data.synthesis.generate import generate
 from qwenlong_core.models import load_tokenizer
@@ -102,6 +105,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--only", type=int, help="the first shapes alone")
     args = parser.parse_args()
+    if "GLIBC_TUNABLES" not in os.environ:  # read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | HEAP)
     args.output.mkdir(parents=True, exist_ok=True)
     set_up_process(LaunchSettings())
     machine = machine_here(args.model, args.output / "machine.json")

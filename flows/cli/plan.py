@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message, say, table
+from qwenlong.tasks.process import HEAP
 from qwenlong.tasks.store import open_store
 from qwenlong_core.interpreter import executable
 from qwenlong_core.plan.check import plan_here
@@ -77,7 +79,9 @@ def _measure(settings: Settings) -> None:
     """Measure this machine with the interpreter of the stages, which may be another one than this."""
     command = [executable(settings.launch.python), "-m", "qwenlong_core.plan.measure"]
     job = {"model": settings.model.model_dump(mode="json"), "folder": settings.plan.folder}
-    done = subprocess.run([*command, json.dumps(job)], capture_output=True, text=True)
+    # With the memory settings of a stage, on which the speed of everything but products depends.
+    environment = HEAP | os.environ
+    done = subprocess.run([*command, json.dumps(job)], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"the machine could not be measured:\n{done.stderr[-2000:]}")
     say(f"measured: {done.stdout.strip().splitlines()[-1]}")

@@ -21,7 +21,7 @@ import trl.kernels.chunked_logprob as head_kernels
 import trl.trainer.grpo_trainer
 import trl.trainer.utils
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, DistributedType, PartialState
 from accelerate.utils.launch import prepare_multi_gpu_env
 from torch._subclasses import fake_tensor
 from torch.distributed._tools import fake_collectives  # noqa: F401  # gives collectives a result on fake tensors
@@ -182,6 +182,29 @@ def _kernels() -> None:
     head_kernels.triton = SimpleNamespace(cdiv=lambda a, b: -(-a // b))
     # vLLM is not there, and would not run: rollouts are given.
     trl.trainer.grpo_trainer.VLLMGeneration = lambda *_, **__: None
+
+
+def shard_on_cpu() -> None:
+    """Let accelerate shard a model over CPU processes where the environment asks for FSDP.
+
+    accelerate shards on accelerators only: of several CPU processes it makes DDP. All that follows this one choice runs
+    on a CPU too, so it is made here as accelerate makes it on GPUs. Nothing else is replaced.
+    """
+    plain = AcceleratorState.__init__
+
+    def sharded(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        first = not AcceleratorState._shared_state
+        plain(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if first and fsdp_plugin is not None:
+            # The lines that AcceleratorState.__init__ runs for GPUs.
+            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
+            self.fsdp_plugin = fsdp_plugin
+            # accelerate says cpu:0. Real tensors forget the number, fakes would differ from those on cpu.
+            self.device = PartialState._shared_state["device"] = torch.device("cpu")
+
+    AcceleratorState.__init__ = sharded  # type: ignore[method-assign]
 
 
 _plain_attention = torch.nn.functional.scaled_dot_product_attention

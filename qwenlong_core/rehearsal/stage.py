@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.jobs import GRPOJob, SFTJob
-from qwenlong_core.rehearsal.device import FakeTensorMode, environment_of, fake_tensors, pretend_cuda, pretend_ranks
+from qwenlong_core.rehearsal.device import FakeTensorMode, environment_of, pretend_cuda, pretend_ranks
 from qwenlong_core.rehearsal.known import Known
 from qwenlong_core.rehearsal.ledger import Ledger
 from qwenlong_core.rehearsal.report import Run
@@ -70,23 +70,6 @@ def _at_depth(job: GRPOJob | SFTJob, layers: int, asked: dict[str, Any], work: P
         sent=_by_part(ledger.sent),
         forwards=UPDATES * FORWARDS,
     )
-
-
-def on_cpu(job: GRPOJob, shape: dict[str, Any], prompt_tokens: int, completion_tokens: int, work: Path) -> Ledger:
-    """The step of one process on this machine's CPU, on fake tensors, to be compared with the real one.
-
-    Returns:
-        The ledger after the step; its moments begin with the batch.
-    """
-    fake_tensors()
-    ledger = Ledger("cpu", block=1)
-    with FakeTensorMode(allow_non_fake_inputs=True), Known(), ledger:
-        set_up_process(job.launch)
-        model = shaped_model(shape, shape["num_hidden_layers"], job.model, "cpu")
-        trainer = build(job, model, prompt_tokens, completion_tokens, work)
-        watch(trainer, ledger)
-        trainer.train()
-    return ledger
 
 
 def _by_part(found: dict[str, Counter[str]]) -> dict[str, int]:

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from qwenlong_core.rehearsal.device import PRODUCTS, tree_leaves
 
-_aten = torch.ops.aten
+_aten, _c10d = torch.ops.aten, torch.ops.c10d
 _FORWARD = (
     _aten._scaled_dot_product_flash_attention.default,
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
 )
 _CUDA_BACKWARD = _aten._scaled_dot_product_flash_attention_backward.default
 _CPU_BACKWARD = _aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+_IN_A_COPY = (_c10d._allgather_base_.default, _c10d._reduce_scatter_base_.default)
 
 
 def _causal(func: Any, args: Any) -> bool:
@@ -54,8 +56,11 @@ def inside_of(func: Any, args: Any) -> int:
     """Bytes that a kernel allocates while it runs, beside its results.
 
     FlashAttention's backward on CUDA sums the queries' gradient in float32 and, where heads share keys, writes the
-    gradients of keys and values for every head first (``flash_api.cpp`` in torch).
+    gradients of keys and values for every head first (``flash_api.cpp`` in torch). gloo, which is taken on a CPU,
+    gathers into a copy of the result and reduces in a copy of what is given (``ProcessGroupGloo.cpp``; measured).
     """
+    if func in _IN_A_COPY and args[0].device.type == "cpu":
+        return max(args[0].nbytes, args[1].nbytes)
     if func is not _CUDA_BACKWARD:
         return 0
     query, key = args[1], args[2]

@@ -21,5 +21,6 @@ def test_a_rehearsed_peak_is_near_the_measured_one_and_not_under_it(tmp_path: Pa
     assert done.returncode == 0, done.stderr[-4000:]
     rows = [json.loads(line) for line in (tmp_path / "rehearsal.jsonl").read_text().splitlines()]
     assert len({row["model"] for row in rows}) == 2 and len(rows) == 4
+    assert {row["span"] for row in rows} == {1, 2}, "rows of one process, and of two"
     for row in rows:
         assert 0.98 <= row["predicted"] / row["measured"] <= 1.10, row
