@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,10 @@ from qwenlong_core.rehearsal.device import TorchDispatchMode, storage_key, tree_
 from qwenlong_core.rehearsal.report import Moment
 from qwenlong_core.rehearsal.work import flops_of, inside_of, sent_of
 
-BLOCK = 512
-"""torch's CUDA allocator hands out multiples of this many bytes."""
+
+def in_blocks(size: int) -> int:
+    """Bytes that torch's CUDA allocator takes for a tensor: multiples of 512."""
+    return -(-size // 512) * 512
 
 
 class _Storage:
@@ -32,14 +34,17 @@ class _Storage:
 class Ledger(TorchDispatchMode):
     """Counts the storages on a device. Enter it after all other modes.
 
+    Args:
+        taken: Bytes that the device's allocator takes for so many.
+
     Attributes:
         term: What new storages count as.
         label: The part of the step that runs.
     """
 
-    def __init__(self, device: str = "cuda", block: int = BLOCK) -> None:
+    def __init__(self, device: str = "cuda", taken: Callable[[int], int] = in_blocks) -> None:
         super().__init__()
-        self.device, self.block = device, block
+        self.device, self.taken = device, taken
         self.term, self.label = "weights", "start"
         self.terms: Counter[str] = Counter()
         self.total = 0
@@ -115,7 +120,7 @@ class Ledger(TorchDispatchMode):
         return result
 
     def _see(self, storage: Any) -> None:
-        size = -(-storage.nbytes() // self.block) * self.block
+        size = self.taken(storage.nbytes())
         entry = self._live.get(key := storage_key(storage))
         if entry is None:
             self.born += 1

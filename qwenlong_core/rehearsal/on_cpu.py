@@ -16,6 +16,16 @@ from qwenlong_core.rehearsal.watch import watch, watched_sharding
 from qwenlong_core.training.runtime import set_up_process
 
 
+MAPPED = 65_536
+"""Bytes from which glibc maps a block by itself, if it is started with this ``mmap_threshold``."""
+_PAGE, _ALIGNED = 4096, 64
+
+
+def in_pages(size: int) -> int:
+    """Bytes of a process that a tensor takes: whole pages if glibc maps it, and it begins behind glibc's header."""
+    return size if size < MAPPED else -(-(size + _ALIGNED) // _PAGE) * _PAGE
+
+
 def set_up_on_cpu(job: GRPOJob) -> None:
     """Set the process up as a stage does; if the job names an accelerate file, it shards weights as GPUs would."""
     set_up_process(job.launch)
@@ -36,7 +46,7 @@ def on_cpu(job: GRPOJob, shape: dict[str, Any], prompt_tokens: int, completion_t
     fake_tensors()
     if job.launch.num_processes > 1:
         pretend_ranks(job.launch.num_processes, {})
-    ledger = Ledger("cpu", block=1)
+    ledger = Ledger("cpu", taken=in_pages)
     with FakeTensorMode(allow_non_fake_inputs=True), Known(), ledger, watched_sharding(ledger):
         set_up_on_cpu(job)
         model = shaped_model(shape, shape["num_hidden_layers"], job.model, "cpu")

@@ -60,7 +60,7 @@ def inside_of(func: Any, args: Any) -> int:
     gathers into a copy of the result and reduces in a copy of what is given (``ProcessGroupGloo.cpp``; measured).
     """
     if func in _IN_A_COPY and args[0].device.type == "cpu":
-        return max(args[0].nbytes, args[1].nbytes)
+        return max(int(args[0].nbytes), int(args[1].nbytes))
     if func is not _CUDA_BACKWARD:
         return 0
     query, key = args[1], args[2]
