@@ -12,12 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from arms import Arm
-from reader import learn_to_read, small_llama, train_tokenizer
+from reader import write_reader
 
 from qwenlong_core.bundled import bundled_tokenizer
-from qwenlong_core.data.prompts import render_prompt, user_message
+from qwenlong_core.data.prompts import render_prompt
 from qwenlong_core.data.synthesis.generate import generate
 from qwenlong_core.models import load_tokenizer
 from qwenlong_core.records import Example
@@ -82,12 +81,7 @@ def write_world(work: Path, threads: int) -> None:
         write_rows(work / f"{name}.jsonl", of_split)
     write_rows(work / "sft-words.jsonl", half_in_other_words(rows["sft"]))
     write_rows(work / "train-masked.jsonl", [masked(row) for row in rows["train"]])
-    tokenizer = train_tokenizer(f"{user_message(row)}\n{row.solution}" for row in rows["sft"])
-    torch.set_num_threads(threads)
-    model = small_llama(tokenizer)
-    learn_to_read(model, tokenizer, rows["sft"], READING_STEPS)
-    tokenizer.save_pretrained(work / "base")
-    model.save_pretrained(work / "base")
+    write_reader(work / "base", rows["sft"], READING_STEPS, threads)
     (work / "limits.json").write_text(json.dumps(phase_limits(load_tokenizer(work / "base"), rows["train"])))
 
 

@@ -22,15 +22,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from outcome import gain_cell
-from reader import learn_to_read, small_llama, train_tokenizer
+from reader import write_reader
 from stages import run_stage
 
 from qwenlong.tasks.specs import evaluate_stage, grpo_stage, prepare_stage, sft_stage
 from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.data.paragraphs import numbered
-from qwenlong_core.data.prompts import user_message
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.data.synthesis.generate import generate
 from qwenlong_core.evaluation.samples import read_samples
@@ -76,12 +74,7 @@ def make_rows(path: Path, rows: int) -> list[Example]:
 def write_base(work: Path, threads: int) -> None:
     """Write all rows, and the model after it has read those of SFT."""
     rows = {name: make_rows(work / f"{name}.jsonl", count) for name, count in ROWS.items()}
-    tokenizer = train_tokenizer(f"{user_message(row)}\n{row.solution}" for row in rows["sft"])
-    model = small_llama(tokenizer)
-    torch.set_num_threads(threads)
-    learn_to_read(model, tokenizer, rows["sft"], READING_STEPS)
-    tokenizer.save_pretrained(work / "base")
-    model.save_pretrained(work / "base")
+    write_reader(work / "base", rows["sft"], READING_STEPS, threads)
 
 
 def settings_for(work: Path, steps: int, threads: int) -> Settings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -20,7 +21,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from qwenlong_core.data.prompts import render_prompt
+from qwenlong_core.data.prompts import render_prompt, user_message
 from qwenlong_core.records import Example
 
 CHAT_TEMPLATE = (
@@ -141,3 +142,13 @@ def learn_to_read(
         if step % 50 == 0:
             loss = losses[ANSWER].item()
             print(f"reading: step {step}/{steps}, loss of answers {loss:.3f}", file=sys.stderr, flush=True)
+
+
+def write_reader(folder: Path, examples: Sequence[Example], steps: int, threads: int) -> None:
+    """Write a tokenizer for the examples, and a model that has read them."""
+    tokenizer = train_tokenizer(f"{user_message(example)}\n{example.solution}" for example in examples)
+    model = small_llama(tokenizer)
+    torch.set_num_threads(threads)
+    learn_to_read(model, tokenizer, examples, steps)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)

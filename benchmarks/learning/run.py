@@ -20,14 +20,12 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 from outcome import Outcome, Pair, plot, table
-from reader import learn_to_read, small_llama, train_tokenizer
+from reader import write_reader
 from stages import accuracies, run_stage
 
 from qwenlong.tasks.specs import grpo_stage, prepare_stage, sft_stage
 from qwenlong_core.bundled import bundled_tokenizer
-from qwenlong_core.data.prompts import user_message
 from qwenlong_core.data.synthesis.generate import generate
 from qwenlong_core.records import Domain, Example
 from qwenlong_core.settings.tree import Settings
@@ -81,12 +79,7 @@ def make_rows(path: Path, rows: int) -> list[Example]:
 def write_base(work: Path, threads: int) -> None:
     """Write all rows, and the model after it has read those of SFT."""
     rows = {name: make_rows(work / f"{name}.jsonl", count) for name, count in ROWS.items()}
-    tokenizer = train_tokenizer(f"{user_message(example)}\n{example.solution}" for example in rows["sft"])
-    model = small_llama(tokenizer)
-    torch.set_num_threads(threads)
-    learn_to_read(model, tokenizer, rows["sft"], READING_STEPS)
-    tokenizer.save_pretrained(work / "base")
-    model.save_pretrained(work / "base")
+    write_reader(work / "base", rows["sft"], READING_STEPS, threads)
 
 
 def pair(start: dict[str, float], trained: dict[str, float]) -> Pair:

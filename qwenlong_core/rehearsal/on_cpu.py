@@ -15,7 +15,6 @@ from qwenlong_core.rehearsal.step import build, shaped_model
 from qwenlong_core.rehearsal.watch import watch, watched_sharding
 from qwenlong_core.training.runtime import set_up_process
 
-
 MAPPED = 65_536
 """Bytes from which glibc maps a block by itself, if it is started with this ``mmap_threshold``."""
 _PAGE, _ALIGNED = 4096, 64
