@@ -37,6 +37,7 @@ from qwenlong_core.interpreter import installed_in
 from qwenlong_core.model_files import require_model_files
 from qwenlong_core.plan.check import require_fit
 from qwenlong_core.plan.shapes import NoPlan
+from qwenlong_core.plugged import require_plugged
 from qwenlong_core.promotion.decision import DECISION_TEXT, read_decision
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.shipped import own_or_shipped
@@ -68,12 +69,12 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
     """Check before anything runs what can be known to fail.
 
     Raises:
-        ValueError: an unknown stage name, a data path that matches nothing, a teacher's key that is not set, a store,
-            MLflow or Prefect that a pool's workers do not reach, an interpreter that cannot run stages, an attention
-            that it does not have, a launcher that is not installed, a judge that cannot be served, a file that is no
-            tracking database, data among the pipeline's own files, a model that is not there or damaged, one without
-            chat template or without the switch that ``model.enable_thinking`` sets, or one whose rows
-            ``launch.sequence_parallel`` processes cannot share.
+        ValueError: an unknown stage name, a distribution that adds what cannot be used, a data path that matches
+            nothing, a teacher's key that is not set, a store, MLflow or Prefect that a pool's workers do not reach, an
+            interpreter that cannot run stages, an attention that it does not have, a launcher that is not installed, a
+            judge that cannot be served, a file that is no tracking database, data among the pipeline's own files, a
+            model that is not there or damaged, one without chat template or without the switch that
+            ``model.enable_thinking`` sets, or one whose rows ``launch.sequence_parallel`` processes cannot share.
         FileNotFoundError: the package with the bundled weights is not installed.
         ArtifactError: the artifact store cannot be written.
     """
@@ -83,6 +84,7 @@ def preflight(settings: Settings, refresh: str | None = None, start: str | None 
     if start is not None and start not in names:
         raise ValueError(f"no stage {start!r} to start at: this profile has {', '.join(names)}")
     require_shared(settings)
+    require_plugged()
     prepare_stage(settings)  # finds the data files
     require_rows_of_others(settings)
     if settings.sft_rows == "questions":

@@ -24,7 +24,7 @@ def base_tokenizer(settings: ModelSettings) -> Any:
     if settings.name in BUNDLED:
         tokenizer = bundled_tokenizer()
     else:
-        from transformers import AutoTokenizer  # takes seconds to load
+        from qwenlong_core.auto import AutoTokenizer  # takes seconds to load
 
         tokenizer = AutoTokenizer.from_pretrained(settings.name, revision=settings.revision or "main")
     return with_template(tokenizer, settings)

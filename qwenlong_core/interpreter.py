@@ -11,19 +11,35 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
 from qwenlong_core.errors import STAGE_ENVIRONMENT
+from qwenlong_core.plugged import GROUPS, distribution_of, entries
 from qwenlong_core.settings.base import Block
 
 B = TypeVar("B", bound=Block)
 
 _ANSWER_SECONDS = 300
 """Loading torch from a cold network disk takes minutes."""
+
+
+class Plug(Block):
+    """An object that another distribution adds (:mod:`qwenlong_core.plugged`)."""
+
+    group: str
+    name: str
+    target: str
+    """Module and attribute."""
+    distribution: str
+    """With its version."""
+    files: dict[str, str]
+    """The files of the distribution's modules: paths by their names in them."""
 
 
 class Installed(Block):
@@ -37,6 +53,8 @@ class Installed(Block):
     """What can be imported, and the distributions it comes from."""
     versions: dict[str, str]
     """Version of each distribution."""
+    plugs: tuple[Plug, ...] = ()
+    """What other distributions add."""
 
     def version_of(self, package: str) -> str | None:
         """Version of what ``import package`` would load, or ``None`` where it is not installed."""
@@ -66,7 +84,8 @@ def installed_in(python: str | None) -> Installed:
     """The libraries of ``launch.python``, asked once per process.
 
     Raises:
-        ValueError: it cannot be started, lacks this project or torch, or has another version of ``qwenlong_core``.
+        ValueError: it cannot be started, lacks this project or torch, has another version of ``qwenlong_core``, or
+            other distributions that add to it.
     """
     if python is None:
         return _installed_here()
@@ -75,6 +94,11 @@ def installed_in(python: str | None) -> Installed:
         raise ValueError(
             f"launch.python={python!r} has another qwenlong_core ({found.core[:12]}) than this one ({own[:12]}), so a "
             "result would be recorded under code that did not make it: install the same one there"
+        )
+    if (there := _added(found)) != (here := _added(_installed_here())):
+        raise ValueError(
+            f"launch.python={python!r} and this interpreter differ in what other distributions add to qwenlong ("
+            f"{', '.join(sorted(there ^ here))}): install the same ones in both"
         )
     if "torch" not in found.packages:
         raise ValueError(f"launch.python={python!r} has no torch, so it cannot run stages: {STAGE_ENVIRONMENT}")
@@ -89,6 +113,10 @@ def devices_of(python: str | None) -> Devices:
         ValueError: see :func:`installed_in`.
     """
     return _devices_here() if python is None else _ask(python, Devices, "--devices")
+
+
+def _added(installed: Installed) -> set[str]:
+    return {f"{plug.distribution}: {plug.name} in qwenlong.{plug.group}" for plug in installed.plugs}
 
 
 def _ask(python: str, answer: type[B], *options: str) -> B:
@@ -116,7 +144,34 @@ def _installed_here() -> Installed:
         core=_core_digest(Path(__file__).parent),
         packages=packages,
         versions={name: metadata.version(name) for name in names},
+        plugs=tuple(
+            Plug(
+                group=group,
+                name=name,
+                target=entry.value,
+                distribution=distribution_of(entry),
+                files=_files_of(entry, packages),
+            )
+            for group in GROUPS
+            for name, entry in entries(group).items()
+        ),
     )
+
+
+def _files_of(entry: metadata.EntryPoint, packages: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """The files of all modules of the entry point's distribution."""
+    owner = entry.dist.name if entry.dist else ""
+    # The finders of editable installs hold paths of this machine.
+    tops = {name for name, found in packages.items() if owner in found and not name.startswith("__editable__")}
+    files: dict[str, str] = {}
+    for top in sorted({entry.module.partition(".")[0], *tops}):
+        spec = importlib.util.find_spec(top)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            below = {path.relative_to(folder): path for path in Path(folder).rglob("*") if path.is_file()}
+            files |= {f"{top}/{name}": str(path) for name, path in below.items() if "__pycache__" not in name.parts}
+        if spec and spec.origin and spec.submodule_search_locations is None:
+            files[Path(spec.origin).name] = spec.origin
+    return files
 
 
 def _core_digest(folder: Path) -> str:

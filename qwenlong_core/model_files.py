@@ -17,7 +17,8 @@ def require_model_files(folder: Path) -> None:
         ValueError: naming the file.
     """
     from safetensors import SafetensorError, safe_open
-    from transformers import AutoConfig  # takes seconds to load
+
+    from qwenlong_core.auto import AutoConfig  # takes seconds to load
 
     try:
         AutoConfig.from_pretrained(folder)

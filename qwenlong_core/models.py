@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
+from qwenlong_core.auto import AutoModelForCausalLM, AutoTokenizer
 from qwenlong_core.base_tokenizer import base_tokenizer, with_template
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.data.prompts import require_chat_template

@@ -5,6 +5,7 @@ Everything else may move. Nothing here needs torch.
 
 - :func:`reward` scores one completion by rule: the reward of training, without judge and length penalty.
 - :func:`score_completions` is the whole reward, for many completions at once: rule, judge, length penalty.
+- :class:`Source`, :class:`BadRow` and :class:`AnswerRule` are what other distributions add (``CONTRIBUTING.md``).
 - :class:`Example`, :class:`Completion` and :class:`Score` are its records; :class:`LengthLimits`,
   :class:`RewardSettings`, :class:`Judge` and :class:`JudgeSettings` its settings.
 
@@ -15,7 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qwenlong_core.data.sources.validation import checked, infer_answer_type
+from qwenlong_core.answer_types import AnswerRule
+from qwenlong_core.data.sources.catalogue import Source
+from qwenlong_core.data.sources.validation import BadRow, checked, infer_answer_type
 from qwenlong_core.records import AnswerType, Completion, Example, Score
 from qwenlong_core.rewards.hybrid import score_completions_sync as score_completions
 from qwenlong_core.rewards.hybrid import score_text
@@ -24,6 +27,8 @@ from qwenlong_core.rewards.length import LengthLimits
 from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings
 
 __all__ = [
+    "AnswerRule",
+    "BadRow",
     "Completion",
     "Example",
     "Judge",
@@ -31,6 +36,7 @@ __all__ = [
     "LengthLimits",
     "RewardSettings",
     "Score",
+    "Source",
     "reward",
     "score_completions",
 ]

@@ -27,12 +27,14 @@ Rows are frozen dataclasses without logic, so that every module can load them wi
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import TypeAdapter
+from pydantic import AfterValidator, TypeAdapter
+
+from qwenlong_core.plugged import entries
 
 Domain = Literal["math", "logical", "multihop", "reading"]
-AnswerType = Literal["number", "choice", "span", "yes_no", "unanswerable", "published"]
+ANSWER_TYPES = ("number", "choice", "span", "yes_no", "unanswerable", "published")
 """``published``: the whole answer counts, by the scorer that the row's benchmark published
 (:mod:`~qwenlong_core.rewards.published`). For evaluation alone: such a scorer is no reward."""
 FinishReason = Literal["stop", "length"]
@@ -41,6 +43,21 @@ Status = Literal["scored", "no_answer", "truncated", "unscored", "error"]
 model."""
 
 DOMAINS: tuple[str, ...] = get_args(Domain)
+
+
+def answer_types() -> tuple[str, ...]:
+    """The names of all answer types: the tree's own, then those of other distributions."""
+    return (*ANSWER_TYPES, *entries("answer_types", ANSWER_TYPES))
+
+
+def _known(answer_type: str) -> str:
+    if answer_type not in answer_types():
+        raise ValueError(f"not one of {', '.join(answer_types())}")
+    return answer_type
+
+
+AnswerType = Annotated[str, AfterValidator(_known)]
+"""One of :func:`answer_types`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

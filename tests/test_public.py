@@ -25,8 +25,8 @@ def load(name, **given):
 
 def test_the_public_names_are_these_and_documented():
     assert sorted(public.__all__) == [
-        "Completion", "Example", "Judge", "JudgeSettings", "LengthLimits", "RewardSettings", "Score", "reward",
-        "score_completions",
+        "AnswerRule", "BadRow", "Completion", "Example", "Judge", "JudgeSettings", "LengthLimits", "RewardSettings",
+        "Score", "Source", "reward", "score_completions",
     ]  # fmt: skip
     for name in public.__all__:
         assert getattr(qwenlong_core, name) is getattr(public, name)

@@ -25,6 +25,7 @@ from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.errors import STAGE_ENVIRONMENT
 from qwenlong_core.generation.vllm_check import require_vllm
 from qwenlong_core.interpreter import Devices, Installed, devices_of, executable, installed_in
+from qwenlong_core.plugged import distribution_of, entries, require_plugged
 from qwenlong_core.proxies import by_way_of, reached
 from qwenlong_core.settings.distill import TeacherSettings
 from qwenlong_core.settings.profiles import load_settings
@@ -69,6 +70,7 @@ def _examine(settings: Settings) -> list[Finding]:
     """The findings of all checks. A check changes nothing, except that it creates the state folders."""
     return [
         *_packages(PACKAGES, installed_in(None)),
+        *_plugged(),
         *_stages(settings),
         _base_model(settings),
         *_sequence_parallel(settings),
@@ -88,6 +90,17 @@ def _packages(names: Iterable[str], installed: Installed, mend: str = "make setu
             yield Finding(topic=name, ok=True, found=version or f"not installed; {_OPTIONAL[name]}")
         else:
             yield Finding(topic=name, ok=version is not None, found=version or "missing", mend=mend)
+
+
+def _plugged() -> Iterator[Finding]:
+    """What other distributions add; nothing is said where there is none."""
+    try:
+        for group, names in require_plugged().items():
+            if names:
+                origins = {f"{name} ({distribution_of(entry)})" for name, entry in entries(group).items()}
+                yield Finding(topic=f"added {group.replace('_', ' ')}", ok=True, found=", ".join(sorted(origins)))
+    except ValueError as error:
+        yield Finding(topic="added by others", ok=False, found="not usable", mend=str(error))
 
 
 def _stages(settings: Settings) -> Iterator[Finding]:

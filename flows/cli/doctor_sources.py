@@ -14,11 +14,10 @@ from qwenlong_core.data.sources.catalogue import Source
 from qwenlong_core.data.sources.places import in_words
 from qwenlong_core.data.sources.published import download_command
 from qwenlong_core.data.sources.read import GENERATED, from_copies, hub_repo, left_out, local_files
-from qwenlong_core.evaluation.benchmarks import SPECS
+from qwenlong_core.evaluation.benchmarks import known_specs
 from qwenlong_core.settings.data import DataSettings
 
 _TIMEOUT = 5.0
-_NAMES = {spec: f"benchmark {name}" for name, spec in SPECS.items()}
 
 
 class Found(NamedTuple):
@@ -33,11 +32,12 @@ class Found(NamedTuple):
 def find_sources(data: DataSettings) -> Iterator[Found]:
     """Every source that the profile names, of SFT, training and evaluation; generated rows need none."""
     splits = {"SFT data": data.sft, "training data": data.train, "evaluation data": data.eval}
+    names = {spec: f"benchmark {name}" for name, spec in known_specs().items()}
     for split, specs in splits.items():
         for spec in specs:
             if spec != GENERATED:
                 copies = data.benchmarks_dir if split == "evaluation data" else None
-                yield _find(_NAMES.get(spec, split) if specs is data.eval else split, spec, copies)
+                yield _find(names.get(spec, split) if specs is data.eval else split, spec, copies)
 
 
 def _find(topic: str, spec: str, copies: str | None) -> Found:
@@ -52,7 +52,7 @@ def _find(topic: str, spec: str, copies: str | None) -> Found:
     if hub is None:
         others = f"; not read: {in_words(not_read)}" if not_read else ""
         return Found(topic, True, f"{place}: {len(files)} local {'file' if len(files) == 1 else 'files'}{others}")
-    return _on_the_hub(topic, *hub, for_evaluation=topic in _NAMES.values())
+    return _on_the_hub(topic, *hub, for_evaluation=topic.startswith("benchmark "))
 
 
 def _ruler(spec: str) -> Found:

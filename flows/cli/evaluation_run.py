@@ -24,7 +24,7 @@ from qwenlong_core.data.prompts import as_asked
 from qwenlong_core.data.rows import write_examples
 from qwenlong_core.data.ruler.copies import is_ruler
 from qwenlong_core.data.ruler.generate import ruler_rows
-from qwenlong_core.evaluation.benchmarks import SPECS, benchmark_specs, benchmarks_of, read_benchmarks
+from qwenlong_core.evaluation.benchmarks import benchmark_specs, benchmarks_of, known_specs, read_benchmarks
 from qwenlong_core.evaluation.limits import fit_limits
 from qwenlong_core.evaluation.plan import PLAN, SCORED_AS, SCORES, Plan, choose_items, make_plan
 from qwenlong_core.evaluation.rescoring import rescore
@@ -90,9 +90,9 @@ def run_evaluation(
         ConnectionError: a hub, or the server that generates the answers, cannot be reached.
         RuntimeError: too many answers are left without a verdict.
     """
-    profiles = benchmarks_of(settings.data.eval)
+    profiles, known = benchmarks_of(settings.data.eval), known_specs()
     specs = benchmark_specs(benchmarks or ([] if data else list(profiles)), data)
-    specs = {name: profiles.get(name, spec) if spec == SPECS.get(name) else spec for name, spec in specs.items()}
+    specs = {name: profiles.get(name, spec) if spec == known.get(name) else spec for name, spec in specs.items()}
     reader = partial(read_benchmarks, specs, settings.data.generate_eval, settings.data.benchmarks_dir)
     found = None if any(map(is_ruler, specs.values())) else reader()  # without them, before the model is fetched
     # A server holds the weights: the tokenizer is enough to render and count the prompts.

@@ -133,7 +133,7 @@ def policy_tokenizer(name: str) -> Any:
         ValueError: the folder holds no tokenizer, or the tokenizer no chat template.
         ConnectionError: the hub does not have it, or cannot be reached.
     """
-    from transformers import AutoTokenizer
+    from qwenlong_core.auto import AutoTokenizer
 
     if name in BUNDLED:
         return bundled_tokenizer()

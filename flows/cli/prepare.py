@@ -110,13 +110,13 @@ def _job(role: str, data: DataSettings, phases: Sequence[int] | None, max_tokens
 
 
 def _spec(given: str) -> str:
-    from qwenlong_core.data.sources.catalogue import SOURCES
+    from qwenlong_core.data.sources.catalogue import sources
 
     name, equals, location = given.partition("=")
-    if not equals or name not in SOURCES:
-        raise ValueError(f"{given!r} is not NAME=PATH_OR_ID with NAME one of {', '.join(SOURCES)}")
-    if not location and SOURCES[name].hub is None:
-        raise ValueError(f"{given!r} names no path, and {name!r} has no hub id of its own: add the path after the =")
+    if not equals or name not in sources():
+        raise ValueError(f"{given!r} is not NAME=PATH_OR_ID with NAME one of {', '.join(sources())}")
+    if not location and not (sources()[name].hub or sources()[name].place):
+        raise ValueError(f"{given!r} names no path, and {name!r} has none of its own: add the path after the =")
     return f"{name}:{location}"
 
 

@@ -45,8 +45,9 @@ def score(
 
     A line is {"id", "answer_type": number|choice|span|yes_no|unanswerable, "answers": [...],
     "choices"?: [...], "completion": "..."}, and optionally "question", "answer_scale",
-    "completion_tokens" and "finish_reason". Exit code 1 if a line was bad, or was left unscored
-    because the judge gave no verdict; all other lines are scored anyway.
+    "completion_tokens" and "finish_reason". Answer types of other distributions are known too.
+    Exit code 1 if a line was bad, or was left unscored because the judge gave no verdict; all
+    other lines are scored anyway.
     """
     from qwenlong_core.rewards.stream import score_stream
 

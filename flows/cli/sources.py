@@ -9,14 +9,15 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from qwenlong.flows.cli.common import Json, console
+from qwenlong.flows.cli.common import Json, console, one_clear_message
 
 
 def sources(as_json: Json = False) -> None:
     """List the data sources for data.train, data.eval and data.sft, and where to get each."""
-    from qwenlong_core.data.sources.catalogue import SOURCES
+    from qwenlong_core.data.sources.catalogue import sources as all_sources
 
-    listed = [_described(asdict(source)) for source in SOURCES.values()]
+    with one_clear_message():
+        listed = [_described(asdict(source)) for source in all_sources().values()]
     if as_json:
         typer.echo(json.dumps(listed, indent=2))
         return
@@ -31,5 +32,7 @@ def sources(as_json: Json = False) -> None:
 
 def _described(source: dict[str, Any]) -> dict[str, Any]:
     source.pop("parse")
-    source["where"] = "; ".join(part for part in (source["hub"] and f"hub: {source['hub']}", source["note"]) if part)
+    place = "comes with its package" if source["place"] else ""
+    places = (source["hub"] and f"hub: {source['hub']}", place, source["note"])
+    source["where"] = "; ".join(part for part in places if part)
     return source

@@ -24,8 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import AutoTokenizer
-
+from qwenlong_core.auto import AutoTokenizer
 from qwenlong_core.data.distill_counts import DistillCounts, Outcome
 from qwenlong_core.data.prepared import SFT_ROWS, SUMMARY
 from qwenlong_core.data.rows import ExampleWriter, read_examples

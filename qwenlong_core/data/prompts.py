@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from qwenlong_core.answer_types import rule_of
 from qwenlong_core.data.paragraphs import is_numbered, numbered
 from qwenlong_core.data.wordings import (
     Turn,
@@ -26,6 +27,7 @@ from qwenlong_core.data.wordings import (
     without_middle,
 )
 from qwenlong_core.records import Example
+from qwenlong_core.store.files import digest_json
 
 _PROMPT = (
     "Please read the following text and answer the question below.\n\n"
@@ -94,7 +96,18 @@ def user_message(example: Example) -> str:
         form = _CHOICE_FORM
     if is_numbered(example):
         question = f"{question}\n\n{_CITE}"
-    return _PROMPT.format(context=example.context, question=question, form=form)
+    return _PROMPT.format(context=example.context, question=question, form=form) + _ask(example.answer_type)
+
+
+def _ask(answer_type: str) -> str:
+    rule = rule_of(answer_type)
+    return f" {rule.ask}" if rule and rule.ask else ""
+
+
+def wording_digest(answer_types: Iterable[str]) -> str:
+    """Identifies the wording of prompts for rows of these types: what other distributions ask is in it."""
+    asks = {answer_type: _ask(answer_type) for answer_type in answer_types if _ask(answer_type)}
+    return digest_json([TEMPLATE_DIGEST, asks]) if asks else TEMPLATE_DIGEST
 
 
 def analysis_message(example: Example) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.data.filters import Names, question_key
 from qwenlong_core.data.ruler.copies import RULER, is_ruler
-from qwenlong_core.data.sources.catalogue import PAPER_TASKS, SOURCES
+from qwenlong_core.data.sources.catalogue import PAPER_TASKS, benchmarks_from_outside, sources
 from qwenlong_core.data.sources.read import GENERATED, from_copies, is_made, local_files, read_source
 from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.data.splits import document_key
@@ -39,6 +39,11 @@ _GENERATED_SEED = "7-eval"
 under another sampling seed asks the same questions."""
 
 
+def known_specs() -> dict[str, str]:
+    """The source of each benchmark that is known by name: :data:`SPECS`, then those of other distributions."""
+    return SPECS | benchmarks_from_outside()
+
+
 def benchmark_specs(names: Sequence[str], data: Sequence[str]) -> dict[str, str]:
     """The source of each benchmark by name.
 
@@ -59,18 +64,18 @@ def benchmark_specs(names: Sequence[str], data: Sequence[str]) -> dict[str, str]
             "add the benchmark, or leave its data out"
         )
     for name in wanted:
-        if name not in given and name not in (*SPECS, GENERATED):
+        if name not in given and name not in (*known_specs(), GENERATED):
             raise ValueError(
-                f"unknown benchmark {name!r}: take one of {', '.join((*SPECS, GENERATED))}, a suite ("
+                f"unknown benchmark {name!r}: take one of {', '.join((*known_specs(), GENERATED))}, a suite ("
                 f"{', '.join(SUITES)}), or give data for it, {name}=PATH"
             )
-    return {name: given.get(name) or (GENERATED if name == GENERATED else SPECS[name]) for name in wanted}
+    return {name: given.get(name) or (GENERATED if name == GENERATED else known_specs()[name]) for name in wanted}
 
 
 def benchmarks_of(specs: Sequence[str]) -> dict[str, str]:
-    """The benchmarks among a profile's sources (``data.eval``) with their sources, in the order of :data:`SPECS`."""
+    """The benchmarks among a profile's sources (``data.eval``) with these sources, in :func:`known_specs`' order."""
     ruler = next(filter(is_ruler, specs), RULER)  # it may name a folder of copies
-    places = SPECS | {RULER: ruler}
+    places = known_specs() | {RULER: ruler}
     return {name: spec for name, spec in places.items() if spec in specs}
 
 
@@ -78,9 +83,9 @@ def _named(item: str) -> tuple[str, str]:
     name, equals, location = item.partition("=")
     if not equals or not name or not location:
         raise ValueError(f"data {item!r} is not NAME=PATH_OR_HUB_ID")
-    if location.partition(":")[0] in SOURCES:
+    if location.partition(":")[0] in sources():
         return name, location
-    return name, f"{name}:{location}" if name in (*SOURCES, RULER) else location
+    return name, f"{name}:{location}" if name in (*sources(), RULER) else location
 
 
 def read_benchmarks(
@@ -169,7 +174,7 @@ def _read(name: str, spec: str) -> list[Example]:
 
 
 def _mend(name: str, spec: str, error: Exception) -> str:
-    if spec != SPECS.get(name):  # a place was named, so the fault lies there: other places would not help
+    if spec != known_specs().get(name):  # a place was named, so the fault lies there: other places would not help
         return f"benchmark {name}: {error}"
     ways = f"Or give its own release as {name}=PATH, or copies of the hub's as data.benchmarks_dir"
     return f"benchmark {name}: {error}. {ways}"

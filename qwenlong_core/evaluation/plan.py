@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.data.prompts import TEMPLATE_DIGEST
+from qwenlong_core.data.prompts import wording_digest
 from qwenlong_core.data.rows import dataset_digest
 from qwenlong_core.data.ruler.tasks import is_ruler_source
 from qwenlong_core.jobs import EvaluateJob
@@ -108,7 +108,7 @@ def make_plan(job: EvaluateJob, examples: list[Example], model: Path) -> Plan:
         | {
             "server": server,
             "dtype": job.model.dtype,
-            "prompt": TEMPLATE_DIGEST,
+            "prompt": wording_digest(example.answer_type for example in examples),
         },
         seed=job.seed,
     )

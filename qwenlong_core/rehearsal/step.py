@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.initialization import no_init_weights
 
+from qwenlong_core.auto import AutoConfig, AutoModelForCausalLM
 from qwenlong_core.jobs import GRPOJob, SFTJob
 from qwenlong_core.models import attention_implementation
 from qwenlong_core.records import Completion, Example, Group, Score

@@ -77,8 +77,8 @@ _JOINED = re.compile(
 """What joins a second commitment to the one before it: a connecting word, or only a comma between two boxes."""
 _BULLET = re.compile(r"\s*(?:[-*•]|[0-9]{1,2}[.)])[ \t]+(?=\S)")
 _LIST = re.compile(r"\s*(?:[-*•]|[0-9]{1,2}[.)])\s+[^\n]*\n\s*(?:[-*•]|[0-9]{1,2}[.)])\s")
-_IN_WORDS = ("span", "unanswerable", "choice")
-"""Types whose golds may hold signs that look like the end of a sentence."""
+_NOT_IN_WORDS = ("number", "yes_no")
+"""Types whose golds hold no signs that look like the end of a sentence."""
 _BEFORE_ANSWER = " \t\n\r:：*_"
 _PHRASES_READ = 4
 """Phrases of one line that may begin a gold's repetition; a bound for the work."""
@@ -114,7 +114,8 @@ def extract_answer(
     boxes = _boxes(visible)
     commitment = _last_commitment(visible, phrases, boxes, truncated)
     known = None if isinstance(commitment, str) else commitment.text
-    lines, wholes = _readings(visible, phrases, boxes, truncated, known) if answer_type in _IN_WORDS else ((), ())
+    in_words = answer_type not in _NOT_IN_WORDS
+    lines, wholes = _readings(visible, phrases, boxes, truncated, known) if in_words else ((), ())
     if isinstance(commitment, str):
         if answer_type == "choice" and (letter := _exact_letter(wholes, choices)):
             return Extraction(answer=letter)

@@ -6,14 +6,17 @@ evaluation alone: a substring match is paid for naming everything, so none of th
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from difflib import SequenceMatcher
 
+from qwenlong_core.plugged import plugged, refused
 from qwenlong_core.records import Example
 
 JUDGED = ("aa-lcr", "corpusqa")
 """Benchmarks whose every answer goes to a judge, asked in their own words."""
+Scorer = Callable[[str, Example], float]
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
 
@@ -26,12 +29,25 @@ def published_score(answer: str, example: Example) -> float | None:
     name = example.metadata.get("scorer")
     if name in JUDGED:
         return None
-    if name not in _SCORERS:
+    if name not in scorers():
         raise ValueError(
             f"example {example.id!r} has answer_type 'published' and the scorer {name!r}: name one of "
-            f"{', '.join((*_SCORERS, *JUDGED))}, or give the row another answer_type"
+            f"{', '.join((*scorers(), *JUDGED))}, or give the row another answer_type"
         )
-    return _SCORERS[name](answer, example)
+    score = scorers()[name](answer, example)
+    if not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise refused("scorers", name, f"gave {score!r} for example {example.id!r}, not a number from 0 to 1")
+    return float(score)
+
+
+@functools.cache
+def scorers() -> dict[str, Scorer]:
+    """All scorers by name: the tree's own, then those of other distributions (entry points ``qwenlong.scorers``).
+
+    Raises:
+        ValueError: one of another distribution cannot be used.
+    """
+    return _SCORERS | plugged("scorers", Callable, (*_SCORERS, *JUDGED))  # type: ignore[arg-type]
 
 
 def _all_named(answer: str, example: Example) -> float:
@@ -66,7 +82,7 @@ def _repeated(answer: str, example: Example) -> float:
     return SequenceMatcher(None, answer.removeprefix(prefix), gold.removeprefix(prefix)).ratio()
 
 
-_SCORERS: dict[str, Callable[[str, Example], float]] = {
+_SCORERS: dict[str, Scorer] = {
     "ruler-all": _all_named,
     "ruler-any": _any_named,
     "mrcr": _repeated,

@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+from qwenlong_core.answer_types import rule_of
 from qwenlong_core.records import Example
 from qwenlong_core.rewards.number.equal import same_quantity
 from qwenlong_core.rewards.number.quantity import Quantity, in_balance_sheet
@@ -47,11 +49,14 @@ def rule_score(answer: str, example: Example, number_tolerance: float = 0.0015) 
     """
     if not example.answers:
         raise ValueError(f"example {example.id!r} has no gold answers; give at least one")
-    return _RULES[example.answer_type](answer, example, number_tolerance)
+    rule = _RULES.get(example.answer_type, _by_rule_from_outside)
+    return rule(answer, example, number_tolerance)
 
 
 def repeated_gold(readings: tuple[str, ...], example: Example) -> str | None:
     """The reading that repeats a gold in words whole, if one does: its signs and sentences are the gold's own."""
+    if rule_of(example.answer_type):  # how its texts may be written in another way is not known here
+        return next((reading for reading in readings if reading in example.answers), None)
     if example.answer_type not in ("span", "unanswerable"):
         return None
     golds = {_normalized_gold(gold) for gold in example.answers} - {""}
@@ -194,6 +199,42 @@ def _published(answer: str, example: Example, tolerance: float) -> RuleResult:
     if value is None:
         return RuleResult(value=0.0, reason="the benchmark has a judge decide", decided=False)
     return RuleResult(value=value, reason=f"{value:.3g} by the benchmark's own scorer")
+
+
+def _by_rule_from_outside(answer: str, example: Example, _tolerance: float) -> RuleResult:
+    """By another distribution's rule. What it cannot tell, or fails on, is in doubt: undecided, never paid."""
+    rule, golds = rule_of(example.answer_type), _golds_from_outside(example.answer_type, example.answers)
+    assert rule is not None
+    try:
+        said = rule.read(answer)
+        verdicts = [None if said is None else rule.equal(said, gold) for gold in golds]
+    except Exception as error:  # a model may write anything, and whatever the rule raises on it is no verdict
+        reason = f"{_shown(answer)}: the rule of {example.answer_type!r} raised {type(error).__name__}: {error}"
+        return RuleResult(value=0.0, reason=reason, decided=False)
+    for gold, verdict in zip(example.answers, verdicts, strict=True):
+        if verdict is True:
+            return _equal(answer, gold)
+    return _differs(answer, example, decided=all(verdict is False for verdict in verdicts))
+
+
+@lru_cache(maxsize=4096)
+def _golds_from_outside(answer_type: str, answers: tuple[str, ...]) -> tuple[Any, ...]:
+    """The golds as the type's rule reads them. Each must equal itself, or the rule would pay nobody."""
+    rule, golds = rule_of(answer_type), []
+    assert rule is not None
+    for text in answers:
+        try:
+            gold = rule.read(text)
+            usable = gold is not None and rule.equal(gold, gold) is True
+            why = "" if usable else "is no answer of that type, or not equal to itself"
+        except Exception as error:  # whatever the other distribution's code raises
+            why = f"made its rule raise {type(error).__name__}: {error}"
+        if why:
+            raise ValueError(
+                f"gold {_shown(text)} of type {answer_type!r} {why}; correct it, or give it answer_type 'span'"
+            )
+        golds.append(gold)
+    return tuple(golds)
 
 
 _RULES: dict[str, Callable[[str, Example, float], RuleResult]] = {

@@ -3,6 +3,7 @@
     fingerprint = stage name + job settings + parents' digests
                 + the project modules its code imports (the closure, read from the sources)
                 + the versions of the libraries those modules import, in the interpreter that runs the stage
+                + what other distributions add there to what those modules read, reward or load
 
 So an edit to the report never retrains a model, and an edit to a reward always does. Prefect's own ``TASK_SOURCE``
 would not do: it hashes the lines of the task alone, and misses an edit to a function that the task calls.
@@ -11,6 +12,7 @@ would not do: it hashes the lines of the task alone, and misses an edit to a fun
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import sys
@@ -18,8 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.interpreter import installed_in
-from qwenlong_core.store.files import digest_json
+from qwenlong_core.interpreter import Installed, Plug, installed_in
+from qwenlong_core.plugged import GROUPS
+from qwenlong_core.store.files import digest_file, digest_json
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("qwenlong_core", "qwenlong")
@@ -110,7 +113,8 @@ def closure(modules: Iterable[str], root: Path = ROOT) -> tuple[dict[str, Path],
 @functools.cache
 def code_digest(modules: tuple[str, ...], root: Path = ROOT, python: str | None = None) -> str:
     """Digest of the code closure of ``modules``, of the versions of the libraries it imports, and of the
-    Python version (3.11). A library that is not installed counts as absent.
+    Python version (3.11). A library that is not installed counts as absent. Other distributions' sources, answer types,
+    scorers and model families count with their files and with what these import, where the closure can use them.
 
     Args:
         python: the interpreter that runs them (``launch.python``); ``None`` for this one.
@@ -119,14 +123,41 @@ def code_digest(modules: tuple[str, ...], root: Path = ROOT, python: str | None 
         ValueError: a module does not exist, or the interpreter cannot be used.
     """
     installed = installed_in(python)
-    found, outside = closure(modules, root)
+    found, outside, plugs = _with_plugs(modules, root, installed)
     sources = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
     libraries = {
         distribution: installed.versions[distribution]
         for package in outside | _IMPORTED_BY_NAME
         for distribution in installed.packages.get(package, ())
     }
-    return digest_json({"sources": sources, "libraries": libraries, "python": installed.python})
+    added = {f"{plug.group}:{plug.name}={plug.target}": _added_by(plug) for plug in plugs}
+    digested = {"sources": sources, "libraries": libraries, "python": installed.python}
+    return digest_json(digested | ({"plugged": added} if added else {}))
+
+
+def _with_plugs(
+    modules: tuple[str, ...], root: Path, installed: Installed
+) -> tuple[dict[str, Path], frozenset[str], list[Plug]]:
+    """The closure of modules and of what other distributions add to it, and these additions."""
+    found, outside = closure(modules, root)
+    plugs = [plug for plug in installed.plugs if GROUPS[plug.group].partition(":")[0] in found]
+    imported = {name for plug in plugs for name in _imported_by(plug)}
+    ours = {name for name in imported if name.partition(".")[0] in PACKAGES and module_file(name, root)}
+    if ours - {*found, *NOT_COUNTED}:
+        return _with_plugs((*modules, *sorted(ours)), root, installed)
+    return found, outside | {name.partition(".")[0] for name in imported} - {"", *PACKAGES}, plugs
+
+
+def _imported_by(plug: Plug) -> Iterator[str]:
+    for path in map(Path, plug.files.values()):
+        if path.suffix == ".py":
+            with contextlib.suppress(SyntaxError, ValueError):  # a file that is no module, such as a template
+                # Their relative imports give names that are no module of this project and no installed package.
+                yield from _imported_names(ast.parse(path.read_bytes()), "", False)
+
+
+def _added_by(plug: Plug) -> dict[str, Any]:
+    return {"distribution": plug.distribution, "files": {n: digest_file(Path(p)) for n, p in plug.files.items()}}
 
 
 def fingerprint(stage: str, settings: Mapping[str, Any], parents: Mapping[str, str], code: str) -> str:

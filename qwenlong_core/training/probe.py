@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig
 
+from qwenlong_core.auto import AutoConfig
 from qwenlong_core.data.prepared import TRAIN_ROWS
 from qwenlong_core.data.rows import dataset_digest, read_phase
 from qwenlong_core.generation.engine import Engine, Sampling

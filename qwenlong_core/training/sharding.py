@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from qwenlong_core.auto import AutoConfig, AutoModelForCausalLM
 from qwenlong_core.models import attention_implementation, load_policy
 from qwenlong_core.settings.model import ModelSettings
 

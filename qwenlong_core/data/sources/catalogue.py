@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from qwenlong_core.data.sources import benchmarks, docqa_rl, long, multihop, reading, uniform
+from qwenlong_core.plugged import plugged, refused
 from qwenlong_core.records import Example
 
 Parse = Callable[[dict[str, Any], Path, int], Iterator[Example]]
 """``parse(record, file, number)`` yields the examples of one record, or raises ``BadRow`` with the reason."""
+Role = Literal["train", "evaluation", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,7 @@ class Source:
 
     name: str
     parse: Parse
-    role: Literal["train", "evaluation", "both"]
+    role: Role
     domain: str
     size: str
     """As stated by its authors."""
@@ -35,10 +38,15 @@ class Source:
     beside: tuple[str, ...] = ()
     """Patterns of files beside a local file that its rows are completed from."""
     note: str = ""
+    place: str = ""
+    """Path of the rows that come with the source, such as a package's own files: read where no other is named."""
 
 
 PAPER_TASKS = ("2wikimqa", "hotpotqa", "musique", "narrativeqa", "qasper")
 """The tasks of LongBench that the paper evaluates on."""
+
+NOT_READ = ("generated", "ruler", "paper", "long", "all", "2wikimqa")
+"""Names of what is made here, of suites and of benchmarks, which no source may take."""
 
 SOURCES: dict[str, Source] = {
     source.name: source
@@ -97,3 +105,24 @@ SOURCES: dict[str, Source] = {
                note="the set of 128K; corpusqa:FILE reads that of 1M"),
     )
 }  # fmt: skip
+
+
+@functools.cache
+def sources() -> dict[str, Source]:
+    """All sources by name: the tree's own, then those of other distributions (entry points ``qwenlong.sources``).
+
+    Raises:
+        ValueError: one of another distribution cannot be used.
+    """
+    others = plugged("sources", Source, (*SOURCES, *NOT_READ))
+    for name, source in others.items():
+        if source.name != name:
+            raise refused("sources", name, f"calls itself {source.name!r}")
+        if source.role not in get_args(Role):
+            raise refused("sources", name, f"has the role {source.role!r}, not one of {', '.join(get_args(Role))}")
+    return SOURCES | others
+
+
+def benchmarks_from_outside() -> dict[str, str]:
+    """The sources of other distributions that hold evaluation rows, each with its spec: they are benchmarks by name."""
+    return {name: f"{name}:" for name, source in sources().items() if name not in SOURCES and source.role != "train"}

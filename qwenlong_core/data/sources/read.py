@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qwenlong_core.data.ruler.copies import RULER, copies_of, is_ruler
-from qwenlong_core.data.sources.catalogue import SOURCES, Source
+from qwenlong_core.data.sources.catalogue import SOURCES, Source, sources
 from qwenlong_core.data.sources.files import kind_of, records
 from qwenlong_core.data.sources.places import GLOB_CHARACTERS, Found, LeftOut, files_at, in_words
 from qwenlong_core.data.sources.published import ZIP, BadArchive, download_command, hub_copy, opened, published_files
 from qwenlong_core.data.sources.validation import BadRow, Refused, checked
 from qwenlong_core.proxies import by_way_of
-from qwenlong_core.records import Example
+from qwenlong_core.records import Example, example_from_dict
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +34,9 @@ def is_made(spec: str) -> bool:
 
 def _split(spec: str) -> tuple[Source, str]:
     name, colon, rest = spec.partition(":")
-    if colon and name in SOURCES:
-        return SOURCES[name], rest or SOURCES[name].hub or ""
-    return SOURCES["jsonl"], spec
+    if colon and (source := sources().get(name)):
+        return source, rest or source.hub or source.place
+    return sources()["jsonl"], spec
 
 
 def location_of(spec: str) -> str:
@@ -75,7 +75,7 @@ def _found(spec: str) -> Found:
     there = f" Left out there: {in_words(others)}." if others else ""
     raise ValueError(
         f"data source {spec!r}: no file matches {location!r}.{there}{where} Give an existing path, folder or glob, "
-        f"{GENERATED!r}, {RULER!r}, or NAME:PATH_OR_HUB_ID with NAME one of {', '.join(SOURCES)}"
+        f"{GENERATED!r}, {RULER!r}, or NAME:PATH_OR_HUB_ID with NAME one of {', '.join(sources())}"
     )
 
 
@@ -159,7 +159,9 @@ def _rows(source: Source, path: Path, name: str) -> Iterator[Example | Refused]:
             continue
         try:
             for example in source.parse(record, path, number):
-                yield checked(example)
+                # Another distribution's code may make what no later reader of the row takes.
+                own = source.name in SOURCES
+                yield checked(example if own else example_from_dict(example.to_dict()))
         except BadRow as error:
             yield Refused(name, number, str(error))
         except (TypeError, KeyError, AttributeError, ValueError) as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 from qwenlong_core.data.sources.files import parse_object, stem_of
 from qwenlong_core.data.sources.validation import (
@@ -24,9 +24,8 @@ from qwenlong_core.data.sources.validation import (
     text_field,
     texts,
 )
-from qwenlong_core.records import AnswerType, Example
+from qwenlong_core.records import AnswerType, Example, answer_types
 
-_TYPES: tuple[str, ...] = get_args(AnswerType)
 _OTHERS_TYPES = ("arithmetic", "count", "multi-span")
 """What TAT-QA writes under ``answer_type`` beside ``span``: it stays in the metadata, and the type is inferred."""
 _KNOWN = {
@@ -102,6 +101,7 @@ def _stated_type(row: dict[str, Any]) -> AnswerType | None:
     stated = row.get("answer_type")
     if stated is None or stated in _OTHERS_TYPES:
         return None
-    if stated not in _TYPES:
-        raise BadRow(f"'answer_type' is {stated!r}, not one of {', '.join(_TYPES)}: leave it out to have it inferred")
-    return cast(AnswerType, stated)
+    if stated not in answer_types():
+        known = ", ".join(answer_types())
+        raise BadRow(f"'answer_type' is {stated!r}, not one of {known}: leave it out to have it inferred")
+    return str(stated)

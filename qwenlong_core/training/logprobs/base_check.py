@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
-from transformers import AutoConfig
 
+from qwenlong_core.auto import AutoConfig
 from qwenlong_core.bundled import BUNDLED
 from qwenlong_core.models import attention_implementation
 from qwenlong_core.plan.known import KNOWN

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from qwenlong_core.auto import AutoConfig
 from qwenlong_core.models import attention_implementation
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.spans import heads_reason
