@@ -29,7 +29,8 @@ def bundled_file() -> Path:
 
 def bundled_tokenizer() -> Any:
     """SmolLM2's tokenizer."""
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     file = bundled_file()
-    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    # By its class: AutoTokenizer would first read the model's config, with a parser that takes ten seconds.
+    return PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)

@@ -17,7 +17,8 @@ from transformers.utils import is_flash_attn_2_available
 
 from qwenlong_core.auto import AutoModelForCausalLM, AutoTokenizer
 from qwenlong_core.base_tokenizer import base_tokenizer, with_template
-from qwenlong_core.bundled import BUNDLED, bundled_file
+from qwenlong_core.bundled import BUNDLED
+from qwenlong_core.bundled_weights import bundled_model
 from qwenlong_core.data.prompts import require_chat_template
 from qwenlong_core.jobs import BaseJob
 from qwenlong_core.model_files import refuse_unknown
@@ -62,20 +63,6 @@ def load_policy(folder: Path, settings: ModelSettings) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, settings.dtype), attn_implementation=attention_implementation(settings)
     )
-    return model
-
-
-def _smollm2() -> PreTrainedModel:
-    file = bundled_file()
-    quantised = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    # transformers refuses to save a model that is marked as quantised. The weights are dequantised by now,
-    # so they are moved into a plain model of the same shape.
-    config = LlamaConfig.from_dict(quantised.config.to_dict())
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    model = LlamaForCausalLM(config)
-    model.load_state_dict(quantised.state_dict())
-    model.generation_config = quantised.generation_config
     return model
 
 
@@ -136,7 +123,7 @@ def import_base(settings: ModelSettings, folder: Path) -> None:
     """Write the base policy of the settings to ``folder`` as config, safetensors and tokenizer."""
     if settings.name in BUNDLED:
         tokenizer = base_tokenizer(settings)
-        model = tiny_policy(tokenizer) if settings.name == "tiny" else _smollm2()
+        model = tiny_policy(tokenizer) if settings.name == "tiny" else bundled_model()
     else:
         model, tokenizer = _from_hub_or_folder(settings)
     _scale_rope(model, settings)
