@@ -1,6 +1,6 @@
 """The GB of each GPU in every phase of the large profiles, by a rehearsal, as the table in docs/speed.md.
 
-    python benchmarks/rehearsal_profiles.py [--profiles 8gpu-14b 32b] [--typical 10000 40000 90000]
+    python benchmarks/rehearsal_profiles.py [--profiles 8gpu-14b 32b l1.5-30b] [--typical 10000 40000 90000]
 
     python benchmarks/rehearsal_profiles.py --whole          the last phase's longest row, at full depth too
 
@@ -53,7 +53,7 @@ def by_rule_and_whole(settings: Settings) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profiles", nargs="+", default=["8gpu-14b", "32b"])
+    parser.add_argument("--profiles", nargs="+", default=["8gpu-14b", "32b", "l1.5-30b"])
     parser.add_argument("--typical", nargs="+", type=int, default=[10_000, 40_000, 90_000], help="P of each phase")
     parser.add_argument("--whole", action="store_true", help="compare the linear rule with the full depth")
     args = parser.parse_args()

@@ -101,7 +101,7 @@ def build(args: argparse.Namespace, folder: str) -> GRPOTrainer:
     if args.variant in ("ours", "groups", "loop"):
         use_fast_linear(trainer.model)
     if args.variant in ("ours", "groups"):
-        trainer.logprobs.shares_prompts = share_prompts(trainer.model, None, router_loss=False)
+        trainer.logprobs.shares_prompts = share_prompts(trainer.model, None)
     quiet(trainer)
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.to(trainer.accelerator.device).train()

@@ -84,13 +84,14 @@ def backward(shape: Shape, tokens: Tokens, *, checkpointing: bool) -> Flops:
     """The backward of one pass, with what it computes again.
 
     Flash attention computes its weights again and has five products. The output head computes its logits again in any
-    case. Checkpointing computes each layer again but for its last product, whose result nothing in the backward needs:
-    ``torch.utils.checkpoint`` stops before it.
+    case. Checkpointing computes each layer again but for the MLP's last product, whose result nothing in the backward
+    needs: ``torch.utils.checkpoint`` stops before it. What experts return is needed: it is multiplied by their weights.
     """
     layers = 2 * tokens.total * shape.layers * shape.layer_products
     head = 2 * tokens.labelled * shape.embedding
     once = 2 * tokens.pairs * shape.layers * shape.heads * shape.head
-    again = layers - 2 * tokens.total * shape.layers * shape.hidden * shape.intermediate if checkpointing else 0.0
+    last = 0.0 if shape.experts else 2 * tokens.total * shape.layers * shape.hidden * shape.intermediate
+    again = layers - last if checkpointing else 0.0
     return Flops(
         products=2 * layers + again + 3 * head,
         attention=2 * once if checkpointing else 0.0,

@@ -92,7 +92,7 @@ def products_rate(shape: Shape) -> float:
             product(rows[out], weight.t())
             product(rows[out].t(), rows[into].t())
 
-    return 6 * tokens * shape.layer_products / seconds_of(once)
+    return 6 * tokens * sum(weight.numel() for weight in weights) / seconds_of(once)
 
 
 def peak_rate() -> float:

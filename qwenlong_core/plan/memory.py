@@ -4,11 +4,14 @@ A term is linear in the tokens of a process, N = micro-batch * (P + G * C) / seq
 them. The bytes a token and layer were read off the trainer's step on fake devices (14B and 32B, twelve shapes):
 ``12 * intermediate + 23 * hidden`` while a layer is computed again and its gradient flows, in bfloat16; in float32
 ``24 * intermediate + 34 * hidden``. They include norms in float32, and queries, keys and values with and without
-positions.
+positions. With experts (Qwen3-30B-A3B and four variations of its sizes) a token's row is there once for each of its k
+experts: ``k * (8 * intermediate + 10 * hidden + 38) + 16 * hidden + 10 * head * (heads + key heads) + 6 * experts``;
+``k * 6 * hidden`` of that is there while the gradient flows only. In float32 twice that is assumed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -142,33 +145,56 @@ class _Sizes:
         }
 
 
+def _for_backward(shape: Shape) -> float:
+    """Bytes a token that the backward of a layer with experts needs, in bfloat16."""
+    attention = 16 * shape.hidden + 10 * shape.head * (shape.heads + shape.kv_heads) + 6 * shape.experts
+    return attention + shape.active * (8 * shape.intermediate + 4 * shape.hidden + 38)
+
+
 def kept_bytes(shape: Shape, settings: Settings, tokens: float) -> float:
     """Activations that wait for the backward pass, on a process, wherever they wait."""
     wide = settings.model.dtype == "float32"
     if settings.launch.gradient_checkpointing:
         a_token = shape.hidden * (4.0 if wide else 2.0)
+    elif shape.experts:
+        a_token = _for_backward(shape) * (2.0 if wide else 1.0)
     else:
         a_token = (16.0 if wide else 8.0) * shape.intermediate + (33.0 if wide else 20.0) * shape.hidden
     return shape.layers * tokens * a_token
 
 
+def _layer_bytes(shape: Shape, settings: Settings, tokens: float) -> float:
+    """What one layer holds while its gradient flows, of activations that do not wait."""
+    wide, again = settings.model.dtype == "float32", settings.launch.gradient_checkpointing
+    if shape.experts:
+        a_token = 6.0 * shape.active * shape.hidden + (_for_backward(shape) if again else 0.0)
+        return tokens * a_token * (2 if wide else 1)
+    if again:
+        return tokens * ((24 if wide else 12) * shape.intermediate + (34 if wide else 23) * shape.hidden)
+    return tokens * ((8 if wide else 4) * shape.intermediate + (8 if wide else 6) * shape.hidden)
+
+
+def _largest_shard(shape: Shape, shards: int) -> float:
+    """Parameters on the process that has most: FSDP2 deals whole experts."""
+    experts = shape.layers * shape.experts * shape.mlp
+    rest = shape.parameters - experts
+    return rest / shards + (experts / shape.experts * math.ceil(shape.experts / shards) if experts else 0.0)
+
+
 def _sizes(shape: Shape, settings: Settings, machine: Machine, tokens: float, labelled: float) -> _Sizes:
     wide, launch = settings.model.dtype == "float32", settings.launch
     shards = sharded_over(launch)
-    if launch.gradient_checkpointing:
-        layer = tokens * ((24 if wide else 12) * shape.intermediate + (34 if wide else 23) * shape.hidden)
-    else:
-        layer = tokens * ((8 if wide else 4) * shape.intermediate + (8 if wide else 6) * shape.hidden)
     kept = kept_bytes(shape, settings, tokens)
     if launch.activation_offload and machine.is_gpu:
         kept *= 2 / shape.layers  # the layer at work, and the one that is on its way
     # Two layers in bfloat16, and two layers' gradients in float32 on their way to their shards.
-    gathered = 12.0 * shape.layer if shards > 1 else 0.0 if wide else 2.0 * shape.layers * shape.layer_products
+    alone = 0.0 if wide else 2.0 * shape.layers * (shape.layer_products + shape.idle)
+    gathered = 12.0 * shape.layer if shards > 1 else alone
     head = min(labelled * shape.vocabulary * 8, _TILE) + (2.0 * shape.embedding if shards > 1 else 0.0)
     return _Sizes(
-        states=4.0 * shape.parameters / shards,
+        states=4.0 * _largest_shard(shape, shards),
         kept=kept,
-        layer=layer,
+        layer=_layer_bytes(shape, settings, tokens),
         gathered=gathered,
         head=head,
         checkpoint=0.0 if machine.is_gpu else 12.0 * shape.parameters / shards,

@@ -18,9 +18,11 @@ IMBALANCE = 1.12
 def _touched(shape: Shape, bytes_a_number: float) -> float:
     """Bytes a token and layer that norms, positions, activations and sums read and write in a forward.
 
-    Fitted to the step on fake devices (14B and 32B). It is an upper bound: some of it stays in caches.
+    Fitted to the step on fake devices (14B and 32B). It is an upper bound: some of it stays in caches. A token's row is
+    copied to each of its experts, and what they return is weighed, put back in order and summed: that is counted.
     """
-    return bytes_a_number * (6 * shape.intermediate + 70 * shape.hidden)
+    routed = 7 * shape.active * shape.hidden if shape.experts else 0
+    return bytes_a_number * (6 * shape.active * shape.intermediate + routed + 70 * shape.hidden)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Decoding is bound by reading: every token reads the weights once for all completions in flight, and each completion's
 keys and values. For one device of an engine over T devices::
 
-    cache of a token   = 2 * layers * key heads * head size * bytes / T
+    cache of a token   = 2 * layers * key heads * head size * bytes / min(T, key heads)
     room for cache     = share * memory - weights / T
     groups at once     = room / ((P + G * C / 2) * cache of a token)        the prompt's blocks are kept once a group
     bytes of all       = steps * weights / T + completions * C * (P + C / 2) * cache of a token
@@ -74,7 +74,7 @@ def at_once(shape: Shape, engine: Engine, prompt: float, completion: float, grou
         ValueError: the engine's memory does not hold the weights and one completion.
     """
     room = engine.memory - engine.weight_bytes * shape.parameters / engine.parallel
-    token = shape.cache_bytes(engine.cache_bytes) / engine.parallel
+    token = _cache_of_token(shape, engine)
     if room < (prompt + completion) * token:
         raise ValueError(
             f"the engine's {engine.memory / 2**30:.1f} GiB a GPU do not hold {1 / engine.parallel:.3g} of the weights "
@@ -86,6 +86,11 @@ def at_once(shape: Shape, engine: Engine, prompt: float, completion: float, grou
     # Where not even a group fits, its completions take turns.
     alone = room / ((prompt + completion / 2) * token)
     return min(max(groups * group, min(1.0 * group, alone)), _MAX_SEQUENCES)
+
+
+def _cache_of_token(shape: Shape, engine: Engine) -> float:
+    """Bytes on one device, which holds a key head at least."""
+    return shape.cache_bytes(engine.cache_bytes) / min(engine.parallel, shape.kv_heads)
 
 
 def prefill_seconds(shape: Shape, machine: Machine, engine: Engine, prompt: float, groups: float) -> float:
@@ -106,8 +111,8 @@ def rollout(
     flying = at_once(shape, engine, prompt, completion, group)
     mine = groups * group * engine.parallel / engine.devices  # completions of one copy of the model
     flying = min(flying, max(mine, 1.0))
-    token = shape.cache_bytes(engine.cache_bytes) / engine.parallel
-    weights = engine.weight_bytes * (shape.parameters - (0 if shape.tied else shape.embedding)) / engine.parallel
+    token = _cache_of_token(shape, engine)
+    weights = engine.weight_bytes * _weights_read(shape, flying) / engine.parallel
     steps = math.ceil(mine / flying) * completion / engine.tokens_a_step
     prompts = prompt / group if engine.reads_prompt_once else prompt
     read = steps * weights + mine * completion / engine.tokens_a_step * (prompts + completion / 2) * token
@@ -118,6 +123,15 @@ def rollout(
     held = flying / group * (prompt + group * completion) * token
     prefill = prefill_seconds(shape, machine, engine, prompt, groups)
     return Rollout(prefill=prefill, decode=decode, at_once=flying, cache=held, bytes_read=read)
+
+
+def _weights_read(shape: Shape, flying: float) -> float:
+    """Weights that a decoding step reads for so many tokens: without the embedding, and of the experts those that at
+    least one token goes through, if each takes any of them equally often."""
+    found = float(shape.parameters - (0 if shape.tied else shape.embedding))
+    if shape.experts:
+        found -= shape.layers * shape.experts * shape.mlp * (1 - shape.active / shape.experts) ** flying
+    return found
 
 
 def operations(shape: Shape) -> int:

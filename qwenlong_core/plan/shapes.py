@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_WITH_EXPERTS = ("qwen3_moe",)
+"""Kinds whose experts a plan knows: every layer has them, all of one size, none that every token goes through."""
 _BIASED = ("qwen2",)
-_NORMED_HEADS = ("qwen3",)
+_NORMED_HEADS = ("qwen3", "qwen3_moe")
 
 
 class NoPlan(ValueError):
@@ -21,11 +23,12 @@ class NoPlan(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """A dense decoder with gated MLPs, such as Llama, Qwen2 and Qwen3."""
+    """A decoder with gated MLPs, such as Llama, Qwen2 and Qwen3, or with gated experts in their place (Qwen3-MoE)."""
 
     layers: int
     hidden: int
     intermediate: int
+    """Width of the MLP, or of one expert."""
     heads: int
     kv_heads: int
     head: int
@@ -37,18 +40,33 @@ class Shape:
     """Whether queries, keys and values have biases."""
     normed_heads: bool = False
     """Whether queries and keys are normalised head by head."""
+    experts: int = 0
+    """Of a layer; 0 for a dense model."""
+    active: int = 1
+    """Experts that a token goes through."""
+
+    @property
+    def mlp(self) -> int:
+        """Numbers in the matrices of the MLP, or of one expert."""
+        return 3 * self.hidden * self.intermediate
 
     @property
     def layer_products(self) -> int:
-        """Numbers in one layer's weight matrices."""
+        """Numbers in the weight matrices of a layer that a token goes through."""
         attention = self.hidden * self.head * 2 * (self.heads + self.kv_heads)
-        return attention + 3 * self.hidden * self.intermediate
+        return attention + self.hidden * self.experts + self.active * self.mlp
+
+    @property
+    def idle(self) -> int:
+        """Numbers in the experts of a layer that a token does not go through."""
+        return (self.experts - self.active) * self.mlp if self.experts else 0
 
     @property
     def layer(self) -> int:
         """Parameters of one layer."""
         biases = self.head * (self.heads + 2 * self.kv_heads) * int(self.biased)
-        return self.layer_products + biases + 2 * self.hidden + 2 * self.head * int(self.normed_heads)
+        norms = 2 * self.hidden + 2 * self.head * int(self.normed_heads)
+        return self.layer_products + self.idle + biases + norms
 
     @property
     def embedding(self) -> int:
@@ -65,17 +83,24 @@ class Shape:
         return 2 * self.layers * self.kv_heads * self.head * bytes_a_number
 
 
+def _all_alike(config: Mapping[str, Any]) -> bool:
+    """Whether all layers have experts, and nothing beside them."""
+    every = config.get("decoder_sparse_step", 1) == 1 and not config.get("mlp_only_layers")
+    return every and config.get("model_type") in _WITH_EXPERTS
+
+
 def shape_from(config: Mapping[str, Any], name: str) -> Shape:
     """The shape that a ``config.json`` describes.
 
     Raises:
-        NoPlan: a mixture of experts, or a config that lacks a size.
+        NoPlan: a mixture of experts of a kind that is not known, or a config that lacks a size.
     """
     experts = [field for field in _EXPERTS if config.get(field)]
-    if experts:
+    if experts and not _all_alike(config):
         raise NoPlan(
-            f"model.name={name!r} is a mixture of experts ({experts[0]}={config[experts[0]]}), which a plan cannot"
-            " reckon with: name a dense model"
+            f"model.name={name!r} is a mixture of experts ({experts[0]}={config[experts[0]]}) of type"
+            f" {config.get('model_type')!r}, which a plan cannot reckon with: name a dense model, or one of type"
+            f" {', '.join(_WITH_EXPERTS)} with experts in every layer"
         )
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
@@ -83,7 +108,7 @@ def shape_from(config: Mapping[str, Any], name: str) -> Shape:
         return Shape(
             layers=config["num_hidden_layers"],
             hidden=hidden,
-            intermediate=config["intermediate_size"],
+            intermediate=config["moe_intermediate_size" if experts else "intermediate_size"],
             heads=heads,
             kv_heads=config.get("num_key_value_heads") or heads,
             head=config.get("head_dim") or hidden // heads,
@@ -91,6 +116,8 @@ def shape_from(config: Mapping[str, Any], name: str) -> Shape:
             tied=bool(config.get("tie_word_embeddings")),
             biased=bool(config.get("attention_bias", kind in _BIASED)),
             normed_heads=kind in _NORMED_HEADS,
+            experts=config[experts[0]] if experts else 0,
+            active=config["num_experts_per_tok"] if experts else 1,
         )
     except KeyError as error:
         raise NoPlan(

@@ -43,6 +43,8 @@ def flops_of(func: Any, args: Any) -> tuple[str, int]:
     name = str(func.overloadpacket).removesuffix("_")  # in place or not
     if name in PRODUCTS:
         return "matmul", PRODUCTS[name](*(x for x in args if isinstance(x, Tensor)))
+    if name == "aten._grouped_mm":  # each token's row by the matrix of its expert, or a gradient of that
+        return "matmul", 2 * args[0].numel() * args[1].size(-1)
     if name == "mkldnn._linear_pointwise":
         return "matmul", 2 * args[0].numel() * args[1].size(0)
     if func in _FORWARD:  # the scores, and their product with the values

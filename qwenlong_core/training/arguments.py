@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from trl import GRPOConfig
 from trl.generation import vllm_generation
 
@@ -115,18 +116,26 @@ def vllm_arguments(settings: VLLMSettings) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def vllm_in_dtype(job: GRPOJob) -> Iterator[None]:
-    """The vLLM that a trainer made herein starts computes in ``model.dtype``. TRL 1.16 has no argument for it.
+def vllm_options(job: GRPOJob, policy: Any) -> dict[str, Any]:
+    """Arguments of vLLM that TRL 1.16 has no argument for.
 
     By itself vLLM computes a float32 policy in bfloat16: completions would come from another policy than the one that
-    is trained and evaluated.
+    is trained and evaluated. And on some GPUs it keeps experts in a layout of FlashInfer's, into which TRL would write
+    theirs as they are; Triton's kernels take them so.
     """
+    experts = any(weight.dim() == 3 for weight in policy.parameters())
+    layout = {"moe_backend": "triton"} if experts and torch.cuda.is_available() else {}
+    return {"dtype": job.model.dtype, **layout}
+
+
+@contextmanager
+def vllm_as_trained(job: GRPOJob, policy: Any) -> Iterator[None]:
+    """The vLLM that a trainer made herein starts has :func:`vllm_options`."""
     if job.grpo.engine != "vllm-colocate":
         yield
         return
     plain = vllm_generation.LLM
-    vllm_generation.LLM = partial(plain, dtype=job.model.dtype)
+    vllm_generation.LLM = partial(plain, **vllm_options(job, policy))
     try:
         yield
     finally:

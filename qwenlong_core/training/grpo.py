@@ -34,7 +34,7 @@ from qwenlong_core.rewards.length import LengthLimits
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.files import METRICS, write_json
 from qwenlong_core.training import curriculum, grpo_metrics
-from qwenlong_core.training.arguments import batch_layout, grpo_config, vllm_in_dtype
+from qwenlong_core.training.arguments import batch_layout, grpo_config, vllm_as_trained
 from qwenlong_core.training.batches import Batches
 from qwenlong_core.training.checkpoints import CarriedOptimizer, read_state
 from qwenlong_core.training.dynamic_sampling import PromptStream, Stream
@@ -153,7 +153,7 @@ def build_trainer(
         copies = job.launch.sequence_parallel
         return Batches(job.grpo, rollouts, stream, difficulties, filler=tokenizer.eos_token_id, copies=copies)
 
-    with vllm_in_dtype(job):
+    with vllm_as_trained(job, model):
         trainer = LongContextGRPOTrainer(
             job,
             model,

@@ -89,6 +89,9 @@ def trainer_arguments(model: ModelSettings, launch: LaunchSettings, seed: int, c
         "ddp_timeout": 60 * launch.timeout_minutes,
         "ddp_backend": "gloo" if on_cpu and launch.num_processes > 1 else None,
         "bf16": model.dtype == "bfloat16",
+        # Neither a packed row nor a row cut over processes computes the loss that balances a router's experts. TRL
+        # would add it wherever a config names a coefficient.
+        "router_aux_loss_coef": 0.0,
         # Between micro-batches FSDP would otherwise keep the whole gradient on every GPU, summed in bfloat16. Under DDP
         # it is whole anyway, so there only the last micro-batch exchanges it.
         "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": is_sharded()}},

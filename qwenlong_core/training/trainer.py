@@ -182,12 +182,14 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
             # After TRL's constructor and _as_reference: they install TRL's output head, which this replaces.
             use_compact_head(scored, self.temperature)
             use_fast_linear(scored)
+            # A config may ask for what a router's loss needs, which is not trained on (runtime.py).
+            scored.config.get_text_config().output_router_logits = False
         self.span = make_span(job.launch.sequence_parallel)
         self.logprobs = GroupPass(
             self.accelerator,
             self.num_generations,
             super()._get_per_token_logps_and_entropies,
-            shares_prompts=share_prompts(self.model, self.ref_model, self.aux_loss_enabled, self.span),
+            shares_prompts=share_prompts(self.model, self.ref_model, self.span),
             span=self.span,
         )
         self.engine_distance = EngineDistance(self.accelerator, self.top_p)
@@ -337,9 +339,8 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
         scores_batch = model is self.model and not torch.is_grad_enabled()
         if scores_batch and self.job.grpo.aepo is not None:
             options["compute_entropy"] = True
-        logps, entropies, router_loss = self.logprobs(
-            model, input_ids, attention_mask, logits_to_keep, batch_size, **options
-        )
+        found = self.logprobs(model, input_ids, attention_mask, logits_to_keep, batch_size, **options)
+        logps, entropies, _ = found
         if torch.is_grad_enabled():
             self._trained_logps = logps.detach()
         elif scores_batch:
@@ -348,7 +349,7 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
             # TRL computes vLLM's importance ratios from this result.
             self._put_old_logprobs(logps)
             self._entropies = entropies
-        return logps, entropies, router_loss
+        return found
 
     def _put_old_logprobs(self, logps: Tensor) -> None:
         """Overwrite, in ``[rows, C]``, the log-probs of rows that an earlier policy sampled."""

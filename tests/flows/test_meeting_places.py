@@ -49,7 +49,7 @@ def test_workers_on_this_machine_are_said_to_be() -> None:
 
 
 def test_the_large_profiles_name_store_and_mlflow() -> None:
-    for name in ("8gpu-14b", "32b"):
+    for name in ("8gpu-14b", "32b", "l1.5-30b"):
         assert faults(profile=name) == set() and faults(profile=name, prefect=None) == {PREFECT}
 
 

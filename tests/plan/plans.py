@@ -13,6 +13,7 @@ from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
 
 B14, B32 = (shape_of(ModelSettings(name=f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{size}B")) for size in (14, 32))
+A3B = shape_of(ModelSettings(name="Qwen/Qwen3-30B-A3B-Thinking-2507"))
 H100 = ASSUMED["h100"]
 # One rate for every kernel, as public estimates of a step take it.
 FLAT = H100.model_copy(

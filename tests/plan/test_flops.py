@@ -37,6 +37,17 @@ def test_a_forward_and_its_backward_by_hand():
     assert model_flops(shape, tokens) == 3 * once.total
 
 
+def test_experts_by_hand():
+    """A token goes through two of four; checkpointing computes what they return again."""
+    shape, tokens = little(experts=4, active=2), Tokens(5, 13, 3)
+    # A layer: q, o of 4 x 4; k, v of 4 x 2; a router of 4 x 4; two experts of three 4 x 8.
+    weights = 16 * 2 + 8 * 2 + 16 + 2 * 32 * 3
+    assert shape.layer_products == weights
+    assert forward(shape, tokens).products == 2 * 5 * 2 * weights + 2 * 3 * 40
+    assert backward(shape, tokens, checkpointing=True).products == 2 * 5 * 2 * 3 * weights + 3 * 2 * 3 * 40
+    assert shape.parameters == 2 * (weights + 2 * 32 * 3 + 2 * 4) + 2 * 40 + 4
+
+
 def counted(run) -> float:
     """FLOPs of matrix products, as torch counts them; attention is counted apart by name."""
     with FlopCounterMode(display=False) as counter:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from plans import B14, B32, H100, of, plan_of
+from plans import A3B, B14, B32, H100, of, plan_of
 
 from qwenlong_core.plan.disk import disk_of, saves
 from qwenlong_core.plan.memory import GIB, Length, grpo_memory, host_bytes, sft_memory
@@ -54,6 +56,44 @@ def test_32b_on_32(prompt, completion, kept, layer):
     assert terms["optimizer"] == pytest.approx(7.6, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("change", "layer"),
+    [
+        ({}, 9.821),
+        ({"active": 4}, 6.246),
+        ({"intermediate": 1536}, 11.469),
+        ({"heads": 16}, 9.130),
+        ({"hidden": 1024}, 6.526),
+    ],
+    ids=str,
+)
+def test_30b_with_experts(change, layer):
+    """``one layer`` of a rehearsal of three layers at P=20,000, C=2,000."""
+    shape = replace(A3B, **change)
+    _, terms = peak(shape, "l1.5-30b", 20_000, 2_000)
+    assert terms["one layer"] - 12 * shape.layer / GIB == pytest.approx(layer, rel=0.002)
+    assert terms["kept activations"] == pytest.approx(48 * 36_000 * 2 * shape.hidden / GIB, rel=1e-3)
+    assert terms["weights"] == pytest.approx(4 * shape.parameters / 32 / GIB)
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [({}, 19.577), ({"active": 4}, 13.794), ({"intermediate": 1536}, 24.520), ({"hidden": 1024}, 14.633)],
+    ids=str,
+)
+def test_30b_with_experts_without_checkpointing(change, kept):
+    """``kept activations`` of the same rehearsals."""
+    _, terms = peak(replace(A3B, layers=3, **change), "l1.5-30b", 20_000, 2_000, "launch.gradient_checkpointing=false")
+    assert terms["kept activations"] == pytest.approx(kept, rel=0.002)
+
+
+def test_a_process_holds_whole_experts():
+    few = replace(A3B, experts=40)  # two each for some of 32 processes, one for the others
+    _, terms = peak(few, "l1.5-30b", 20_000, 2_000)
+    experts = 40 * 48 * few.mlp
+    assert terms["weights"] == pytest.approx(4 * (experts * 2 / 40 + (few.parameters - experts) / 32) / GIB)
+
+
 def test_a_row_that_eight_share_needs_an_eighth_of_the_activations():
     alone = peak(B14, "8gpu-14b", 60_000, 10_000)[1]
     settings = of("8gpu-14b")
@@ -64,6 +104,7 @@ def test_a_row_that_eight_share_needs_an_eighth_of_the_activations():
 def test_the_profiles_as_they_ship_fit_and_without_sharing_a_row_they_do_not():
     assert plan_of("8gpu-14b").fits
     assert plan_of("32b").fits
+    assert plan_of("l1.5-30b").fits
     faults = plan_of("8gpu-14b", *UNSHARED).faults
     assert [fault.partition(" ")[0] for fault in faults] == ["grpo-1", "grpo-2", "grpo-3"]
     assert "GiB of 79.6 at its longest row (backward): kept activations" in faults[0]

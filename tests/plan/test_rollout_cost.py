@@ -41,6 +41,26 @@ def test_decoding_by_hand():
     assert once.bytes_read == 4 * weights + 4 * 4 * (5 + 2) * token
 
 
+def test_decoding_reads_the_experts_that_any_token_takes():
+    shape = little(layers=1, experts=4, active=2)
+    machine = H100.model_copy(update={"reading": 1000.0, "products": 1e18, "operation": 0.0})
+    engine = Engine(devices=1, parallel=1, memory=1e9)
+    found = rollout(shape, machine, engine, prompt=10, completion=4, groups=2, group=2)
+    # Four tokens at once, each through half of the experts: one of them in sixteen is left alone.
+    weights = 2 * (shape.parameters - 40 - 4 * 96 / 16)
+    assert found.bytes_read == 4 * weights + 4 * 4 * (10 + 2) * 8
+
+
+def test_more_devices_than_key_heads_hold_the_same_keys():
+    shape = little(layers=1, kv_heads=2)
+    engine = Engine(devices=8, parallel=8, memory=1e9)
+    two, four = (
+        rollout(shape, H100, replace(engine, parallel=parallel), prompt=10, completion=4, groups=8, group=2)
+        for parallel in (2, 4)
+    )
+    assert two.cache / two.at_once == four.cache / four.at_once
+
+
 @pytest.mark.parametrize(("prompt", "decode", "prefill"), [(10_000, 845, 32), (36_000, 2650, 163), (90_000, 6398, 651)])
 def test_a_public_estimate_of_14b(prompt, decode, prefill):
     """128 groups, 1.6 draws each, C = 4K, prefill at 250 TFLOP/s, decoding at 70% of 3.35 TB/s."""

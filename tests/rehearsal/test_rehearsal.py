@@ -81,7 +81,7 @@ def test_kept_activations_shrink_with_the_ranks_of_a_row() -> None:
 def test_the_large_profiles_fit_their_gpus() -> None:
     steps = [
         (settings, f"grpo-{i}", phase.max_prompt_tokens, phase.max_completion_tokens)
-        for settings in map(load_settings, ("8gpu-14b", "32b"))
+        for settings in map(load_settings, ("8gpu-14b", "32b", "l1.5-30b"))
         for i, phase in enumerate(settings.grpo.phases, 1)
     ]
     for (settings, stage, *_), peak in zip(steps, rehearse_all(steps)):

@@ -16,7 +16,7 @@ def test_every_shipped_profile_parses(name):
 
 
 def test_the_profiles_users_are_promised_are_there():
-    assert {"local", "smoke", "1gpu", "8gpu-14b", "32b"} <= set(profile_names())
+    assert {"local", "smoke", "1gpu", "8gpu-14b", "32b", "l1.5-30b"} <= set(profile_names())
 
 
 def test_the_large_profiles_hold_the_papers_recipe():
@@ -31,6 +31,15 @@ def test_the_large_profiles_hold_the_papers_recipe():
         assert settings.execution.deployments["probe"] == settings.execution.deployments["grpo"]
         sft = settings.sft
         assert (sft.max_tokens, sft.learning_rate, sft.epochs, sft.batch_size) == (20_000, 5e-6, 3, 128)
+
+
+def test_l15_has_its_recipe():
+    grpo = load_settings("l1.5-30b").grpo
+    limits = [(phase.max_prompt_tokens, phase.max_completion_tokens) for phase in grpo.phases]
+    assert limits == [(20_000, 12_000), (60_000, 20_000), (120_000, 50_000)]
+    assert (grpo.group_size, grpo.batch_size, grpo.learning_rate, grpo.kl_coefficient) == (8, 128, 2e-6, 0.0)
+    assert (grpo.temperature, grpo.top_p, grpo.scale_rewards) == (0.7, 0.95, "task")
+    assert grpo.on_policy and grpo.balance_tasks and grpo.aepo is not None
 
 
 def test_no_reasoning_model_imitates_templates():

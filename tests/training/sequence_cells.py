@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from expert_policy import write_expert_policy
 from training_jobs import example, grpo_job
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -36,6 +37,8 @@ class Training:
     key_heads: int = 1
     separate: bool = False
     """One row per completion, without any packing."""
+    experts: bool = False
+    """A mixture of experts in place of MLPs."""
 
     @property
     def updates(self) -> int:
@@ -45,11 +48,17 @@ class Training:
     @property
     def counted(self) -> bool:
         """Whether tensors are watched, which is slow. A shard of a weight would count as states."""
-        return self.sharding == "ddp" and self.dtype == "float32"
+        return self.sharding == "ddp" and self.dtype == "float32" and not self.experts
+
+    @property
+    def policy(self) -> str:
+        """The folder of its policy among the inputs."""
+        return "policy-experts" if self.experts else f"policy-{self.key_heads}"
 
     def __str__(self) -> str:
         rows = "-separate" if self.separate else ""
-        return f"{self.sharding}-{self.dtype}-g{self.group_size}-k{self.key_heads}{rows}"
+        model = "experts" if self.experts else f"k{self.key_heads}"
+        return f"{self.sharding}-{self.dtype}-g{self.group_size}-{model}{rows}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,8 @@ def job_of(training: Training, processes: int, span: int) -> GRPOJob:
 
 
 def write_inputs(folder: Path) -> None:
-    """Prompts of 60 to 130 tokens, and policies with 1 and with 4 key heads and a vocabulary that is soon computed."""
+    """Prompts of 60 to 130 tokens, and policies with 1 and with 4 key heads, and with experts, and a vocabulary that is
+    soon computed."""
     (folder / "data").mkdir()
     examples = [example(i, 1 + i % 5) for i in range(ROWS)]
     write_examples(folder / "data" / "train.parquet", examples, [1] * ROWS)
@@ -149,3 +159,4 @@ def write_inputs(folder: Path) -> None:
                     bias.normal_(std=SHARPNESS)
         model.save_pretrained(policy)
         tokenizer.save_pretrained(policy)
+    write_expert_policy(folder / "policy-experts", tokenizer, hidden=HIDDEN, heads=HEADS, key_heads=1)

@@ -20,7 +20,6 @@ import pytest
 import torch
 from accelerate import PartialState
 from fsdp_on_cpu import launch_variables, shard_on_cpu
-from safetensors.torch import load_file
 from sequence_cells import HIDDEN, INTERMEDIATE, VOCABULARY, Cell, Training, cells_of, job_of
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -29,11 +28,12 @@ from torch.utils._pytree import tree_leaves
 from transformers import TrainerCallback
 
 from qwenlong_core.generation.engine import Sampling
+from qwenlong_core.models import load_policy
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.training import grpo, grpo_metrics
 from qwenlong_core.training.dynamic_sampling import PromptStream
 from qwenlong_core.training.logprobs import group_pass
-from qwenlong_core.training.runtime import enable_checkpointing
+from qwenlong_core.training.runtime import enable_checkpointing, training_weights
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
 
 
@@ -79,9 +79,9 @@ class States(TorchDispatchMode):
         self.tokens = self.longest = 0
         run = trainer.logprobs._run
 
-        def noting(model: Any, packed: Any) -> Any:
+        def noting(model: Any, packed: Any, *names: str) -> Any:
             self.longest = max(self.longest, packed.layout.tokens)
-            return run(model, packed)
+            return run(model, packed, *names)
 
         trainer.logprobs._run = noting  # type: ignore[method-assign]
 
@@ -102,7 +102,7 @@ class Watch(TrainerCallback):
 
     def __init__(self, trainer: LongContextGRPOTrainer, training: Training, script: Script, policy: Path) -> None:
         self.trainer, self.training, self.script = trainer, training, script
-        self.start = load_file(policy / "model.safetensors")
+        self.start = dict(load_policy(policy, training_weights(trainer.job.model)).named_parameters())
         self.gradients: list[dict[str, Tensor]] = []
         """Of each update, whole; empty if nothing was learned from. On the main process only."""
         self.passes: list[dict[str, dict[str, Tensor]]] = []
@@ -188,7 +188,7 @@ def whole(gradient: Tensor) -> Tensor:
 
 def train(training: Training, span: int, inputs: Path, work: Path) -> Watch:
     """All cells of a training on the processes that run."""
-    state, script, policy = PartialState(cpu=True), Script(), inputs / f"policy-{training.key_heads}"
+    state, script, policy = PartialState(cpu=True), Script(), inputs / training.policy
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grpo, "rollout_engine", lambda job, trainer: script)
         # Prompts here are short. The ends that the first-batch check runs uncut must be far shorter, as in production.

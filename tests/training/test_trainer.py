@@ -24,7 +24,7 @@ from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards.monitor import RewardAlarm
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.training import Phase
-from qwenlong_core.training.arguments import batch_layout, grpo_config, vllm_in_dtype
+from qwenlong_core.training.arguments import batch_layout, grpo_config, vllm_as_trained
 from qwenlong_core.training.curriculum import Difficulty, read_difficulties
 from qwenlong_core.training.grpo import build_trainer, rollout_engine, train_phase
 from qwenlong_core.training.logprobs.group_pass import used_columns
@@ -218,10 +218,10 @@ def test_settings_reach_trl(tmp_path: Path) -> None:
 def test_vllm_is_told_the_models_dtype(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where TRL starts it. ``make test-vllm`` compares the log-probs."""
     monkeypatch.setattr(vllm_generation, "LLM", dict, raising=False)
-    model = {"name": "tiny", "dtype": dtype}
-    with vllm_in_dtype(grpo_job(engine="vllm-colocate", model=model)):
+    model, policy = {"name": "tiny", "dtype": dtype}, torch.nn.Linear(2, 2)
+    with vllm_as_trained(grpo_job(engine="vllm-colocate", model=model), policy):
         assert vllm_generation.LLM(model="folder") == {"model": "folder", "dtype": dtype}
-    with vllm_in_dtype(grpo_job(model=model)):
+    with vllm_as_trained(grpo_job(model=model), policy):
         assert vllm_generation.LLM is dict
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expert_policy import write_expert_policy
 from safetensors.torch import load_file
 from training_jobs import grpo_job, lines
 from transformers import AutoConfig, LlamaForCausalLM
@@ -43,12 +44,22 @@ def wide_policy(policy: Path, tmp_path: Path) -> Path:
     return tmp_path / "wide"
 
 
+@pytest.fixture
+def experts(policy: Path, tmp_path: Path) -> Path:
+    """A mixture of experts of sizes that vLLM computes on a CPU."""
+    return write_expert_policy(tmp_path / "experts", load_tokenizer(policy), hidden=128, width=64, heads=2, key_heads=1)
+
+
 @pytest.mark.vllm
 @pytest.mark.timeout(1800)
-def test_two_steps_of_phase_one_with_weights_kept_in_step(wide_policy: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["wide_policy", "experts"])
+def test_two_steps_of_phase_one_with_weights_kept_in_step(
+    kind: str, request: pytest.FixtureRequest, data: Path, tmp_path: Path
+) -> None:
     """One update at a high learning rate lies between the steps: with stale weights, another temperature or another
     RoPE scaling, the second step's log-probs would be far from the trainer's. A nucleus explains a ratio down to
     ``top_p``."""
+    start_policy: Path = request.getfixturevalue(kind)
     phase = {"max_prompt_tokens": 256, "max_completion_tokens": 8, "cache_tokens": 2, "steps": 2}
     job = grpo_job(
         engine="vllm-colocate", phase=phase, batch_size=2, learning_rate=1e-2, save_steps=2, temperature=0.7, top_p=0.95
@@ -59,7 +70,7 @@ def test_two_steps_of_phase_one_with_weights_kept_in_step(wide_policy: Path, dat
         str(Path(__file__).with_name("vllm_stage.py")),
         "--job",
         str(tmp_path / "job.json"),
-        f"--input=model={wide_policy}",
+        f"--input=model={start_policy}",
         f"--input=data={data}",
         "--work",
         str(tmp_path),
@@ -78,7 +89,7 @@ def test_two_steps_of_phase_one_with_weights_kept_in_step(wide_policy: Path, dat
         assert row["importance_ratio_min"] > 0.95 - 0.01
         assert row["importance_ratio_max"] < 1 + 0.05
     start, end = (
-        load_file(wide_policy / "model.safetensors"),
+        load_file(start_policy / "model.safetensors"),
         load_file(tmp_path / "output/model.safetensors"),
     )
     moved = max(float((end[name] - start[name]).abs().max()) for name in start)

@@ -1,22 +1,25 @@
 """The GRPO stage of ``parity_stage`` with vLLM on a CPU, whose weights can be loaded again.
 
 On a CPU vLLM packs each linear layer's weight for oneDNN and drops the weight itself, so that TRL's
-weight sync finds nothing to load into. Without oneDNN it multiplies with the weight as it is.
+weight sync finds nothing to load into. Without oneDNN it multiplies with the weight as it is. Experts are
+packed once they are loaded the first time, and here each time: on a GPU Triton's kernels take them as they are.
 Prints a line for each call of the engine.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import vllm
 import vllm._custom_ops as ops
 from parity_stage import run
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.stage_main import stage_main
 
-generate = vllm.LLM.generate
+generate, load_experts = vllm.LLM.generate, RoutedExperts.load_weights
 
 
 def noted(self: Any, prompts: Any, sampling_params: Any, **options: Any) -> Any:
@@ -25,7 +28,18 @@ def noted(self: Any, prompts: Any, sampling_params: Any, **options: Any) -> Any:
     return generate(self, prompts, sampling_params, **options)
 
 
+def packed_again(self: Any, weights: Iterable[Any]) -> list[str]:
+    loaded = list(load_experts(self, weights))
+    kernel = self.quant_method.moe_kernel
+    for name in set(loaded) if kernel is not None else ():
+        weight = getattr(self, name)
+        weight.data.copy_(ops.cpu_prepack_moe_weight(weight.data, kernel.fused_experts.isa))
+    print(f"vLLM: {len(set(loaded))} tensors of experts loaded", flush=True)
+    return loaded
+
+
 if __name__ == "__main__":
     ops._supports_onednn = False
     vllm.LLM.generate = noted
+    RoutedExperts.load_weights = packed_again
     stage_main(GRPOJob, run)

@@ -29,10 +29,8 @@ _OTHER_HEADS = (
     "output_multiplier",
     "lm_head_multiplier",
     "logits_scaling",
-    "router_aux_loss_coef",
 )
-"""Config fields of models whose head does more than project: it scales or caps logits (Gemma, Cohere, Granite), or adds
-a mixture-of-experts loss."""
+"""Config fields of models whose head does more than project: it scales or caps logits (Gemma, Cohere, Granite)."""
 
 
 class _LabelScores(torch.autograd.Function):

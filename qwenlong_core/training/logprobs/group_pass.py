@@ -13,13 +13,14 @@ from torch import Tensor
 from qwenlong_core.training.logprobs.attention import NAME, run_row, unsupported_reason
 from qwenlong_core.training.logprobs.check import LIMITS, disagreement
 from qwenlong_core.training.logprobs.packing import Layout, Packed, join, pack, pack_groups, unpack
-from qwenlong_core.training.logprobs.span_check import ROUTER_LOSS, require_cuttable
+from qwenlong_core.training.logprobs.span_check import require_cuttable
 from qwenlong_core.training.logprobs.ulysses import Span
 
 logger = logging.getLogger(__name__)
 
 Pass = tuple[Tensor, Tensor | None, Tensor | None]
-"""Log-probs ``[rows, tokens]``, entropies of the same shape and the router's loss; ``None`` where not asked for."""
+"""What TRL takes from a pass: log-probs ``[rows, tokens]``, entropies of the same shape where they are asked for, and
+a router's loss, which is never trained on."""
 
 
 CHECKED_PROMPT, CHECKED_COMPLETION = 512, 64
@@ -32,21 +33,20 @@ def used_columns(attention_mask: Tensor) -> tuple[int, int]:
     return int(used[0]), int(used[-1]) + 1
 
 
-def share_prompts(policy: Any, reference: Any, router_loss: bool, span: Span | None = None) -> bool:
+def share_prompts(policy: Any, reference: Any, span: Span | None = None) -> bool:
     """Set the attention that runs a group's prompt once, on both models, and return whether it could be set.
 
     Args:
         policy: The model that is trained.
         reference: The model it is compared with, of the same kind; ``None`` without one.
-        router_loss: Whether a router's loss is trained on, which packed rows do not compute.
         span: The ranks that are to compute a packed row together.
 
     Raises:
         ValueError: a span is given, and the model cannot share prompts or its heads cannot be dealt to the ranks.
     """
     if span is not None:
-        require_cuttable(policy.config, type(policy), span.size, router_loss=router_loss)
-    reason = ROUTER_LOSS if router_loss else unsupported_reason(policy)
+        require_cuttable(policy.config, type(policy), span.size)
+    reason = unsupported_reason(policy)
     if reason is not None:
         logger.warning("%s runs a prompt once per completion: %s", type(policy).__name__, reason)
         return False
@@ -103,12 +103,8 @@ class GroupPass:
             self._forward(model, some_ids, some_mask, columns, **options)
             for some_ids, some_mask in zip(torch.split(ids, size), torch.split(mask, size))
         ]
-        logps, entropies, router_losses = zip(*forwards)
-        return (
-            torch.cat(logps),
-            torch.cat(entropies) if entropies[0] is not None else None,
-            torch.stack(router_losses).mean() if router_losses[0] is not None else None,
-        )
+        logps, entropies, _ = zip(*forwards)
+        return torch.cat(logps), torch.cat(entropies) if entropies[0] is not None else None, None
 
     @torch.no_grad()
     def of_group(
@@ -133,11 +129,11 @@ class GroupPass:
             return self._separate(model, ids, mask, columns, **options)
         # Where the groups of the batch lie in the row.
         places = torch.tensor(order, device=ids.device).argsort()
-        logps, entropies = (
+        logps, *entropies = (
             self._spread(values, packed, columns).unflatten(0, (len(order), -1))[places].flatten(0, 1)  # type: ignore[no-untyped-call]
-            for values in self._run(model, packed)
+            for values in self._run(model, packed, *(["entropy"] if options.get("compute_entropy") else []))
         )
-        return logps, entropies if options.get("compute_entropy") else None, None
+        return logps, entropies[0] if entropies else None, None
 
     def _groups(self, ids: Tensor, mask: Tensor, columns: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Each group's prompt, completions and their mask, without padding around the group."""
@@ -160,21 +156,21 @@ class GroupPass:
         # some of them often has empty columns at both ends.
         start, end = used_columns(mask)
         unused = ids.size(1) - end
-        logps, entropies, router_loss = self._separate_rows(
+        logps, entropies, _ = self._separate_rows(
             model, ids[:, start:end], mask[:, start:end], columns - unused, **options
         )
         pad = torch.nn.functional.pad
-        return pad(logps, (0, unused)), None if entropies is None else pad(entropies, (0, unused)), router_loss
+        return pad(logps, (0, unused)), None if entropies is None else pad(entropies, (0, unused)), None
 
     def _too_short(self, packed: Packed) -> bool:
         """Whether a row is not packed after all: each rank of a span needs a token, and an empty forward has few."""
         return self.span is not None and packed.layout.tokens < self.span.size
 
-    def _run(self, model: Any, packed: Packed) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies ``[1, N]`` of a packed row; with a span, its ranks compute it together."""
+    def _run(self, model: Any, packed: Packed, *more: str) -> list[Tensor]:
+        """Log-probs ``[1, N]`` of a packed row, and what else of the head is asked for; with a span, its ranks compute
+        it together. TRL's head on a reference computes log-probs only."""
         with self.accelerator.autocast():
-            log_probs, entropies = run_row(model, packed, self.span, "log_probs", "entropy")
-        return log_probs, entropies
+            return run_row(model, packed, self.span, "log_probs", *more)
 
     def _whole_rows(self, model: Any, ids: Tensor, mask: Tensor, columns: int) -> Tensor:
         """Log-probs ``[rows, columns]`` with one row per completion, each over all ranks of the span."""
@@ -188,7 +184,7 @@ class GroupPass:
         if self._too_short(packed):
             return self._separate(model, ids, mask, columns)[0]
         row = replace(packed, layout=Layout(packed.layout.tokens))
-        logps, _ = self._run(model, row)
+        (logps,) = self._run(model, row)
         return torch.nn.functional.pad(logps[:, packed.layout.prefix :], (0, columns - len(completion)))
 
     @torch.no_grad()

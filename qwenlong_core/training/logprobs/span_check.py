@@ -13,17 +13,14 @@ from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.spans import heads_reason
 from qwenlong_core.training.logprobs.attention import unsupported_config
 
-ROUTER_LOSS = "it adds a router loss"
 
-
-def require_cuttable(config: Any, kind: type[Any], size: int, *, router_loss: bool) -> None:
+def require_cuttable(config: Any, kind: type[Any], size: int) -> None:
     """Refuse ``launch.sequence_parallel`` where the model does not allow it; one rank is always possible.
 
     Args:
         config: The model's.
         kind: The model's class.
         size: Ranks of a span, S.
-        router_loss: Whether a router's loss is trained on.
 
     Raises:
         ValueError: its attention cannot be replaced or cut, or its heads cannot be dealt to the ranks; the message has
@@ -32,7 +29,7 @@ def require_cuttable(config: Any, kind: type[Any], size: int, *, router_loss: bo
     if size == 1:
         return
     text = config.get_text_config()
-    reason = ROUTER_LOSS if router_loss else unsupported_config(text, replaceable=kind._supports_attention_backend)
+    reason = unsupported_config(text, replaceable=kind._supports_attention_backend)
     reason = reason or heads_reason(text.num_attention_heads, text.num_key_value_heads, size)
     if reason is not None:
         raise ValueError(f"launch.sequence_parallel={size} cannot be used with {kind.__name__}: {reason}")
@@ -58,7 +55,4 @@ def require_cuttable_config(config: Any, size: int) -> None:
             f"launch.sequence_parallel={size} cannot be used with a model of type {config.model_type!r}: transformers "
             "has no causal language model for it"
         )
-    text = config.get_text_config()
-    # As TRL decides it, under its default coefficient.
-    router_loss = hasattr(text, "output_router_logits") and getattr(text, "router_aux_loss_coef", 0.0) != 0.0
-    require_cuttable(config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], size, router_loss=router_loss)
+    require_cuttable(config, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], size)
