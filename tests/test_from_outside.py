@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from pathlib import Path
 
 import outside_distribution as outside
 import pytest
@@ -14,6 +15,7 @@ from qwenlong_core.data.ruler.copies import RULER
 from qwenlong_core.data.sources.catalogue import NOT_READ, SOURCES
 from qwenlong_core.data.sources.read import GENERATED
 from qwenlong_core.evaluation.benchmarks import SPECS, SUITES
+from qwenlong_core.evaluation.results import read_evaluation
 from qwenlong_core.interpreter import installed_in
 from qwenlong_core.store.fingerprint import ROOT
 
@@ -110,7 +112,9 @@ def test_a_pipeline_trains_such_a_model_on_such_rows_and_evaluates_such_a_benchm
         "sft.epochs=2",
     ]
     [said] = of_the_page("a model family", place, *(word for setting in given for word in ("--set", setting)), "--json")
-    assert "letters-quiz" in said
+    places = {stage["stage"]: Path(stage["uri"].removeprefix("file://")) for stage in json.loads(said)["stages"]}
+    assert json.loads((places["prepare"] / "summary.json").read_text())["splits"]["train"]["answer_types"]["date"] == 20
+    assert read_evaluation(places["evaluate-grpo-3"]).scores.sources["letters-quiz"].items == 2
 
 
 DIGESTS = """
