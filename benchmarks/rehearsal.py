@@ -5,7 +5,8 @@
 Each shape (model, P, C, G, checkpointing, groups a forward, processes a row) runs twice, each time in processes of its
 own: on fake tensors, and for real. Both count from just before the model is made to the end of a step of two updates
 with two forwards each. Two processes that compute a row together (``span``) shard weights by FSDP2 over gloo; the last
-of them, which holds the completions, is rehearsed, and the larger one is measured. The heap gives everything back
+of them, which holds the completions, is rehearsed, and the larger one is measured; what FSDP2 keeps for a layer beside
+tensors is added (``sharded_objects.py``). The heap gives everything back
 (``glibc.malloc.mmap_threshold=65536``, no huge pages), so that a process's peak is the step's. ``rehearsal.jsonl`` has
 a line for each shape; a run goes on where the last one stopped. Prints a table of all shapes and the range of predicted
 over measured.
@@ -42,6 +43,8 @@ GROUPS, CHECKPOINTING = (2, 4), (False, True)
 FORWARDS = ((1, 1), (2, 1), (1, 2))
 """Groups a forward, and processes that compute its row together."""
 SHARDED = "infra/accelerate/fsdp2-1node.yaml"
+LAYER_OBJECTS = 280_000
+"""What FSDP2 takes for a layer beside its tensors, in bytes (``sharded_objects.py``); a ledger sees tensors alone."""
 
 
 def shapes() -> list[dict[str, Any]]:
@@ -81,10 +84,12 @@ def predicted(shape: dict[str, Any], work: Path) -> dict[str, Any]:
 
     ledger = on_cpu(job_of(shape), MODELS[shape["model"]], shape["prompt"], shape["completion"], work)
     highest = max(ledger.moments.values(), key=lambda moment: moment.size)
-    return {"predicted": highest.size, "where": highest.label}
+    objects = LAYER_OBJECTS * MODELS[shape["model"]]["num_hidden_layers"] if shape["span"] > 1 else 0
+    return {"predicted": highest.size + objects, "where": highest.label}
 
 
-def _status(name: str) -> int:
+def bytes_of(name: str) -> int:
+    """A line of this process's status, such as ``VmRSS``, in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 
@@ -100,12 +105,12 @@ def measured(shape: dict[str, Any], work: Path) -> dict[str, Any]:
     # What libraries load and keep at their first use is no part of a step. oneDNN compiles kernels for each size of
     # product and keeps 256 KiB for each of them, 28 at llama-8x256: so one layer runs at the shape's own sizes.
     _one_layer(config, shape, work)
-    before = _status("VmRSS")
+    before = bytes_of("VmRSS")
     model = random_model(config, config["num_hidden_layers"], job)
     trainer = build(job, model, shape["prompt"], shape["completion"], work)
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     trainer.train()
-    return {"measured": _status("VmHWM") - before}
+    return {"measured": bytes_of("VmHWM") - before}
 
 
 def random_model(config: dict[str, Any], layers: int, job: Any) -> Any:
@@ -135,13 +140,17 @@ def measured_on_all(shape: dict[str, Any]) -> dict[str, Any]:
     """:func:`measured` in each of the processes that compute a row together; what the larger one took."""
     if shape["span"] == 1:
         return in_a_child(measured, shape)
+    return max(on_each(measured, shape, shape["span"]), key=lambda found: found["measured"])
+
+
+def on_each(run: Callable[..., dict[str, Any]], shape: dict[str, Any], processes: int) -> list[dict[str, Any]]:
+    """The results of ``run`` in forks that can meet in a process group."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(shape["span"])}
-    ranks = [str(rank) for rank in range(shape["span"])]
-    children = [forked(measured, shape, place | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ranks]
-    return max((finished(child) for child in children), key=lambda found: found["measured"])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    children = [forked(run, shape, place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(processes)]
+    return [finished(child) for child in children]
 
 
 def forked(run: Callable[..., dict[str, Any]], shape: dict[str, Any], variables: dict[str, str]) -> tuple[int, int]:
