@@ -182,8 +182,8 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
             # After TRL's constructor and _as_reference: they install TRL's output head, which this replaces.
             use_compact_head(scored, self.temperature)
             use_fast_linear(scored)
-            # A config may ask for what a router's loss needs, which is not trained on (runtime.py).
-            scored.config.get_text_config().output_router_logits = False
+            if hasattr(text := scored.config.get_text_config(), "output_router_logits"):
+                text.output_router_logits = False  # what a router's loss needs, which is not trained on (runtime.py)
         self.span = make_span(job.launch.sequence_parallel)
         self.logprobs = GroupPass(
             self.accelerator,
