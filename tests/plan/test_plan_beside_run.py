@@ -17,7 +17,7 @@ from qwenlong_core.plan.steps import grpo_step
 
 @pytest.fixture
 def plan(tmp_path):
-    settings = of("local", f"plan.folder='{tmp_path}'")
+    settings = of("local", "grpo.group_size=4", f"plan.folder='{tmp_path}'")
     return make_plan(settings, machine_of("cpu", tmp_path))
 
 
