@@ -47,7 +47,11 @@ def test_other_models_are_refused_with_the_reason(config: Any, size: int, reason
 
 
 def test_a_mixture_of_experts_is_cut_like_any_model() -> None:
-    require_cuttable_config(Qwen3MoeConfig(num_attention_heads=32, num_key_value_heads=4, router_aux_loss_coef=0.1), 8)
+    """A router's loss is no reason; heads are, as for any model."""
+    mixture = Qwen3MoeConfig(num_attention_heads=32, num_key_value_heads=4, router_aux_loss_coef=0.1)
+    require_cuttable_config(mixture, 8)
+    with pytest.raises(ValueError, match="32 query and 4 key heads cannot be dealt to 3 ranks"):
+        require_cuttable_config(mixture, 3)
 
 
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
