@@ -252,9 +252,7 @@ def _summary(splits: Mapping[str, Split], wanted: Sequence[str], limits: Sequenc
 
 def run(job: PrepareJob, inputs: Mapping[str, Path], work: Path) -> None:
     """The prepare stage. It takes the tokenizer from input ``base`` and writes a folder of rows."""
-    from qwenlong_core.auto import (
-        AutoTokenizer,
-    )  # lazy: it imports torch, which the other users of this module do not need
+    from qwenlong_core.auto import AutoTokenizer  # lazy: it imports torch, which others who use this module do not need
 
     tokenizer = AutoTokenizer.from_pretrained(inputs["base"])
     require_chat_template(tokenizer, str(inputs["base"]))
