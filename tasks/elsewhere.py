@@ -25,7 +25,7 @@ from prefect.states import Cancelling, Crashed
 from qwenlong.tasks.process import ProcessFailed
 from qwenlong.tasks.progress import progress_artifact
 from qwenlong.tasks.specs import StageSpec
-from qwenlong.tasks.stage import Progress, RunContext
+from qwenlong.tasks.stage import Progress, RunContext, stage_fingerprint
 from qwenlong_core.store.artifacts import ArtifactRef
 
 BEAT_SECONDS = 20.0
@@ -70,6 +70,7 @@ def run_elsewhere(
         "inputs": {name: ref.model_dump() for name, ref in inputs.items()},
         "context": context.model_dump(mode="json"),
         "forced": forced,
+        "fingerprint": stage_fingerprint(spec, inputs),
     }
     flow_run: FlowRun = cast(Any, run_deployment(deployment, parameters=parameters, timeout=0))
     try:
@@ -79,12 +80,13 @@ def run_elsewhere(
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(flow_run.id, Cancelling(message=f"{spec.name} is no longer waited for"))
         raise
-    if state != "Completed":
-        raise ProcessFailed(f"{spec.name}: flow run {flow_run.name!r} of {deployment} ended {state}")
+    if not state.is_completed():
+        why = f": {state.message}" if state.message else ""
+        raise ProcessFailed(f"{spec.name}: flow run {flow_run.name!r} of {deployment} ended {state.name}{why}")
 
 
-def _wait(flow_run: FlowRun, what: str) -> str:
-    """Wait until the flow run has ended; returns the name of its last state."""
+def _wait(flow_run: FlowRun, what: str) -> State[Any]:
+    """Wait until the flow run has ended; returns its last state."""
     log, seen, heard, told = get_run_logger(), None, time.monotonic(), time.monotonic()
     while True:
         try:
@@ -96,7 +98,7 @@ def _wait(flow_run: FlowRun, what: str) -> str:
             seen = None  # nobody could hear a beat meanwhile
         else:
             if state.is_final():
-                return str(state.name)
+                return state
             waits = state.type in _WAITING
             if waits or beat != seen:
                 seen, heard = beat, time.monotonic()

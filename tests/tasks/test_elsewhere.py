@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -58,12 +59,12 @@ class Pool:
             )
             assert done.returncode == 0, done.stdout + done.stderr
 
-    def start(self, name: str, *module: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, *module: str, **environment: str) -> subprocess.Popen[bytes]:
         with (self.home / f"{name}.log").open("ab") as log:
             self.groups.append(
                 subprocess.Popen(
                     [sys.executable, "-m", *module],
-                    env=self.environment,
+                    env=self.environment | environment,
                     cwd=self.home,
                     stdout=log,
                     stderr=log,
@@ -72,8 +73,8 @@ class Pool:
             )
         return self.groups[-1]
 
-    def worker(self) -> subprocess.Popen[bytes]:
-        return self.start("worker", "prefect", "worker", "start", "--pool", "gpu")
+    def worker(self, **environment: str) -> subprocess.Popen[bytes]:
+        return self.start("worker", "prefect", "worker", "start", "--pool", "gpu", **environment)
 
     def waiting(self) -> subprocess.Popen[str]:
         program = [sys.executable, str(Path(__file__).with_name("stage_elsewhere.py")), str(self.home)]
@@ -132,3 +133,19 @@ def test_who_stops_waiting_cancels_the_stage(pool: Pool) -> None:
         waiting.communicate(timeout=60)
         wait_until(lambda: pool.states() != ["Running"] and pool.states() != ["Cancelling"], 120, "it is still at work")
         assert pool.states() == ["Cancelled"]
+
+
+def test_a_worker_with_other_code_refuses_before_it_starts(pool: Pool) -> None:
+    """Its training would start from nothing, and the pipeline would not find the result."""
+    other = pool.home / "other" / "qwenlong_core"
+    shutil.copytree(ROOT / "qwenlong_core", other, ignore=shutil.ignore_patterns("__pycache__"))
+    with (other / "models.py").open("a") as source:
+        source.write("\nOTHER = True\n")
+    pool.worker(PYTHONPATH=str(other.parent))
+    waiting = pool.waiting()
+    log = waiting.communicate(timeout=200)[0]
+    assert waiting.returncode != 0 and pool.states() == ["Failed"]
+    key = stage_fingerprint(given(str(pool.home))[1], {})[:16]
+    assert f"base has the fingerprint {key} where its pipeline runs, but " in log
+    assert "install the same commit and the same lock file on both" in log
+    assert not (pool.home / "work_dir").exists()
