@@ -1,42 +1,60 @@
-"""An environment for verifiers: questions on documents, scored by this project's reward.
+"""A taskset for verifiers 0.4: questions on documents, scored by this project's reward.
 
-Rows are those of ``qwenlong generate`` or any other file in the uniform format (docs/data.md)::
-
-    vf.load_environment("...")  calls  load_environment(path="rows.jsonl")
+Rows are those of ``qwenlong generate`` or any other file in the uniform format (docs/data.md). With this file on the
+Python path, verifiers finds it by its name: ``TasksetConfig(id="verifiers_environment", path="rows.jsonl")``.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import verifiers as vf
-from datasets import Dataset
+import verifiers.v1 as vf
 
 from qwenlong_core import reward
+
+__all__ = ["DocQATaskset"]
 
 _OPTIONAL = ("answer_type", "choices", "answer_scale")
 
 
-def docqa_reward(completion: Any, info: Any, **_: Any) -> float:
-    """1.0 or 0.0 by the last message, against the gold answers that the row carries."""
-    row = json.loads(info) if isinstance(info, str) else info
-    text = completion if isinstance(completion, str) else completion[-1]["content"]
-    options = {name: row[name] for name in _OPTIONAL if row.get(name)}
-    return float(reward(text, row["answers"], question=row["question"], **options).value)
+class DocQAData(vf.TaskData):
+    """One question; the gold answers travel along, and never to the model."""
+
+    question: str
+    answers: list[str]
+    options: dict[str, Any]
 
 
-def load_environment(path: str, **options: Any) -> vf.Environment:
-    """One turn a question. ``path`` is a file of rows, one a line."""
-    rows = [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
-    data = Dataset.from_list(
-        [
-            {
-                "question": f"{row['context']}\n\n{row['question']}\n\nEnd with: Therefore, the answer is ...",
-                "info": json.dumps({name: row.get(name) for name in ("question", "answers", *_OPTIONAL)}),
-            }
-            for row in rows
-        ]
-    )
-    return vf.SingleTurnEnv(dataset=data, rubric=vf.Rubric(funcs=[docqa_reward]), **options)
+class DocQATask(vf.Task[DocQAData]):
+    """One turn: document and question in, an answer out."""
+
+    @vf.reward
+    async def docqa(self, trace: vf.Trace) -> float:
+        """1.0 or 0.0 by the last reply, against the gold answers that the row carries."""
+        data = self.data
+        return float(reward(trace.last_reply, data.answers, question=data.question, **data.options).value)
+
+
+class DocQAConfig(vf.TasksetConfig):
+    """Which rows."""
+
+    path: Path
+
+
+class DocQATaskset(vf.Taskset[DocQATask, DocQAConfig]):
+    """The rows of a file, one a line."""
+
+    def load(self) -> Iterator[DocQATask]:
+        """Each row as a task."""
+        for line in filter(str.strip, self.config.path.read_text().splitlines()):
+            row = json.loads(line)
+            data = DocQAData(
+                prompt=f"{row['context']}\n\n{row['question']}\n\nEnd with: Therefore, the answer is ...",
+                question=row["question"],
+                answers=row["answers"],
+                options={name: row[name] for name in _OPTIONAL if row.get(name)},
+            )
+            yield DocQATask(data, self.config.task)

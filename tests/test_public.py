@@ -1,5 +1,6 @@
 """The public names: there, documented, without torch; and the examples that plug the reward into other libraries."""
 
+import asyncio
 import importlib.util
 import inspect
 import re
@@ -83,13 +84,26 @@ def test_verl_s_function_scores_and_says_why():
     assert compute_score("docqa", "no idea", ["0.25"], None, reward_router_address=None)["score"] == 0.0
 
 
-def test_verifiers_runs_the_environment(tmp_path):
-    pytest.importorskip("verifiers", reason="no verifiers: pip install verifiers")
+def test_verifiers_finds_the_taskset_and_scores_with_it(tmp_path, monkeypatch):
+    vf = pytest.importorskip("verifiers.v1", reason="no verifiers: pip install 'verifiers>=0.4'")
+    from verifiers.v1.utils.loaders import load_taskset, taskset_config_type
+
     row = '{"domain": "math", "context": "It grew by a quarter.", "question": "How much?", "answers": ["25%"]}\n'
     (tmp_path / "rows.jsonl").write_text(row)
-    module = load("verifiers_environment")
-    environment = module.load_environment(path=str(tmp_path / "rows.jsonl"))
-    [asked] = environment.get_dataset()
-    assert "It grew by a quarter." in asked["prompt"][-1]["content"]
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    name = "verifiers_environment"
+    config = taskset_config_type(name)(id=name, path=tmp_path / "rows.jsonl")
+    [task] = load_taskset(config)
+    assert "It grew by a quarter." in task.data.prompt and "25%" not in task.data.prompt
     for text, value in ((RIGHT, 1.0), (WRONG, 0.0)):
-        assert module.docqa_reward([{"role": "assistant", "content": text}], asked["info"]) == value
+        trace = answered(vf, task, text)
+        asyncio.run(task.score(trace))
+        assert trace.rewards["docqa"].value == value and trace.reward == value
+
+
+def answered(vf, task, text):
+    """What verifiers records of a question and the model's reply to it."""
+    said = [vf.UserMessage(content=task.data.prompt), vf.AssistantMessage(content=text)]
+    nodes = [vf.MessageNode(message=said[0]), vf.MessageNode(message=said[1], parent=0, sampled=True)]
+    agent = vf.AgentInfo(config=vf.AgentConfig())
+    return vf.Trace(task=vf.TraceTask(type="DocQATask", data=task.data), agent=agent, nodes=nodes)
