@@ -1,7 +1,7 @@
 """Three hosts that share Prefect, MLflow and a bucket: one is lost in mid-training, and another goes on to the bit.
 
 A runs the flow and the three servers, B and C are workers. How long everything took is printed at the end.
-The tree must not change meanwhile: with other code a stage has another fingerprint, and C would find no checkpoint.
+The tree must not change meanwhile: a worker with other code than the flow refuses a stage.
 """
 
 from __future__ import annotations
