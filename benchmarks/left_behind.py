@@ -61,7 +61,9 @@ def left(home: Path, state: Path) -> list[str]:
     found = [f"process {pid}: {command}" for pid, command in alive_after(home, 30).items()]
     found += [f"held lock {path.relative_to(home)}" for path in home.rglob("*.lock") if _held(path)]
     files = [path for pattern in _TEMPORARY for path in state.glob(pattern)]
-    files += [*(home / "tmp").iterdir(), *(home / ".qwenlong/prefect").rglob("*.lock")]
+    # torch makes a folder for compiled kernels as soon as its compiler is imported, one for all runs of a user.
+    files += [path for path in (home / "tmp").iterdir() if not path.name.startswith("torchinductor_")]
+    files += (home / ".qwenlong/prefect").rglob("*.lock")
     found += [f"file {path.relative_to(home)}" for path in files]
     return found + shown_as_running(home, state)
 
