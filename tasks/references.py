@@ -77,10 +77,17 @@ def find_registered(tracking: TrackingSettings, wanted: InRegistry) -> Registere
     if found is None:
         given = f"models:/{wanted.name}" + (f"@{wanted.alias}" if wanted.alias else f"/{wanted.version}")
         raise BadReference(
-            f"{given}: the registry at tracking.uri={tracking.uri!r} has no such model: run the pipeline, or name "
-            "another"
+            f"{given}: the registry at tracking.uri={tracking.uri!r} has no such model: {_others(named, wanted.name)}"
         )
     return found
+
+
+def _others(named: TrackingSettings, name: str) -> str:
+    """What to do where a version is not there: name one that is, or make one."""
+    from qwenlong.tasks.tracking.registry import CHALLENGER, CHAMPION, by_alias
+
+    there = [f"models:/{name}@{alias}" for alias in (CHAMPION, CHALLENGER) if by_alias(named, alias)]
+    return f"there is {' and '.join(there)}" if there else "run the pipeline, or name another"
 
 
 def find_artifact(refs: Iterable[ArtifactRef], wanted: InStore) -> ArtifactRef:

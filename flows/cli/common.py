@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -172,6 +172,11 @@ def check_judge(url: str | None, model: str | None, key_variable: str | None) ->
         raise typer.BadParameter("--judge and --judge-model go together")
     if key_variable is not None and url is None:
         raise typer.BadParameter("--judge-key-variable needs --judge")
+
+
+def busy(words: str) -> AbstractContextManager[object]:
+    """A spinner with these words on a terminal, for what takes seconds in silence."""
+    return Console(stderr=True).status(words) if sys.stderr.isatty() else nullcontext()
 
 
 def say(text: str) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from rich.table import Table
 from rich.text import Text
 
-from qwenlong.flows.cli.common import Json, Overrides, Profile, console, one_clear_message
+from qwenlong.flows.cli.common import Json, Overrides, Profile, busy, console, one_clear_message
 from qwenlong.flows.cli.environment import foreign, is_up, other_home
 from qwenlong.flows.door import attention_trouble
 from qwenlong.flows.meeting_places import MLFLOW, PREFECT, STORE, not_shared
@@ -47,7 +47,9 @@ def doctor(profile: Profile = "local", overrides: Overrides = None, as_json: Jso
     Exit code 1 if the profile cannot run on this machine.
     """
     with one_clear_message():
-        findings = _examine(load_settings(profile, overrides or ()))
+        settings = load_settings(profile, overrides or ())
+        with busy(f"looking at what profile {settings.profile} needs"):
+            findings = _examine(settings)
     if as_json:
         print(json.dumps([finding.model_dump() for finding in findings]))
     else:

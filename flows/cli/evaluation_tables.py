@@ -30,7 +30,7 @@ def print_finished(finished: Finished) -> None:
     if scores.average is not None and scores.average.words:
         out.print(f"{scores.average.words[0].upper()}{scores.average.words[1:]}.")
     out.print(table("Outcomes of the answers", [_outcome_row(name, part) for name, part in parts.items()]))
-    for label, slices in (("prompt tokens", scores.lengths), ("evidence at", scores.depths)):
+    for label, slices in (("prompt tokens before the cut", scores.lengths), ("evidence at", scores.depths)):
         if len(slices) > 1:
             rows = [
                 {label: name, "score": Interval(part.accuracy), "items": part.items} for name, part in slices.items()
@@ -75,7 +75,7 @@ def _score_row(name: str, part: Slice) -> dict[str, Any]:
     return row | {
         "items": part.items,
         "documents": part.documents,
-        "detects": "-" if effect is None else f"{effect:.2f}",
+        "finds gains from": "-" if effect is None else f"{effect:.2f}",
     }
 
 

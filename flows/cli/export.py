@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qwenlong.flows.cli.common import Json, ModelRef, Overrides, one_clear_message
+from qwenlong.flows.cli.common import Json, ModelRef, Overrides, busy, one_clear_message
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.tree import Settings
 
@@ -30,7 +30,9 @@ def export(
 ) -> None:
     """Write a model with a model card (README.md): data, settings, scores, digests, lineage, licence."""
     with one_clear_message():
-        result = _export(load_settings(profile, overrides or ()), model, out, evaluation)
+        settings = load_settings(profile, overrides or ())
+        with busy("copying the model"):
+            result = _export(settings, model, out, evaluation)
     typer.echo(
         json.dumps(result)
         if as_json

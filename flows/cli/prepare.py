@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qwenlong.flows.cli.common import Json, TokenizerOf, one_clear_message
+from qwenlong.flows.cli.common import Json, TokenizerOf, busy, one_clear_message
 from qwenlong.flows.cli.generate import policy_tokenizer
 from qwenlong_core.jobs import PrepareJob
 from qwenlong_core.settings.data import DataSettings
@@ -72,7 +72,8 @@ def prepare(
         if max_refused_share is not None:
             data = data.model_copy(update={"max_refused_share": max_refused_share})
         job = _job(role, data, phase, max_tokens, seed)
-        summary = _prepare(job, role, model, out)
+        with busy("preparing the rows"):
+            summary = _prepare(job, role, model, out)
     result = {"folder": str(out), **summary}
     typer.echo(json.dumps(result, ensure_ascii=False) if as_json else _in_words(result, role))
 
@@ -85,9 +86,13 @@ def _data(role: str, source: Sequence[str], against: Sequence[str]) -> DataSetti
     """
     if role not in ("train", "eval"):
         raise ValueError(f"--role {role!r} is neither train nor eval")
+    from qwenlong_core.data.sources.read import local_files
+
     own, other = tuple(map(_spec, source)), tuple(map(_spec, against))
     train, evaluation = (own, other) if role == "train" else (other, own)
     data = DataSettings(sft=(), train=train, eval=evaluation)
+    for spec in (*own, *other):
+        local_files(spec)  # a path that is not there is told before anything is loaded
     _check_against(role, data)
     return data
 

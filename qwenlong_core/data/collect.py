@@ -14,7 +14,7 @@ from typing import Any
 from qwenlong_core.data.prepared import UNTRAINED
 from qwenlong_core.data.ruler.copies import is_ruler
 from qwenlong_core.data.ruler.generate import ruler_rows
-from qwenlong_core.data.sources.read import GENERATED, from_copies, left_out, local_files, read_by_file
+from qwenlong_core.data.sources.read import GENERATED, from_copies, left_out, local_files, misread, read_by_file
 from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.data.splits import Row, Split, digest, document_key
 from qwenlong_core.data.synthesis.generate import generate_bucket
@@ -67,7 +67,10 @@ def collect(data: DataSettings, split: Split, tokenizer: Any, seed: int, longest
         logger.info("prepare %s: reading %s", split.name, spec)
         split.left_out += left_out(spec)
         for path, rows in read_by_file(spec):
+            read, refused = split.read, split.refused.total()
             yield from _of_file(rows, split, seed if path.resolve() in shared else None)
+            if 0 < split.read - read == split.refused.total() - refused:
+                split.misread.append(misread(spec, path))
 
 
 def _made(spec: str, data: DataSettings, split: str, tokenizer: Any, seed: int, longest: int) -> Iterator[Example]:

@@ -204,6 +204,7 @@ def _check_refused(splits: Collection[Split], limit: float, listed: Path) -> Non
     more = f" and {refused - len(shown)} more" if refused > len(shown) else ""
     share = refused / read
     message = f"{refused} of {read} rows are unreadable: {'; '.join(shown)}{more}"
+    message = ". ".join([message, *dict.fromkeys(words for split in splits for words in split.misread)])
     if share > limit:
         if refused == read:
             raise ValueError(f"{message}. Fix the rows (all are listed in {listed})")

@@ -88,14 +88,17 @@ class Split:
     left_out: list[LeftOut] = field(default_factory=list)
     """Files of the sources' folders and globs that were not read."""
     shown: list[Refused] = field(default_factory=list)
-    """The first refusals, for an error message."""
+    """The first refusal of each reason, for an error message."""
+    misread: list[str] = field(default_factory=list)
+    """What to say of each file without any readable row."""
     kept: Kept = field(default_factory=Kept)
 
     def refuse(self, row: Refused) -> None:
         """Count a row that could not be read, and log it to refused.jsonl."""
-        self.refused[_VARYING.sub("...", row.reason.partition(":")[0])] += 1
+        kind = _VARYING.sub("...", row.reason.partition(":")[0])
+        self.refused[kind] += 1
         self.refused_log.write(json.dumps(row.to_dict(), ensure_ascii=False) + "\n")
-        if len(self.shown) < SHOWN_REFUSALS:
+        if self.refused[kind] == 1 and len(self.shown) < SHOWN_REFUSALS:
             self.shown.append(row)
 
     def drop(self, row: Example, reason: str, met: str = "") -> None:

@@ -14,7 +14,7 @@ from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.data.filters import Names, question_key
 from qwenlong_core.data.ruler.copies import RULER, is_ruler
 from qwenlong_core.data.sources.catalogue import PAPER_TASKS, benchmarks_from_outside, sources
-from qwenlong_core.data.sources.read import GENERATED, from_copies, is_made, local_files, read_source
+from qwenlong_core.data.sources.read import GENERATED, from_copies, is_made, local_files, misread, read_source
 from qwenlong_core.data.sources.validation import Refused
 from qwenlong_core.data.splits import document_key
 from qwenlong_core.data.synthesis.generate import generate_bucket
@@ -167,7 +167,9 @@ def _read(name: str, spec: str) -> list[Example]:
     if refused:
         shown = "; ".join(str(row) for row in refused[:_SHOWN])
         more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
-        raise ValueError(f"{len(refused)} of {len(refused) + len(rows)} rows are unreadable: {shown}{more}")
+        first = Path(refused[0].file)
+        format_of = f". {misread(spec, first)}" if not rows and first.is_file() else ""
+        raise ValueError(f"{len(refused)} of {len(refused) + len(rows)} rows are unreadable: {shown}{more}{format_of}")
     if not rows:
         raise ValueError(f"{spec} holds no rows")
     return rows

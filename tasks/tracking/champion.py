@@ -214,7 +214,7 @@ def _apply(
     )
     made = _move_champion(settings, store, move)
     if made is not None and made.token == move.token:
-        return f"version {version.version} promoted to champion: {verdict['reason']}"
+        return f"version {version.version} promoted to champion: {verdict['reason'].removeprefix('promoted: ')}"
     # Another process was first: its claim took the number.
     now_there = made.words if made else f"it is version {_version(by_alias(settings, CHAMPION))}"
     return f"version {version.version} not promoted: the champion has changed meanwhile ({now_there}); decide again"

@@ -161,7 +161,7 @@ def night(home: Path, number: int, *overrides: str):
 
 def test_the_first_checkpoint_that_gained_is_promoted_over_the_base_model(home):
     assert make(home, ONE_TOPIC).version == "1"
-    assert ask(home) == "version 1 promoted to champion: promoted: every condition holds"
+    assert ask(home) == "version 1 promoted to champion: every condition holds"
     assert aliases(home) == ["1", None, "1"]
     shown = Artifact.get("promotion").data
     assert (

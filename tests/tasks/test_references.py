@@ -83,8 +83,10 @@ def test_an_alias_and_a_version_of_the_registry(settings, tmp_path):
             evaluation.sha256,
             "qwenlong-v1",
         )
-    for given in ("models:/qwenlong@champion", "models:/qwenlong/7", "models:/other@challenger"):
-        with pytest.raises(BadReference, match="has no such model"):
+    there, none = "there is models:/qwenlong@challenger", "run the pipeline, or name another"
+    missing = {"models:/qwenlong@champion": there, "models:/qwenlong/7": there, "models:/other@challenger": none}
+    for given, mend in missing.items():
+        with pytest.raises(BadReference, match=f"has no such model: {mend}"):
             resolve_model(settings, given)
     with pytest.raises(BadReference, match="models:/NAME@ALIAS or models:/NAME/VERSION"):
         resolve_model(settings, "models:/qwenlong")

@@ -151,6 +151,24 @@ def read_files(source: Source, files: list[Path]) -> Iterator[Example | Refused]
             yield Refused(str(path), 1, str(error))
 
 
+def misread(spec: str, path: Path) -> str:
+    """What to say of a file of which no row could be read as ``spec``: which format its first row has."""
+    own, _ = _split(spec)
+    fits = [source.name for source in sources().values() if source.name != own.name and _reads_first(source, path)]
+    said = f"no row of {path} reads as {own.name}"
+    if fits:
+        return f"{said}, but its first one as {' and '.join(fits)}: name it {fits[0]}:{path}"
+    return f"{said}, nor as any other format: docs/data.md shows what the rows of each look like"
+
+
+def _reads_first(source: Source, path: Path) -> bool:
+    try:
+        first = next(iter(_rows(source, path, str(path))), None)
+    except (ValueError, OSError):  # a file that no reader of records takes
+        return False
+    return first is not None and not isinstance(first, Refused)
+
+
 def _rows(source: Source, path: Path, name: str) -> Iterator[Example | Refused]:
     """The rows of one file, which refusals call ``name``."""
     for number, record in records(path):

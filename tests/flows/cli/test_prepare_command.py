@@ -116,16 +116,18 @@ def test_prepared_rows_are_a_source_again(tmp_path: Path) -> None:
         (["--source", "jsonl=GOOD", "--phase", "128"], "a GRPO phase has no training row"),
         (["--source", "jsonl=BAD"], "1 of 3 rows are unreadable"),
         (["--source", "jsonl=GOOD", "--against", "jsonl=BAD"], "data.max_refused_share="),
+        (["--source", "musique=GOOD"], "good.jsonl reads as musique, but its first one as jsonl: name it jsonl:"),
+        (["--source", "jsonl=GOOD", "--source", "jsonl=ODD"], "odd.jsonl reads as jsonl, nor as any other format"),
     ],
 )
 def test_bad_input_ends_in_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:
     files = {
         "GOOD": save(tmp_path / "good.jsonl", rows_of(3)),
         "BAD": save(tmp_path / "bad.jsonl", rows_of(2), '{"id": "cut'),
+        "ODD": save(tmp_path / "odd.jsonl", [{"foo": 1}]),
     }
-    arguments = [
-        argument.replace("GOOD", str(files["GOOD"])).replace("BAD", str(files["BAD"])) for argument in arguments
-    ]
+    for name, path in files.items():
+        arguments = [argument.replace(name, str(path)) for argument in arguments]
     result = call(*arguments, "--out", tmp_path / "out")
     assert result.exit_code == 2, result.output
     assert message in result.stderr
