@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.states import Completed
 
 from qwenlong.flows.dead_runs import close_dead_runs
 from qwenlong.flows.door import require_deployments, require_rows
@@ -32,7 +33,15 @@ from qwenlong.flows.form import (
 from qwenlong.flows.gate import run_gate
 from qwenlong.flows.go_on import way_on
 from qwenlong.flows.pipeline_run import PipelineRun, StageResult, new_run_id, preflight
-from qwenlong.flows.run_pages import flow_run_page, flow_run_tag, in_mlflow, mlflow_description, name_flow_run
+from qwenlong.flows.run_pages import (
+    flow_run_page,
+    flow_run_tag,
+    in_mlflow,
+    mlflow_description,
+    name_flow_run,
+    show_report,
+)
+from qwenlong.tasks.interruptions import taken_up, told_of_interruptions
 from qwenlong.tasks.notice import require_places
 from qwenlong.tasks.specs import (
     checkpoint_names,
@@ -43,7 +52,7 @@ from qwenlong.tasks.specs import (
     pipeline_stages,
     register_stage,
 )
-from qwenlong.tasks.stage import RunContext
+from qwenlong.tasks.stage import RunContext, TakenUp
 from qwenlong.tasks.tracking.champion import is_champion
 from qwenlong.tasks.tracking.client import Tracker
 from qwenlong.tasks.tracking.metrics import score_line
@@ -56,7 +65,7 @@ from qwenlong_core.markdown import markdown_table
 from qwenlong_core.plan.check import plan_here
 from qwenlong_core.plan.compare import compare, learn, metrics
 from qwenlong_core.promotion.decision import read_decision
-from qwenlong_core.report.build import REPORT
+from qwenlong_core.report.build import REPORT, WARNINGS
 from qwenlong_core.report.cases import case_rows
 from qwenlong_core.report.curves import read_rows
 from qwenlong_core.report.gain import gain_rows
@@ -79,7 +88,10 @@ def full_pipeline(
     The parameters are described in :mod:`qwenlong.flows.form`. Here ``profile`` may also be a path to a TOML file.
     """
     chosen = load_settings(profile, overrides or (), values=settings)
-    return _run_pipeline(chosen, stage_or_none(refresh), stage_or_none(start))
+    result = _run_pipeline(chosen, stage_or_none(refresh), stage_or_none(start))
+    # The state's message is what Prefect's list of runs shows.
+    ended: Any = Completed(message=" ".join([f"{result['promotion']}.", *result["warnings"]]), data=result)
+    return cast(dict[str, Any], ended)  # whoever calls the flow gets the state's data
 
 
 def _run_pipeline(settings: Settings, refresh: str | None, start: str | None) -> dict[str, Any]:
@@ -107,6 +119,7 @@ def _run_pipeline(settings: Settings, refresh: str | None, start: str | None) ->
     tracked.send(line := score_line(result["scores"], step=0) | planned)
     words = mlflow_description(result["promotion"], "The report is `report.html` among the artifacts. ")
     tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags() | words)
+    show_report(folder / REPORT, mlflow_page)
     deliver_outbox(tracker, outbox_of(settings))
     result["refused_by_mlflow"] = [str(path) for path in refused(outbox_of(settings))]
     (folder / "result.json").write_text(json.dumps(result, indent=2))
@@ -122,23 +135,29 @@ def run_stages(run: PipelineRun, folder: Path) -> dict[str, Any]:
         if stage.spec is None:  # the promote stage
             version, outcome = decide_and_promote(run)
         else:
-            result = run.stage(stage.spec(), {name: run.results[source] for name, source in stage.inputs.items()})
+            spec = stage.spec()
+            if stage.name == "report":
+                spec = told_of_interruptions(spec, run.context)
+            result = run.stage(spec, {name: run.results[source] for name, source in stage.inputs.items()})
             if stage.name == "prepare":
                 require_rows(run.settings, run.folder(result))
     evaluations = {name: run.results[f"evaluate-{name}"] for name in evaluated_names(run.settings)}
     report = run.results["report"]
     shutil.copyfile(run.folder(report) / REPORT, folder / REPORT)
-    folders = {name: run.folder(result) for name, result in evaluations.items()}
+    folders, again = {name: run.folder(result) for name, result in evaluations.items()}, taken_up(run.context)
+    warnings = json.loads((run.folder(report) / WARNINGS).read_text())
     scores = scores_table(folders)
     gain = gain_rows({name: read_evaluation(folder) for name, folder in folders.items()})
-    create_markdown_artifact(key="scores", description="Scores by stage and domain", markdown=markdown_table(scores))
+    shown = "\n\n".join([*(f"**{words}**" for words in warnings), markdown_table(scores)])
+    create_markdown_artifact(key="scores", description="Scores by stage and domain", markdown=shown)
     get_run_logger().info("promotion: %s", outcome)
     return {
         "profile": run.settings.profile,
         "run": folder.name,
         "notes": list(notes_of(run.settings)),
+        "warnings": warnings,
         "distill": _distill_counts(run),
-        "stages": [_stage_row(result) for result in run.results.values()],
+        "stages": [_stage_row(result, again.get(result.name)) for result in run.results.values()],
         "scores": scores,
         "intervals": intervals(scores),
         "gain": gain,
@@ -211,14 +230,15 @@ def planned_beside_measured(run: PipelineRun) -> dict[str, float]:
     return metrics(compared)
 
 
-def _stage_row(result: StageResult) -> dict[str, Any]:
-    return {
+def _stage_row(result: StageResult, again: TakenUp | None) -> dict[str, Any]:
+    row = {
         "stage": result.name,
         "how": result.how,
         "seconds": round(result.seconds, 1),
         "sha256": result.ref.sha256,
         "uri": result.ref.uri,
     }
+    return row | ({"taken_up_again": again.times, "lost_minutes": again.lost_minutes} if again else {})
 
 
 def describe_settings(settings: Settings) -> str:

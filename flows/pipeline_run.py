@@ -18,11 +18,12 @@ from qwenlong.flows.addresses import require_answers
 from qwenlong.flows.door import require_attention, require_database, require_rows_of_others
 from qwenlong.flows.meeting_places import require_shared
 from qwenlong.tasks.events import StageEvent, tell
+from qwenlong.tasks.interruptions import taken_up
 from qwenlong.tasks.judge import ASKING, judge_asked_by, obstacle
 from qwenlong.tasks.launch import missing_launcher
 from qwenlong.tasks.notice import send
 from qwenlong.tasks.specs import StageSpec, distill_stage, family_of, prepare_stage, stage_names
-from qwenlong.tasks.stage import RunContext, StageOutcome, stage_fingerprint
+from qwenlong.tasks.stage import RunContext, StageOutcome, TakenUp, stage_fingerprint
 from qwenlong.tasks.stage_task import run_stage
 from qwenlong.tasks.store import open_store
 from qwenlong.tasks.tracking.champion import apply_decision
@@ -232,9 +233,17 @@ class PipelineRun:
             forced=forced,
             mlflow_run_id=outcome.mlflow_run_id,
         )
-        tracker = Tracker(self.settings.tracking)
-        _show_in_prefect(result, tracker.page(result.mlflow_run_id), state.state_details.task_run_id)
+        again = taken_up(self.context).get(spec.name)
+        _show_in_prefect(result, self._in_mlflow(result), state.state_details.task_run_id, again)
         return result
+
+    def _in_mlflow(self, result: StageResult) -> str:
+        """A link to the stage's run. Each profile may have a database of its own, and a server has one of them."""
+        tracking = self.settings.tracking
+        page = Tracker(tracking).page(result.mlflow_run_id)
+        if page is None:
+            return "none"
+        return f"[{result.name}]({page})" + ("" if tracking.uri.startswith("http") else f", in `{tracking.uri}`")
 
     def _try_servers(self, spec: StageSpec) -> None:
         """Before the first stage of the pipeline that is made: try the servers that it and later ones will ask."""
@@ -275,19 +284,19 @@ def _in_words(result: StageResult) -> str:
     return "cached" if result.how == "cached" else "kept as it is"
 
 
-def _show_in_prefect(result: StageResult, page: str | None, task_run_id: UUID | None) -> None:
+def _show_in_prefect(result: StageResult, page: str, task_run_id: UUID | None, again: TakenUp | None) -> None:
     """Show a stage's artifact on the Prefect pages of its task run and of the flow run.
 
     It is made here and not by the task, whose code does not run for a cached stage.
     """
     ref = result.ref
-    run = f"[{result.name}]({page})" if page else "none"
+    cost = f"- taken up again: {again.times}x, {again.lost_minutes:.1f} minutes of work lost\n" if again else ""
     MarkdownArtifact(
         key=f"stage-{result.name}",
         description=f"{result.name}: {_in_words(result)}",
         markdown=(
-            f"- artifact: `{ref.kind}/{ref.short}`\n- SHA-256: `{ref.sha256}`\n- in MLflow: {run}\n"
-            f"- address and full lineage: `qwenlong artifacts show {ref.short}`\n"
+            f"- artifact: `{ref.kind}/{ref.short}`\n- SHA-256: `{ref.sha256}`\n- in MLflow: {page}\n"
+            f"- address and full lineage: `qwenlong artifacts show {ref.short}`\n{cost}"
         ),
         task_run_id=task_run_id,
     ).create()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from uuid import UUID
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from prefect import get_client
+from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 
@@ -40,6 +43,13 @@ def mlflow_description(text: str, note: str = "") -> dict[str, str]:
     They make two paragraphs, because MLflow folds away a third.
     """
     return {MLFLOW_RUN_NOTE: f"{text}\n\n{note}[This run in Prefect]({flow_run_page()})"}
+
+
+def show_report(path: Path, mlflow_page: str | None) -> None:
+    """Say on the flow run's page where its report is: in MLflow, and on which machine's disk."""
+    in_mlflow = f"- [the run in MLflow]({mlflow_page}) has it under Artifacts as `{path.name}`\n" if mlflow_page else ""
+    place = f"- `{path}` on `{socket.gethostname()}`\n"
+    create_markdown_artifact(key="report", description="Where the report is", markdown=in_mlflow + place)
 
 
 @contextmanager

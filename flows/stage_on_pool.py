@@ -13,18 +13,24 @@ from prefect import flow, get_run_logger
 
 from qwenlong.tasks.elsewhere import beating
 from qwenlong.tasks.specs import StageSpec
-from qwenlong.tasks.stage import RunContext, execute_stage, stage_fingerprint
+from qwenlong.tasks.stage import RunContext, TakenUp, execute_stage, stage_fingerprint
 from qwenlong_core.store.artifacts import ArtifactRef
 
 
 @flow(name="stage", flow_run_name="{spec.name}")
 def stage_flow(
-    spec: StageSpec, inputs: dict[str, ArtifactRef], context: RunContext, forced: bool, fingerprint: str
+    spec: StageSpec,
+    inputs: dict[str, ArtifactRef],
+    context: RunContext,
+    forced: bool,
+    fingerprint: str,
+    taken_up: TakenUp,
 ) -> str:
     """Run one stage here and return the digest of its artifact.
 
     Args:
         fingerprint: the stage's, where the pipeline runs.
+        taken_up: what earlier tries came to.
 
     Raises:
         ValueError: it has another one here, so the pipeline would neither find its result nor its checkpoints.
@@ -37,4 +43,5 @@ def stage_flow(
         )
     log = get_run_logger().info
     with beating(spec.name) as progress:
-        return execute_stage(spec, inputs, context, forced=forced, log=log, progress=progress).ref.sha256
+        outcome = execute_stage(spec, inputs, context, forced=forced, log=log, progress=progress, taken_up=taken_up)
+    return outcome.ref.sha256

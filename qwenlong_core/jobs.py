@@ -273,6 +273,10 @@ class ReportJob(Block):
     """Of a step, by stage; shown beside what was measured. A new plan makes no new report."""
     planned_gib: Incidental[dict[str, float]] = Field(default_factory=dict)
     """Of one process, by stage."""
+    taken_up: Incidental[dict[str, int]] = Field(default_factory=dict)
+    """How often a stage was taken up again after a fault; none for one that went through."""
+    lost_minutes: Incidental[dict[str, float]] = Field(default_factory=dict)
+    """Of work, by stage, that such faults cost."""
     bootstrap_resamples: int
     confidence: float
     seed: int

@@ -30,7 +30,8 @@ CHECKPOINTS = "checkpoints"
 _SLOTS = 2
 """Checkpoints of one training that the store keeps. The older one is there in case the newest is damaged."""
 _POLL_SECONDS = 2.0
-_STORE_FAILED = (ArtifactError, OSError, ClientError, BotoCoreError)
+STORE_FAILED = (ArtifactError, OSError, ClientError, BotoCoreError)
+"""What a store raises that is away, full or damaged."""
 
 
 class Training(Block):
@@ -73,7 +74,7 @@ def drop_finished(store: Store, training: Training, log: Callable[[str], None]) 
     try:
         digests = {record.ref.sha256 for record in stored_checkpoints(store, training)}
         drop(store, digests, frozenset(f"stages/{stage}/{fingerprint}.json" for stage, fingerprint in places))
-    except _STORE_FAILED as error:
+    except STORE_FAILED as error:
         log(
             f"{training.stage} is done, but its checkpoints are still in the store; `qwenlong artifacts gc` deletes "
             f"them: {type(error).__name__}: {error}"
@@ -160,7 +161,7 @@ class CheckpointPublisher:
             if _snapshot(self._work, checkpoint, staging):
                 self._publish(staging, checkpoint.name)
         # ValueError: the checkpoint's manifest cannot be read.
-        except (*_STORE_FAILED, ValueError) as error:
+        except (*STORE_FAILED, ValueError) as error:
             # It is tried again every two seconds, but said once.
             if (said := f"{checkpoint.name} is not in the store yet: {type(error).__name__}: {error}") != self._said:
                 self._said = said

@@ -22,10 +22,11 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import PrefectException
 from prefect.states import Cancelling, Crashed
 
+from qwenlong.tasks.interruptions import Try, taken_up
 from qwenlong.tasks.process import ProcessFailed
 from qwenlong.tasks.progress import progress_artifact
 from qwenlong.tasks.specs import StageSpec
-from qwenlong.tasks.stage import Progress, RunContext, stage_fingerprint
+from qwenlong.tasks.stage import Progress, RunContext, TakenUp, stage_fingerprint
 from qwenlong_core.store.artifacts import ArtifactRef
 
 BEAT_SECONDS = 20.0
@@ -58,9 +59,12 @@ def beating(stage: str) -> Iterator[Progress]:
 
 
 def run_elsewhere(
-    deployment: str, spec: StageSpec, inputs: Mapping[str, ArtifactRef], context: RunContext, forced: bool
+    deployment: str, spec: StageSpec, inputs: Mapping[str, ArtifactRef], context: RunContext, forced: bool, this: Try
 ) -> None:
     """Start the deployment with a stage and wait for its end. If this is interrupted, the run there is cancelled.
+
+    Args:
+        this: told when the stage began there, and when it was last heard of.
 
     Raises:
         ProcessFailed: its flow run did not complete, or its process was lost.
@@ -71,10 +75,11 @@ def run_elsewhere(
         "context": context.model_dump(mode="json"),
         "forced": forced,
         "fingerprint": stage_fingerprint(spec, inputs),
+        "taken_up": taken_up(context).get(spec.name, TakenUp()).model_dump(),
     }
     flow_run: FlowRun = cast(Any, run_deployment(deployment, parameters=parameters, timeout=0))
     try:
-        state = _wait(flow_run, f"{spec.name} on {deployment}")
+        state = _wait(flow_run, f"{spec.name} on {deployment}", this)
     except BaseException as error:
         if not isinstance(error, Exception):
             with get_client(sync_client=True) as client:
@@ -85,7 +90,7 @@ def run_elsewhere(
         raise ProcessFailed(f"{spec.name}: flow run {flow_run.name!r} of {deployment} ended {state.name}{why}")
 
 
-def _wait(flow_run: FlowRun, what: str) -> State[Any]:
+def _wait(flow_run: FlowRun, what: str, this: Try) -> State[Any]:
     """Wait until the flow run has ended; returns its last state."""
     log, seen, heard, told = get_run_logger(), None, time.monotonic(), time.monotonic()
     while True:
@@ -98,10 +103,12 @@ def _wait(flow_run: FlowRun, what: str) -> State[Any]:
             seen = None  # nobody could hear a beat meanwhile
         else:
             if state.is_final():
+                this.lives()
                 return state
             waits = state.type in _WAITING
             if waits or beat != seen:
                 seen, heard = beat, time.monotonic()
+                this.waits() if waits else this.lives()
             elif time.monotonic() - heard > LOST_SECONDS:
                 _give_up(flow_run, what)
             if waits and time.monotonic() - told > _TELL_SECONDS:

@@ -57,6 +57,18 @@ class RunContext(Block):
     """The pipeline run: key of its MLflow run, to which the stages' runs belong."""
 
 
+class TakenUp(Block):
+    """How often a stage was taken up again in its pipeline run after a fault, and what was lost by that."""
+
+    times: int = 0
+    lost_minutes: float = 0.0
+    """Of work; see :mod:`qwenlong.tasks.interruptions`."""
+
+    def tags(self) -> dict[str, str]:
+        """For the stage's run in MLflow; none where nothing went wrong."""
+        return {"taken_up_again": str(self.times), "lost_minutes": f"{self.lost_minutes:.2f}"} if self.times else {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Execution:
     """One try at a stage: what it is given, and where it works."""
@@ -72,6 +84,7 @@ class _Execution:
     """Holds the output, checkpoints and logs until the result is published."""
     log: Log
     progress: Progress
+    taken_up: TakenUp
 
     @property
     def output(self) -> Path:
@@ -91,6 +104,7 @@ def execute_stage(
     forced: bool,
     log: Log,
     progress: Progress,
+    taken_up: TakenUp = TakenUp(),  # noqa: B008 - frozen
 ) -> StageOutcome:
     """Run one stage unless its result is already in the store.
 
@@ -98,6 +112,7 @@ def execute_stage(
         forced: run it from scratch even if the result is there.
         log: takes every line the stage's process writes.
         progress: takes every line of the stage's ``metrics.jsonl`` as it comes.
+        taken_up: what earlier tries at it in this pipeline run came to, for MLflow.
 
     Raises:
         StageRefused: bad settings or data; a retry cannot help.
@@ -110,7 +125,7 @@ def execute_stage(
     work = Path(context.settings.storage.work_dir).absolute() / name
     execution = _Execution(
         spec=spec, inputs=inputs, context=context, store=store, key=key, forced=forced,
-        work=work, log=log, progress=progress,
+        work=work, log=log, progress=progress, taken_up=taken_up,
     )  # fmt: skip
 
     def waiting() -> None:
@@ -144,6 +159,7 @@ def _run_tracked(execution: _Execution, lock: int) -> tuple[ArtifactRef, str | N
     tracker, outbox = Tracker(context.settings.tracking), outbox_of(context.settings)
     deliver_outbox(tracker, outbox)
     tags = {"stage": spec.name, "fingerprint": execution.key, "profile": context.settings.profile}
+    tags |= execution.taken_up.tags()
     inputs = dict(execution.inputs)
     note = RunNote(name=spec.name, params=spec.job, tags=tags, parent=context.run_id, inputs=inputs)
     tracked = TrackedRun(tracker, note, outbox)
@@ -196,17 +212,22 @@ def _trains(spec: StageSpec) -> bool:
     return spec.launcher == "accelerate"
 
 
-def _training(execution: _Execution) -> Training:
-    spec, key = execution.spec, execution.key
+def training_of(spec: StageSpec, inputs: Mapping[str, ArtifactRef], context: RunContext, forced: bool) -> Training:
+    """The training that a stage is, by which the store knows its checkpoints."""
+    key = stage_fingerprint(spec, inputs)
     return Training(
         stage=spec.name,
         # A forced stage starts from scratch, but its own retries resume: they share the pipeline run.
-        key=f"{key}-{execution.context.run_id}" if execution.forced else key,
-        profile=execution.context.settings.profile,
-        parents=digests_of(execution.inputs),
+        key=f"{key}-{context.run_id}" if forced else key,
+        profile=context.settings.profile,
+        parents=digests_of(inputs),
         settings_digest=digest_json(spec.job),
         code_digest=spec.code,
     )
+
+
+def _training(execution: _Execution) -> Training:
+    return training_of(execution.spec, execution.inputs, execution.context, execution.forced)
 
 
 @contextmanager

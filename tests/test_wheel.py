@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import sys
-import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from installation import built, installed
 
 from qwenlong_core.store.fingerprint import ROOT, code_digest
 
@@ -41,33 +39,12 @@ print(json.dumps({{
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy: a ``build`` folder left in the checkout would put deleted modules into it."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("flows", "tasks", "qwenlong_core", "infra"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "prefect.yaml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", out]
-    subprocess.run([*build, source], check=True)
-    [built] = out.glob("qwenlong-*.whl")
-    return built
+    return built(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
 def bin_folder(wheel, tmp_path_factory) -> Path:
-    """Programs of an environment with the wheel and the libraries of this one, but not its editable install.
-
-    The libraries come through a ``.pth`` line. Python does not follow the ``.pth`` files of a folder added in this
-    way, so the one that points to the checkout has no effect.
-    """
-    home = tmp_path_factory.mktemp("environment") / "venv"
-    venv.create(home, symlinks=True)
-    [site_packages] = home.glob("lib/python*/site-packages")
-    libraries = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    (site_packages / "libraries.pth").write_text("\n".join(libraries) + "\n")
-    pip = [sys.executable, "-m", "pip", "--python", home / "bin/python"]
-    subprocess.run([*pip, "install", "--quiet", "--no-deps", "--ignore-installed", "--no-index", wheel], check=True)
-    return home / "bin"
+    return installed(wheel, tmp_path_factory.mktemp("environment") / "venv")
 
 
 def run(command: list[str | Path], folder: Path) -> str:

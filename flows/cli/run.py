@@ -67,7 +67,7 @@ def _run_pipeline(
         shown = nullcontext() if lines or not can_show() else live_view(stage_names(settings))
         with tagged_with_process(), shown:
             result: dict[str, Any] = full_pipeline(profile, start or BEGINNING, refresh or NOTHING, overrides=overrides)
-    return result | {"mlflow_uri": settings.tracking.uri}
+    return result | {"mlflow_uri": settings.tracking.uri, "given": profile}
 
 
 def _print_result(result: dict[str, Any]) -> None:
@@ -80,6 +80,8 @@ def _print_result(result: dict[str, Any]) -> None:
         out.print(table("What the gain is made of", [shown_gain(row) for row in result["gain"]]))
     for note in result["notes"]:
         out.print(note, style="italic")
+    for words in result["warnings"]:
+        out.print(words, style="bold", soft_wrap=True)
     if result["distill"]:
         out.print(f"Distilled  {in_words(result['distill'])}", soft_wrap=True)
     out.print(table("Artifacts", [_artifact_row(row) for row in result["stages"]]))
@@ -88,7 +90,7 @@ def _print_result(result: dict[str, Any]) -> None:
     version = result["model"]
     out.print(f"Registry   {version['name']} version {version['version']}; {result['promotion']}", soft_wrap=True)
     out.print(f"Report     {result['report']}", soft_wrap=True)
-    serve = "make serve" if result["profile"] == "local" else f"qwenlong serve --profile {result['profile']}"
+    serve = "make serve" if result["given"] == "local" else f"qwenlong serve --profile {result['given']}"
     out.print(f"Pages      `{serve}` shows this run in MLflow and Prefect:", soft_wrap=True)
     for path in result["refused_by_mlflow"]:
         out.print(f"Refused    MLflow did not take {path}: see `qwenlong sync`", soft_wrap=True)
@@ -117,9 +119,12 @@ def in_one_line(result: dict[str, Any]) -> str:
 
 
 def _artifact_row(row: dict[str, Any]) -> dict[str, Any]:
+    again = ""
+    if "taken_up_again" in row:
+        again = f", taken up again {row['taken_up_again']}x, {row['lost_minutes']:.1f} min lost"
     return {
         "stage": row["stage"],
-        "result": row["how"],
+        "result": row["how"] + again,
         "seconds": f"{row['seconds']:.0f}",
         "artifact": row["sha256"][:12],
     }

@@ -29,6 +29,8 @@ DEPLOYMENTS = ("full-pipeline", "nightly", "promote")
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 180
+_QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""MLflow's server would start a dozen more processes, for jobs that nothing here has."""
 _STOP_SECONDS = 20
 _RESTARTS = 3
 """How often a service that has ended is started again: its state is on the disk, and runs go on meanwhile."""
@@ -164,7 +166,7 @@ def _serve_all(settings: Settings, defaults: dict[str, Any], ports: tuple[int, i
     port, mlflow_port = ports
     _check_ports(port, mlflow_port)
     api, mlflow = f"http://{_HOST}:{port}/api", f"http://{_HOST}:{mlflow_port}"
-    environment = os.environ | {"PREFECT_API_URL": api}
+    environment = _QUIET | os.environ | {"PREFECT_API_URL": api}
     make_database(settings.tracking.uri)
     state = Path(settings.storage.runs_dir).absolute().parent
     with Services(environment, state / "logs") as services:

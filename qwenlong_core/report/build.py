@@ -3,7 +3,7 @@
 Inputs are folders by name, all optional: ``data``, ``distill``, ``sft``, ``grpo-1`` ..., ``evaluate-base``,
 ``evaluate-sft`` ..., ``probe`` (the last stage asked without documents), ``promote``, ``register``. A section without
 its input is left out.
-Output: ``report.html``. Stage command::
+Output: ``report.html``, ``warnings.json``. Stage command::
 
     python -m qwenlong_core.report.build --job job.json --input evaluate-base=DIR ... --work DIR
 """
@@ -27,7 +27,7 @@ from qwenlong_core.promotion.decision import read_decision
 from qwenlong_core.records import DOMAINS
 from qwenlong_core.report.cases import case_sections
 from qwenlong_core.report.charts import Series, Whisker, category_chart, forest_chart
-from qwenlong_core.report.curves import Panel, read_rows, training_panels
+from qwenlong_core.report.curves import Panel, idle_stages, read_rows, training_panels
 from qwenlong_core.report.gain import gain_rows
 from qwenlong_core.report.page import REPORT_BODY, render
 from qwenlong_core.report.paper import paper_rows, protocol_differences
@@ -43,6 +43,8 @@ from qwenlong_core.store.files import JOB, METRICS
 logger = logging.getLogger(__name__)
 
 REPORT = "report.html"
+WARNINGS = "warnings.json"
+"""A list of sentences, which the pipeline's result repeats."""
 _EVALUATE = "evaluate-"
 _SECTIONS = {
     "scores": "Scores",
@@ -215,6 +217,18 @@ def _settings(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
     ]
 
 
+def _artifact_rows(job: ReportJob, inputs: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Each stage with its digest; where one was stopped and taken up again, how often, and the work lost by that."""
+    rows: list[dict[str, Any]] = []
+    for name, folder in inputs.items():
+        row: dict[str, Any] = {"stage": name, "digest": folder_digest(folder)[:12]}
+        if job.taken_up:
+            stage = "prepare" if name == "data" else name
+            row |= {"taken up again": job.taken_up.get(stage, 0), "minutes lost": job.lost_minutes.get(stage, 0.0)}
+        rows.append(row)
+    return rows
+
+
 def _bootstrap(job: ReportJob) -> Bootstrap:
     return Bootstrap(resamples=job.bootstrap_resamples, confidence=job.confidence, seed=job.seed)
 
@@ -257,6 +271,11 @@ def _subtitle(evaluations: Mapping[str, Evaluation]) -> str:
     )
 
 
+def warnings_of(inputs: Mapping[str, Path]) -> list[str]:
+    """What the reader of a run must not miss: phases that learned nothing."""
+    return idle_stages({name: read_rows(folder / METRICS) for name, folder in inputs.items()})
+
+
 def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
     """The whole page as HTML.
 
@@ -274,7 +293,7 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
     context = {
         "title": job.title,
         "subtitle": _subtitle(evaluations),
-        "notes": job.notes,
+        "notes": (*job.notes, *warnings_of(inputs)),
         "facts": facts_of(inputs, evaluations, decision, _bootstrap(job)),
         **_evaluation_context(job, evaluations, inputs.get("data"), inputs.get("probe")),
         "cases": case_sections(folders, MAX_COMPLETION_CHARS),
@@ -290,7 +309,7 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
         "max_completion": MAX_COMPLETION_CHARS,
         "data": _data_rows(inputs["data"]) if "data" in inputs else [],
         "traces": _traces(inputs["distill"]) if "distill" in inputs else "",
-        "artifacts": [{"stage": name, "digest": folder_digest(folder)[:12]} for name, folder in inputs.items()],
+        "artifacts": _artifact_rows(job, inputs),
         "settings": _settings(inputs),
         "published": paper_rows(evaluations),
         "differences": protocol_differences(evaluations),
@@ -300,9 +319,10 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
 
 
 def run(job: ReportJob, inputs: Mapping[str, Path], work: Path) -> None:
-    """The report stage: writes ``report.html``."""
+    """The report stage: writes ``report.html`` and ``warnings.json``."""
     text = build_page(job, inputs)
     (work / OUTPUT / REPORT).write_text(text)
+    (work / OUTPUT / WARNINGS).write_text(json.dumps(warnings_of(inputs)))
     logger.info("report | %d KB", len(text.encode()) // 1024)
 
 

@@ -73,6 +73,23 @@ def read_rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+def idle_stages(stages: Mapping[str, Sequence[Row]]) -> list[str]:
+    """What to say of each phase of GRPO that learned nothing, because no group had answers of different accuracy.
+
+    Args:
+        stages: Step lines by stage.
+    """
+    said = []
+    for stage, rows in stages.items():
+        drawn = sum(row.get("groups_drawn", 0) for row in rows)
+        if drawn and not any(row["groups_kept"] for row in rows):
+            said.append(
+                f"{stage} learned nothing: in none of its {drawn} groups did the answers differ in accuracy. The"
+                " questions may be too easy or too hard for the model, or it does not answer in the asked form."
+            )
+    return said
+
+
 def _panel(title: str, lines: _Lines, stages: Mapping[str, Sequence[Row]]) -> Panel | None:
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in lines}
     marks, offset = [], 0

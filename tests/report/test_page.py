@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import json
 import re
 from base64 import b64encode
 from collections import Counter
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 from report_pages import JOB, Page, example
 
-from qwenlong_core.report.build import build_page
+from qwenlong_core.report.build import build_page, run
 from qwenlong_core.report.reader import choose_samples, filters_of
 from qwenlong_core.report.summary import origins_of
 from qwenlong_core.store.artifacts import describe
@@ -66,6 +67,30 @@ def test_an_answer_given_by_several_stages_is_shown_once(make_evaluation):
     }
     [item] = choose_samples(evaluations, "base", [example("q0000")])
     assert [(a.stage, a.repeated_by) for a in item.answers] == [("grpo-1", ("sft",)), ("base", ())]
+
+
+def test_a_phase_that_learned_nothing_is_named_on_top_and_for_the_runs_result(inputs, tmp_path):
+    (tmp_path / "output").mkdir()
+    run(JOB, inputs, tmp_path)
+    assert json.loads((tmp_path / "output/warnings.json").read_text()) == []
+    rows = [{"step": step, "reward": 0.0, "groups_kept": 0, "groups_drawn": 12} for step in (1, 2)]
+    (inputs["grpo-1"] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(JOB, inputs, tmp_path)
+    [said] = json.loads((tmp_path / "output/warnings.json").read_text())
+    assert said.startswith("grpo-1 learned nothing: in none of its 24 groups did the answers differ in accuracy.")
+    text = (tmp_path / "output/report.html").read_text()
+    assert text.index("learned nothing") < text.index("<section")
+
+
+def test_a_stage_that_was_taken_up_again_says_how_often_and_at_what_cost(inputs):
+    assert "taken up again" not in build_page(JOB, inputs)
+    counted = JOB.model_copy(update={"taken_up": {"grpo-1": 2}, "lost_minutes": {"grpo-1": 3.25}})
+    rows = dict(re.findall(r'data-name="stage">([^<]+)</td>(.*?)</tr>', build_page(counted, inputs)))
+    cells = {
+        name: re.findall(r'data-name="(taken up again|minutes lost)"[^>]*>([^<]+)<', row) for name, row in rows.items()
+    }
+    assert [("taken up again", "2"), ("minutes lost", "3.25")] in cells.values()
+    assert [("taken up again", "0"), ("minutes lost", "0.00")] in cells.values()
 
 
 def test_the_top_says_what_was_measured_and_decided(inputs, tmp_path):

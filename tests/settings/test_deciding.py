@@ -27,6 +27,8 @@ INCIDENTAL = {
     "phases.evaluate",
     "planned_seconds",
     "planned_gib",
+    "taken_up",
+    "lost_minutes",
     "distill.answers_dir",
     *(
         f"distill.teacher.{name}"

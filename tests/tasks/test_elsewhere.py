@@ -76,8 +76,8 @@ class Pool:
     def worker(self, **environment: str) -> subprocess.Popen[bytes]:
         return self.start("worker", "prefect", "worker", "start", "--pool", "gpu", **environment)
 
-    def waiting(self) -> subprocess.Popen[str]:
-        program = [sys.executable, str(Path(__file__).with_name("stage_elsewhere.py")), str(self.home)]
+    def waiting(self, *words: str) -> subprocess.Popen[str]:
+        program = [sys.executable, str(Path(__file__).with_name("stage_elsewhere.py")), str(self.home), *words]
         return subprocess.Popen(
             program, env=self.environment, cwd=self.home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

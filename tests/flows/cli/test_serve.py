@@ -16,16 +16,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from serving import flow_runs, free_port
 
 from qwenlong.flows.cli.environment import is_up, other_home, use_project_defaults
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +89,6 @@ def test_a_mistyped_field_starts_no_run(served):
     assert not flow_runs(served, "qwenlong")
 
 
-def flow_runs(served: dict[str, str], flow: str, **filters: Any) -> list[dict[str, Any]]:
-    asked = {"flows": {"name": {"any_": [flow]}}, "flow_runs": filters}
-    found: list[dict[str, Any]] = httpx.post(f"{served['api']}/flow_runs/filter", json=asked).json()
-    return found
-
-
 def test_the_coming_nights_are_scheduled(served):
     query = {"deployments": {"name": {"any_": ["nightly"]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
     deadline = time.monotonic() + 90
@@ -113,7 +102,7 @@ def test_the_coming_nights_are_scheduled(served):
 def test_a_deployed_run_completes_with_its_stages_as_tasks(home, served):
     prefect(home, served, "deployment", "run", "qwenlong/full-pipeline", "-p", "profile=smoke", "--watch")
     [run] = httpx.post(f"{served['api']}/flow_runs/filter", json={"flows": {"name": {"any_": ["qwenlong"]}}}).json()
-    assert run["state"]["type"] == "COMPLETED"
+    assert run["state"]["type"] == "COMPLETED" and run["state"]["message"].startswith("version 1 ")
     stages = {
         "base",
         "prepare",
@@ -140,6 +129,7 @@ def test_a_deployed_run_completes_with_its_stages_as_tasks(home, served):
     assert progress["progress-grpo-3"] == 100.0
     markdown = {item["key"]: item["data"] for item in artifacts if item["type"] == "markdown"}
     assert "grpo-3" in markdown["scores"] and "SHA-256" in markdown["stage-sft"]
+    assert "report.html" in markdown["report"] and "/runs/" in markdown["report"]
     assert "| reward |" in markdown["curves-grpo-3"] and "| loss |" in markdown["curves-sft"]
     of_task = {item["key"]: item["task_run_id"] for item in artifacts}
     assert all(of_task[f"stage-{task['name']}"] == task["id"] for task in tasks), (
