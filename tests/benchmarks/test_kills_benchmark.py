@@ -50,6 +50,7 @@ def test_everything_that_is_left_behind_is_found(tmp_path: Path) -> None:
         (state / name).parent.mkdir(parents=True)
         (state / name).touch()
     (tmp_path / "tmp/torch").mkdir(parents=True)
+    (tmp_path / "tmp/torchinductor_root").mkdir()  # torch makes it at its import
     environment = os.environ | {left_behind.MARK: str(tmp_path)}
     with (state / "work/sft-1.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
