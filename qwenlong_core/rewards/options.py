@@ -8,14 +8,15 @@ from functools import lru_cache
 
 from qwenlong_core.rewards.text import canonical, normalize_span, strip_wrappers
 
-_NAMED = r"(?:(?:option|choice|answer|letter)\s*|[选選][项項]?\s*)?"
+# A possessive quantifier (*+) gives nothing back, so that a long run of blanks or quotes is read once.
+_NAMED = r"(?:(?:option|choice|answer|letter)\s*+|[选選][项項]?\s*+)?"
 _BETWEEN = " )]】.:：,、;\"'-"
 _LETTER_ALONE = re.compile(
-    rf"[\s\"'(\[【「『]*{_NAMED}[\s\"'(\[【]*(?P<letter>[A-Za-z])[\s\"')\]】」』.:：,、;]*(?:[选選]?[项項])?",
+    rf"[\s\"'(\[【「『]*+{_NAMED}[\s\"'(\[【]*+(?P<letter>[A-Za-z])[\s\"')\]】」』.:：,、;]*(?:[选選]?[项項])?",
     re.IGNORECASE,
 )
 _LETTER = re.compile(
-    rf"""[\s"'(\[【「『]*{_NAMED}[\s"'(\[【]*
+    rf"""[\s"'(\[【「『]*+{_NAMED}[\s"'(\[【]*+
         (?P<letter>[A-Za-z])
         (?:(?P<delimiter>\s*[)\]】.:：,、;"']|\s+-\s) | (?P<end>\s*$)
             | (?=\s+(?:because|since|as|which|is|for|given)\b) | (?=\s*[选選]?[项項]|因[为為]))
@@ -23,8 +24,8 @@ _LETTER = re.compile(
     re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )
 _AFTER_TEXT = re.compile(
-    rf"""[\s,:;.-]*(?:which\s+is\s+|is\s+|=\s*)?(?:\(\s*{_NAMED}[(\[]?(?P<bracketed>[A-Z])[)\]]?\s*\)
-        |\[\s*{_NAMED}(?P<square>[A-Z])\s*\]|(?:option|choice|answer|letter)\s+\(?(?P<named>[A-Z])\)?)\W*""",
+    rf"""[\s,:;.-]*(?:which\s+is\s+|is\s+|=\s*)?(?:\(\s*+{_NAMED}[(\[]?(?P<bracketed>[A-Z])[)\]]?\s*\)
+        |\[\s*+{_NAMED}(?P<square>[A-Z])\s*\]|(?:option|choice|answer|letter)\s+\(?(?P<named>[A-Z])\)?)\W*""",
     re.VERBOSE | re.IGNORECASE,
 )
 """The letter after an option's text: ``London (B)``, ``London, which is option B``."""
@@ -85,7 +86,7 @@ def read_choice(text: str, choices: tuple[str, ...] = ()) -> Choice:
     """The one option that ``text`` names. Without ``choices`` only letters can be read."""
     if letter := exact_choice(text, choices):
         return Choice(letter=letter)
-    text = strip_wrappers(canonical(text)).strip()
+    text = _plain(text)
     # Negations and lists first: "not B" and "A, B" would otherwise be read as one letter.
     if _NEGATION.match(text):
         return Choice(problem="the commitment negates an option instead of naming one")
@@ -106,7 +107,7 @@ def read_choice(text: str, choices: tuple[str, ...] = ()) -> Choice:
 
 def exact_choice(text: str, choices: tuple[str, ...]) -> str | None:
     """The letter of the option that ``text`` names by its letter, its text, or both, and nothing else."""
-    text = strip_wrappers(canonical(text)).strip()
+    text = _plain(text)
     if alone := _LETTER_ALONE.fullmatch(text):
         return alone["letter"].upper() if _is_option(alone["letter"], len(choices)) else None
     match = _LETTER.fullmatch(text)
@@ -118,6 +119,11 @@ def exact_choice(text: str, choices: tuple[str, ...]) -> str | None:
     return named if len(named) == 1 else _letter_after_text(text, choices)
 
 
+def _plain(text: str) -> str:
+    """Without wrappers and with one space between words: patterns below would read a long run of blanks many times."""
+    return " ".join(strip_wrappers(canonical(text)).split())
+
+
 def _letter_after_text(text: str, choices: tuple[str, ...]) -> str | None:
     letters, rest = _longest_text(text, choices) or ("", "")
     after = _AFTER_TEXT.fullmatch(rest) if letters else None
@@ -127,7 +133,7 @@ def _letter_after_text(text: str, choices: tuple[str, ...]) -> str | None:
 
 def whole_option(text: str, line: str, choices: tuple[str, ...]) -> str:
     """``text``, or the longer beginning of its line that holds all of an option's text: options may be sentences."""
-    line = strip_wrappers(canonical(line)).strip()
+    line = _plain(line)
     match, cut = _LETTER.fullmatch(line), _LETTER.fullmatch(text)
     if cut and not any(c.isalnum() for c in cut["rest"]):
         return text  # the letter alone; what follows is another sentence

@@ -126,11 +126,13 @@ def normalize_span(text: str) -> str:
     (decimal point, minus, percent, currency, comparisons, the sign of a rating, feet and inches) stay; an article is
     dropped only before another word; and text that would become empty or a bare article stays as it was.
     """
-    folded = _fold_signs(text).casefold()
+    # One space between words before any pattern looks: a sign takes the blanks around it, and would read a long run
+    # of blanks anew from each of them.
+    folded = " ".join(_fold_signs(text).casefold().split())
     plain = " ".join(_SYMBOL.sub(_drop_symbol, _THOUSANDS.sub("", folded)).split())
     without_articles = " ".join(_ARTICLE.sub(" ", plain).split())
     if not without_articles or without_articles in ("a", "an", "the"):
-        return plain or " ".join(folded.split())
+        return plain or folded
     return without_articles
 
 

@@ -79,6 +79,19 @@ def test_any_text_is_scored_within_a_second_without_an_exception(answer_type: An
     assert time.process_time() - start < 1.0
 
 
+@pytest.mark.parametrize(
+    "repeated", [" ", "\n", "\u3000", ".", ",", "'", '"', "“", "(", "[", "\\(", "+ ", "< ", "- ", "½", "Paris "]
+)
+@pytest.mark.parametrize("before", ["", "B ", "5", "the answer is "])
+def test_a_rule_reads_a_long_run_of_anything_once(repeated: str, before: str) -> None:
+    """A pattern that tries a run's every end needs seconds for 20,000 characters, and hours for the longest text."""
+    text = before + repeated * (20_000 // len(repeated)) + "x"
+    for answer_type in GOLDS:
+        start = time.process_time()
+        rule_score(text, gold_example(answer_type))
+        assert time.process_time() - start < 1.0, answer_type
+
+
 @pytest.mark.parametrize("scorer", ["ruler-all", "ruler-any", "mrcr"])
 @given(text=hostile_texts())
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -152,12 +152,12 @@ def read_files(source: Source, files: list[Path]) -> Iterator[Example | Refused]
 
 
 def misread(spec: str, path: Path) -> str:
-    """What to say of a file of which no row could be read as ``spec``: which format its first row has."""
+    """A sentence on a file of which no row could be read as ``spec``: which format its first row has."""
     own, _ = _split(spec)
     fits = [source.name for source in sources().values() if source.name != own.name and _reads_first(source, path)]
-    said = f"no row of {path} reads as {own.name}"
+    said = f"No row of {path} reads as {own.name}"
     if fits:
-        return f"{said}, but its first one as {' and '.join(fits)}: name it {fits[0]}:{path}"
+        return f"{said}, but its first one does as {' and '.join(fits)}: give {fits[0]} as the format of this file"
     return f"{said}, nor as any other format: docs/data.md shows what the rows of each look like"
 
 

@@ -116,7 +116,7 @@ def test_prepared_rows_are_a_source_again(tmp_path: Path) -> None:
         (["--source", "jsonl=GOOD", "--phase", "128"], "a GRPO phase has no training row"),
         (["--source", "jsonl=BAD"], "1 of 3 rows are unreadable"),
         (["--source", "jsonl=GOOD", "--against", "jsonl=BAD"], "data.max_refused_share="),
-        (["--source", "musique=GOOD"], "good.jsonl reads as musique, but its first one as jsonl: name it jsonl:"),
+        (["--source", "musique=GOOD"], "good.jsonl reads as musique, but its first one does as jsonl: give jsonl"),
         (["--source", "jsonl=GOOD", "--source", "jsonl=ODD"], "odd.jsonl reads as jsonl, nor as any other format"),
     ],
 )
