@@ -6,11 +6,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from qwenlong_core.plan.compare import working_bytes
+from qwenlong_core.plan.compare import process_bytes
 from qwenlong_core.plan.confirm import known_peaks
 from qwenlong_core.plan.machine import GIB, chosen_machine
 from qwenlong_core.plan.make import Plan, make_plan
-from qwenlong_core.plan.memory import PROCESS
 from qwenlong_core.plan.search import nearest
 from qwenlong_core.settings.tree import Settings
 
@@ -36,9 +35,8 @@ def planned_stages(settings: Settings) -> dict[str, dict[str, float]]:
     except (ValueError, ConnectionError) as error:  # the checks before the run have said so
         logger.info("not planned: %s", error)
         return {}
-    own = 0.0 if plan.machine.is_gpu else PROCESS
     return {
-        stage.name: {"seconds": stage.step.total, "gib": (working_bytes(stage) + own) / GIB}
+        stage.name: {"seconds": stage.step.total, "gib": process_bytes(stage, plan.machine) / GIB}
         for stage in plan.stages
         if stage.step
     }

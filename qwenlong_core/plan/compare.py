@@ -13,8 +13,9 @@ from statistics import fmean, median
 from typing import Any
 
 from qwenlong_core.plan.assumptions import Rows
-from qwenlong_core.plan.machine import Learned, learned_file
+from qwenlong_core.plan.machine import Learned, Machine, learned_file
 from qwenlong_core.plan.make import Plan, StagePlan
+from qwenlong_core.plan.memory import PROCESS
 from qwenlong_core.plan.steps import grpo_step
 from qwenlong_core.store.files import write_json
 
@@ -27,7 +28,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compared:
-    """A stage's plan and what came; seconds of a step, bytes of a process without engine and reserve."""
+    """A stage's plan and what came; seconds of a step, bytes of a process (on a GPU: of torch's allocator)."""
 
     planned_seconds: float
     expected_seconds: float
@@ -35,6 +36,8 @@ class Compared:
     measured_seconds: float
     planned_bytes: float
     measured_bytes: float
+    own_bytes: float
+    """Of both, what the plan takes for interpreter and libraries: no step changes it."""
 
 
 def measured_rows(lines: Sequence[Line], planned: StagePlan, group: int) -> Rows:
@@ -54,13 +57,18 @@ def measured_rows(lines: Sequence[Line], planned: StagePlan, group: int) -> Rows
     )
 
 
-def working_bytes(planned: StagePlan) -> float:
-    """Bytes that torch's allocator is planned to hold; on a CPU all of the process."""
+def own_bytes(machine: Machine) -> float:
+    """Bytes of a process that holds nothing yet. On a GPU they lie in the driver, where torch does not count them."""
+    return 0.0 if machine.is_gpu else PROCESS
+
+
+def process_bytes(planned: StagePlan, machine: Machine) -> float:
+    """Bytes that a process is planned to hold at most in a step, without the engine: what ``memory_mb`` measures."""
     memory = planned.longest
     if memory is None:
         return 0.0
     moment = memory.instants[memory.training]
-    return sum(value for term, value in moment.items() if term not in ("engine", "reserve"))
+    return own_bytes(machine) + sum(value for term, value in moment.items() if term not in ("engine", "reserve"))
 
 
 def compare(plan: Plan, lines_of: Mapping[str, Sequence[Line]]) -> dict[str, Compared]:
@@ -80,13 +88,13 @@ def compare(plan: Plan, lines_of: Mapping[str, Sequence[Line]]) -> dict[str, Com
         if stage.name != "sft":
             rows = measured_rows(steady, stage, plan.settings.grpo.group_size)
             expected = grpo_step(plan.shape, plan.settings, plan.machine, rows).total
-        base = 0.0 if plan.machine.is_gpu or stage.longest is None else stage.longest.terms["reserve"]
         found[stage.name] = Compared(
             planned_seconds=stage.step.total,
             expected_seconds=expected,
             measured_seconds=median(line["seconds"] for line in steady),
-            planned_bytes=working_bytes(stage),
-            measured_bytes=max(line["memory_mb"] for line in lines) * 2**20 - base,
+            planned_bytes=process_bytes(stage, plan.machine),
+            measured_bytes=max(line["memory_mb"] for line in lines) * 2**20,
+            own_bytes=own_bytes(plan.machine),
         )
     return found
 
@@ -99,11 +107,8 @@ def metrics(compared: Mapping[str, Compared]) -> dict[str, float]:
 def learn(plan: Plan, compared: Mapping[str, Compared]) -> Path | None:
     """Keep the ratios of a run for later plans of the same kind of machine; returns the file."""
     seconds = [one.measured_seconds / one.expected_seconds for one in compared.values()]
-    space = [
-        one.measured_bytes / one.planned_bytes
-        for one in compared.values()
-        if min(one.planned_bytes, one.measured_bytes) > _LEAST
-    ]
+    held = [(one.planned_bytes - one.own_bytes, one.measured_bytes - one.own_bytes) for one in compared.values()]
+    space = [measured / planned for planned, measured in held if min(planned, measured) > _LEAST]
     if not seconds:
         return None
     path = learned_file(Path(plan.settings.plan.folder), plan.machine.name)

@@ -44,13 +44,15 @@ def test_the_first_step_counts_for_memory_alone(plan):
     assert one.measured_seconds == 9.0
     assert one.expected_seconds == pytest.approx(grpo_step(plan.shape, plan.settings, plan.machine, came).total)
     assert one.planned_seconds == phase(plan).step.total
-    assert one.measured_bytes == 3 * 2**30  # 4 GiB without the 1 GiB of the process itself
+    assert (one.measured_bytes, one.own_bytes) == (4 * 2**30, 2**30)
+    moment = phase(plan).longest.instants[phase(plan).longest.training]
+    assert one.planned_bytes == pytest.approx(sum(moment.values()))  # a CPU has no engine of its own
     assert metrics(found)["plan/grpo-1/measured_seconds"] == 9.0
 
 
 def test_the_next_plan_has_learned(plan, tmp_path):
     step = compare(plan, {"grpo-1": [line(200, 60, 4, 2, 1.0, 2.0)]})["grpo-1"]
-    twice = [line(200, 60, 4, 2, 2 * step.expected_seconds, 1 + 1.5 * step.planned_bytes / 2**30)]
+    twice = [line(200, 60, 4, 2, 2 * step.expected_seconds, 1 + 1.5 * (step.planned_bytes / 2**30 - 1))]
     path = learn(plan, compare(plan, {"grpo-1": twice}))
     assert path is not None and path.parent == Path(tmp_path)
     again = make_plan(plan.settings, machine_of("cpu", tmp_path))
