@@ -104,6 +104,11 @@ def one_clear_message(*, resumes: bool = False, options: Mapping[str, str] | Non
         what, code = ("stopped by SIGTERM", 143) if isinstance(error, Terminated) else ("interrupted", 130)
         typer.echo(what + (": run the same command again to resume" if resumes else ""), err=True)
         raise typer.Exit(code) from error
+    except Exception as error:
+        if type(error).__module__ != "mlflow.exceptions":  # to import it would take seconds
+            raise
+        message = f"MLflow did not do what it was asked: {error}. Is the server of tracking.uri up?"
+        raise _exit(ConnectionError(message), 1, options) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -24,6 +24,7 @@ from qwenlong.flows.cli.prepare import prepare
 from qwenlong.flows.cli.probe import probe
 from qwenlong.flows.cli.rollback import rollback
 from qwenlong.flows.cli.run import run
+from qwenlong.flows.cli.runs import runs
 from qwenlong.flows.cli.samples import samples
 from qwenlong.flows.cli.score import score
 from qwenlong.flows.cli.serve import serve
@@ -39,6 +40,7 @@ app = typer.Typer(
 
 # In the order of the help page: the pipeline, its services, models, data.
 app.command()(run)
+app.command()(runs)
 app.command()(serve)
 app.command()(doctor)
 app.command()(plan)
