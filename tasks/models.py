@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from qwenlong.tasks.references import BadReference, InRegistry, InStore, artifact_in, find_registered, parse
 from qwenlong.tasks.results import publish, remember, write_job
 from qwenlong.tasks.specs import base_stage
-from qwenlong.tasks.stage import stage_fingerprint
 from qwenlong.tasks.store import open_store
 from qwenlong_core.base_tokenizer import base_tokenizer
 from qwenlong_core.bundled import BUNDLED
@@ -53,6 +52,7 @@ def resolve_model(settings: Settings, given: str) -> Model:
         ArtifactError: the artifact is damaged, or the store cannot be used.
         ConnectionError: a hub id cannot be fetched.
     """
+    require_model_name(given)
     if _is_whole(settings, given):
         return _local(given, Path(given))
     store = open_store(settings)
@@ -64,14 +64,22 @@ def resolve_model(settings: Settings, given: str) -> Model:
     if wanted is not None:
         ref = artifact_in(store, wanted)
         return Model(given=given, name=f"{ref.kind}-{ref.short}", folder=store.fetch(ref), artifact=ref)
-    if Path(given).is_dir() or _is_public(given):
-        ref = _import(settings, given)
-        name = given.rstrip("/").rpartition("/")[2].replace("@", "-")
-        return Model(given=given, name=name, folder=store.fetch(ref), artifact=ref)
-    raise BadReference(
-        f"{given!r} names no model: give a folder, {' or '.join(BUNDLED)}, a hub id (owner/name), an artifact "
-        "(model/DIGEST) or models:/NAME@ALIAS"
-    )
+    ref = _import(settings, given)
+    name = given.rstrip("/").rpartition("/")[2].replace("@", "-")
+    return Model(given=given, name=name, folder=store.fetch(ref), artifact=ref)
+
+
+def require_model_name(given: str) -> None:
+    """Refuse what cannot name a model, before anything is loaded or read.
+
+    Raises:
+        BadReference: it is no folder and no reference; the message lists what a reference may be.
+    """
+    if not (Path(given).is_dir() or _parse(given) is not None or _is_public(given)):
+        raise BadReference(
+            f"{given!r} names no model: give a folder, {' or '.join(BUNDLED)}, a hub id (owner/name), an artifact "
+            "(model/DIGEST) or models:/NAME@ALIAS"
+        )
 
 
 def resolve_tokenizer(settings: Settings, given: str) -> Model:
@@ -138,6 +146,7 @@ def _local(given: str, folder: Path) -> Model:
 
 def _import(settings: Settings, given: str) -> ArtifactRef:
     """The artifact of the base stage for a bundled model or a hub id; made now if the store has none."""
+    from qwenlong.tasks.stage import stage_fingerprint  # loads MLflow
     from qwenlong_core.models import import_base  # loads torch
 
     settings = settings.model_copy(update={"model": _model_settings(settings, given)})

@@ -15,7 +15,7 @@ from typing import Any
 from qwenlong.flows.cli.common import say
 from qwenlong.tasks.judge import at, served
 from qwenlong.tasks.lineage import training_data
-from qwenlong.tasks.models import Model, resolve_model, resolve_tokenizer
+from qwenlong.tasks.models import Model, require_model_name, resolve_model, resolve_tokenizer
 from qwenlong.tasks.references import evaluated_rows, evaluation_folder
 from qwenlong.tasks.stage_by_hand import run_by_hand
 from qwenlong.tasks.store import open_store
@@ -90,6 +90,7 @@ def run_evaluation(
         ConnectionError: a hub, or the server that generates the answers, cannot be reached.
         RuntimeError: too many answers are left without a verdict.
     """
+    require_model_name(given)
     profiles, known = benchmarks_of(settings.data.eval), known_specs()
     specs = benchmark_specs(benchmarks or ([] if data else list(profiles)), data)
     specs = {name: profiles.get(name, spec) if spec == known.get(name) else spec for name, spec in specs.items()}

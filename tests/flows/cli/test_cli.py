@@ -242,6 +242,18 @@ def test_the_console_starts_without_heavy_libraries(tmp_path):
     assert not heavy & set(done.stdout.split())
 
 
+def test_a_name_that_is_no_models_is_refused_before_a_heavy_library_is_loaded(tmp_path):
+    code = (
+        "import sys\n"
+        "from qwenlong.flows.cli.main import app\n"
+        "code = app(['eval', '--model', 'nope'], standalone_mode=False)\n"
+        "print(code, *{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "'nope' names no model" in done.stderr and done.stdout.startswith("2 ")
+    assert not {"torch", "transformers", "prefect", "mlflow"} & set(done.stdout.split())
+
+
 @pytest.mark.parametrize("command", ["run", "serve", "doctor", "score", "generate", "sources", "eval", "ask", "export"])
 def test_every_command_explains_itself(tmp_path, command):
     done = qwenlong(tmp_path, command, "--help")
