@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 
 from qwenlong.flows.cli.common import Json, Overrides, Profile, one_clear_message
@@ -198,17 +197,21 @@ def _prefect(environment: dict[str, str], *arguments: str) -> None:
 
 def _offer(api: str, defaults: dict[str, Any]) -> None:
     """Make the served profile the default of the forms, and one of their choices where it is a file of one's own."""
+    # Prefect's own client: it repeats what a busy server answers with 503.
+    from prefect.client.orchestration import SyncPrefectClient
+
     from qwenlong.flows.form import choices
 
     offered = choices(dict.fromkeys((*profile_names(), defaults["profile"])))
     query = {"deployments": {"name": {"any_": DEPLOYMENTS}}}
-    for deployment in httpx.post(f"{api}/deployments/filter", json=query).raise_for_status().json():
-        schema = deployment["parameter_openapi_schema"]
-        for name in offered.keys() & schema["properties"].keys():
-            schema["properties"][name] |= offered[name]
-        schema["additionalProperties"] = False  # else a mistyped name starts a run that crashes
-        changed = {"parameters": defaults, "parameter_openapi_schema": schema}
-        httpx.patch(f"{api}/deployments/{deployment['id']}", json=changed).raise_for_status()
+    with SyncPrefectClient(api) as client:
+        for deployment in client.request("POST", "/deployments/filter", json=query).json():
+            schema = deployment["parameter_openapi_schema"]
+            for name in offered.keys() & schema["properties"].keys():
+                schema["properties"][name] |= offered[name]
+            schema["additionalProperties"] = False  # else a mistyped name starts a run that crashes
+            changed = {"parameters": defaults, "parameter_openapi_schema": schema}
+            client.request("PATCH", "/deployments/{id}", path_params={"id": deployment["id"]}, json=changed)
 
 
 def _announce(pages: dict[str, str], *, as_json: bool) -> None:
