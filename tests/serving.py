@@ -68,8 +68,8 @@ def deployment(pages: Mapping[str, str], name: str) -> dict[str, Any]:
 
 def wait_for(pages: Mapping[str, str], run: str, *states: str) -> dict[str, Any]:
     """Wait until a flow run is in one of these states."""
-    deadline = time.monotonic() + 1200
-    while (found := ask(pages, "flow_runs/filter", flow_runs={"id": {"any_": [run]}})[0])["state"]["type"] not in states:
+    deadline, this = time.monotonic() + 1200, {"id": {"any_": [run]}}
+    while (found := ask(pages, "flow_runs/filter", flow_runs=this)[0])["state"]["type"] not in states:
         assert time.monotonic() < deadline, found["state"]
         time.sleep(1)
     return dict(found)
