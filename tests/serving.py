@@ -102,9 +102,10 @@ def restart_in_browser(page: Any, pages: Mapping[str, str], failed: str, stage: 
     """On the page of a failed run, follow ``go-on`` to the form, choose a stage and submit; returns the page's text."""
     page.goto(f"{pages['prefect']}/v2/runs/flow-run/{failed}?tab=Artifacts")
     page.get_by_text("go-on", exact=False).first.click()
-    page.get_by_text(f"Stopped at {stage}").first.wait_for()
-    said = str(page.inner_text("body"))
+    page.locator('a[href*="/artifacts/artifact/"]').first.click()
     form = page.get_by_role("link", name="run it again").get_attribute("href")
+    said = str(page.inner_text("body"))
+    assert f"Stopped at {stage}" in said
     page.goto(form.replace("/deployments/", "/v2/deployments/", 1))
     page.get_by_text("Run again from this stage").wait_for()
     page.get_by_text("the beginning", exact=True).first.click()

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,8 @@ class Operator:
 
     def __init__(self, home: Path, programs: Path, hook: int) -> None:
         self.home, self.programs, self.left = home, programs, commands()
-        path = os.pathsep.join([str(programs), os.environ["PATH"]])
+        # Prefect's own program is a library's, and lies beside this environment's interpreter.
+        path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
         own = {"PATH": path, "OPS_HOOK": f"json://127.0.0.1:{hook}/", "PREFECT_HOME": str(home / ".qwenlong/prefect")}
         self.environment = os.environ | own
         self.seconds: dict[str, int] = {}
