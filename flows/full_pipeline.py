@@ -65,7 +65,7 @@ from qwenlong_core.markdown import markdown_table
 from qwenlong_core.plan.check import plan_here
 from qwenlong_core.plan.compare import compare, learn, metrics
 from qwenlong_core.promotion.decision import read_decision
-from qwenlong_core.report.build import REPORT, WARNINGS
+from qwenlong_core.report.build import PHASES, REPORT, WARNINGS
 from qwenlong_core.report.cases import case_rows
 from qwenlong_core.report.curves import read_rows
 from qwenlong_core.report.gain import gain_rows
@@ -116,9 +116,11 @@ def _run_pipeline(settings: Settings, refresh: str | None, start: str | None) ->
     mlflow_page = tracker.page(tracked.run_id())
     result["pages"] = {"mlflow": mlflow_page, "prefect": flow_run_page()}
     texts = {REPORT: (folder / REPORT).read_text()}
-    tracked.send(line := score_line(result["scores"], step=0) | planned)
+    phases = json.loads((run.folder(run.results["report"]) / PHASES).read_text())
+    lines = (*phases, score_line(result["scores"], step=0) | planned)
+    all(tracked.send(line) for line in lines)  # up to the first that does not arrive: then all wait in the outbox
     words = mlflow_description(result["promotion"], "The report is `report.html` among the artifacts. ")
-    tracked.finish("FINISHED", lines=(line,), texts=texts, tags=run.cached_tags() | words)
+    tracked.finish("FINISHED", lines=lines, texts=texts, tags=run.cached_tags() | words)
     show_report(folder / REPORT, mlflow_page)
     deliver_outbox(tracker, outbox_of(settings))
     result["refused_by_mlflow"] = [str(path) for path in refused(outbox_of(settings))]

@@ -27,7 +27,7 @@ from qwenlong_core.promotion.decision import read_decision
 from qwenlong_core.records import DOMAINS
 from qwenlong_core.report.cases import case_sections
 from qwenlong_core.report.charts import Series, Whisker, category_chart, forest_chart
-from qwenlong_core.report.curves import Panel, idle_stages, read_rows, training_panels
+from qwenlong_core.report.curves import Panel, Row, idle_stages, phases_in_one, read_rows, training_panels
 from qwenlong_core.report.gain import gain_rows
 from qwenlong_core.report.page import REPORT_BODY, render
 from qwenlong_core.report.paper import paper_rows, protocol_differences
@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 REPORT = "report.html"
 WARNINGS = "warnings.json"
 """A list of sentences, which the pipeline's result repeats."""
+PHASES = "phases.json"
+"""The step lines of all phases of GRPO as of one training, for MLflow."""
 _EVALUATE = "evaluate-"
 _SECTIONS = {
     "scores": "Scores",
@@ -273,7 +275,11 @@ def _subtitle(evaluations: Mapping[str, Evaluation]) -> str:
 
 def warnings_of(inputs: Mapping[str, Path]) -> list[str]:
     """What the reader of a run must not miss: phases that learned nothing."""
-    return idle_stages({name: read_rows(folder / METRICS) for name, folder in inputs.items()})
+    return idle_stages(_step_lines(inputs))
+
+
+def _step_lines(inputs: Mapping[str, Path]) -> dict[str, list[Row]]:
+    return {name: read_rows(folder / METRICS) for name, folder in inputs.items()}
 
 
 def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
@@ -300,11 +306,7 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
         "promotion": decision,
         "lineage": lineage_picture(origins) if origins else "",
         "training": training_panels(inputs),
-        "planned": plan_rows(
-            job.planned_seconds,
-            job.planned_gib,
-            {name: read_rows(folder / METRICS) for name, folder in inputs.items()},
-        ),
+        "planned": plan_rows(job.planned_seconds, job.planned_gib, _step_lines(inputs)),
         "max_document": MAX_DOCUMENT_CHARS,
         "max_completion": MAX_COMPLETION_CHARS,
         "data": _data_rows(inputs["data"]) if "data" in inputs else [],
@@ -319,10 +321,11 @@ def build_page(job: ReportJob, inputs: Mapping[str, Path]) -> str:
 
 
 def run(job: ReportJob, inputs: Mapping[str, Path], work: Path) -> None:
-    """The report stage: writes ``report.html`` and ``warnings.json``."""
+    """The report stage: writes ``report.html``, ``warnings.json`` and ``phases.json``."""
     text = build_page(job, inputs)
     (work / OUTPUT / REPORT).write_text(text)
     (work / OUTPUT / WARNINGS).write_text(json.dumps(warnings_of(inputs)))
+    (work / OUTPUT / PHASES).write_text(json.dumps(phases_in_one(_step_lines(inputs))))
     logger.info("report | %d KB", len(text.encode()) // 1024)
 
 

@@ -68,6 +68,9 @@ _GRPO: dict[str, _Lines] = {
 }
 
 
+_IN_ONE = ("reward", "accuracy", "entropy", "length_mean", "truncated_share", "grad_norm")
+
+
 def read_rows(path: Path) -> list[Row]:
     """Rows of a ``metrics.jsonl``; none where there is no such file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -88,6 +91,26 @@ def idle_stages(stages: Mapping[str, Sequence[Row]]) -> list[str]:
                 " questions may be too easy or too hard for the model, or it does not answer in the asked form."
             )
     return said
+
+
+def phases_in_one(stages: Mapping[str, Sequence[Row]]) -> list[dict[str, float]]:
+    """Step lines of all phases of GRPO as of one training: steps counted through, names as ``phases/reward``.
+
+    Args:
+        stages: Step lines by stage, in the order of training; other stages are passed over.
+    """
+    lines: list[dict[str, float]] = []
+    offset = 0
+    for stage, rows in stages.items():
+        if not stage.startswith("grpo-"):
+            continue
+        for row in rows:
+            shown = {f"phases/{name}": row.get(name) for name in _IN_ONE}
+            shown |= {"phases/groups_kept_share": _kept_share(row), "time": row.get("time")}
+            numbers = {name: value for name, value in shown.items() if value is not None}
+            lines.append({"step": offset + row["step"], **numbers})
+        offset += max((row["step"] for row in rows), default=0)
+    return lines
 
 
 def _panel(title: str, lines: _Lines, stages: Mapping[str, Sequence[Row]]) -> Panel | None:

@@ -82,6 +82,28 @@ def test_a_phase_that_learned_nothing_is_named_on_top_and_for_the_runs_result(in
     assert text.index("learned nothing") < text.index("<section")
 
 
+def test_the_phases_make_one_curve_whose_steps_go_on(inputs, tmp_path):
+    (tmp_path / "output").mkdir()
+    lines = {
+        "sft": [{"step": 1, "loss": 2.0}],
+        "grpo-1": [
+            {"step": 1, "reward": 0.5, "groups_kept": 1, "groups_drawn": 4, "time": 7.0},
+            {"step": 2, "reward": 0.25},
+        ],
+        "grpo-2": [{"step": 1, "reward": 0.75, "kl": 0.1}],
+    }
+    for stage, rows in lines.items():
+        inputs[stage] = tmp_path / "lines" / stage
+        inputs[stage].mkdir(parents=True)
+        (inputs[stage] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(JOB, inputs, tmp_path)
+    assert json.loads((tmp_path / "output/phases.json").read_text()) == [
+        {"step": 1, "phases/reward": 0.5, "phases/groups_kept_share": 0.25, "time": 7.0},
+        {"step": 2, "phases/reward": 0.25},
+        {"step": 3, "phases/reward": 0.75},
+    ]
+
+
 def test_a_stage_that_was_taken_up_again_says_how_often_and_at_what_cost(inputs):
     assert "taken up again" not in build_page(JOB, inputs)
     counted = JOB.model_copy(update={"taken_up": {"grpo-1": 2}, "lost_minutes": {"grpo-1": 3.25}})
