@@ -1,7 +1,4 @@
-"""A training whose worker is lost: taken up by another, counted, and its lost minutes shown.
-
-It has not passed whole yet, so it is not collected: ``python -m pytest -m slow tests/tasks/lost_worker.py``.
-"""
+"""A training whose worker is lost: taken up by another, counted, and its lost minutes shown."""
 
 from __future__ import annotations
 
