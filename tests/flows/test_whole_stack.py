@@ -1,7 +1,4 @@
-"""The whole pipeline on the services of infra/compose.yaml, as ``make stack`` starts them.
-
-It has not passed whole yet, so it is not collected: ``python -m pytest -m slow tests/flows/whole_stack.py``.
-"""
+"""The whole pipeline on the services of infra/compose.yaml, as ``make stack`` starts them."""
 
 from __future__ import annotations
 
