@@ -18,10 +18,11 @@ from collections.abc import Sequence
 
 from qwenlong_core.answer_types import AnswerRule
 from qwenlong_core.data.sources.catalogue import Source
-from qwenlong_core.data.sources.validation import BadRow, checked, infer_answer_type
+from qwenlong_core.data.sources.validation import BadRow, checked
 from qwenlong_core.records import AnswerType, Completion, Example, Score
 from qwenlong_core.rewards.hybrid import score_completions_sync as score_completions
 from qwenlong_core.rewards.hybrid import score_text
+from qwenlong_core.rewards.infer import infer_answer_type
 from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.rewards.length import LengthLimits
 from qwenlong_core.settings.rewards import JudgeSettings, RewardSettings

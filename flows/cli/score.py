@@ -43,9 +43,10 @@ def score(
 ) -> None:
     """Score completions: JSONL in, JSONL out in the same order.
 
-    A line is {"id", "answer_type": number|choice|span|yes_no|unanswerable, "answers": [...],
-    "choices"?: [...], "completion": "..."}, and optionally "question", "answer_scale",
-    "completion_tokens" and "finish_reason". Answer types of other distributions are known too.
+    A line is {"id", "answers": [...], "completion": "..."}, and optionally "choices",
+    "answer_type": number|choice|span|yes_no|unanswerable, "domain", "question", "answer_scale",
+    "completion_tokens" and "finish_reason". A missing answer type is inferred as for data: from
+    the choices, the golds and the domain. Answer types of other distributions are known too.
     Exit code 1 if a line was bad, or was left unscored because the judge gave no verdict; all
     other lines are scored anyway.
     """

@@ -1,6 +1,6 @@
 """Score JSONL as a stream: in order, on all cores, with memory that does not grow with the input.
 
-Each line ``{"id", "answer_type", "answers", "choices"?, "completion", ...}`` (:class:`ScoreRow`) gives one dict with
+Each line ``{"id", "answers", "completion", "answer_type"?, "choices"?, ...}`` (:class:`ScoreRow`) gives one dict with
 the score, or with ``"status": "error"`` and the reason. A bad line never stops the others.
 """
 
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from qwenlong_core.records import AnswerType, Domain, Example
 from qwenlong_core.rewards.hybrid import RuleStage, judged, score_text
+from qwenlong_core.rewards.infer import infer_answer_type
 from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.rewards.length import LengthLimits, length_penalty
 
@@ -43,9 +44,12 @@ class ScoreRow(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     id: str | int
-    answer_type: AnswerType
     answers: list[str] = Field(min_length=1)
     completion: str
+    answer_type: AnswerType | None = None
+    """If it is missing, it is inferred as for data."""
+    domain: str = "math"
+    """For that alone: golds of digits are numbers in the domain ``math``, and names elsewhere."""
     choices: list[str] = []
     question: str = ""
     """Shown to the judge; its wording also tells which unit a number is asked in."""
@@ -63,11 +67,12 @@ class ScoreRow(BaseModel):
         return self
 
     def example(self) -> Example:
+        kind = self.answer_type or infer_answer_type(self.domain, tuple(self.answers), tuple(self.choices))
         return Example(
             id=str(self.id),
             source="score",
-            domain=_DOMAIN.get(self.answer_type, "multihop"),
-            answer_type=self.answer_type,
+            domain=_DOMAIN.get(kind, "multihop"),
+            answer_type=kind,
             context="",
             question=self.question,
             answers=tuple(self.answers),
@@ -189,6 +194,8 @@ def _penalty(tokens: int | None, limits: LengthLimits | None) -> float:
 
 def _problem(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"]) or "line"
+    if error["type"] == "missing":
+        return f"the key {where!r} is missing"
     return f"{where}: {error['msg']} (got {repr(error['input'])[:60]})"
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong_core.data.sources.files import records
-from qwenlong_core.data.sources.validation import BadRow, check_choice, infer_answer_type, row_id, text_field, texts
+from qwenlong_core.data.sources.validation import BadRow, check_choice, row_id, text_field, texts
 from qwenlong_core.data.wordings import frame
 from qwenlong_core.records import Domain, Example
+from qwenlong_core.rewards.infer import infer_answer_type
 
 LONGBENCH: dict[str, Domain] = {
     "2wikimqa": "multihop",

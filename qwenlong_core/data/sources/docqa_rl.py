@@ -17,11 +17,11 @@ from qwenlong_core.data.sources.validation import (
     check_choice,
     check_text,
     half_width,
-    infer_answer_type,
     row_id,
     texts,
 )
 from qwenlong_core.records import Domain, Example
+from qwenlong_core.rewards.infer import infer_answer_type
 
 _COLUMNS = ("data_source", "prompt", "reward_model")
 _DOMAINS: dict[str, Domain] = {

@@ -14,8 +14,9 @@ from random import Random
 from typing import Any
 
 from qwenlong_core.data.sources.files import records
-from qwenlong_core.data.sources.validation import BadRow, infer_answer_type, row_id, text_field, texts
+from qwenlong_core.data.sources.validation import BadRow, row_id, text_field, texts
 from qwenlong_core.records import Example
+from qwenlong_core.rewards.infer import infer_answer_type
 
 _UNANSWERABLE = "unanswerable"
 _OTHER_ARTICLES = 6

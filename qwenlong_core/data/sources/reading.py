@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qwenlong_core.data.sources.validation import BadRow, infer_answer_type, text_field, texts
+from qwenlong_core.data.sources.validation import BadRow, text_field, texts
 from qwenlong_core.records import AnswerType, Example
+from qwenlong_core.rewards.infer import infer_answer_type
 
 _UNANSWERABLE = "Unanswerable"
 

@@ -19,12 +19,12 @@ from qwenlong_core.data.sources.validation import (
     check_choice,
     check_text,
     domain_field,
-    infer_answer_type,
     row_id,
     text_field,
     texts,
 )
 from qwenlong_core.records import AnswerType, Example, answer_types
+from qwenlong_core.rewards.infer import infer_answer_type
 
 _OTHERS_TYPES = ("arithmetic", "count", "multi-span")
 """What TAT-QA writes under ``answer_type`` beside ``span``: it stays in the metadata, and the type is inferred."""

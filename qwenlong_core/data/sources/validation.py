@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import unicodedata
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from qwenlong_core.data.sources.golds import as_text, listed
-from qwenlong_core.records import DOMAINS, AnswerType, Example
+from qwenlong_core.records import DOMAINS, Example
 from qwenlong_core.rewards.rules import check_gold
 
 _MAX_CHARACTERS = 20_000_000
 """Longest document read: about forty times the largest phase. Anything longer is a broken file."""
 
-_NUMBER = re.compile(
-    r"^\(?[-+−–]?\s*[$€£¥]?\s*[-+−–]?\d[\d,]*(\.\d+)?([eE][-+]?\d{1,3})?\)?\s*(%|percent|thousand|million|billion|trillion)?\.?$",
-    re.IGNORECASE,
-)
 _ID_DIGITS = 24
 """Hexadecimal digits of an id made from content: 96 bits, by which a trillion rows do not meet."""
-_UNANSWERABLE = {"unanswerable", "insufficient information", "not answerable", "no answer", "not enough information"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +131,6 @@ def domain_field(row: dict[str, Any]) -> Any:
     if domain not in DOMAINS:
         raise BadRow(f"'domain' is {domain!r}, not one of {', '.join(DOMAINS)}")
     return domain
-
-
-def infer_answer_type(domain: str, answers: tuple[str, ...], choices: tuple[str, ...]) -> AnswerType:
-    """The answer type of a row that does not state it: it decides which rule compares answers."""
-    if choices:
-        return "choice"
-    plain = {answer.strip().rstrip(".").lower() for answer in answers}
-    if plain & _UNANSWERABLE:
-        return "unanswerable"
-    if plain <= {"yes", "no"}:
-        return "yes_no"
-    if domain == "math" and all(_NUMBER.match(answer.strip()) for answer in answers):
-        return "number"
-    return "span"
 
 
 def check_choice(answers: tuple[str, ...], choices: tuple[str, ...]) -> tuple[str, ...]:

@@ -55,6 +55,29 @@ def test_golden_table_comes_out_in_order_with_its_scores(workers: str, tmp_path:
     assert set(out[0]) == {"id", "value", "rule", "judge", "length_penalty", "extracted", "status", "reason"}
 
 
+@pytest.mark.parametrize(
+    ("row", "said", "rule"),
+    [
+        ({"answers": ["32"]}, "32.0", 1.0),  # a number
+        ({"answers": ["32"], "domain": "multihop"}, "32.0", 0.0),  # a name, such as a title
+        ({"answers": ["No"]}, "no", 1.0),
+        ({"answers": ["B"], "choices": ["London", "Paris"]}, "(B) Paris", 1.0),
+        ({"answers": ["unanswerable"]}, "the document does not say", 1.0),
+        ({"answers": ["Marie Curie"]}, "marie curie", 1.0),
+    ],
+)
+def test_an_answer_type_that_is_missing_is_inferred(row: dict[str, Any], said: str, rule: float) -> None:
+    given = {"id": 1, "completion": f"Therefore, the answer is {said}.", **row}
+    code, [scored], _ = run(json.dumps(given).encode())
+    assert (code, scored["rule"]) == (0, rule), scored["reason"]
+
+
+def test_missing_keys_are_named_in_plain_words() -> None:
+    code, [scored], _ = run(b'{"id": "a", "prediction": "32"}')
+    assert code == 1
+    assert scored["reason"] == "line 1: the key 'answers' is missing; the key 'completion' is missing"
+
+
 BAD = {
     b"{": "Expecting property name",
     b"[1, 2]": "valid dictionary",
