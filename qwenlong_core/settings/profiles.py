@@ -125,22 +125,38 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _known_keys(location: Iterable[str | int]) -> list[str]:
     """Names of the settings at a place in the tree; a field of several block types has those of all."""
+    return [name for block in _blocks_at(location) for name in block.model_fields]
+
+
+def _blocks_at(location: Iterable[str | int]) -> list[type[BaseModel]]:
     blocks: list[type[BaseModel]] = [Settings]
     for part in location:
         if isinstance(part, str):
             fields = [block.model_fields[part] for block in blocks if part in block.model_fields]
             blocks = [model for field in fields for model in _models(field.annotation)]
-    return [name for block in blocks for name in block.model_fields]
+    return blocks
+
+
+def _nearest(given: str, location: Iterable[str | int]) -> list[str]:
+    """What a mistyped name may mean: a setting at its place, or of the same name in tables right below."""
+    places: dict[str, list[str]] = {}
+    for block in _blocks_at(location):
+        for field, info in block.model_fields.items():
+            places[field] = [field]
+            table = f"{field}.N" if get_origin(info.annotation) is tuple else field
+            for leaf in (leaf for model in _models(info.annotation) for leaf in model.model_fields):
+                places.setdefault(leaf, []).append(f"{table}.{leaf}")
+    near = difflib.get_close_matches(given, places, n=1)
+    return places[near[0]] if near else []
 
 
 def _explain(detail: ErrorDetails) -> str:
     *parents, last = detail["loc"] or ("",)
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        known = _known_keys(parents)
-        near = difflib.get_close_matches(str(last), known, n=1)
-        mend = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
-        return f"unknown setting {where}: {mend}"
+        if near := _nearest(str(last), parents):
+            return f"unknown setting {where}: did you mean {' or '.join(map(repr, near))}?"
+        return f"unknown setting {where}: known here: {', '.join(sorted(_known_keys(parents)))}"
     message = detail["msg"].removeprefix("Value error, ")  # pydantic's prefix for our own ValueError
     if detail["type"] == "missing":
         return f"setting {where} is missing: give it in the profile, or as the override {where}=..."

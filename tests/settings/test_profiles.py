@@ -95,6 +95,8 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated(override):
     [
         ("grpo.grup_size=4", "unknown setting grpo.grup_size: did you mean 'group_size'?"),
         ("grpo.phases.0.step=4", "unknown setting grpo.phases.0.step: did you mean 'steps'?"),
+        ("grpo.step=4", "unknown setting grpo.step: did you mean 'entropy_alarm.steps' or 'phases.N.steps'?"),
+        ("grpo.max_round=4", "unknown setting grpo.max_round: did you mean 'dynamic_sampling.max_rounds'?"),
         ("grop.group_size=4", "unknown setting grop: did you mean 'grpo'?"),
         ("rewards.judge.base_ulr='u'", "did you mean 'base_url'?"),
         ("rewards.judge={base_url='notaurl', model='m'}", "'notaurl' is not the address of a server: give http://"),
