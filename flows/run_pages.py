@@ -57,11 +57,15 @@ def in_mlflow(run: PipelineRun, note: RunNote) -> Iterator[TrackedRun]:
     """Open the MLflow run of a flow run, the parent of its stages' runs.
 
     Call ``finish`` on it with the result after the block. An error inside the block finishes it as failed.
+
+    Raises:
+        ValueError: MLflow's server turns this user away.
     """
     tracker, outbox = Tracker(run.settings.tracking), outbox_of(run.settings)
     deliver_outbox(tracker, outbox)
     tracked = TrackedRun(tracker, note, outbox)
     tracked.run_id()  # creates the run now, so that MLflow shows it from the start
+    tracker.require_access()
     try:
         yield tracked
     except Exception as error:

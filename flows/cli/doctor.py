@@ -253,9 +253,8 @@ def _mlflow(settings: Settings) -> Finding:
     try:
         if uri.startswith("http"):
             reached(uri)
-            httpx.get(f"{uri}/health", timeout=_TIMEOUT).raise_for_status()
-        else:
-            client_for(settings.tracking).search_experiments(max_results=1)
+            httpx.get(f"{uri}/health", timeout=_TIMEOUT).raise_for_status()  # answers in time, or not
+        client_for(settings.tracking).search_experiments(max_results=1)
     except Exception as error:  # whatever a backend raises is the finding
         return Finding(topic=MLFLOW, ok=False, found=uri, mend=f"{type(error).__name__}: {error}")
     return Finding(topic=MLFLOW, ok=True, found=uri)

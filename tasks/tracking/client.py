@@ -23,8 +23,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
     BAD_REQUEST,
     INVALID_PARAMETER_VALUE,
+    PERMISSION_DENIED,
     RESOURCE_ALREADY_EXISTS,
     TEMPORARILY_UNAVAILABLE,
+    UNAUTHENTICATED,
     ErrorCode,
 )
 from mlflow.tracking import MlflowClient
@@ -50,6 +52,8 @@ TRAINING_PAGES = "workflowType=machine_learning"
 """Query of MLflow's addresses. Without it the pages open on those for chat applications (traces, judges, prompts)."""
 
 _REFUSALS = frozenset(ErrorCode.Name(code) for code in (INVALID_PARAMETER_VALUE, BAD_REQUEST))
+
+_DENIALS = frozenset(ErrorCode.Name(code) for code in (UNAUTHENTICATED, PERMISSION_DENIED))
 
 _AWAY_SECONDS = 10.0
 """How long MLflow is not asked again after it did not answer."""
@@ -144,6 +148,8 @@ class Tracker:
         self.settings = settings
         self.refusal = ""
         """Why MLflow refused the content of the last call that failed; empty if it was away."""
+        self.denial = ""
+        """What the server said when it turned this user away; empty if it never did."""
         self._away_until = 0.0
 
     @functools.cached_property
@@ -187,12 +193,27 @@ class Tracker:
             return call(*args, **kwargs)
         except (MlflowException, RequestException) as error:
             self.refusal = str(error) if is_refusal(error) else ""
+            if getattr(error, "error_code", "") in _DENIALS:
+                self.denial = str(error)
             if self.refusal:
                 logger.error("MLflow at %s refused a call: %s", self.settings.uri, error)
                 return None
             self._away_until = time.monotonic() + _AWAY_SECONDS
             logger.warning("the call to MLflow at %s failed, going on without it: %s", self.settings.uri, error)
             return None
+
+    def require_access(self) -> None:
+        """Refuse to go on where a server has turned this user away: at the end no model could be registered.
+
+        Raises:
+            ValueError: it did so in an earlier call of :meth:`attempt`.
+        """
+        if self.denial:
+            raise ValueError(
+                f"MLflow at tracking.uri={self.settings.uri!r} turns this user away: {self.denial} Set"
+                " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may write to the experiment"
+                f" {self.settings.experiment!r}"
+            )
 
     def page(self, run_id: str | None) -> str | None:
         """Address of a run for a person, who needs a running MLflow server to open it."""
