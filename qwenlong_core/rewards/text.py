@@ -28,6 +28,7 @@ _SCRIPTS = {
 _DASHES = dict.fromkeys(map(ord, "‐‑‒–—―−﹘﹣－"), "-")
 _QUOTES = {**dict.fromkeys(map(ord, "‘’‚‛′＇"), "'"), **dict.fromkeys(map(ord, "“”„‟″＂«»"), '"')}
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
+_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
 _LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _CHARACTERS = {**_INVISIBLE, **_SCRIPTS, **_DASHES, **_QUOTES}
 
@@ -54,7 +55,7 @@ def canonical(text: str) -> str:
     text = _RAISED.sub(lambda match: "^" + match[0].translate(_LOWERED), text)
     # Translated again after NFKC, which itself produces some of these characters.
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
-    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
+    return _FOREIGN_DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text)
 
 
 def strip_wrappers(text: str) -> str:

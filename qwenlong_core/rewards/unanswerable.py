@@ -93,6 +93,8 @@ _SIMPLIFIED = str.maketrans(
 
 def says_unanswerable(answer: str) -> bool:
     """Whether the whole answer says that the document does not answer the question."""
+    if len(answer) > 10 * _MAX_CHARS:
+        return False
     said = normalize_span(answer)
     if len(said) > _MAX_CHARS or _TURNS.search(said):
         return False

@@ -24,7 +24,7 @@ GOLDS: dict[AnswerType, str] = {
     "unanswerable": "unanswerable",
 }
 CHOICES = ("Paris", "London", "Rome", "Berlin")
-MAX_CHARS = 200_000
+MAX_CHARS = 100_000  # of a completion of some 25,000 tokens
 
 FRAGMENTS = [
     "the answer is ", "Therefore, the answer is ", "answer to ", "answer: ", "the correct answer is (", "\\boxed{",
