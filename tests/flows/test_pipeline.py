@@ -165,7 +165,7 @@ def test_mlflow_has_a_parent_with_a_child_per_stage(home, resumed):
     assert grpo.data.params["phase.max_prompt_tokens"] == "512"
     assert grpo.inputs.dataset_inputs and grpo.data.tags["logged_model"]
     parent = grpo.data.tags["mlflow.parentRunId"]
-    assert [point.step for point in client.get_metric_history(parent, "phases/reward")] == [1, 2, 3, 4, 5, 6]
+    assert [point.step for point in client.get_metric_history(parent, "phases/reward")] == [*range(1, 8)]
 
 
 def test_a_second_run_is_all_cache_hits(home, resumed):
