@@ -17,6 +17,7 @@ class Arm:
     """One way to train."""
 
     name: str
+    """Also of its result files: the claims that have the arm share its runs."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Settings that differ from those that all claims share."""
     steps: tuple[int, ...] = PHASES
@@ -40,7 +41,8 @@ class Claim:
     name: str
     said: str
     """What the article or the paper says."""
-    arms: tuple[Arm, ...]
+    arms: Mapping[str, Arm]
+    """By what they are in this comparison."""
 
 
 _WORDS = {"sft": "sft-words.jsonl"}
@@ -52,46 +54,53 @@ def _grpo(**changes: Any) -> dict[str, Any]:
     return {"grpo": changes}
 
 
+_IN_PHASES = Arm("phases")
+_IN_ONE_STAGE = Arm("one-stage", steps=ONE_STAGE)
+
 CLAIMS = {
     claim.name: claim
     for claim in (
         Claim(
             "phases",
             "article: phases of growing length converge 40% faster than one stage",
-            (Arm("phases"), Arm("one stage", steps=ONE_STAGE)),
+            {"phases": _IN_PHASES, "one stage": _IN_ONE_STAGE},
         ),
         Claim(
             "curriculum",
             "article: the curriculum has 67% lower KL",
-            (
-                Arm("retrospective, by difficulty"),
-                Arm("retrospective, uniform", uniform=True),
-                Arm("no retrospective rows", _grpo(curriculum={"retrospective_share": 0.0})),
-            ),
+            {
+                "retrospective, by difficulty": _IN_PHASES,
+                "retrospective, uniform": Arm("uniform", uniform=True),
+                "no retrospective rows": Arm("no-retrospective", _grpo(curriculum={"retrospective_share": 0.0})),
+            },
         ),
         Claim(
             "reward",
             "article: the hybrid reward has 23% higher recall",
-            (
-                Arm("hybrid", _JUDGED, ONE_STAGE, rows=_WORDS, judge=True),
-                Arm("rule alone", steps=ONE_STAGE, rows=_WORDS),
-                Arm("judge alone", _JUDGED, ONE_STAGE, rows=_MASKED, judge=True),
-            ),
+            {
+                "hybrid": Arm("hybrid", _JUDGED, ONE_STAGE, rows=_WORDS, judge=True),
+                "rule alone": Arm("rule-alone", steps=ONE_STAGE, rows=_WORDS),
+                "judge alone": Arm("judge-alone", _JUDGED, ONE_STAGE, rows=_MASKED, judge=True),
+            },
         ),
         Claim(
             "warm-up",
             "paper (section 4.2): long SFT leaves RL little to add",
-            (Arm("short SFT"), Arm("no SFT", warm_up=0.0), Arm("long SFT", warm_up=1.0)),
+            {
+                "short SFT": _IN_PHASES,
+                "no SFT": Arm("no-sft", warm_up=0.0),
+                "long SFT": Arm("long-sft", warm_up=1.0),
+            },
         ),
         Claim(
             "ablations",
             "paper: dynamic sampling, the length penalty and the handling of truncated answers each help",
-            (
-                Arm("all on", steps=ONE_STAGE),
-                Arm("no dynamic sampling", _grpo(dynamic_sampling={"max_rounds": 1}), ONE_STAGE),
-                Arm("no length penalty", steps=ONE_STAGE, cache_tokens=1),
-                Arm("truncated masked", _grpo(truncated="mask"), ONE_STAGE),
-            ),
+            {
+                "all on": _IN_ONE_STAGE,
+                "no dynamic sampling": Arm("no-dynamic", _grpo(dynamic_sampling={"max_rounds": 1}), ONE_STAGE),
+                "no length penalty": Arm("no-penalty", steps=ONE_STAGE, cache_tokens=1),
+                "truncated masked": Arm("masked", _grpo(truncated="mask"), ONE_STAGE),
+            },
         ),
     )
 }

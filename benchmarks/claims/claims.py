@@ -6,7 +6,7 @@
 
 A Llama of 3.5 million parameters (``benchmarks/learning``) reads documents of three lengths, is warmed up by SFT and
 trained by GRPO, all by the pipeline's stage commands. Each arm and seed is a run of its own, of minutes; it leaves
-``results/CLAIM/ARM-SEED.json.gz`` beside this script and is not repeated. An interrupted run goes on where it stopped.
+``results/ARM-SEED.json.gz`` beside this script and is not repeated. An interrupted run goes on where it stopped.
 At the end the claim's table and picture are written beside the results, once all its arms have the five seeds.
 
 No result has been recorded yet.
@@ -32,31 +32,31 @@ from world import write_world
 RESULTS = Path(__file__).parent / "results"
 
 
-def result_of(claim: Claim, arm: Arm, seed: int, args: argparse.Namespace) -> Row:
+def result_of(arm: Arm, seed: int, args: argparse.Namespace) -> Row:
     """The arm's result with this seed, from its file if it has one. Pilots are kept in the work folder."""
-    name = f"{arm.name.replace(' ', '-').replace(',', '')}-{seed}.json.gz"
-    file = (RESULTS if seed in SEEDS else args.work / "pilots") / claim.name / name
+    name = f"{arm.name}-{seed}"
+    file = (RESULTS if seed in SEEDS else args.work / "pilots") / f"{name}.json.gz"
     if not file.exists():
         began = time.monotonic()
-        folder = args.work / claim.name / f"{arm.name.replace(' ', '-')}-{seed}"
-        result = run_arm(args.work, folder, arm, seed, args.threads) | {"seconds": round(time.monotonic() - began)}
+        result = run_arm(args.work, args.work / name, arm, seed, args.threads)
+        result |= {"seconds": round(time.monotonic() - began)}
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(gzip.compress(json.dumps(result).encode(), mtime=0))
-        print(f"{claim.name}, {arm.name}, seed {seed}: {result['seconds']} s", file=sys.stderr, flush=True)
+        print(f"{name}: {result['seconds']} s", file=sys.stderr, flush=True)
     loaded: Row = json.loads(gzip.decompress(file.read_bytes()))
     return loaded
 
 
 def run_claim(claim: Claim, seeds: Sequence[int], args: argparse.Namespace) -> None:
     """All arms with all seeds, seed by seed, so that what an interruption leaves is paired."""
-    by_seed = [{arm.name: result_of(claim, arm, seed, args) for arm in claim.arms} for seed in seeds]
-    results: Results = {arm.name: [of_seed[arm.name] for of_seed in by_seed] for arm in claim.arms}
+    by_seed = [{name: result_of(arm, seed, args) for name, arm in claim.arms.items()} for seed in seeds]
+    results: Results = {name: [of_seed[name] for of_seed in by_seed] for name in claim.arms}
     seconds = sum(result["seconds"] for of_arm in results.values() for result in of_arm)
     shown = f"{table(claim, results)}\n{len(seeds)} seeds, {seconds / 3600:.1f} hours in all.\n"
     print(f"## {claim.name}\n\n{shown}")
     if tuple(seeds) == SEEDS:
-        (RESULTS / claim.name / "table.md").write_text(shown)
-        plot(claim, results, RESULTS / claim.name / "curve.svg")
+        (RESULTS / f"{claim.name}.md").write_text(shown)
+        plot(claim, results, RESULTS / f"{claim.name}.svg")
 
 
 def main() -> None:

@@ -82,12 +82,12 @@ def table(claim: Claim, results: Results) -> str:
     """
     head = ["arm", *COLUMNS]
     lines = [f"*{claim.said}*", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for arm in claim.arms:
-        rows = [numbers(result) for result in results[arm.name]]
-        lines.append(f"| {arm.name} | {' | '.join(f'{fmean(row[name] for row in rows):.3f}' for name in COLUMNS)} |")
-    first = claim.arms[0].name
-    for other in claim.arms[1:] if len(results[first]) > 1 else ():
-        lines += ["", f"{first} against {other.name}:", "", *differences(results[first], results[other.name])]
+    for arm, of_arm in results.items():
+        rows = [numbers(result) for result in of_arm]
+        lines.append(f"| {arm} | {' | '.join(f'{fmean(row[name] for row in rows):.3f}' for name in COLUMNS)} |")
+    first, *others = results
+    for other in others if len(results[first]) > 1 else ():
+        lines += ["", f"{first} against {other}:", "", *differences(results[first], results[other])]
     return "\n".join(lines) + "\n"
 
 
@@ -113,11 +113,11 @@ def plot(claim: Claim, results: Results, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
-    for arm in claim.arms:
-        curves = [[mean(point["accuracy"]) for point in result["points"]] for result in results[arm.name]]
-        steps = [point["step"] for point in results[arm.name][0]["points"]]
+    for arm, of_arm in results.items():
+        curves = [[mean(point["accuracy"]) for point in result["points"]] for result in of_arm]
+        steps = [point["step"] for point in of_arm[0]["points"]]
         columns = list(zip(*curves, strict=True))
-        [line] = axes.plot(steps, [fmean(column) for column in columns], marker="o", label=arm.name)
+        [line] = axes.plot(steps, [fmean(column) for column in columns], marker="o", label=arm)
         axes.fill_between(steps, list(map(min, columns)), list(map(max, columns)), color=line.get_color(), alpha=0.15)
     axes.set(xlabel="GRPO step", ylabel="accuracy on held-out questions", title=claim.name)
     axes.legend()

@@ -26,7 +26,7 @@ from qwenlong_core.data.prepared import EVAL_ROWS
 from qwenlong_core.data.prompts import form_of
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.evaluation.answers import Answer, Answerer, load_answerer, render
-from qwenlong_core.evaluation.ask_cases import answer_cases
+from qwenlong_core.evaluation.ask_cases import CaseStudies
 from qwenlong_core.evaluation.cases import are_answered, case_samples
 from qwenlong_core.evaluation.plan import SAMPLES, SCORES, Plan, adopt_plan, choose_items, make_plan
 from qwenlong_core.evaluation.results import write_scores
@@ -105,9 +105,14 @@ def evaluate(job: EvaluateJob, plan: Plan, examples: Sequence[Example], model: P
         progress = _Progress(done, len(plan.expected), output / METRICS)
         tolerated = max(_FAILURES_IN_A_ROW, settings.server.concurrency) if settings.server else None
         score = partial(score_answers, rules=rules, judge=judge, protocol=settings.protocol)
-        _log_answers(answerer.answers(examples, missing), score, log, progress, tolerated=tolerated)
         if asks_cases:
-            answer_cases(answerer, settings.max_prompt_tokens, form_of(examples[0]), rules, judge, output)
+            cases = CaseStudies(answerer.tokenizer, settings.max_prompt_tokens, form_of(examples[0]))
+            found = cases.taken_out(answerer.answers([*examples, *cases.asked], missing | cases.keys))
+        else:
+            found = answerer.answers(examples, missing)
+        _log_answers(found, score, log, progress, tolerated=tolerated)
+        if asks_cases:
+            cases.write(rules, judge, output)
     check_unscored(read_samples(log), settings.max_unscored_share)
     bootstrap = Bootstrap(resamples=settings.bootstrap_resamples, confidence=settings.confidence, seed=job.seed)
     write_scores(output, bootstrap)

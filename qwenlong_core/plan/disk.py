@@ -29,17 +29,12 @@ class Disk:
     """By all checkpoints of a run; each is sent to the store too."""
 
 
-def saves(steps: int, every: int) -> int:
-    """Checkpoints of a training; the last step is always saved."""
-    return steps // every + (steps % every > 0)
-
-
 def disk_of(shape: Shape, settings: Settings, sft_steps: int) -> Disk:
     """What the profile's run needs; rows, samples and reports are small beside weights and are left out."""
     policy = float(_BYTES[settings.model.dtype] * shape.parameters)
     checkpoint = 12.0 * shape.parameters
-    count = saves(sft_steps, settings.sft.save_steps)
-    count += sum(saves(phase.steps, settings.grpo.save_steps) for phase in settings.grpo.phases)
+    count = sft_steps // settings.sft.save_steps
+    count += sum(phase.steps // settings.grpo.save_steps for phase in settings.grpo.phases)
     trainings = bool(sft_steps) + len(settings.grpo.phases)
     kept = KEPT * trainings * checkpoint if settings.storage.keep_checkpoints else 0.0
     carried = 8.0 * shape.parameters if settings.grpo.optimizer_across_phases == "carried" else 0.0

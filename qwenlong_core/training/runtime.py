@@ -171,7 +171,7 @@ class StepBoundary(TrainerCallback):  # type: ignore[misc]
     Args:
         updates: Optimizer steps per step.
         steps: Total number of steps.
-        save_steps: Steps between checkpoints; the last step is always saved.
+        save_steps: Steps between checkpoints. The last step has one only if it is such a step: its policy follows.
     """
 
     def __init__(self, updates: int, steps: int, save_steps: int) -> None:
@@ -192,7 +192,7 @@ class StepBoundary(TrainerCallback):  # type: ignore[misc]
         # SIGTERM may reach only some processes, or reach them at different steps.
         self.stopped = any(gather_object([self.stop_requested])) and step < self.steps
         control.should_log = True
-        control.should_save = self.stopped or step == self.steps or step % self.save_steps == 0
+        control.should_save = self.stopped or step % self.save_steps == 0
         control.should_training_stop = control.should_training_stop or self.stopped
 
     def exit_if_stopped(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from plans import A3B, B14, B32, H100, of, plan_of
 
-from qwenlong_core.plan.disk import disk_of, saves
+from qwenlong_core.plan.disk import disk_of
 from qwenlong_core.plan.memory import GIB, Length, grpo_memory, host_bytes, sft_memory
 
 UNSHARED = ("launch.sequence_parallel=1",)
@@ -155,8 +155,7 @@ def test_checkpoints_on_disk():
     for shape, profile, checkpoint in ((B14, "8gpu-14b", 177e9), (B32, "32b", 393e9)):
         disk = disk_of(shape, of(profile, "sft.save_steps=1000"), sft_steps=100)
         assert disk.checkpoint == pytest.approx(checkpoint, rel=0.005)
-        assert disk.written == pytest.approx(131 * checkpoint, rel=0.005)
+        assert disk.written == pytest.approx(130 * checkpoint, rel=0.005)
         assert disk.store == pytest.approx(5 * checkpoint / 6, rel=0.005), "five policies in bfloat16"
         kept = disk_of(shape, of(profile, "storage.keep_checkpoints=true"), sft_steps=100)
         assert kept.store == pytest.approx(disk.store + 8 * checkpoint, rel=0.005), "two of each training"
-    assert (saves(50, 20), saves(40, 20), saves(1, 20)) == (3, 2, 1)
