@@ -20,9 +20,11 @@ from judge import serving, town_of
 from stages import run_stage
 from world import OTHER_WORDS, settings_of
 
-from qwenlong.tasks.specs import evaluate_stage, grpo_stage, prepare_stage, sft_stage
+from qwenlong.tasks.specs import grpo_stage, prepare_stage, sft_stage
 from qwenlong_core.data.rows import read_examples
+from qwenlong_core.evaluation import runner
 from qwenlong_core.evaluation.samples import read_samples
+from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
 from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.settings.tree import Settings
@@ -132,7 +134,10 @@ def evaluated(
 def answers(settings: Settings, folder: Path, policy: Path, data: Path) -> tuple[Row, Row, Row]:
     """By question, means over its answers: right by the rule, right by construction, wrong under another name."""
     plain = settings.model_copy(update={"rewards": settings.rewards.model_copy(update={"judge": None})})
-    output = run_stage(evaluate_stage(plain, folder.name), folder, model=policy, data=data)
+    output = folder / "output"
+    output.mkdir(parents=True, exist_ok=True)
+    # In this process: starting another would take longer than its answers. A finished one does nothing.
+    runner.run(EvaluateJob.of(plain), {"model": policy, "data": data}, folder)
     golds = {example.id: example.answers[0] for example in read_examples(data / "eval.parquet")}
     found: tuple[defaultdict[str, list[float]], ...] = (defaultdict(list), defaultdict(list), defaultdict(list))
     for sample in read_samples(output / "samples.jsonl"):
