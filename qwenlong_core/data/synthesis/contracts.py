@@ -238,13 +238,12 @@ def _lookup(contract: _Contract) -> Draft:
     clause = contract.stated(contract.order, contract.clause, answer)
     misses = contract.elsewhere(others)
     draft = contract.draft("lookup", 1, [clause], answer=answer, condition="", why="", misses=misses)
-    # A letter stands before its value, so who reads forwards finds it by going through the options. A small model goes
-    # on past the right one unless each is judged aloud.
+    # A small model copies what follows a value it has just read, but does not find what stands before it. So the options
+    # are read with the letters behind them.
     (letter,) = draft.answers
-    options = zip("ABCD", draft.choices, strict=True)
-    read = [f"({each}) {option}: {'yes' if each == letter else 'no'}." for each, option in options if each <= letter]
+    read = ", ".join(f"{option} ({each})" for each, option in zip("ABCD", draft.choices, strict=True))
     said = clause.text.removeprefix(f"{contract.clause.heading}. ")
-    work = "\n".join([said, *read])
+    work = f"{said}\n{read}. So {answer} ({letter})."
     return replace(draft, solution=f"<think>{work}</think>\n\n{answer_form('choice', letter)}")
 
 

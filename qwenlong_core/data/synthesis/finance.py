@@ -29,7 +29,7 @@ def _figure(report: Report) -> Draft:
         evidence,
         question=f"What {_was(report.line)} {possessive(company)} {report.line} in {year}?",
         answer=million(values[year]),
-        work=" ".join(sentences[: years.index(year) + 1]),
+        work=f"{' '.join(sentences)} The question asks about {year}: {million(values[year])}.",
         query={"op": "value", "of": [company, report.line, str(year)]},
     )
 
@@ -45,13 +45,16 @@ def _year_of(report: Report) -> Draft:
         evidence,
         question=f"In which year did {company} report {report.line} of {million(values[year])}?",
         answer=str(year),
-        work=" ".join(sentences[: years.index(year) + 1]),
+        work=f"{' '.join(sentences)} The question asks about {million(values[year])}: {year}.",
         query={"op": "year_of", "of": [company, report.line], "years": [str(y) for y in years], "value": values[year]},
     )
 
 
 def _year_by_year(report: Report, values: dict[int, float]) -> tuple[list[Block], list[str]]:
-    """The line asked about, and a sentence per year. A short report states these, so that a solution can quote them."""
+    """The line asked about, and a sentence per year. A short report states these, so that a solution can quote them.
+
+    A solution quotes both and then says which is asked for: small models do not learn to stop at the right one.
+    """
     company, line = report.company, report.line
     first, *later = values
     sentences = [f"In {first}, {company} reported {line} of {million(values[first])}."]
