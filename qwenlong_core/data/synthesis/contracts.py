@@ -238,8 +238,8 @@ def _lookup(contract: _Contract) -> Draft:
     clause = contract.stated(contract.order, contract.clause, answer)
     misses = contract.elsewhere(others)
     draft = contract.draft("lookup", 1, [clause], answer=answer, condition="", why="", misses=misses)
-    # A small model copies what follows a value it has just read, but does not find what stands before it. So the options
-    # are read with the letters behind them.
+    # A small model copies what follows a value that it has just read, but does not find what stands before it. So the
+    # options are read with the letters behind them.
     (letter,) = draft.answers
     read = ", ".join(f"{option} ({each})" for each, option in zip("ABCD", draft.choices, strict=True))
     said = clause.text.removeprefix(f"{contract.clause.heading}. ")
