@@ -75,7 +75,7 @@ def serve():
 
 def agreement(url, pairs):
     async def ask():
-        judge = Judge(JudgeSettings(base_url=url, model="m", max_retries=0, timeout_seconds=5))
+        judge = Judge(JudgeSettings(base_url=url, model="m", max_retries=0, timeout_seconds=60))
         try:
             return await judge_agreement(judge, pairs)
         finally:

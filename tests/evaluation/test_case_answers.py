@@ -9,6 +9,8 @@ from endpoint_server import raw, says, served
 from test_runner import evaluate, make_job
 from test_served_evaluation import answer, served_job
 
+from qwenlong_core.evaluation.answers import load_answerer
+from qwenlong_core.evaluation.ask_cases import CaseStudies
 from qwenlong_core.evaluation.cases import CASE_ANSWERS, are_answered, read_case_answers
 from qwenlong_core.evaluation.plan import SAMPLES, SCORES
 from qwenlong_core.evaluation.rescoring import rescore
@@ -87,6 +89,19 @@ def test_after_a_kill_between_items_and_cases_a_model_in_this_process_answers_th
     evaluate(job, policy, data_folder, tmp_path / "w")
     assert [case.sample.completion for case in read_case_answers(output)] == [c.sample.completion for c in first]
     assert (output / SAMPLES).read_bytes() == log
+
+
+def test_among_the_items_a_case_is_answered_as_alone(tmp_path, policy, data_folder):
+    job = make_job(samples=2, max_prompt_tokens=600)
+    output = evaluate(job, policy, data_folder, tmp_path / "w")
+    answerer = load_answerer(job.evaluation, policy, job.model, job.launch, job.seed)
+    cases = CaseStudies(answerer.tokenizer, 600, "brackets")
+    alone = {}
+    for case in cases.asked:
+        [[answer]] = answerer.answers([case], {(case.id, 0)})
+        alone[case.id] = answer.completion.text
+    assert {case.sample.example_id: case.sample.completion for case in read_case_answers(output)} == alone
+    assert len(alone) == 2
 
 
 def test_a_failed_request_is_an_error_and_asked_again(tmp_path, policy, data_folder):

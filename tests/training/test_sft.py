@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from training_jobs import example, lines, sft_job
 
 from qwenlong_core.data.prompts import encode, render_prompt
@@ -96,6 +97,15 @@ def test_a_run_learns_and_its_first_loss_is_the_reference(policy: Path, data: Pa
     )
     assert log[-1]["loss"] < log[0]["loss"] - 0.5
     load_policy(tmp_path / "output", job.model)
+
+
+def test_the_last_step_has_a_checkpoint_only_if_save_steps_divides_it(policy: Path, data: Path, tmp_path: Path) -> None:
+    """The policy follows the last step at once."""
+    run(sft_job(epochs=1.2, save_steps=2), {"model": policy, "data": data}, tmp_path)
+    assert [row["step"] for row in lines(tmp_path / "output" / "metrics.jsonl")] == [1, 2, 3]
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-2"]
+    saved, output = (load_file(path / "model.safetensors") for path in (policy, tmp_path / "output"))
+    assert any(not torch.equal(output[name], value) for name, value in saved.items())
 
 
 def test_saved_weights_have_the_dtype_of_the_settings(policy: Path, tmp_path: Path) -> None:

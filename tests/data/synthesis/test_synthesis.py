@@ -156,6 +156,21 @@ def test_gold_and_worked_solution_earn_the_reward(tokenizer: Any, domain: Any) -
         assert len(encode(tokenizer, example.solution)) <= 80
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_lookup_is_solved_by_reading_everything_and_then_choosing(tokenizer: Any, seed: int) -> None:
+    """So that no step of a solution is to stop at the right place, or to find what stands before a value."""
+    choice = generate(tokenizer, domain="logical", kind="lookup", tokens=192, seed=seed).example
+    read = [f"{option} ({letter})" for letter, option in zip("ABCD", choice.choices, strict=True)]
+    right = read["ABCD".index(choice.answers[0])]
+    assert f"\n{', '.join(read)}. So {right}.</think>" in (choice.solution or "")
+    figure = generate(tokenizer, domain="math", kind="figure", tokens=192, seed=seed).example
+    [asked] = re.findall(r"in (\d{4})\?", figure.question)
+    quoted, _, chosen = (figure.solution or "").removeprefix("<think>").partition(" The question asks about ")
+    assert quoted in figure.context
+    assert len(re.findall(r"In \d{4}, ", quoted)) == 2
+    assert chosen.startswith(f"{asked}: {figure.answers[0]}.</think>")
+
+
 def test_chinese_solution_earns_the_reward(tokenizer: Any) -> None:
     for seed in range(20):
         example = generate(tokenizer, domain="multihop", language="zh", tokens=600, seed=seed).example
