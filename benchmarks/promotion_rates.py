@@ -5,7 +5,7 @@ answer is right with probability sigmoid(level + document + item + model x docum
 by its questions and by both models; the last term makes a model's gain vary between documents, which is why intervals
 are clustered. The champion is right on 50% of the items.
 
-    python benchmarks/promotion_rates.py        # all tables of docs/evaluation.md, about 20 minutes
+    python benchmarks/promotion_rates.py        # all tables of docs/evaluation.md, about 40 minutes
     python benchmarks/promotion_rates.py --tables 3     # the gate beside gates that compare means with a threshold
 """
 
