@@ -21,6 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "learning"))
+
+from outcome import gain_cell
+
 from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.store.files import digest_json
 
@@ -82,14 +86,23 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines += [f"| {' | '.join(_cells(result))} |" for result in results]
     promoted = sum(result["promoted"] for result in results)
-    return "\n".join([*lines, "", f"{promoted} of {len(results)} promoted."]) + "\n"
+    whole = [result["gain"][0]["gain"] for result in results if "gain" in result]
+    over_sft = [row["gain"] for result in results if (row := _over_sft(result)) is not None]
+    both = {"over base": whole, "over SFT": over_sft}
+    means = [f"{name} {gain_cell(gains)}" for name, gains in both.items() if len(gains) > 1]
+    below = [f"Mean gain with its 95% interval over the seeds (Student's t): {', '.join(means)}."] if means else []
+    return "\n".join([*lines, "", f"{promoted} of {len(results)} promoted.", *below]) + "\n"
+
+
+def _over_sft(result: dict[str, Any]) -> dict[str, Any] | None:
+    return next((row for row in result.get("gain", []) if " over sft: " in row["part"]), None)
 
 
 def _cells(result: dict[str, Any]) -> list[str]:
     if "failed" in result:
         return [str(result["seed"]), "no", result["failed"].replace("|", "/"), *[""] * 7]
     rows = result["gain"]
-    whole, sft = rows[0], next((row for row in rows if " over sft: " in row["part"]), None)
+    whole, sft = rows[0], _over_sft(result)
     readable = next((row for row in rows if row["part"].endswith("the answer was readable before")), None)
     unseen = [f"{_form(row)} {_scores(row)}" for row in rows if "never trained on: " in row["part"]]
     return [

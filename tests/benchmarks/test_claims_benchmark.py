@@ -132,7 +132,7 @@ def test_savings_are_taken_where_both_arrive():
 
 
 def test_the_table_has_arms_and_differences():
-    claim = Claim("c", "somebody: a helps", (Arm("a"), Arm("b")))
+    claim = Claim("c", "somebody: a helps", {"a": Arm("one"), "b": Arm("other")})
     a, b = result((0, 0.4), (10, 0.6)), result((0, 0.4), (10, 0.5))
     shown = table(claim, {"a": [a, a], "b": [b, b]})
     assert "| a | 0.400 | 0.600 | 1.000 |" in shown and "a against b:" in shown
@@ -142,8 +142,16 @@ def test_the_table_has_arms_and_differences():
 
 def test_every_claim_compares_arms_of_equal_steps():
     for claim in CLAIMS.values():
-        assert len({sum(arm.steps) for arm in claim.arms}) == 1
-        assert len({arm.name for arm in claim.arms}) == len(claim.arms) >= 2
+        assert len({sum(arm.steps) for arm in claim.arms.values()}) == 1
+        assert len({arm.name for arm in claim.arms.values()}) == len(claim.arms) >= 2
+
+
+def test_arms_of_one_name_are_one_run():
+    """Claims share the result files, which bear the name."""
+    arms = [arm for claim in CLAIMS.values() for arm in claim.arms.values()]
+    named = {arm.name: arm for arm in arms}
+    assert all(named[arm.name] == arm for arm in arms)
+    assert len(named) < len(arms)
 
 
 def test_answer_logprobs_against_one_row_at_a_time():

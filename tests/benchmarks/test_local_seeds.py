@@ -43,6 +43,14 @@ def test_a_seed_has_its_parts_and_a_failed_one_stays() -> None:
     assert lines[-1] == "1 of 2 promoted."
 
 
+def test_the_means_over_the_seeds_have_intervals_by_hand() -> None:
+    """Gains of 0.5 and 0.7: mean 0.6, standard error 0.1, and t is 12.706 with one degree of freedom."""
+    other = RESULT | {"gain": [PARTS[0] | {"gain": 0.7}, *PARTS[1:3], PARTS[3] | {"gain": 0.05}]}
+    failed = {"seed": 3, "promoted": False, "failed": "x"}
+    last = table([record(1, RESULT, 1), record(2, other, 1), failed]).splitlines()[-1]
+    assert "over base +0.600 [-0.671, +1.871], over SFT +0.050 [+0.050, +0.050]." in last
+
+
 def test_a_resumed_run_says_that_its_seconds_are_a_part() -> None:
     stages = [{"stage": "base", "how": "cached", "seconds": 0.0}]
     assert "| 300 (resumed) |" in table([record(1, RESULT | {"stages": stages}, 300)])
