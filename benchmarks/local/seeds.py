@@ -15,6 +15,7 @@ import argparse
 import json
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -44,16 +45,22 @@ def run_seed(seed: int, work: Path, options: Sequence[str]) -> dict[str, Any]:
     home.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "qwenlong.flows.cli", "run", "--json", "--set", f"seed={seed}", *options]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with (home / "log.txt").open("a") as log:
-        done = subprocess.run(command, cwd=home, stdout=subprocess.PIPE, stderr=log, text=True)
+    with (
+        (home / "log.txt").open("a") as log,
+        subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=log, text=True) as run,
+    ):
+        # Ctrl-C reaches the run too, which saves a checkpoint and ends; this process waits for that.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        printed, _ = run.communicate()
+        signal.signal(signal.SIGINT, handler)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode in _INTERRUPTED:
+    if run.returncode in _INTERRUPTED:
         raise SystemExit(f"seed {seed} was interrupted: run the same command again to go on")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    if done.returncode:
+    if run.returncode:
         last = (home / "log.txt").read_text().splitlines()[-1]
-        return {"seed": seed, "promoted": False, "failed": f"exit status {done.returncode}: {last}"}
-    return record(seed, json.loads(done.stdout), cpu)
+        return {"seed": seed, "promoted": False, "failed": f"exit status {run.returncode}: {last}"}
+    return record(seed, json.loads(printed), cpu)
 
 
 def record(seed: int, result: dict[str, Any], cpu_seconds: float) -> dict[str, Any]:
