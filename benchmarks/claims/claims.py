@@ -5,7 +5,7 @@
     OMP_NUM_THREADS=1 python benchmarks/claims/claims.py --work DIR phases --seeds 3    # a pilot, which does not count
 
 A Llama of 3.5 million parameters (``benchmarks/learning``) reads documents of three lengths, is warmed up by SFT and
-trained by GRPO, all by the pipeline's stage commands. Each arm and seed is a run of its own, of minutes; it leaves
+trained by GRPO, all by the pipeline's stages. Each arm and seed is a run of its own, of minutes; it leaves
 ``results/ARM-SEED.json.gz`` beside this script and is not repeated. An interrupted run goes on where it stopped.
 At the end the claim's table and picture are written beside the results, once all its arms have the five seeds.
 

@@ -42,11 +42,12 @@ def probe(
     Training rows are sampled and scored as GRPO will, with the profile's sampling, rewards and engine.
     """
     with one_clear_message(resumes=True, options={"model.name": "--model"}):
+        settings = load_settings(profile, overrides or ())  # a wrong one is refused before anything heavy is loaded
+
         from qwenlong_core.jobs import ProbeJob
         from qwenlong_core.training.probe import SUMMARY, measure
         from qwenlong_core.training.probe_summary import table
 
-        settings = load_settings(profile, overrides or ())
         job = ProbeJob.of(settings, samples or settings.grpo.group_size, rows or None)
         check_writable(out, "--out")
         prepared = data or _prepared(settings)  # before the model, whose import takes a while

@@ -49,15 +49,17 @@ def _run_pipeline(
     Raises:
         ValueError: settings or data that cannot be used.
     """
+    from qwenlong_core.settings.profiles import load_settings
+
+    settings = load_settings(profile, overrides)  # a wrong one is refused before Prefect and MLflow are loaded
+
     from qwenlong.flows.cli.live import can_show, live_view
     from qwenlong.flows.dead_runs import tagged_with_process
     from qwenlong.flows.form import BEGINNING, NOTHING
     from qwenlong.flows.full_pipeline import describe_settings, full_pipeline
     from qwenlong.flows.pipeline_run import preflight
     from qwenlong.tasks.specs import stage_names
-    from qwenlong_core.settings.profiles import load_settings
 
-    settings = load_settings(profile, overrides)
     # The flow checks the same; here the message comes before a Prefect server is started.
     preflight(settings, refresh, start)
     say(f"profile {settings.profile}: {describe_settings(settings)}")

@@ -22,9 +22,10 @@ def runs(
 ) -> None:
     """List the newest runs in the profile's MLflow: when, how long, the scores, and what was decided."""
     with one_clear_message(), busy("reading MLflow"):
+        tracking = load_settings(profile, overrides or ()).tracking  # a wrong one is refused before MLflow is loaded
+
         from qwenlong.tasks.tracking.listing import newest_runs
 
-        tracking = load_settings(profile, overrides or ()).tracking
         found = newest_runs(tracking, limit)
     if as_json:
         typer.echo(json.dumps([one._asdict() | {"began": one.began.isoformat()} for one in found]))
