@@ -82,8 +82,9 @@ def record(seed: int, result: dict[str, Any], cpu_seconds: float) -> dict[str, A
 
 
 def settings_digest() -> str:
-    """Of the profile, without what cannot change a result: results under other settings do not belong in one table."""
-    return digest_json(load_settings("local").deciding())[:12]
+    """Of what the profile sets: results under other settings do not belong in one table. A setting that is new leaves
+    them alone as long as the profile keeps its default."""
+    return digest_json(load_settings("local").model_dump(mode="json", exclude_defaults=True))[:12]
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

@@ -1,13 +1,11 @@
 """MRCR, AA-LCR, CorpusQA and LongBench v2 in the layouts that their authors publish."""
 
-import csv
 import json
 import zipfile
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from long_copies import CHAT, CORPUS, LCR, MRCR, write_aa_lcr, write_corpusqa, write_longbench_v2, write_mrcr
 
 from qwenlong_core.data.prompts import user_message
 from qwenlong_core.data.sources.read import read_source
@@ -16,36 +14,6 @@ from qwenlong_core.data.wordings import earlier_turns, without_document, without
 from qwenlong_core.evaluation.official import mrcr_bin, official_metrics
 from qwenlong_core.records import Example
 from qwenlong_core.rewards.rules import rule_score
-
-CHAT = [
-    {"role": "user", "content": "Write a poem about tapirs"},
-    {"role": "assistant", "content": "Tapirs tread."},
-    {"role": "user", "content": "Write a riddle about tapirs"},
-    {"role": "assistant", "content": "What treads?"},
-    {"role": "user", "content": 'Prepend aB3x to the 1st poem about tapirs. Do not include any other text.'},
-]  # fmt: skip
-MRCR = {
-    "prompt": json.dumps(CHAT), "answer": "aB3xTapirs tread.", "random_string_to_prepend": "aB3x", "n_needles": 2,
-    "desired_msg_index": 1, "total_messages": 5, "n_chars": 140, "date_added": "04-12-2025",
-}  # fmt: skip
-LCR = {
-    "": "0", "document_category": "Company Documents", "document_set_id": "co_1", "question_id": "7",
-    "question": "Which is larger?", "answer": "The second", "data_source_filenames": "b.txt;the EU’s a.txt",
-    "data_source_urls": "u;v", "input_tokens": "42",
-}  # fmt: skip
-CORPUS = {
-    "id": "education_en_3",
-    "prompt": [
-        {"role": "system", "content": "You are careful."},
-        {"role": "user", "content": "# Document 1:\nA has 3.\n# Question: Which have more than 5?\nThe answer is: ?"},
-    ],
-    "question": "Which have more than 5?", "answer": [], "set": "128k", "domain": "education_en", "doc_files": ["a.md"],
-}  # fmt: skip
-V2 = {
-    "_id": "v", "domain": "Single-Document QA", "sub_domain": "Legal", "difficulty": "hard", "length": "medium",
-    "question": "Who pays?", "choice_A": "Ann", "choice_B": "Bob", "choice_C": "Cy", "choice_D": "Di", "answer": "B",
-    "context": "Bob pays.",
-}  # fmt: skip
 
 
 def examples(spec: str) -> list[Example]:
@@ -58,14 +26,8 @@ def reasons(spec: str) -> list[str]:
     return [row.reason for row in read_source(spec) if isinstance(row, Refused)]
 
 
-def mrcr(folder: Path, *rows: dict) -> str:
-    (folder / "2needle").mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(list(rows)), folder / "2needle/2needle_0.parquet")
-    return f"mrcr:{folder}"
-
-
 def test_mrcr_is_a_conversation_and_its_own_answer_scores_1(tmp_path):
-    (row,) = examples(mrcr(tmp_path, MRCR))
+    (row,) = examples(write_mrcr(tmp_path, MRCR))
     assert row.source == "mrcr-2needle"
     assert [*earlier_turns(row), {"role": "user", "content": user_message(row)}] == CHAT
     assert rule_score(row.answers[0], row).value == 1
@@ -83,11 +45,11 @@ def test_mrcr_is_a_conversation_and_its_own_answer_scores_1(tmp_path):
     ],
 )
 def test_mrcr_rows_of_another_layout_are_refused(tmp_path, change, reason):
-    assert reason in reasons(mrcr(tmp_path, MRCR | change))[0]
+    assert reason in reasons(write_mrcr(tmp_path, MRCR | change))[0]
 
 
 def test_a_conversation_loses_whole_exchanges_from_its_middle(tmp_path):
-    (row,) = examples(mrcr(tmp_path, MRCR))
+    (row,) = examples(write_mrcr(tmp_path, MRCR))
     assert earlier_turns(without_middle(row, 1)) == CHAT[:2]
     assert earlier_turns(without_middle(row, 0)) == [] == earlier_turns(without_document(row))
     assert earlier_turns(without_middle(row, 2)) == CHAT[:4]
@@ -99,23 +61,8 @@ def test_bins_of_mrcr_include_their_upper_bound():
     assert mrcr_bin(1 << 20) == "512K–1M" and mrcr_bin((1 << 20) + 1) == "over 1M"
 
 
-def aa_lcr(folder: Path, row: dict, *, unpacked: bool = False) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "AA-LCR_Dataset.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(LCR))
-        writer.writeheader()
-        writer.writerow(row)
-    (folder / "extracted_text").mkdir(exist_ok=True)
-    # The published archive holds some names whose UTF-8 is marked as code page 437.
-    mangled = "the EU’s a.txt".encode().decode("cp437")
-    with zipfile.ZipFile(folder / "extracted_text/AA-LCR_extracted-text.zip", "w") as archive:
-        archive.writestr("lcr/Company_Documents/co_1/b.txt", "first")
-        archive.writestr(f"lcr/Company_Documents/co_1/{mangled}", "second")
-    return f"aa-lcr:{folder}"
-
-
 def test_aa_lcr_reads_its_documents_from_the_archive_in_the_rows_order(tmp_path):
-    (row,) = examples(aa_lcr(tmp_path, LCR))
+    (row,) = examples(write_aa_lcr(tmp_path, LCR))
     assert user_message(row) == (
         "BEGIN INPUT DOCUMENTS\n\nBEGIN DOCUMENT 1:\nfirst\nEND DOCUMENT 1\n\nBEGIN DOCUMENT 2:\nsecond\nEND DOCUMENT 2"
         "\n\nEND INPUT DOCUMENTS\n\nAnswer the following question using the input documents provided above.\n\n"
@@ -125,7 +72,7 @@ def test_aa_lcr_reads_its_documents_from_the_archive_in_the_rows_order(tmp_path)
 
 
 def test_aa_lcr_reads_unpacked_documents_and_names_a_missing_one(tmp_path):
-    spec = aa_lcr(tmp_path, LCR)
+    spec = write_aa_lcr(tmp_path, LCR)
     with zipfile.ZipFile(tmp_path / "extracted_text/AA-LCR_extracted-text.zip") as archive:
         folder = tmp_path / "extracted_text/lcr/Company_Documents/co_1"
         folder.mkdir(parents=True)
@@ -133,20 +80,18 @@ def test_aa_lcr_reads_unpacked_documents_and_names_a_missing_one(tmp_path):
             (folder / name).write_bytes(archive.read(member))
     (tmp_path / "extracted_text/AA-LCR_extracted-text.zip").unlink()
     assert "second" in examples(spec)[0].context
-    assert "c.txt" in reasons(aa_lcr(tmp_path / "other", LCR | {"data_source_filenames": "c.txt"}))[0]
+    assert "c.txt" in reasons(write_aa_lcr(tmp_path / "other", LCR | {"data_source_filenames": "c.txt"}))[0]
 
 
 def test_corpusqa_keeps_its_chat_and_an_empty_list_is_a_gold(tmp_path):
-    (tmp_path / "128k_4domains.jsonl").write_text(json.dumps(CORPUS) + "\n")
-    (row,) = examples(f"corpusqa:{tmp_path}")
+    (row,) = examples(write_corpusqa(tmp_path))
     assert [*earlier_turns(row), {"role": "user", "content": user_message(row)}] == CORPUS["prompt"]
     assert row.answers == ("[]",) and row.context == "# Document 1:\nA has 3.\n"
     assert row.metadata["parts"] == ["education_en"]
 
 
 def v2(tmp_path: Path) -> Example:
-    (tmp_path / "data.json").write_text(json.dumps([V2]))
-    (row,) = examples(f"longbench-v2:{tmp_path}")
+    (row,) = examples(write_longbench_v2(tmp_path))
     return row
 
 
