@@ -42,7 +42,8 @@ test-slow: $(READY)
 # The environment of GPU stages with vLLM's CPU build: the engine, two GRPO steps, prompts and training with its older
 # transformers, a whole pipeline whose stages run there, and a judge that is killed in mid-stage.
 test-vllm: $(READY) $(VLLM_READY)
-	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/generation/test_vllm_engine.py tests/training/test_vllm_colocate.py
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/generation/test_vllm_engine.py tests/plan/test_common_prompt.py \
+		tests/training/test_vllm_colocate.py
 	$(VLLM_VENV)/bin/python -m pytest tests/data/test_prompts.py tests/generation/test_transformers_engine.py \
 		tests/training/test_loss.py tests/training/test_offload.py tests/training/test_sft.py
 	$(BIN)/python -m pytest -m vllm tests/flows/test_vllm_pipeline.py tests/tasks/test_vllm_judge.py

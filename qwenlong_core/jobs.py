@@ -24,6 +24,7 @@ from qwenlong_core.settings.rewards import RewardSettings
 from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.settings.training import GRPOBase, Phase, SFTSettings
 from qwenlong_core.settings.tree import Settings
+from qwenlong_core.settings.vllm import RolloutOptions
 
 _UNCUT = 100_000_000
 """Tokens: over any document, and the most that a setting may say."""
@@ -135,6 +136,7 @@ class ProbeJob(Block):
     top_p: float
     stop: Stop = ()
     engine: Literal["transformers", "vllm"]
+    vllm_options: RolloutOptions = Field(default_factory=dict)
     rewards: RewardSettings
     model: ModelSettings
     launch: LaunchSettings
@@ -157,6 +159,7 @@ class ProbeJob(Block):
             top_p=grpo.top_p,
             stop=grpo.stop,
             engine="vllm" if with_vllm else "transformers",
+            vllm_options=grpo.vllm.options if grpo.vllm else {},
             rewards=settings.rewards.model_copy(update={"evidence": None}),  # it measures accuracies
             model=settings.model,
             launch=settings.launch.for_sampling(),

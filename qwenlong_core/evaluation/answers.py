@@ -260,5 +260,6 @@ def load_answerer(
         longest=settings.max_prompt_tokens + settings.max_completion_tokens,
         setting="evaluation.engine",
         limits="evaluation.max_prompt_tokens + max_completion_tokens",
+        vllm_options=settings.vllm_options,
     )
     return LocalAnswerer(engine=engine, tokenizer=tokenizer, settings=settings, sampling=sampling)

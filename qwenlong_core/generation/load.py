@@ -6,11 +6,13 @@ A server needs none of this: :class:`~qwenlong_core.generation.openai_engine.Ope
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from qwenlong_core.generation.engine import Engine
-from qwenlong_core.generation.vllm_check import require_vllm
+from qwenlong_core.generation.vllm_check import require_options, require_vllm
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.running import LaunchSettings
 
@@ -50,6 +52,7 @@ def load_engine(
     longest: int,
     setting: str,
     limits: str | None = None,
+    vllm_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Engine:
     """The engine over the policy in ``folder``.
 
@@ -64,16 +67,18 @@ def load_engine(
         setting: The setting that chose the engine, for the error message.
         limits: The settings whose sum is ``longest``. Where they are named, the sum must fit the model's context;
             leave them out where each prompt is checked by itself.
+        vllm_options: Further arguments of vLLM.
 
     Raises:
-        ValueError: vLLM is not installed here, or ``longest`` is over the model's context.
+        ValueError: vLLM is not installed here or lacks an option, or ``longest`` is over the model's context.
     """
     require_vllm(setting, engine)
     if engine == "vllm":
         from qwenlong_core.generation.vllm_engine import VLLMEngine
 
+        require_options(setting, vllm_options)
         gpus = max(1, launch.num_processes // launch.num_machines)
-        return VLLMEngine(folder, model.dtype, longest, tensor_parallel_size=gpus)
+        return VLLMEngine(folder, model.dtype, longest, tensor_parallel_size=gpus, options=vllm_options)
     context = context_of(folder)
     if limits and context is not None and longest > context:
         raise ValueError(

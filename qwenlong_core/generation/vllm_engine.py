@@ -5,8 +5,9 @@ GRPO's rollouts use vLLM through TRL, which also keeps vLLM's weights in step wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,9 +25,17 @@ class VLLMEngine:
         dtype: ``float32`` or ``bfloat16``.
         max_model_len: Most tokens of a prompt and its completion together.
         tensor_parallel_size: Number of GPUs over which one copy of the model is spread.
+        options: Further arguments of ``vllm.LLM``.
     """
 
-    def __init__(self, folder: Path, dtype: str, max_model_len: int, tensor_parallel_size: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dtype: str,
+        max_model_len: int,
+        tensor_parallel_size: int = 1,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         import vllm  # seconds of import, and an extra: see vllm_check
 
         self._vllm = vllm
@@ -37,10 +46,10 @@ class VLLMEngine:
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel_size,
             enable_prefix_caching=True,
-            # On a CPU compilation takes minutes, and only tests sample there.
-            enforce_eager=not torch.cuda.is_available(),
             # Log-probs of the distribution that tokens are drawn from, not of the raw logits.
             logprobs_mode="processed_logprobs",
+            # On a CPU compilation takes minutes, and only tests sample there.
+            **{"enforce_eager": not torch.cuda.is_available(), **options},
         )
 
     def generate(self, prompts: Sequence[Sequence[int]], samples: int, sampling: Sampling) -> list[list[Completion]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qwenlong_core.plan.assumptions import Rows, rows_of
@@ -15,11 +15,12 @@ from qwenlong_core.plan.disk import Disk, disk_of
 from qwenlong_core.plan.machine import GIB, Learned, Machine
 from qwenlong_core.plan.memory import Length, Memory, as_rehearsed, enlarged, grpo_memory, host_bytes, sft_memory
 from qwenlong_core.plan.models import shape_of
-from qwenlong_core.plan.rollout import Engine, rollout
+from qwenlong_core.plan.rollout import Engine, least_group, rollout
 from qwenlong_core.plan.shapes import Shape
-from qwenlong_core.plan.steps import Step, engine_of, grpo_step, sft_step, slowed
+from qwenlong_core.plan.steps import Step, engine_of, grpo_step, sft_step, slowed, vllm_engine
 from qwenlong_core.rehearsal.report import Peak
 from qwenlong_core.settings.data import LengthBucket
+from qwenlong_core.settings.training import LEAST_IN_COMMON
 from qwenlong_core.settings.tree import Settings
 from qwenlong_core.spans import heads_reason
 
@@ -178,7 +179,7 @@ def sampling_engine(settings: Settings, machine: Machine) -> Engine:
         return Engine(devices=1, parallel=1, memory=float("inf"), weight_bytes=wide, cache_bytes=wide,
                       reads_prompt_once=True, groups_at_once=settings.evaluation.batch_size)  # fmt: skip
     processes = settings.launch.num_processes // settings.launch.num_machines
-    return Engine(devices=processes, parallel=processes, memory=0.9 * machine.memory, graphs=True)
+    return vllm_engine(settings.evaluation.vllm_options, processes, processes, 0.9 * machine.memory)
 
 
 def _evaluations(shape: Shape, settings: Settings, machine: Machine) -> StagePlan:
@@ -213,6 +214,8 @@ def _probe(shape: Shape, settings: Settings, machine: Machine, rows: list[Rows])
     count = sum(bucket.rows for bucket in settings.data.generate_train)
     count += sum(source != "generated" for source in settings.data.train) * _TRAIN_ROWS
     engine = engine_of(settings, machine)
+    if engine.group_at_a_time:  # the probe's vLLM takes all groups that it has room for
+        engine = replace(engine, groups_at_once=None, group_at_a_time=False)
     seconds = 0.0
     for one in rows:
         done = rollout(shape, machine, engine, prompt=one.prompt, completion=one.completion,
@@ -243,7 +246,7 @@ def make_plan(
     shape = shape_of(settings.model)
     rows = [rows_of(settings, index, probe) for index in range(1, len(settings.grpo.phases) + 1)]
     stages: list[StagePlan | None] = []
-    faults = _span_faults(shape, settings)
+    faults = _span_faults(shape, settings) + _common_prompt_faults(shape, settings, machine)
     makers: list[tuple[str, Callable[[], StagePlan | None]]] = [
         ("probe", lambda: _probe(shape, settings, machine, rows)),
         ("sft", lambda: _sft(shape, settings, machine, (peaks or {}).get("sft"))),
@@ -280,6 +283,18 @@ def _span_faults(shape: Shape, settings: Settings) -> list[str]:
     size = settings.launch.sequence_parallel
     reason = heads_reason(shape.heads, shape.kv_heads, size)
     return [f"launch.sequence_parallel={size} cannot be used: {reason}"] if reason else []
+
+
+def _common_prompt_faults(shape: Shape, settings: Settings, machine: Machine) -> list[str]:
+    engine, group = engine_of(settings, machine), settings.grpo.group_size
+    if not engine.group_at_a_time or group >= (least := least_group(shape, engine)):
+        return []
+    return [
+        f"grpo.vllm.group_at_a_time=true saves nothing: by vLLM's own rule {group} completions of a model with"
+        f" {shape.kv_heads} key heads over {engine.parallel} GPUs read their prompt one by one; from"
+        f" grpo.group_size={least} on they would not, or from {LEAST_IN_COMMON} on with"
+        " grpo.vllm.options.speculative_config"
+    ]
 
 
 def _memory_faults(settings: Settings, machine: Machine, stages: tuple[StagePlan, ...], host: float) -> list[str]:

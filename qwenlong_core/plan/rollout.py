@@ -10,6 +10,10 @@ keys and values. For one device of an engine over T devices::
     seconds            = max(bytes / rate of reading, FLOPs / rate of products)
 
 Where the kernel reads a group's prompt once, ``P`` in the last term is ``P / G``: our own engine does, vLLM does not.
+
+With ``grpo.vllm.group_at_a_time`` vLLM does while eight of a group or more run. A group takes as many steps as its
+longest completion, L, has tokens; if its lengths spread evenly up to L, its prompt is read ``L * (G + 21) / (G + 1)``
+times in place of ``G * C``: once a step until seven are left, and once for each of those.
 """
 
 from __future__ import annotations
@@ -22,9 +26,12 @@ from qwenlong_core.plan.assumptions import SPECULATION
 from qwenlong_core.plan.flops import Tokens, causal, forward
 from qwenlong_core.plan.machine import Machine
 from qwenlong_core.plan.shapes import Shape
+from qwenlong_core.settings.training import LEAST_IN_COMMON
 
 _MAX_SEQUENCES = 1024
 """vLLM's own limit for requests in flight, as the trainer sets it."""
+_MULTIPROCESSORS = 132
+"""Of an H100 and an H200."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +54,9 @@ class Engine:
     """More with speculation."""
     groups_at_once: int | None = None
     """``None`` leaves it to memory."""
+    group_at_a_time: bool = False
+    """One group after the other, each until its longest completion ends; its prompt is read once a step for eight
+    completions or more."""
     graphs: bool = False
     """Whether a decoding step is one recorded graph, so that starting its operations takes no time."""
 
@@ -101,9 +111,27 @@ def prefill_seconds(shape: Shape, machine: Machine, engine: Engine, prompt: floa
 
 
 def rollout(
-    shape: Shape, machine: Machine, engine: Engine, *, prompt: float, completion: float, groups: float, group: int
+    shape: Shape,
+    machine: Machine,
+    engine: Engine,
+    *,
+    prompt: float,
+    completion: float,
+    groups: float,
+    group: int,
+    longest: float | None = None,
 ) -> Rollout:
     """Sample ``groups`` groups of ``group`` completions each.
+
+    Args:
+        shape: The model's.
+        machine: Where.
+        engine: How.
+        prompt: Tokens.
+        completion: Tokens, on average.
+        groups: How many.
+        group: Completions of each.
+        longest: Tokens of a group's longest completion, for an engine that takes one at a time.
 
     Raises:
         ValueError: see :func:`at_once`.
@@ -113,9 +141,11 @@ def rollout(
     flying = min(flying, max(mine, 1.0))
     token = _cache_of_token(shape, engine)
     weights = engine.weight_bytes * _weights_read(shape, flying) / engine.parallel
-    steps = math.ceil(mine / flying) * completion / engine.tokens_a_step
-    prompts = prompt / group if engine.reads_prompt_once else prompt
-    read = steps * weights + mine * completion / engine.tokens_a_step * (prompts + completion / 2) * token
+    lasting = (longest or completion) if engine.group_at_a_time else completion
+    steps = math.ceil(mine / flying) * lasting / engine.tokens_a_step
+    times = _prompt_reads(engine, group, completion, lasting) * mine / group / engine.tokens_a_step
+    own = mine * completion / engine.tokens_a_step * completion / 2
+    read = steps * weights + (times * prompt + own) * token
     flops = 2 * mine * completion * (shape.layers * shape.layer_products + shape.embedding) / engine.parallel
     starting = 0.0 if engine.graphs else steps * machine.operation * operations(shape)
     starting += mine * completion * shape.vocabulary * machine.drawing
@@ -123,6 +153,22 @@ def rollout(
     held = flying / group * (prompt + group * completion) * token
     prefill = prefill_seconds(shape, machine, engine, prompt, groups)
     return Rollout(prefill=prefill, decode=decode, at_once=flying, cache=held, bytes_read=read)
+
+
+def _prompt_reads(engine: Engine, group: int, completion: float, longest: float) -> float:
+    """How often a group's prompt is read, without speculation; see the formulas at the top."""
+    if engine.group_at_a_time:
+        few = LEAST_IN_COMMON - 1
+        return longest * (group - few + few * LEAST_IN_COMMON / 2) / (group + 1)
+    return completion if engine.reads_prompt_once else group * completion
+
+
+def least_group(shape: Shape, engine: Engine) -> int:
+    """Completions from which on vLLM reads a common prompt once: its own rule on an H100, for prompts of any length."""
+    if engine.tokens_a_step > 1:
+        return LEAST_IN_COMMON
+    heads, key_heads = (max(1, number // engine.parallel) for number in (shape.heads, shape.kv_heads))
+    return max(LEAST_IN_COMMON, math.ceil(heads / _MULTIPROCESSORS) * _MULTIPROCESSORS // key_heads + 1)
 
 
 def _weights_read(shape: Shape, flying: float) -> float:
@@ -140,7 +186,7 @@ def operations(shape: Shape) -> int:
 
 
 LEVERS: dict[str, Callable[[Engine], Engine]] = {
-    "fp8 cache": lambda engine: replace(engine, cache_bytes=engine.cache_bytes / 2),
+    "fp8 cache": lambda engine: replace(engine, cache_bytes=min(engine.cache_bytes, 1)),
     "prompt read once a group": lambda engine: replace(engine, reads_prompt_once=True),
     "speculation": lambda engine: replace(engine, tokens_a_step=SPECULATION),
 }

@@ -91,6 +91,8 @@ def moves(plan: Plan) -> list[list[Values]]:
         found.append([{"grpo.vllm.memory_share": share} for share in shares if share != vllm.memory_share])
         found.append([{"grpo.vllm.tensor_parallel": n} for n in tensor_parallel if n != vllm.tensor_parallel])
         found.append([{"grpo.vllm.sleep": not vllm.sleep}])
+        if vllm.group_at_a_time:
+            found.append([{"grpo.vllm.group_at_a_time": False}])
     return found
 
 

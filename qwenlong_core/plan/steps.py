@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from qwenlong_core.plan.assumptions import JUDGE_SECONDS, Rows, groups_drawn
+from pydantic import JsonValue
+
+from qwenlong_core.plan.assumptions import JUDGE_SECONDS, SPECULATION, Rows, groups_drawn
 from qwenlong_core.plan.flops import Tokens, causal, model_flops, shared_row
 from qwenlong_core.plan.machine import Machine
 from qwenlong_core.plan.memory import kept_bytes
@@ -14,7 +16,9 @@ from qwenlong_core.plan.passes import IMBALANCE, forward_work, link_rate, traini
 from qwenlong_core.plan.rollout import LEVERS, Engine, Rollout, rollout
 from qwenlong_core.plan.shapes import Shape
 from qwenlong_core.plan.traffic import sent_bytes, sharded_over
+from qwenlong_core.settings.training import VLLMSettings
 from qwenlong_core.settings.tree import Settings
+from qwenlong_core.settings.vllm import cache_bytes, speculates
 
 PARTS = ("prefill", "decode", "judge", "weights to engine", "old pass", "update", "saving")
 
@@ -61,11 +65,24 @@ def engine_of(settings: Settings, machine: Machine) -> Engine:
             reads_prompt_once=True,
             groups_at_once=grpo.micro_batch_size,
         )
-    # A server's machine is not part of the profile: one device as large as ours is assumed.
-    parallel = grpo.vllm.tensor_parallel if grpo.vllm and grpo.engine == "vllm-colocate" else 1
-    share = grpo.vllm.memory_share if grpo.vllm and grpo.engine == "vllm-colocate" else 0.9
-    devices = processes if grpo.engine == "vllm-colocate" else 1
-    return Engine(devices=devices, parallel=parallel, memory=share * machine.memory, graphs=True)
+    if grpo.engine == "vllm-server":
+        # Its machine is not part of the profile: one device as large as ours is assumed.
+        return Engine(devices=1, parallel=1, memory=0.9 * machine.memory, graphs=True)
+    vllm = grpo.vllm or VLLMSettings()
+    found = vllm_engine(vllm.options, processes, vllm.tensor_parallel, vllm.memory_share * machine.memory)
+    return replace(found, groups_at_once=1, group_at_a_time=True) if vllm.group_at_a_time else found
+
+
+def vllm_engine(options: Mapping[str, JsonValue], devices: int, parallel: int, memory: float) -> Engine:
+    """vLLM with further options."""
+    return Engine(
+        devices=devices,
+        parallel=parallel,
+        memory=memory,
+        cache_bytes=cache_bytes(options),
+        tokens_a_step=SPECULATION if speculates(options) else 1.0,
+        graphs=True,
+    )
 
 
 def sampling(shape: Shape, settings: Settings, machine: Machine, rows: Rows, engine: Engine | None = None) -> Rollout:
@@ -82,6 +99,7 @@ def sampling(shape: Shape, settings: Settings, machine: Machine, rows: Rows, eng
         completion=rows.completion,
         groups=groups_drawn(settings, rows.informative),
         group=settings.grpo.group_size,
+        longest=rows.longest_completion,
     )
 
 
@@ -197,7 +215,7 @@ def _saving(shape: Shape, settings: Settings, machine: Machine, step: float, eve
 
 
 def levers(shape: Shape, settings: Settings, machine: Machine, rows: Rows) -> dict[str, float]:
-    """Seconds of a step: as it is, and with each lever on its rollouts. Not all of them are settings yet.
+    """Seconds of a step: as it is, and with each lever on its rollouts.
 
     ``one step ahead`` samples the next batch while this one trains, on as many devices as make both end together. That
     is the same work; what it saves is the waiting for the judge, for saving and for the engine's new weights.

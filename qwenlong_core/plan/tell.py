@@ -11,6 +11,7 @@ from qwenlong_core.plan.make import Plan, StagePlan
 from qwenlong_core.plan.memory import PROCESS, RESERVE, ROLLOUTS, TERMS, Memory
 from qwenlong_core.plan.search import LEAST_GAIN, Found
 from qwenlong_core.plan.steps import levers
+from qwenlong_core.settings.tree import Settings
 
 Row = dict[str, Any]
 
@@ -191,8 +192,17 @@ def assumptions(plan: Plan, probe: Mapping[str, Any] | None) -> list[str]:
         )
     if settings.rewards.judge is not None:
         lines.append(f"a judge's answer takes {JUDGE_SECONDS:g} s")
-    lines.append(f"speculation accepts {SPECULATION:g} tokens a step; it and the other levers are no settings yet")
-    return lines
+    return [*lines, f"speculation accepts {SPECULATION:g} tokens a step; {_settings_of_levers(settings)}"]
+
+
+def _settings_of_levers(settings: Settings) -> str:
+    """Which of the levers can be set."""
+    if settings.grpo.engine != "vllm-colocate":
+        return "no lever is a setting of this engine"
+    return (
+        "grpo.vllm.options sets it (speculative_config) and an fp8 cache (kv_cache_dtype='fp8'); a prompt read once a"
+        " group and one step ahead are no settings"
+    )
 
 
 def _memory(memory: Memory | None) -> Any:

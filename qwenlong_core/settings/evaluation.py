@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from qwenlong_core.settings.base import Block, Endpoint, Incidental, Name, Share, Stop
 from qwenlong_core.settings.rewards import JudgeSettings
+from qwenlong_core.settings.vllm import EvaluationOptions
 
 
 class Server(Block):
@@ -60,6 +61,8 @@ class EvaluationSettings(Block):
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
     server: ServerSettings | None = None
     """Required with ``engine = "openai"``, and refused with the others."""
+    vllm_options: EvaluationOptions = Field(default_factory=dict)
+    """Further arguments of ``vllm.LLM``, such as ``{kv_cache_dtype = "fp8"}``; only with ``engine = "vllm"``."""
     judge: JudgeSettings | None = None
     protocol: Literal["strict", "qwenlong-l1"] = "strict"
     """``qwenlong-l1`` scores the paper's benchmarks also as its released scripts do, beside the strict score."""
@@ -70,9 +73,13 @@ class EvaluationSettings(Block):
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
     @model_validator(mode="after")
-    def _server_goes_with_its_engine(self) -> EvaluationSettings:
+    def _each_engine_has_its_own(self) -> EvaluationSettings:
         if (self.engine == "openai") != (self.server is not None):
             raise ValueError("evaluation.engine='openai' and evaluation.server go together: give both or none")
+        if self.vllm_options and self.engine != "vllm":
+            raise ValueError(
+                f"evaluation.vllm_options is set but evaluation.engine={self.engine!r} does not use it: drop one"
+            )
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from qwenlong_core.settings.base import Block, Incidental, PlainUrl, Share, Stop
+from qwenlong_core.settings.vllm import RolloutOptions
 
 ScaleRewards = Literal["group", "batch", "task", "none"]
 
@@ -17,6 +18,9 @@ Task = Literal["domain", "answer_type", "source"]
 Truncated = Literal["keep", "mask"]
 
 OptimizerAcrossPhases = Literal["fresh", "carried"]
+
+LEAST_IN_COMMON = 8
+"""vLLM 0.31 reads a common prompt once for so many completions that run, and for fewer each time."""
 
 
 class SFTSettings(Block):
@@ -111,6 +115,14 @@ class VLLMSettings(Block):
     """Free vLLM's memory while the policy is updated (colocate)."""
     server_url: PlainUrl | None = None
     """Address of ``trl vllm-serve``; needed by, and only for, ``vllm-server``."""
+    options: RolloutOptions = Field(default_factory=dict)
+    """Further arguments of ``vllm.LLM`` (colocate), such as ``{kv_cache_dtype = "fp8"}`` or
+    ``{speculative_config = {method = "ngram", num_speculative_tokens = 4, prompt_lookup_max = 4}}``. The probe samples
+    with them, too."""
+    group_at_a_time: bool = False
+    """Sample one group after the other, so that vLLM reads their common prompt once a step for all of its completions
+    (colocate). It does so for eight or more that run, on an H100 or H200; a group then waits for its longest
+    completion."""
 
 
 class EntropyAlarmSettings(Block):
@@ -211,6 +223,11 @@ class GRPOBase(Block):
         if self.engine == "vllm-server" and self.vllm != VLLMSettings(server_url=server_url):
             raise ValueError(
                 "grpo.vllm: with grpo.engine='vllm-server' the server decides all but server_url: drop the rest"
+            )
+        if self.vllm and self.vllm.group_at_a_time and self.group_size < LEAST_IN_COMMON:
+            raise ValueError(
+                f"grpo.vllm.group_at_a_time=true does nothing for grpo.group_size={self.group_size}: vLLM reads a "
+                f"common prompt once for {LEAST_IN_COMMON} completions or more; raise it, or drop group_at_a_time"
             )
         if self.kl_to_start_every is not None and self.kl_coefficient:
             raise ValueError(

@@ -16,6 +16,7 @@ from trl.generation import vllm_generation
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.settings.training import VLLMSettings
 from qwenlong_core.training.runtime import trainer_arguments
+from qwenlong_core.training.vllm_groups import group_at_a_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def vllm_arguments(settings: VLLMSettings) -> dict[str, Any]:
 
 
 def vllm_options(job: GRPOJob, policy: Any) -> dict[str, Any]:
-    """Arguments of vLLM that TRL 1.16 has no argument for.
+    """Arguments of vLLM that TRL 1.16 has no argument for, ``grpo.vllm.options`` among them.
 
     By itself vLLM computes a float32 policy in bfloat16: completions would come from another policy than the one that
     is trained and evaluated. And on some GPUs it keeps experts in a layout of FlashInfer's, into which TRL would write
@@ -125,17 +126,19 @@ def vllm_options(job: GRPOJob, policy: Any) -> dict[str, Any]:
     """
     experts = any(weight.dim() == 3 for weight in policy.parameters())
     layout = {"moe_backend": "triton"} if experts and torch.cuda.is_available() else {}
-    return {"dtype": job.model.dtype, **layout}
+    return {"dtype": job.model.dtype, **layout, **(job.grpo.vllm.options if job.grpo.vllm else {})}
 
 
 @contextmanager
 def vllm_as_trained(job: GRPOJob, policy: Any) -> Iterator[None]:
-    """The vLLM that a trainer made herein starts has :func:`vllm_options`."""
+    """The vLLM that a trainer made herein starts has :func:`vllm_options`, and takes one group at a time where set."""
     if job.grpo.engine != "vllm-colocate":
         yield
         return
     plain = vllm_generation.LLM
-    vllm_generation.LLM = partial(plain, **vllm_options(job, policy))
+    by_groups = job.grpo.vllm is not None and job.grpo.vllm.group_at_a_time
+    made: Any = group_at_a_time(plain) if by_groups else plain
+    vllm_generation.LLM = partial(made, **vllm_options(job, policy))
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ from qwenlong_core.data.prepared import TRAIN_ROWS
 from qwenlong_core.data.rows import read_phase
 from qwenlong_core.generation.engine import Engine, Sampling
 from qwenlong_core.generation.transformers_engine import TransformersEngine
-from qwenlong_core.generation.vllm_check import require_vllm
+from qwenlong_core.generation.vllm_check import require_options, require_vllm
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.models import attention_implementation, load_policy, load_tokenizer
 from qwenlong_core.records import Completion, Example, Score
@@ -128,6 +128,7 @@ def build_trainer(
     """
     # Cheap checks first: a phase that cannot run is refused before any weights are loaded.
     require_vllm("grpo.engine", job.grpo.engine)
+    require_options("grpo.engine", job.grpo.vllm.options if job.grpo.vllm else ())
     layout = batch_layout(job, processes)
     require_cuttable_policy(inputs["model"], job.model, job.launch.sequence_parallel)
     difficulties = curriculum.read_difficulties(inputs.get("probe", inputs["model"]))

@@ -68,6 +68,7 @@ def _engine(job: ProbeJob, folder: Path, tokenizer: Any) -> Engine:
         batch_size=job.rows_at_once,
         longest=longest,
         setting="grpo.engine",
+        vllm_options=job.vllm_options,
     )
 
 

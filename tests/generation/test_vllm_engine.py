@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.generation.load import load_engine
 from qwenlong_core.generation.transformers_engine import TransformersEngine
+from qwenlong_core.generation.vllm_check import require_options
 from qwenlong_core.generation.vllm_engine import VLLMEngine
 from qwenlong_core.models import import_base, load_policy, load_tokenizer
 from qwenlong_core.settings.model import ModelSettings
@@ -20,6 +22,7 @@ from qwenlong_core.settings.running import LaunchSettings
 
 pytestmark = pytest.mark.timeout(1800)
 MODEL = ModelSettings(name="smollm2-135m")
+NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
 QUESTIONS = ("What is the capital of France?", "Name the largest planet.", "What is 2 + 3?")
 
 
@@ -50,6 +53,28 @@ def engine(folder: Path) -> VLLMEngine:
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process instead of three
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     return VLLMEngine(folder, MODEL.dtype, 128)
+
+
+@pytest.fixture(scope="module")
+def drafting(folder: Path, engine: VLLMEngine) -> VLLMEngine:
+    """The engine with speculation by n-grams, and with the counts of its drafts. On a CPU vLLM 0.31 loses temperature
+    and nucleus of drafted tokens, since its kernel writes them into a copy; here torch repeats them for each token."""
+    from vllm.v1.sample import rejection_sampler
+
+    def repeated(
+        x: torch.Tensor, ends: torch.Tensor, count: int, replace_from: int = 0, replace_to: int = 0
+    ) -> torch.Tensor:
+        counts = torch.diff(ends, prepend=ends.new_zeros(1))
+        return x.masked_fill(x == replace_from, replace_to).repeat_interleave(counts, output_size=count)
+
+    rejection_sampler.expand_batch_to_tokens = repeated
+    return VLLMEngine(folder, MODEL.dtype, 128, options={"speculative_config": NGRAM, "disable_log_stats": False})
+
+
+def accepted(engine: VLLMEngine) -> float:
+    """Drafted tokens that were accepted so far."""
+    name = "vllm:spec_decode_num_accepted_tokens"
+    return sum(metric.value for metric in engine._llm.get_metrics() if metric.name == name)
 
 
 def ids(groups: Any) -> list[list[tuple[int, ...]]]:
@@ -111,3 +136,37 @@ def test_what_does_not_fit_is_refused(engine: VLLMEngine) -> None:
         engine.generate([[5] * 120], 1, Sampling(0.0, 1.0, 24))
     with pytest.raises(ValueError, match="at least one token"):
         engine.generate([[]], 1, Sampling(0.0, 1.0, 4))
+
+
+@pytest.mark.vllm
+def test_speculation_changes_no_greedy_token_and_no_log_prob(
+    engine: VLLMEngine, drafting: VLLMEngine, folder: Path
+) -> None:
+    tokenizer = load_tokenizer(folder)
+    prompts = [tokenizer("one red, two green, three blue, " * 5)["input_ids"]]
+    sampling = Sampling(0.0, 1.0, 16)
+    expected, found = (one.generate(prompts, 1, sampling) for one in (engine, drafting))
+    assert accepted(drafting) >= 3, "else nothing was tested"
+    assert ids(found) == ids(expected)
+    for ours, plain in zip(chain(*found), chain(*expected)):
+        assert ours.logprobs == pytest.approx(plain.logprobs, abs=2e-3)
+
+
+@pytest.mark.vllm
+def test_speculation_samples_by_seed_and_within_the_nucleus(drafting: VLLMEngine, prompts: list[list[int]]) -> None:
+    sampling = Sampling(1.0, 0.95, 8, seed=5)
+    found = drafting.generate(prompts[:2], 3, sampling)
+    assert ids(drafting.generate(prompts[1:2], 3, sampling))[0] == ids(found)[1], "whatever stands beside it"
+    assert all(len(c.logprobs) == len(c.token_ids) for c in chain(*found))
+    assert len(set(ids(found)[0])) > 1, "samples of a prompt"
+    for group in drafting.generate(prompts[:1], 1, Sampling(1.0, 0.01, 6, seed=1)):
+        assert group[0].logprobs == pytest.approx([0.0] * len(group[0].token_ids), abs=1e-4)
+
+
+@pytest.mark.vllm
+def test_an_option_that_vllm_does_not_have_is_refused() -> None:
+    require_options("grpo.engine", ["kv_cache_dtype", "disable_log_stats"])
+    with pytest.raises(ValueError, match=r"options of grpo\.engine name 'kv_cache_dtyp'.*mean 'kv_cache_dtype'"):
+        require_options("grpo.engine", ["kv_cache_dtyp"])
+    with pytest.raises(ValueError, match="wrong; drop it"):
+        require_options("grpo.engine", ["speculative_config"])

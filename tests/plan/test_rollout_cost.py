@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from plans import B14, B32, FLAT, H100, little
+from plans import A3B, B14, B32, FLAT, H100, little
 
-from qwenlong_core.plan.rollout import LEVERS, Engine, at_once, rollout
+from qwenlong_core.plan.rollout import LEVERS, Engine, at_once, least_group, rollout
 
 SHARE = Engine(devices=8, parallel=8, memory=0.5 * H100.memory, graphs=True)
 
@@ -39,6 +39,28 @@ def test_decoding_by_hand():
     assert found.decode == pytest.approx(found.bytes_read / 1000)
     once = rollout(shape, machine, replace(engine, reads_prompt_once=True), prompt=10, completion=4, groups=2, group=2)
     assert once.bytes_read == 4 * weights + 4 * 4 * (5 + 2) * token
+
+
+def test_a_group_at_a_time_by_hand():
+    """Nine completions whose lengths spread evenly up to ten tokens: the k-th ends after k of them."""
+    shape = little(layers=1)
+    machine = H100.model_copy(update={"reading": 1000.0, "products": 1e18, "operation": 0.0})
+    engine = Engine(devices=1, parallel=1, memory=1e9, groups_at_once=1, group_at_a_time=True)
+    found = rollout(shape, machine, engine, prompt=100, completion=5, groups=2, group=9, longest=10)
+    weights, token = 2 * (shape.parameters - 40), 2 * 1 * 1 * 2 * 2
+    running = [10 - step for step in range(1, 11)]  # in the ten steps, of those that ended before the last
+    reads = sum(1 if many >= 8 else many for many in running)
+    assert found.at_once == 9
+    assert found.bytes_read == pytest.approx(2 * (10 * weights + (reads * 100 + 9 * 5 * 5 / 2) * token))
+
+
+@pytest.mark.parametrize(
+    ("shape", "parallel", "drafts", "least"),
+    [(B14, 8, 1, 133), (B14, 1, 1, 17), (A3B, 4, 1, 133), (B14, 8, 1.8, 8)],
+)
+def test_the_group_from_which_a_prompt_is_read_once(shape, parallel, drafts, least):
+    """8 key heads (4 of A3B), on a GPU with 132 multiprocessors."""
+    assert least_group(shape, replace(SHARE, parallel=parallel, tokens_a_step=drafts)) == least
 
 
 def test_decoding_reads_the_experts_that_any_token_takes():
@@ -80,6 +102,8 @@ def test_what_makes_decoding_cheaper():
     assert found["fp8 cache"] == pytest.approx(2.0, rel=0.1)
     assert found["prompt read once a group"] == pytest.approx(6.4, rel=0.2)
     assert found["speculation"] == pytest.approx(1.8)
+    has_all = replace(SHARE, cache_bytes=1, tokens_a_step=1.8, reads_prompt_once=True)
+    assert all(change(has_all) == has_all for change in LEVERS.values()), "who has it gains nothing"
 
 
 def test_one_row_must_fit():

@@ -7,6 +7,7 @@ from plans import B14, B32, FLAT, H100, little, of, plan_of
 
 from qwenlong_core.plan.assumptions import Rows, groups_drawn, rows_of
 from qwenlong_core.plan.passes import IMBALANCE
+from qwenlong_core.plan.search import nearest
 from qwenlong_core.plan.steps import PARTS, grpo_step, levers
 from qwenlong_core.plan.traffic import sent_bytes
 from qwenlong_core.settings.running import LaunchSettings
@@ -118,6 +119,37 @@ def test_levers_add_up():
     found = levers(B14, of("8gpu-14b"), H100, rows(90_000))
     assert found["all of these"] < min(found[name] for name in ("fp8 cache", "prompt read once a group", "speculation"))
     assert found["one step ahead"] < found["as it is"]
+
+
+@pytest.mark.parametrize(
+    ("option", "lever"),
+    [
+        ("kv_cache_dtype=fp8", "fp8 cache"),
+        ("speculative_config={method='ngram', num_speculative_tokens=4, prompt_lookup_max=4}", "speculation"),
+    ],
+)
+def test_an_option_of_vllm_is_the_lever_that_was_priced(option, lever):
+    priced = levers(B14, of("8gpu-14b"), H100, rows(90_000))
+    found = levers(B14, of("8gpu-14b", f"grpo.vllm.options.{option}"), H100, rows(90_000))
+    assert found["as it is"] < priced["as it is"]
+    assert [found["as it is"], found[lever]] == pytest.approx([priced[lever]] * 2)
+    assert found["all of these"] == pytest.approx(priced["all of these"])
+
+
+def test_evaluation_takes_its_own_options():
+    plain, fp8 = plan_of("8gpu-14b"), plan_of("8gpu-14b", "evaluation.vllm_options.kv_cache_dtype=fp8")
+    seconds = [{stage.name: stage.seconds for stage in plan.stages} for plan in (plain, fp8)]
+    assert seconds[1].pop("evaluate") < seconds[0].pop("evaluate")
+    assert seconds[1] == seconds[0]
+
+
+def test_a_group_at_a_time_is_refused_where_vllm_reads_each_prompt_all_the_same():
+    """8gpu-14b has groups of 8, and one of 8 key heads on each GPU."""
+    plan = plan_of("8gpu-14b", "grpo.vllm.group_at_a_time=true")
+    assert "from grpo.group_size=133 on they would not" in plan.faults[0]
+    assert nearest(plan)[0].changes == {"grpo.vllm.group_at_a_time": False}
+    drafting = "grpo.vllm.options.speculative_config={method='ngram', num_speculative_tokens=4, prompt_lookup_max=4}"
+    assert plan_of("8gpu-14b", "grpo.vllm.group_at_a_time=true", drafting).fits
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
+from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
 from qwenlong_core import jobs
@@ -101,7 +102,7 @@ def value(annotation: Any, changed: Path | None) -> Any:
         return {"key": value(get_args(kind)[1], changed)}
     if get_origin(kind) is Literal:
         return get_args(kind)[int(other)]
-    return {bool: other, int: 1 + other, float: 1.5 + other, str: f"text{int(other)}"}[kind]
+    return {bool: other, int: 1 + other, float: 1.5 + other, str: f"text{int(other)}", JsonValue: other}[kind]
 
 
 def filled(block: type[Block], changed: Path = ()) -> Block:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,19 @@ def test_vllm_is_told_the_models_dtype(dtype: str, monkeypatch: pytest.MonkeyPat
         assert vllm_generation.LLM(model="folder") == {"model": "folder", "dtype": dtype}
     with vllm_as_trained(grpo_job(model=model), policy):
         assert vllm_generation.LLM is dict
+
+
+def test_vllm_is_told_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what TRL passes. ``make test-vllm`` runs a stage with them."""
+    monkeypatch.setattr(vllm_generation, "LLM", dict, raising=False)
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    options = {"kv_cache_dtype": "fp8", "enforce_eager": True}
+    told = {"seed": 1, "dtype": "float32", **options}
+    for by_groups in (False, True):
+        job = grpo_job(engine="vllm-colocate", group_size=8, vllm={"options": options, "group_at_a_time": by_groups})
+        with vllm_as_trained(job, torch.nn.Linear(2, 2)):
+            assert vllm_generation.LLM(seed=1) == told | ({"disable_cascade_attn": False} if by_groups else {})
+            assert os.environ["VLLM_USE_V2_MODEL_RUNNER"] == ("0" if by_groups else "1")
 
 
 @pytest.mark.parametrize(
