@@ -116,8 +116,9 @@ def measured(shape: dict[str, Any], work: Path) -> dict[str, Any]:
 def random_model(config: dict[str, Any], layers: int, job: Any) -> Any:
     """A real model of this shape."""
     from qwenlong_core.rehearsal.step import shaped_model
+    from qwenlong_core.training.runtime import training_weights
 
-    model = shaped_model(config, layers, job.model, "cpu")
+    model = shaped_model(config, layers, training_weights(job.model, job.lora), "cpu")
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.02)
     return model

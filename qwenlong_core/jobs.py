@@ -19,6 +19,7 @@ from qwenlong_core.settings.base import Block, Incidental, Stop
 from qwenlong_core.settings.data import DataSettings, SFTRows
 from qwenlong_core.settings.distill import DistillSettings
 from qwenlong_core.settings.evaluation import EvaluationSettings, PromotionSettings
+from qwenlong_core.settings.lora import LoRASettings
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.rewards import RewardSettings
 from qwenlong_core.settings.running import LaunchSettings
@@ -97,6 +98,7 @@ class SFTJob(Block):
     """Fine-tune on worked solutions. Inputs: ``model`` (base), ``data`` (of prepare or distill)."""
 
     sft: SFTSettings
+    lora: LoRASettings | None = None
     model: ModelSettings
     launch: LaunchSettings
     launch_digest: str | None = None
@@ -108,6 +110,7 @@ class SFTJob(Block):
         """The job of a pipeline run."""
         return cls(
             sft=settings.sft,
+            lora=settings.lora,
             model=settings.model,
             launch=settings.launch,
             launch_digest=launch_digest,
@@ -176,6 +179,7 @@ class GRPOJob(Block):
     phase: Phase
     grpo: GRPOBase
     rewards: RewardSettings
+    lora: LoRASettings | None = None
     model: ModelSettings
     launch: LaunchSettings
     launch_digest: str | None = None
@@ -190,6 +194,7 @@ class GRPOJob(Block):
             phase=settings.grpo.phases[index - 1],
             grpo=settings.grpo.without_phases(),
             rewards=settings.rewards,
+            lora=settings.lora,
             model=settings.model,
             launch=settings.launch,
             launch_digest=launch_digest,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qwenlong_core.plan.adapter import trained
 from qwenlong_core.plan.shapes import Shape
 from qwenlong_core.settings.tree import Settings
 
@@ -19,7 +20,7 @@ class Disk:
     policy: float
     """One policy folder."""
     checkpoint: float
-    """One training checkpoint: weights and both moments of Adam in float32."""
+    """One training checkpoint: what is trained, and both moments of Adam, in float32."""
     work: float
     """The work folder at its fullest: checkpoints, the policy, the input."""
     store: float
@@ -32,7 +33,7 @@ class Disk:
 def disk_of(shape: Shape, settings: Settings, sft_steps: int) -> Disk:
     """What the profile's run needs; rows, samples and reports are small beside weights and are left out."""
     policy = float(_BYTES[settings.model.dtype] * shape.parameters)
-    checkpoint = 12.0 * shape.parameters
+    checkpoint = 12.0 * trained(shape, settings.lora)
     count = sft_steps // settings.sft.save_steps
     count += sum(phase.steps // settings.grpo.save_steps for phase in settings.grpo.phases)
     trainings = bool(sft_steps) + len(settings.grpo.phases)

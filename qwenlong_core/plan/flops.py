@@ -80,26 +80,28 @@ def forward(shape: Shape, tokens: Tokens) -> Flops:
     )
 
 
-def backward(shape: Shape, tokens: Tokens, *, checkpointing: bool) -> Flops:
+def backward(shape: Shape, tokens: Tokens, *, checkpointing: bool, frozen: bool = False) -> Flops:
     """The backward of one pass, with what it computes again.
 
     Flash attention computes its weights again and has five products. The output head computes its logits again in any
     case. Checkpointing computes each layer again but for the MLP's last product, whose result nothing in the backward
     needs: ``torch.utils.checkpoint`` stops before it. What experts return is needed: it is multiplied by their weights.
+    Frozen weights (LoRA) have no gradient, which is one of a product's two in the backward.
     """
+    wanted = 1 if frozen else 2
     layers = 2 * tokens.total * shape.layers * shape.layer_products
     head = 2 * tokens.labelled * shape.embedding
     once = 2 * tokens.pairs * shape.layers * shape.heads * shape.head
     last = 0.0 if shape.experts else 2 * tokens.total * shape.layers * shape.hidden * shape.intermediate
     again = layers - last if checkpointing else 0.0
     return Flops(
-        products=2 * layers + again + 3 * head,
+        products=wanted * layers + again + (wanted + 1) * head,
         attention=2 * once if checkpointing else 0.0,
         attention_backward=5 * once,
     )
 
 
-def model_flops(shape: Shape, tokens: Tokens) -> float:
+def model_flops(shape: Shape, tokens: Tokens, *, frozen: bool = False) -> float:
     """What a forward and a backward need without computing anything twice: the numerator of MFU."""
     once = forward(shape, tokens)
-    return 3 * once.total
+    return 3 * once.total - (once.products if frozen else 0)

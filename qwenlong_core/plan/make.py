@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from qwenlong_core.plan.adapter import lora_faults
 from qwenlong_core.plan.assumptions import Rows, rows_of
 from qwenlong_core.plan.disk import Disk, disk_of
 from qwenlong_core.plan.machine import GIB, Learned, Machine
@@ -246,7 +247,8 @@ def make_plan(
     shape = shape_of(settings.model)
     rows = [rows_of(settings, index, probe) for index in range(1, len(settings.grpo.phases) + 1)]
     stages: list[StagePlan | None] = []
-    faults = _span_faults(shape, settings) + _common_prompt_faults(shape, settings, machine)
+    faults = _span_faults(shape, settings) + lora_faults(shape, settings)
+    faults += _common_prompt_faults(shape, settings, machine)
     makers: list[tuple[str, Callable[[], StagePlan | None]]] = [
         ("probe", lambda: _probe(shape, settings, machine, rows)),
         ("sft", lambda: _sft(shape, settings, machine, (peaks or {}).get("sft"))),

@@ -6,7 +6,8 @@ them. The bytes a token and layer were read off the trainer's step on fake devic
 ``24 * intermediate + 34 * hidden``. They include norms in float32, and queries, keys and values with and without
 positions. With experts (Qwen3-30B-A3B and four variations of its sizes) a token's row is there once for each of its k
 experts: ``k * (8 * intermediate + 10 * hidden + 38) + 16 * hidden + 10 * head * (heads + key heads) + 6 * experts``;
-``k * 6 * hidden`` of that is there while the gradient flows only. In float32 twice that is assumed.
+``k * 6 * hidden`` of that is there while the gradient flows only. In float32 twice that is assumed. An adapter (LoRA)
+adds ``2 * intermediate + 8 * hidden`` in bfloat16 (14B and 32B, one shape each).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from qwenlong_core.plan.adapter import frozen_bytes, trained
 from qwenlong_core.plan.machine import GIB, Machine
 from qwenlong_core.plan.shapes import Shape
 from qwenlong_core.plan.traffic import sharded_over
@@ -123,8 +125,10 @@ def _terms(**values: float) -> Terms:
 class _Sizes:
     """Bytes of what stands in memory, at one length."""
 
+    frozen: float
+    """Weights beside which only an adapter is trained (LoRA)."""
     states: float
-    """Float32 weights of a process, as many bytes as its gradients; Adam needs twice that."""
+    """Float32 weights of a process that are trained, as many bytes as their gradients; Adam needs twice that."""
     kept: float
     layer: float
     gathered: float
@@ -138,7 +142,7 @@ class _Sizes:
     def always(self) -> dict[str, float]:
         """What stands at every moment."""
         return {
-            "weights": self.states,
+            "weights": self.frozen + self.states,
             "optimizer": 2 * self.states,
             "checkpoint": self.checkpoint,
             "reserve": self.reserve,
@@ -170,7 +174,9 @@ def _layer_bytes(shape: Shape, settings: Settings, tokens: float) -> float:
         a_token = 6.0 * shape.active * shape.hidden + (_for_backward(shape) if again else 0.0)
         return tokens * a_token * (2 if wide else 1)
     if again:
-        return tokens * ((24 if wide else 12) * shape.intermediate + (34 if wide else 23) * shape.hidden)
+        # peft casts the input of an adapter to float32.
+        casts = 2 * shape.intermediate + 8 * shape.hidden if settings.lora and not wide else 0
+        return tokens * ((24 if wide else 12) * shape.intermediate + (34 if wide else 23) * shape.hidden + casts)
     return tokens * ((8 if wide else 4) * shape.intermediate + (8 if wide else 6) * shape.hidden)
 
 
@@ -187,17 +193,19 @@ def _sizes(shape: Shape, settings: Settings, machine: Machine, tokens: float, la
     kept = kept_bytes(shape, settings, tokens)
     if launch.activation_offload and machine.is_gpu:
         kept *= 2 / shape.layers  # the layer at work, and the one that is on its way
+    learned, frozen = trained(shape, settings.lora), frozen_bytes(shape, settings)
     # Two layers in bfloat16, and two layers' gradients in float32 on their way to their shards.
-    alone = 0.0 if wide else 2.0 * shape.layers * (shape.layer_products + shape.idle)
+    alone = 0.0 if wide else 2.0 * (learned if frozen else shape.layers * (shape.layer_products + shape.idle))
     gathered = 12.0 * shape.layer if shards > 1 else alone
     head = min(labelled * shape.vocabulary * 8, _TILE) + (2.0 * shape.embedding if shards > 1 else 0.0)
     return _Sizes(
-        states=4.0 * _largest_shard(shape, shards),
+        frozen=frozen,
+        states=4.0 * (learned if frozen else _largest_shard(shape, shards)),
         kept=kept,
         layer=_layer_bytes(shape, settings, tokens),
         gathered=gathered,
         head=head,
-        checkpoint=0.0 if machine.is_gpu else 12.0 * shape.parameters / shards,
+        checkpoint=0.0 if machine.is_gpu else 12.0 * learned / shards,
         reserve=RESERVE * machine.memory if machine.is_gpu else PROCESS,
     )
 
@@ -262,11 +270,12 @@ def _training_instants(shape: Shape, size: _Sizes, *, engine: float, accumulated
 
 def host_bytes(shape: Shape, settings: Settings, machine: Machine, length: Length) -> float:
     """Host memory of a node: processes, offloaded activations, and the copies of its shares while a checkpoint is
-    written, or the float32 weights that the first process gathers at the end."""
+    written, or the weights that the first process gathers at the end."""
     launch = settings.launch
     processes = launch.num_processes // launch.num_machines
     moved = 0.0
     if launch.activation_offload and machine.is_gpu:
         moved = kept_bytes(shape, settings, length.tokens / launch.sequence_parallel)
-    saving = max(12.0 / launch.num_machines, 4.0) * shape.parameters
+    gathered = frozen_bytes(shape, settings) or 4.0 * shape.parameters
+    saving = max(12.0 * trained(shape, settings.lora) / launch.num_machines, gathered)
     return processes * (5 * GIB + moved) + saving

@@ -58,12 +58,14 @@ def forward_work(shape: Shape, tokens: Tokens, bytes_a_number: float) -> Work:
     return Work(forward(shape, tokens), touched, OPERATIONS * shape.layers)
 
 
-def training_work(shape: Shape, tokens: Tokens, bytes_a_number: float, *, checkpointing: bool) -> Work:
+def training_work(
+    shape: Shape, tokens: Tokens, bytes_a_number: float, *, checkpointing: bool, frozen: bool = False
+) -> Work:
     """A forward and its backward, which touches about twice the bytes of a forward; checkpointing adds one."""
     again = int(checkpointing)
     there = forward_work(shape, tokens, bytes_a_number)
     back = Work(
-        backward(shape, tokens, checkpointing=checkpointing),
+        backward(shape, tokens, checkpointing=checkpointing, frozen=frozen),
         there.touched * (2 + again),
         there.operations * (2 + again),
     )

@@ -57,6 +57,15 @@ class Shape:
         return attention + self.hidden * self.experts + self.active * self.mlp
 
     @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of a dense layer's linear layers, by name."""
+        queries, keys = self.heads * self.head, self.kv_heads * self.head
+        attention = {"q_proj": (self.hidden, queries), "o_proj": (queries, self.hidden)}
+        attention |= dict.fromkeys(("k_proj", "v_proj"), (self.hidden, keys))
+        gates = dict.fromkeys(("gate_proj", "up_proj"), (self.hidden, self.intermediate))
+        return attention | gates | {"down_proj": (self.intermediate, self.hidden)}
+
+    @property
     def idle(self) -> int:
         """Numbers in the experts of a layer that a token does not go through."""
         return (self.experts - self.active) * self.mlp if self.experts else 0

@@ -8,6 +8,7 @@ from functools import reduce
 
 from pydantic import JsonValue
 
+from qwenlong_core.plan.adapter import frozen_bytes, trained
 from qwenlong_core.plan.assumptions import JUDGE_SECONDS, SPECULATION, Rows, groups_drawn
 from qwenlong_core.plan.flops import Tokens, causal, model_flops, shared_row
 from qwenlong_core.plan.machine import Machine
@@ -122,7 +123,9 @@ def grpo_step(shape: Shape, settings: Settings, machine: Machine, rows: Rows) ->
     tokens = shared_row(rows.prompt, [rows.completion] * grpo.group_size)
     wide = 4 if settings.model.dtype == "float32" else 2
     scoring = forward_work(shape, tokens, wide)
-    training = training_work(shape, tokens, wide, checkpointing=launch.gradient_checkpointing)
+    training = training_work(
+        shape, tokens, wide, checkpointing=launch.gradient_checkpointing, frozen=settings.lora is not None
+    )
     share = kept / launch.num_processes  # groups that a device computes in full, or eighths of eight times as many
     waiting = IMBALANCE if launch.num_processes > launch.sequence_parallel else 1.0
     passes = int(has_old_pass(settings)) + int(grpo.kl_coefficient > 0)
@@ -130,14 +133,14 @@ def grpo_step(shape: Shape, settings: Settings, machine: Machine, rows: Rows) ->
     updates = grpo.batch_size / grpo.mini_batch_size
     sent = sent_bytes(
         shape, launch, scored=passes * forwards, trained=forwards, updates=updates,
-        tokens=tokens.total * grpo.micro_batch_size,
+        tokens=tokens.total * grpo.micro_batch_size, parameters=trained(shape, settings.lora),
     )  # fmt: skip
     old = passes * share * scoring.seconds(machine) * waiting
     update = share * training.seconds(machine) * waiting
     update += _copying(shape, settings, machine, update, kept_bytes(shape, settings, tokens.total) * share)
     busy = old + update
     exposed = max(0.0, sent.shards / link_rate(settings, machine) - busy) + sent.rows / machine.link
-    optimizer = updates * 28 * shape.parameters / sharded_over(launch) / machine.reading
+    optimizer = updates * 28 * trained(shape, settings.lora) / sharded_over(launch) / machine.reading
     seconds = {
         "prefill": sampled.prefill,
         "decode": sampled.decode,
@@ -150,7 +153,11 @@ def grpo_step(shape: Shape, settings: Settings, machine: Machine, rows: Rows) ->
         seconds=seconds | {"saving": _saving(shape, settings, machine, sum(seconds.values()), grpo.save_steps)},
         tokens=kept * tokens.total,
         flops=kept * (passes * scoring.flops.total + training.flops.total),
-        mfu=kept * model_flops(shape, tokens) / (update + exposed + optimizer) / launch.num_processes / machine.peak,
+        mfu=kept
+        * model_flops(shape, tokens, frozen=settings.lora is not None)
+        / (update + exposed + optimizer)
+        / launch.num_processes
+        / machine.peak,
         bytes_sent=sent.total,
         at_once=sampled.at_once,
     )
@@ -163,19 +170,26 @@ def sft_step(shape: Shape, settings: Settings, machine: Machine, length: float) 
     wide = 4 if settings.model.dtype == "float32" else 2
     share = sft.batch_size / sft.micro_batch_size / launch.num_processes  # as for GRPO's groups
     forwards = share * launch.sequence_parallel
-    training = training_work(shape, tokens, wide, checkpointing=launch.gradient_checkpointing)
+    training = training_work(
+        shape, tokens, wide, checkpointing=launch.gradient_checkpointing, frozen=settings.lora is not None
+    )
     update = share * training.seconds(machine)
     update += _copying(shape, settings, machine, update, kept_bytes(shape, settings, tokens.total) * share)
-    sent = sent_bytes(shape, launch, scored=0, trained=forwards, updates=1, tokens=tokens.total)
+    learned = trained(shape, settings.lora)
+    sent = sent_bytes(shape, launch, scored=0, trained=forwards, updates=1, tokens=tokens.total, parameters=learned)
     update += max(0.0, sent.shards / link_rate(settings, machine) - update) + sent.rows / machine.link
-    update += 28 * shape.parameters / sharded_over(launch) / machine.reading
+    update += 28 * learned / sharded_over(launch) / machine.reading
     done = share * launch.num_processes
     return Step(
         seconds=dict.fromkeys(PARTS, 0.0)
         | {"update": update, "saving": _saving(shape, settings, machine, update, sft.save_steps)},
         tokens=done * tokens.total,
         flops=done * training.flops.total,
-        mfu=done * model_flops(shape, tokens) / update / launch.num_processes / machine.peak,
+        mfu=done
+        * model_flops(shape, tokens, frozen=settings.lora is not None)
+        / update
+        / launch.num_processes
+        / machine.peak,
         bytes_sent=sent.total,
     )
 
@@ -196,11 +210,12 @@ def _judging(settings: Settings, rows: Rows, drawn: float) -> float:
 
 
 def _to_engine(shape: Shape, settings: Settings, machine: Machine, drawn: float) -> float:
-    """Gather the float32 weights one by one and load them, once a round of rollouts: sleep has dropped them."""
+    """Gather the weights one by one and load them, once a round of rollouts: sleep has dropped them."""
     if settings.grpo.engine == "transformers":
         return 0.0
     rounds = max(1.0, drawn / settings.grpo.batch_size)
-    return rounds * (4 * shape.parameters / link_rate(settings, machine) + 4 * shape.parameters / machine.reading)
+    size = frozen_bytes(shape, settings) or 4 * shape.parameters
+    return rounds * (size / link_rate(settings, machine) + size / machine.reading)
 
 
 def _saving(shape: Shape, settings: Settings, machine: Machine, step: float, every: int) -> float:
@@ -209,7 +224,7 @@ def _saving(shape: Shape, settings: Settings, machine: Machine, step: float, eve
     The training waits while each process copies its share. The disk is written and read again for the seal meanwhile;
     what of that is not done when the next checkpoint is due is waited for, too.
     """
-    size, processes = 12 * shape.parameters, settings.launch.num_processes
+    size, processes = 12 * trained(shape, settings.lora), settings.launch.num_processes
     written = size * (1 / machine.disk + 1 / (machine.seal * processes))
     return (size / processes / machine.host_copy + max(0.0, written - every * step)) / every
 

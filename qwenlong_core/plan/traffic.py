@@ -30,7 +30,14 @@ class Sent:
 
 
 def sent_bytes(
-    shape: Shape, launch: LaunchSettings, *, scored: float, trained: float, updates: float, tokens: float
+    shape: Shape,
+    launch: LaunchSettings,
+    *,
+    scored: float,
+    trained: float,
+    updates: float,
+    tokens: float,
+    parameters: float | None = None,
 ) -> Sent:
     """Bytes sent by a process.
 
@@ -41,13 +48,14 @@ def sent_bytes(
         trained: Forwards with one.
         updates: Optimizer steps.
         tokens: Of one forward, before a row is shared.
+        parameters: That have a gradient; ``None``: all.
     """
     rest = 1 - 1 / launch.num_processes
     if sharded_over(launch) > 1:
         # bfloat16 weights for every forward and backward, float32 gradients after every backward.
         shards = rest * shape.parameters * (2 * (scored + 2 * trained) + 4 * trained)
     else:
-        shards = 2 * rest * 4 * shape.parameters * updates
+        shards = 2 * rest * 4 * (shape.parameters if parameters is None else parameters) * updates
     return Sent(shards, _rows_sent(shape, launch, scored, trained, tokens))
 
 

@@ -13,7 +13,7 @@ from qwenlong_core.rehearsal.ledger import Ledger
 from qwenlong_core.rehearsal.stage import launch_variables
 from qwenlong_core.rehearsal.step import build, shaped_model
 from qwenlong_core.rehearsal.watch import watch, watched_sharding
-from qwenlong_core.training.runtime import set_up_process
+from qwenlong_core.training.runtime import set_up_process, training_weights
 
 MAPPED = 65_536
 """Bytes from which glibc maps a block by itself, if it is started with this ``mmap_threshold``."""
@@ -48,7 +48,7 @@ def on_cpu(job: GRPOJob, shape: dict[str, Any], prompt_tokens: int, completion_t
     ledger = Ledger("cpu", taken=in_pages)
     with FakeTensorMode(allow_non_fake_inputs=True), Known(), ledger, watched_sharding(ledger):
         set_up_on_cpu(job)
-        model = shaped_model(shape, shape["num_hidden_layers"], job.model, "cpu")
+        model = shaped_model(shape, shape["num_hidden_layers"], training_weights(job.model, job.lora), "cpu")
         trainer = build(job, model, prompt_tokens, completion_tokens, work)
         watch(trainer, ledger)
         trainer.train()

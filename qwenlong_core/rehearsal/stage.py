@@ -23,7 +23,7 @@ from qwenlong_core.rehearsal.step import (
 from qwenlong_core.rehearsal.watch import BACKWARD, OLD_PASS, watch, watched_sharding
 from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.shipped import own_or_shipped
-from qwenlong_core.training.runtime import set_up_process
+from qwenlong_core.training.runtime import set_up_process, training_weights
 
 _LAST = (OLD_PASS, f"update {UPDATES}, forward {FORWARDS}: ", f"update {UPDATES}: ")
 """The parts of the step that are reported. Earlier ones are the same with less: no optimizer's state, no gradients."""
@@ -55,7 +55,7 @@ def _at_depth(job: GRPOJob | SFTJob, layers: int, asked: dict[str, Any], work: P
     ledger = Ledger()
     with FakeTensorMode(allow_non_fake_inputs=True), Known(), ledger, watched_sharding(ledger):
         set_up_process(job.launch)
-        model = shaped_model(asked["shape"], layers, job.model, "cuda")
+        model = shaped_model(asked["shape"], layers, training_weights(job.model, job.lora), "cuda")
         lengths = asked["prompt_tokens"], asked["completion_tokens"]
         if isinstance(job, SFTJob):
             trainer = build_sft(job, model, *lengths, work)

@@ -21,6 +21,7 @@ from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.training import sft
 from qwenlong_core.training.arguments import batch_layout, grpo_config
 from qwenlong_core.training.dynamic_sampling import RolloutBatch
+from qwenlong_core.training.grpo import start_weights
 from qwenlong_core.training.logprobs.packing import IGNORED
 from qwenlong_core.training.metrics import JsonLines
 from qwenlong_core.training.rows import StepBatch, rows_of
@@ -33,7 +34,7 @@ and gradients are there already."""
 
 
 def shaped_model(shape: dict[str, Any], layers: int, settings: ModelSettings, device: str) -> Any:
-    """A model of a config's shape with undefined weights, in float32 as a training loads them."""
+    """A model of a config's shape with undefined weights, as a training loads it with these settings."""
     kind = dict(shape)
     config = AutoConfig.for_model(kind.pop("model_type"), **kind | {"num_hidden_layers": layers})
     if getattr(config, "layer_types", None):
@@ -41,7 +42,7 @@ def shaped_model(shape: dict[str, Any], layers: int, settings: ModelSettings, de
     # On the device from the start: a fake tensor does not move in place, as the weights of a module do.
     with no_init_weights(), torch.device(device):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attention_implementation(settings)
+            config, dtype=getattr(torch, settings.dtype), attn_implementation=attention_implementation(settings)
         )
     model.tie_weights()
     return model
@@ -107,18 +108,20 @@ def build(job: GRPOJob, model: Any, prompt_tokens: int, completion_tokens: int, 
     layout = batch_layout(job, job.launch.num_processes)
     groups = layout.forwards_per_batch * job.grpo.micro_batch_size
     given: Any = GivenBatches(job, groups, prompt_tokens, completion_tokens)
-    start = None
-    if job.grpo.kl_to_start_every:
-        start = shaped_model(model.config.to_dict(), model.config.num_hidden_layers, job.model, model.device.type)
-    trainer = LongContextGRPOTrainer(
-        job,
-        model,
-        grpo_config(job, layout, prompt_tokens, work),
-        word_tokenizer(),
-        start=start,
-        batches_of=lambda _: given,
-        samples=JsonLines(work / "samples.jsonl"),
-    )
+
+    def load() -> Any:
+        return shaped_model(model.config.to_dict(), model.config.num_hidden_layers, job.model, model.device.type)
+
+    with torch.device(model.device):  # an adapter, too, has to be there from the start
+        trainer = LongContextGRPOTrainer(
+            job,
+            model,
+            grpo_config(job, layout, prompt_tokens, work),
+            word_tokenizer(),
+            start=start_weights(job, model, load),
+            batches_of=lambda _: given,
+            samples=JsonLines(work / "samples.jsonl"),
+        )
     quiet(trainer)
     trainer.add_callback(StepBoundary(layout.updates_per_batch, steps=2, save_steps=10))
     # The check compares values, which fakes do not have. It runs once, without gradient, and takes less than a step.
@@ -145,6 +148,7 @@ def build_sft(job: SFTJob, model: Any, prompt_tokens: int, solution_tokens: int,
     """
     ids = [0] * (prompt_tokens + solution_tokens)
     row = {"input_ids": ids, "labels": [IGNORED] * prompt_tokens + ids[prompt_tokens:]}
-    trainer = sft.trainer_of(job, model, word_tokenizer(), [row] * (UPDATES * job.sft.batch_size), work)
+    with torch.device(model.device):
+        trainer = sft.trainer_of(job, model, word_tokenizer(), [row] * (UPDATES * job.sft.batch_size), work)
     trainer.add_callback(StepBoundary(updates=1, steps=UPDATES + 1, save_steps=UPDATES + 1))
     return trainer

@@ -14,6 +14,7 @@ from qwenlong_core.settings.base import Block
 from qwenlong_core.settings.data import DataSettings, SFTRows
 from qwenlong_core.settings.distill import DistillSettings
 from qwenlong_core.settings.evaluation import EvaluationSettings, NightlySettings, PromotionSettings
+from qwenlong_core.settings.lora import LoRASettings, require_lora_alone
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.plan import PlanSettings
 from qwenlong_core.settings.rewards import RewardSettings
@@ -40,6 +41,8 @@ class Settings(Block):
     """``None``: SFT imitates the solutions that the rows of ``data.sft`` come with."""
     sft: SFTSettings = SFTSettings()
     grpo: GRPOSettings
+    lora: LoRASettings | None = None
+    """``None``: SFT and GRPO train all weights."""
     rewards: RewardSettings = RewardSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     promotion: PromotionSettings = PromotionSettings()
@@ -64,6 +67,11 @@ class Settings(Block):
         if self.sft_rows != "none":
             return self.data
         return self.data.model_copy(update={"sft": (), "generate_sft": ()})
+
+    @model_validator(mode="after")
+    def _lora_fits(self) -> Settings:
+        require_lora_alone(self.lora, self.launch, self.grpo.optimizer_across_phases)
+        return self
 
     @model_validator(mode="after")
     def _traces_fit(self) -> Settings:

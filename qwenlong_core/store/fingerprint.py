@@ -36,6 +36,7 @@ _SETTINGS = (
     "distill",
     "evaluation",
     "limits",
+    "lora",
     "model",
     "plan",
     "rewards",

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
@@ -31,6 +32,7 @@ from qwenlong_core.rewards.health import require_judge
 from qwenlong_core.rewards.hybrid import score_completions
 from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.rewards.length import LengthLimits
+from qwenlong_core.settings.lora import require_lora_alone
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.files import METRICS, write_json
 from qwenlong_core.training import curriculum, grpo_metrics
@@ -39,6 +41,7 @@ from qwenlong_core.training.batches import Batches
 from qwenlong_core.training.checkpoints import CarriedOptimizer, read_state
 from qwenlong_core.training.dynamic_sampling import PromptStream, Stream
 from qwenlong_core.training.logprobs.span_check import require_cuttable_policy
+from qwenlong_core.training.lora import send_merged, start_of
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.output import CARRIED, DIFFICULTY, SAMPLES
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
@@ -127,6 +130,7 @@ def build_trainer(
         ValueError: settings or rows that cannot be trained on.
     """
     # Cheap checks first: a phase that cannot run is refused before any weights are loaded.
+    require_lora_alone(job.lora, job.launch, job.grpo.optimizer_across_phases)
     require_vllm("grpo.engine", job.grpo.engine)
     require_options("grpo.engine", job.grpo.vllm.options if job.grpo.vllm else ())
     layout = batch_layout(job, processes)
@@ -135,7 +139,7 @@ def build_trainer(
     examples = phase_examples(job, inputs["data"], difficulties)
     stream = prompt_stream(job, examples)
     tokenizer = load_tokenizer(inputs["model"])
-    model = start_policy(inputs["model"], training_weights(job.model))
+    model = start_policy(inputs["model"], training_weights(job.model, job.lora))
     prompts = Prompts(tokenizer, examples, job.phase, model.config.max_position_embeddings)
 
     def batches_of(trainer: LongContextGRPOTrainer) -> Batches:
@@ -160,8 +164,7 @@ def build_trainer(
             model,
             grpo_config(job, layout, max(map(len, prompts.token_ids)), work),
             tokenizer,
-            # A second copy, since the policy's own weights are about to change.
-            start=load_policy(inputs["model"], job.model) if job.grpo.kl_to_start_every else None,
+            start=start_weights(job, model, lambda: load_policy(inputs["model"], job.model)),
             # A function, since the engine samples from the model as the trainer has prepared it.
             batches_of=batches_of,
             samples=JsonLines(work / OUTPUT / SAMPLES),
@@ -170,6 +173,22 @@ def build_trainer(
     if job.grpo.optimizer_across_phases == "carried" and job.index > 1:
         trainer.add_callback(CarriedOptimizer(trainer, inputs["model"]))
     return trainer
+
+
+def start_weights(job: GRPOJob, policy: Any, load: Callable[[], Any]) -> Any:
+    """The phase's starting weights as a model of their own, where a KL to them needs one that TRL does not make.
+
+    For a KL term TRL makes a reference itself, but with an adapter it switches that off in the policy instead, and its
+    pass could not be told from the policy's own.
+
+    Args:
+        job: The phase.
+        policy: Before a trainer takes it.
+        load: Loads a second copy, since the policy's own weights are about to change.
+    """
+    if job.lora is not None:
+        return start_of(policy) if job.grpo.kl_to_start_every or job.grpo.kl_coefficient else None
+    return load() if job.grpo.kl_to_start_every else None
 
 
 def rollout_sampling(job: GRPOJob) -> Sampling:
@@ -186,6 +205,8 @@ def rollout_engine(job: GRPOJob, trainer: LongContextGRPOTrainer) -> Engine:
             forward over sharded weights needs all of them.
     """
     if job.grpo.engine.startswith("vllm"):
+        if job.lora is not None:
+            send_merged(trainer)
         return TrainerEngine(trainer)
     if trainer.is_fsdp_enabled:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What a GRPO phase leaves beside the model's own files. A later phase reads it; an exported model does not hold it."""
+"""What a training leaves beside the model's own files. A later phase reads it; an exported model does not hold it."""
 
 SAMPLES = "samples.jsonl"
 """The best and the worst completion of each group."""
@@ -7,5 +7,7 @@ DIFFICULTY = "difficulty.json"
 CARRIED = "optimizer"
 """Folder of the optimizer's state. The state cannot lie beside the weights: loaders take every ``.safetensors`` file
 there for weights."""
+ADAPTER = "adapter"
+"""Folder of the adapter that was merged into the weights (:mod:`lora`), in peft's format."""
 
-OF_TRAINING = (SAMPLES, DIFFICULTY, CARRIED)
+OF_TRAINING = (SAMPLES, DIFFICULTY, CARRIED, ADAPTER)

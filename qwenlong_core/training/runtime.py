@@ -17,10 +17,14 @@ import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback
 
+from qwenlong_core.settings.lora import LoRASettings
 from qwenlong_core.settings.model import ModelSettings
 from qwenlong_core.settings.running import LaunchSettings
+from qwenlong_core.training.lora import merge, save_adapter
+from qwenlong_core.training.output import ADAPTER
 from qwenlong_core.training.sharding import is_sharded
 
 logger = logging.getLogger(__name__)
@@ -137,12 +141,13 @@ def enable_checkpointing(model: Any, options: Mapping[str, Any], *, offload: boo
     enable(dict(options), offload=offload)
 
 
-def training_weights(model: ModelSettings) -> ModelSettings:
+def training_weights(model: ModelSettings, lora: LoRASettings | None = None) -> ModelSettings:
     """Model settings for training: weights in float32, bfloat16 only in the arithmetic.
 
-    An update of size 1e-6 would be lost when added to a bfloat16 weight.
+    An update of size 1e-6 would be lost when added to a bfloat16 weight. With an adapter, which is float32 itself, the
+    weights are frozen and keep their dtype.
     """
-    return model.model_copy(update={"dtype": "float32"})
+    return model if lora else model.model_copy(update={"dtype": "float32"})
 
 
 def quiet(trainer: Any) -> None:
@@ -151,11 +156,19 @@ def quiet(trainer: Any) -> None:
 
 
 def save_policy(trainer: Any, tokenizer: Any, dtype: str, folder: Path) -> None:
-    """Gather the weights on all processes; the main process writes them as a policy folder in ``dtype``."""
+    """Gather the weights on all processes; the main process writes them as a policy folder in ``dtype``.
+
+    An adapter is merged into them, and written beside them.
+    """
+    policy = trainer.model_wrapped
+    if isinstance(trainer.model, PeftModel):
+        if trainer.accelerator.is_main_process:
+            save_adapter(trainer.model, folder / ADAPTER)
+        policy = merge(trainer.model)
     # get_state_dict is collective under FSDP: every process must call it.
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    weights = trainer.accelerator.get_state_dict(policy)
     if trainer.accelerator.is_main_process:
-        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        model = trainer.accelerator.unwrap_model(policy)
         weights = {name: tensor.to("cpu", getattr(torch, dtype)) for name, tensor in weights.items()}
         model.save_pretrained(folder, state_dict=weights)
         # save_pretrained writes the trained model's dtype, float32. Loaders take the dtype that the config names.

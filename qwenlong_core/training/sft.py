@@ -27,6 +27,7 @@ from qwenlong_core.data.rows import read_examples
 from qwenlong_core.jobs import SFTJob
 from qwenlong_core.models import attention_implementation, load_tokenizer
 from qwenlong_core.records import Example
+from qwenlong_core.settings.lora import require_lora_alone
 from qwenlong_core.settings.training import SFTSettings
 from qwenlong_core.stage_main import OUTPUT, stage_main
 from qwenlong_core.store.files import METRICS
@@ -38,6 +39,7 @@ from qwenlong_core.training.logprobs.packing import IGNORED
 from qwenlong_core.training.logprobs.span_check import require_cuttable_policy
 from qwenlong_core.training.logprobs.texts import end_to_end, forward_over
 from qwenlong_core.training.logprobs.ulysses import Span, make_span
+from qwenlong_core.training.lora import adapter_config
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.runtime import (
     StepBoundary,
@@ -187,11 +189,13 @@ def build_trainer(
     """The trainer of a policy folder; ``rows`` are in training order.
 
     Raises:
-        ValueError: the batch cannot be divided, or the model's rows cannot be cut over ``launch.sequence_parallel``.
+        ValueError: the batch cannot be divided, the model's rows cannot be cut over ``launch.sequence_parallel``, or
+            ``lora`` does not go with a setting or with the model.
     """
+    require_lora_alone(job.lora, job.launch)
     set_seed(job.seed)
     require_cuttable_policy(model_dir, job.model, job.launch.sequence_parallel)
-    return trainer_of(job, start_policy(model_dir, training_weights(job.model)), tokenizer, rows, work)
+    return trainer_of(job, start_policy(model_dir, training_weights(job.model, job.lora)), tokenizer, rows, work)
 
 
 def trainer_of(
@@ -223,6 +227,7 @@ def trainer_of(
         args=arguments,
         train_dataset=dataset.select(dealt(len(dataset), at_once, copies)) if copies > 1 else dataset,
         processing_class=tokenizer,
+        peft_config=adapter_config(policy, job.lora),
     )
     trainer.rows_per_step = job.sft.batch_size * copies if job.sft.loss == "rows" else None
     trainer.span = make_span(copies)

@@ -41,11 +41,16 @@ Tensors = dict[str, torch.Tensor]
 
 
 def weights_of(model: Any) -> Tensors:
-    """The model's weights, not copied, as ``weights/NAME``. A tied weight has several names; the first counts."""
+    """The model's weights, not copied, as ``weights/NAME``. A tied weight has several names; the first counts.
+
+    Frozen weights are left out: a training finds them where it started from.
+    """
     names: dict[Any, str] = {}
     tensors: dict[str, Any] = get_model_state_dict(model)
+    frozen = {_place(weight.data) for weight in model.parameters() if not weight.requires_grad}
     for name, tensor in tensors.items():
-        names.setdefault(_place(tensor), name)
+        if (place := _place(tensor)) not in frozen:
+            names.setdefault(place, name)
     return {f"weights/{name}": tensors[name] for name in names.values()}
 
 

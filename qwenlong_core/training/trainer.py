@@ -67,6 +67,7 @@ from qwenlong_core.training.logprobs.distances import EngineDistance, mean_kl
 from qwenlong_core.training.logprobs.fast_linear import use_fast_linear
 from qwenlong_core.training.logprobs.group_pass import GroupPass, Pass, share_prompts
 from qwenlong_core.training.logprobs.ulysses import make_span
+from qwenlong_core.training.lora import adapter_config
 from qwenlong_core.training.metrics import JsonLines
 from qwenlong_core.training.rows import Row, StepBatch
 from qwenlong_core.training.runtime import checkpointing_off
@@ -174,6 +175,7 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
             args=arguments,
             train_dataset=placeholders,
             processing_class=tokenizer,
+            peft_config=adapter_config(model, job.lora),
         )
         self.job, self.samples = job, samples
         if start is not None:
@@ -280,8 +282,7 @@ class LongContextGRPOTrainer(StageTrainer, GRPOTrainer):  # type: ignore[misc]
     def _report_batch(self, batch: dict[str, Any]) -> None:
         drawn = self.batch.drawn
         check_rewards([score for group in drawn.groups for score in group.scores], self.job.rewards)
-        missing = grpo_metrics.shortfall(drawn, self.job.grpo.batch_size)
-        if missing:
+        if missing := grpo_metrics.shortfall(drawn, self.job.grpo.batch_size):
             logger.info("grpo-%d: %s", self.job.index, missing)
         if self.job.grpo.kl_to_start_every and self.batch.number % self.job.grpo.kl_to_start_every == 0:
             self._measure_kl(batch)

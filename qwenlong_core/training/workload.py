@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from qwenlong_core.jobs import GRPOJob
+from qwenlong_core.plan.adapter import trained
 from qwenlong_core.plan.flops import PEAKS, model_flops, shared_row
 from qwenlong_core.plan.shapes import NoPlan, Shape, shape_from
 from qwenlong_core.plan.traffic import sent_bytes
@@ -41,7 +42,7 @@ class Workload:
     """
 
     def __init__(self, shape: Shape | None, job: GRPOJob, arguments: Any) -> None:
-        self.shape, self.launch, self.arguments = shape, job.launch, arguments
+        self.shape, self.launch, self.lora, self.arguments = shape, job.launch, job.lora, arguments
         self.updates = arguments.steps_per_generation // arguments.gradient_accumulation_steps
         old = self.updates > 1 or arguments.use_vllm or job.grpo.aepo is not None
         self.scored = int(old) + int(arguments.beta > 0)
@@ -62,7 +63,11 @@ class Workload:
         if self.shape is None:
             return found
         rows = [shared_row(prompt, completions) for prompt, completions in groups]
-        rate = sum(model_flops(self.shape, row) for row in rows) / self.launch.num_processes / seconds
+        rate = (
+            sum(model_flops(self.shape, row, frozen=self.lora is not None) for row in rows)
+            / self.launch.num_processes
+            / seconds
+        )
         forwards = self.arguments.steps_per_generation
         # Rows of a step are dealt out evenly, whichever process they lie on.
         a_forward = (
@@ -70,7 +75,7 @@ class Workload:
         )
         sent = sent_bytes(
             self.shape, self.launch, scored=self.scored * forwards, trained=forwards, updates=self.updates,
-            tokens=a_forward,
+            tokens=a_forward, parameters=trained(self.shape, self.lora),
         )  # fmt: skip
         found |= {"tflops_per_second": round(rate / 1e12, 4), "gigabytes_sent": round(sent.total / 1e9, 6)}
         return found | ({} if self.peak is None else {"mfu": round(rate / self.peak, 4)})

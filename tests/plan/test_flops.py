@@ -35,6 +35,7 @@ def test_a_forward_and_its_backward_by_hand():
     assert (back.attention, back.attention_backward) == (once.attention, once.attention * 2.5)
     assert backward(shape, tokens, checkpointing=False).products == 2 * 5 * 2 * 2 * weights + 3 * 2 * 3 * 40
     assert model_flops(shape, tokens) == 3 * once.total
+    assert model_flops(shape, tokens, frozen=True) == 2 * once.products + 3 * once.attention
 
 
 def test_experts_by_hand():
@@ -56,11 +57,14 @@ def counted(run) -> float:
     return sum(flops for name, flops in found.items() if "attention" not in str(name))
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_torch_counts_the_same_matrix_products(policy, checkpointing):
+def test_torch_counts_the_same_matrix_products(policy, checkpointing, frozen):
     model = AutoModelForCausalLM.from_pretrained(policy, attn_implementation="sdpa").train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if frozen:  # as for LoRA, without the adapter's own products
+        model.requires_grad_(False).enable_input_require_grads()
     ids = torch.arange(3, 67)[None]
     shape, tokens = shape_of(ModelSettings(name=str(policy))), Tokens(64, 64 * 65 / 2, 64)
 
@@ -75,5 +79,7 @@ def test_torch_counts_the_same_matrix_products(policy, checkpointing):
 
     with torch.no_grad():
         assert counted(lambda: head(model.model(ids).last_hidden_state)) == forward(shape, tokens).products
-    both = forward(shape, tokens).products + backward(shape, tokens, checkpointing=checkpointing).products
+    both = (
+        forward(shape, tokens).products + backward(shape, tokens, checkpointing=checkpointing, frozen=frozen).products
+    )
     assert counted(forth_and_back) == both

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from plans import A3B, B14, B32, H100, of, plan_of
 
+from qwenlong_core.plan.adapter import trained
 from qwenlong_core.plan.disk import disk_of
 from qwenlong_core.plan.memory import GIB, Length, grpo_memory, host_bytes, sft_memory
 
@@ -149,6 +150,52 @@ def test_sft_rows():
         assert (memory.peak - memory.terms["reserve"]) / 1e9 == pytest.approx(gb, rel=0.12)
         cut = sft_memory(shape, of(profile), H100, 20_000)
         assert cut.instants["backward"]["kept activations"] * 8 == memory.instants["backward"]["kept activations"]
+
+
+LORA = ("launch.num_processes=1", "launch.accelerate_config=none", *UNSHARED, "lora.rank=32")
+ADAPTER = 48 * 32 * (2 * (5120 + 5120) + 2 * (5120 + 1024) + 3 * (5120 + 13824))
+"""Of 14B: queries and outputs, keys and values, the three products of the MLP."""
+
+
+def test_an_adapter_alone_has_gradients_and_an_optimizer():
+    """14B on one card, by hand: two bytes a frozen weight, 4 + 4 + 8 a number of the adapter."""
+    assert ADAPTER == 137_625_600
+    settings = of("8gpu-14b", *LORA, "grpo.vllm.tensor_parallel=1")
+    length = Length(4_000, 1_000, 1, 8)
+    terms = grpo_memory(B14, settings, H100, length).instants["backward"]
+    assert terms["weights"] == 2 * B14.parameters + 4 * ADAPTER
+    assert terms["gradients"] == 4 * ADAPTER
+    assert terms["optimizer"] == 8 * ADAPTER
+    two = of("8gpu-14b", *LORA, "grpo.vllm.tensor_parallel=1", 'lora.targets=["q_proj", "v_proj"]')
+    assert trained(B14, two.lora) == 48 * 32 * (5120 + 5120 + 5120 + 1024)
+    assert trained(B14, None) == B14.parameters
+    assert host_bytes(B14, settings, H100, length) == 5 * GIB + 2 * B14.parameters, "the merged policy"
+    disk = disk_of(B14, settings, sft_steps=100)
+    assert (disk.checkpoint, disk.policy) == (12 * ADAPTER, 2 * B14.parameters)
+
+
+@pytest.mark.parametrize(
+    ("shape", "prompt", "completion", "layer"), [(B14, 20_000, 2_000, 11.83), (B32, 10_000, 1_000, 9.20)]
+)
+def test_an_adapter_s_casts(shape, prompt, completion, layer):
+    """``one layer`` of rehearsals of three layers at rank 32, without what autocast copies."""
+    settings = of("8gpu-14b", *LORA, "grpo.vllm.tensor_parallel=1")
+    terms = grpo_memory(shape, settings, H100, Length(prompt, completion, 1, 8)).instants["backward"]
+    assert (terms["one layer"] - 2 * trained(shape, settings.lora)) / GIB == pytest.approx(layer, rel=0.01)
+
+
+def test_14b_fits_one_card_with_an_adapter_only():
+    short = [f"grpo.phases.{i}.max_{part}_tokens={n}" for i, p in enumerate((2000, 3000, 4000))
+             for part, n in (("prompt", p), ("completion", 1000))]  # fmt: skip
+    one = ("launch.num_processes=1", "launch.accelerate_config=none", *UNSHARED, "grpo.vllm.tensor_parallel=1", *short)
+    full = plan_of("8gpu-14b", *one, "sft.max_tokens=4000", "distill.max_prompt_tokens=2000")
+    assert "weights 55.0" in full.faults[0]
+    assert plan_of("8gpu-14b", *one, "sft.max_tokens=4000", "distill.max_prompt_tokens=2000", "lora.rank=32").fits
+
+
+def test_experts_have_no_adapter():
+    plan = plan_of("l1.5-30b", "launch.accelerate_config=none", *UNSHARED, "lora.rank=32")
+    assert plan.faults[0].startswith("lora does not reach the experts of model.name='Qwen/Qwen3-30B-A3B")
 
 
 def test_checkpoints_on_disk():

@@ -21,6 +21,7 @@ from training_jobs import grpo_job, lines, sft_job, whole_state
 
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.settings.base import Block
+from qwenlong_core.settings.lora import LoRASettings
 from qwenlong_core.settings.running import LaunchSettings
 from qwenlong_core.store.files import MANIFEST
 from qwenlong_core.training import sft
@@ -29,6 +30,7 @@ from qwenlong_core.training.grpo import train_phase
 
 PARITY_STAGE = [str(Path(__file__).with_name("parity_stage.py"))]
 SFT_STAGE = ["-m", "qwenlong_core.training.sft"]
+LORA = LoRASettings(rank=4, alpha=8.0)
 TIMES = {"seconds", "tokens_per_second", "memory_mb", "time", "update_seconds", "tflops_per_second"}
 
 
@@ -104,11 +106,12 @@ def end_state(work: Path) -> dict[str, Any]:
     names = {path.name for path in checkpoint.iterdir()}
     assert {path.suffix for path in checkpoint.iterdir()} <= {".json", ".safetensors", ".jinja"}, names
     files = [work / "output" / name for name in ("samples.jsonl", "difficulty.json")]
-    carried = work / "output" / "optimizer"
+    carried, adapter = work / "output" / "optimizer", work / "output" / "adapter" / "adapter_model.safetensors"
     return {
         "weights": load_file(work / "output" / "model.safetensors"),
         "training": whole_state(checkpoint),
         "carried": whole_state(carried) if carried.exists() else {},
+        "adapter": load_file(adapter) if adapter.exists() else {},
         "state": read_state(checkpoint),
         "metrics": [{k: v for k, v in row.items() if k not in TIMES} for row in lines(work / "output/metrics.jsonl")],
         "files": [path.read_text() for path in files if path.exists()],
@@ -116,7 +119,7 @@ def end_state(work: Path) -> dict[str, Any]:
 
 
 def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    for part in ("weights", "training", "carried"):
+    for part in ("weights", "training", "carried", "adapter"):
         assert ours[part].keys() == theirs[part].keys()
         differing = [name for name, value in ours[part].items() if not torch.equal(value, theirs[part][name])]
         assert differing == [], part
@@ -149,6 +152,12 @@ def job_of(rounds: int, steps: int, processes: int = 1, index: int = 1, span: in
     )
 
 
+def with_adapter(job: GRPOJob) -> GRPOJob:
+    """The job with LoRA, which carries no optimizer."""
+    grpo = job.grpo.model_copy(update={"optimizer_across_phases": "fresh"})
+    return job.model_copy(update={"grpo": grpo, "lora": LORA})
+
+
 def assert_left_over(end: dict[str, Any], rounds: int) -> None:
     """Groups were carried from one step to the next where dynamic sampling was on, and nowhere else."""
     assert any(row["kept_from_last_step"] for row in end["metrics"]) == (rounds > 1)
@@ -175,6 +184,22 @@ def test_an_interrupted_phase_ends_like_an_undisturbed_one(
     end = end_state(tmp_path / "a")
     assert_trained(end, policy, 6, rounds)
     assert_left_over(end, rounds)
+    assert_same(end_state(disturbed.work), end)
+
+
+def test_an_interrupted_phase_with_an_adapter_ends_like_an_undisturbed_one(
+    policy: Path, data: Path, tmp_path: Path
+) -> None:
+    """Its checkpoint holds the adapter alone; the frozen weights come from the policy that the phase started from."""
+    inputs, job = {"model": policy, "data": data}, with_adapter(job_of(4, 6))
+    train_phase(job, inputs, tmp_path / "a", score_parity)
+    disturbed = Stage(PARITY_STAGE, job, inputs, tmp_path / "b")
+    status, log = disturbed.interrupt(signal.SIGKILL, after=3)
+    assert status == -signal.SIGKILL, log
+    assert "from checkpoint-" in disturbed.finish()
+    end = end_state(tmp_path / "a")
+    assert_trained(end, policy, 6, 4)
+    assert end["adapter"] and all(".lora_" in name for name in end["training"])
     assert_same(end_state(disturbed.work), end)
 
 
@@ -268,20 +293,27 @@ def test_a_damaged_checkpoint_is_passed_over(
 
 
 @pytest.mark.parametrize(
-    ("packing", "processes", "span"),
+    ("packing", "processes", "span", "lora"),
     [
-        (True, 1, 1),
-        pytest.param(False, 1, 1, marks=pytest.mark.slow),
-        pytest.param(True, 2, 1, marks=pytest.mark.slow),
-        pytest.param(True, 2, 2, marks=pytest.mark.slow),
+        (True, 1, 1, None),
+        pytest.param(False, 1, 1, None, marks=pytest.mark.slow),
+        pytest.param(True, 2, 1, None, marks=pytest.mark.slow),
+        pytest.param(True, 2, 2, None, marks=pytest.mark.slow),
+        pytest.param(True, 2, 1, LORA, marks=pytest.mark.slow),
     ],
 )
 def test_interrupted_sft_ends_like_an_undisturbed_one(
-    packing: bool, processes: int, span: int, policy: Path, data: Path, tmp_path: Path
+    packing: bool,
+    processes: int,
+    span: int,
+    lora: LoRASettings | None,
+    policy: Path,
+    data: Path,
+    tmp_path: Path,
 ) -> None:
     inputs = {"model": policy, "data": data}
     launch = LaunchSettings(num_processes=processes, cpu_threads=1, sequence_parallel=span)
-    job = sft_job(epochs=4.0, save_steps=2, packing=packing).model_copy(update={"launch": launch})
+    job = sft_job(epochs=4.0, save_steps=2, packing=packing).model_copy(update={"launch": launch, "lora": lora})
     if processes > 1:
         Stage(SFT_STAGE, job, inputs, tmp_path / "a", processes).finish()
     else:

@@ -82,9 +82,10 @@ def run_stage(policy: Path, data: Path, work: Path, **changes: Any) -> str:
     [
         ("wide_policy", {}, {"2"}),
         ("experts", {}, {"2"}),
+        ("wide_policy", {"lora": {"rank": 8}}, {"2"}),
         ("wide_policy", {"group_size": 8, "vllm": {"options": NGRAM, "group_at_a_time": True}}, {"1"}),
     ],
-    ids=["wide_policy", "experts", "speculation, group by group"],
+    ids=["wide_policy", "experts", "adapter", "speculation, group by group"],
 )
 def test_two_steps_of_phase_one_with_weights_kept_in_step(
     kind: str,
@@ -119,7 +120,8 @@ def test_two_steps_of_phase_one_with_weights_kept_in_step(
     )
     moved = max(float((end[name] - start[name]).abs().max()) for name in start)
     assert moved > 5e-3
-    assert not torch.equal(start["model.embed_tokens.weight"], end["model.embed_tokens.weight"])
+    frozen = torch.equal(start["model.embed_tokens.weight"], end["model.embed_tokens.weight"])
+    assert frozen == ("lora" in changes)
 
 
 @pytest.mark.vllm

@@ -18,6 +18,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from qwenlong_core.training.logprobs.fast_linear import product
 from qwenlong_core.training.logprobs.packing import IGNORED
+from qwenlong_core.training.lora import base_of
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,7 @@ def use_compact_head(model: Any, temperature: float = 1.0) -> bool:
         Whether the head was replaced. TRL's head stays on a GPU, where it is as good, and for models whose head does
         more than project.
     """
+    model = base_of(model)
     config = model.config.get_text_config()
     other = [name for name in _OTHER_HEADS if getattr(config, name, None) is not None]
     if torch.cuda.is_available():
