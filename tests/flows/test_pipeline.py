@@ -55,10 +55,10 @@ def tracking(home: Path) -> TrackingSettings:
     return TrackingSettings(uri=f"sqlite:///{home}/.qwenlong/smoke/mlflow.db")
 
 
-def kill_when(home: Path, pattern: str) -> None:
+def kill_when(home: Path, pattern: str, *arguments: str) -> None:
     """Start the pipeline in a process group of its own and kill -9 the group at a line of its log."""
     process = subprocess.Popen(
-        COMMAND,
+        [*COMMAND, *arguments],
         cwd=home,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
