@@ -43,6 +43,7 @@ _SETTINGS = (
     "running",
     "training",
     "tree",
+    "vllm",
 )
 _SCHEMAS = {"qwenlong_core.jobs", *(f"qwenlong_core.settings.{name}" for name in _SETTINGS)}
 """Pure settings schemas. Their values are in the job, which counts by itself, so their text need not."""
