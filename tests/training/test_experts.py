@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from sequence_cells import Training, write_inputs
 from sequence_grid import train
 from sequence_results import apart, launch, read, worst_weight
+from test_resume import PARITY_STAGE, Stage, assert_same, assert_trained, end_state, job_of
 from torch import Tensor
 from training_jobs import grpo_job, lines, sft_job
 from transformers import AutoModelForCausalLM
@@ -123,3 +125,22 @@ def test_two_processes_with_sharded_experts_have_the_gradient_of_one(inputs: Pat
 def test_shards_and_group_sizes(training: Training, limit: float, inputs: Path, tmp_path: Path) -> None:
     """The KL term with groups of 8."""
     assert_like_one_process(training, inputs, tmp_path, limit)
+
+
+@pytest.mark.parametrize(
+    ("processes", "span"), [(1, 1), pytest.param(2, 2, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
+def test_an_interrupted_phase_of_experts_ends_like_an_undisturbed_one(
+    processes: int, span: int, experts: Path, data: Path, tmp_path: Path
+) -> None:
+    """``span`` processes share a row."""
+    job, inputs = job_of(4, 6, processes, span=span), {"model": experts, "data": data}
+    straight, killed = (Stage(PARITY_STAGE, job, inputs, tmp_path / name, processes) for name in ("a", "b"))
+    straight.finish()
+    status, log = killed.interrupt(signal.SIGKILL, after=3)
+    assert status == -signal.SIGKILL, log
+    assert 3 <= killed.steps_done() < 6
+    assert "from checkpoint-" in killed.finish()
+    end = end_state(straight.work)
+    assert_trained(end, experts, 6, 4)
+    assert_same(end_state(killed.work), end)
