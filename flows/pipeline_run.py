@@ -33,7 +33,7 @@ from qwenlong.tasks.tracking.registry import RegisteredVersion
 from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.endpoint import api_key
-from qwenlong_core.generation.vllm_check import require_vllm
+from qwenlong_core.generation.vllm_check import require_engine
 from qwenlong_core.interpreter import installed_in
 from qwenlong_core.model_files import require_model_files
 from qwenlong_core.plan.check import require_fit
@@ -138,10 +138,9 @@ def _check_launch(settings: Settings) -> None:
     teacher = settings.distill.teacher if settings.distill else None
     if teacher is not None and "distill" not in settings.execution.deployments:
         api_key(teacher.api_key_variable, "distill.teacher.api_key_variable")
-    engines = {"grpo": settings.grpo.engine, "evaluate": settings.evaluation.engine}
     for stage in sorted(here):
         judge = judge_asked_by(stage, settings)
-        require_vllm({"grpo": "grpo.engine", "evaluate": "evaluation.engine"}[stage], engines[stage], packages)
+        require_engine(stage, settings, packages)
         if judge is not None and judge.api_key_variable and not os.environ.get(judge.api_key_variable):
             raise ValueError(
                 f"stage {stage}: the judge's key is missing: set the environment variable {judge.api_key_variable}"

@@ -5,10 +5,12 @@ So a stage's process may have an interpreter of its own. It is asked by running 
 
     .venv-gpu/bin/python -m qwenlong_core.interpreter            # libraries
     .venv-gpu/bin/python -m qwenlong_core.interpreter --devices  # loads torch
+    .venv-gpu/bin/python -m qwenlong_core.interpreter --vllm     # loads vLLM
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -71,6 +73,14 @@ class Devices(Block):
     """What ``model.attention = "auto"`` takes there."""
 
 
+class VLLM(Block):
+    """The vLLM of an interpreter."""
+
+    version: str
+    arguments: tuple[str, ...]
+    """Names of the arguments of ``vllm.LLM``."""
+
+
 def executable(python: str | None) -> str:
     """The interpreter's absolute path; ``None`` means this one.
 
@@ -113,6 +123,16 @@ def devices_of(python: str | None) -> Devices:
         ValueError: see :func:`installed_in`.
     """
     return _devices_here() if python is None else _ask(python, Devices, "--devices")
+
+
+@functools.cache
+def vllm_of(python: str | None) -> VLLM:
+    """The vLLM of ``launch.python``. It loads vLLM there, which takes ten seconds or more.
+
+    Raises:
+        ValueError: see :func:`installed_in`; or vLLM is missing or cannot be loaded.
+    """
+    return _vllm_here() if python is None else _ask(python, VLLM, "--vllm")
 
 
 def _added(installed: Installed) -> set[str]:
@@ -192,5 +212,12 @@ def _devices_here() -> Devices:
     return Devices(cuda=torch.version.cuda, gpus=gpus, attention=attention_implementation(ModelSettings()))
 
 
+def _vllm_here() -> VLLM:
+    import vllm
+
+    return VLLM(version=vllm.__version__, arguments=tuple(field.name for field in dataclasses.fields(vllm.EngineArgs)))
+
+
 if __name__ == "__main__":
-    print((_devices_here() if "--devices" in sys.argv[1:] else _installed_here()).model_dump_json())
+    asked = {"--devices": _devices_here, "--vllm": _vllm_here}.get(sys.argv[-1], _installed_here)
+    print(asked().model_dump_json())

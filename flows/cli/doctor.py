@@ -23,7 +23,7 @@ from qwenlong.tasks.store import open_store
 from qwenlong_core.base_tokenizer import base_tokenizer, chat_template_file
 from qwenlong_core.bundled import BUNDLED, bundled_file
 from qwenlong_core.errors import STAGE_ENVIRONMENT
-from qwenlong_core.generation.vllm_check import require_vllm
+from qwenlong_core.generation.vllm_check import require_engine
 from qwenlong_core.interpreter import Devices, Installed, devices_of, executable, installed_in
 from qwenlong_core.plugged import distribution_of, entries, require_plugged
 from qwenlong_core.proxies import by_way_of, reached
@@ -154,12 +154,12 @@ def _attention(settings: Settings, devices: Devices, installed: Installed) -> Fi
 
 def _engines(settings: Settings, installed: Installed) -> Iterator[Finding]:
     used = {
-        "rollout engine": ("grpo.engine", settings.grpo.engine),
-        "evaluation engine": ("evaluation.engine", settings.evaluation.engine),
+        "rollout engine": ("grpo", settings.grpo.engine),
+        "evaluation engine": ("evaluate", settings.evaluation.engine),
     }
-    for topic, (setting, engine) in used.items():
+    for topic, (stage, engine) in used.items():
         try:
-            require_vllm(setting, engine, installed.packages)
+            require_engine(stage, settings, installed.packages)
         except ValueError as error:
             yield Finding(topic=topic, ok=False, found=engine, mend=str(error))
         else:

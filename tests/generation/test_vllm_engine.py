@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import torch
 from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.generation.load import load_engine
 from qwenlong_core.generation.transformers_engine import TransformersEngine
-from qwenlong_core.generation.vllm_check import require_options
+from qwenlong_core.generation.vllm_check import require_engine, require_options
 from qwenlong_core.generation.vllm_engine import VLLMEngine
 from qwenlong_core.models import import_base, load_policy, load_tokenizer
 from qwenlong_core.settings.model import ModelSettings
+from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.settings.running import LaunchSettings
 
 pytestmark = pytest.mark.timeout(1800)
@@ -170,3 +172,13 @@ def test_an_option_that_vllm_does_not_have_is_refused() -> None:
         require_options("grpo.engine", ["kv_cache_dtyp"])
     with pytest.raises(ValueError, match="wrong; drop it"):
         require_options("grpo.engine", ["speculative_config"])
+
+
+@pytest.mark.vllm
+def test_an_option_is_tried_before_a_run_starts() -> None:
+    """The command line and the flows ask the interpreter of the stages, which is not their own."""
+    chosen = ["evaluation.engine=vllm", f"launch.python={sys.executable}"]
+    require_engine("evaluate", load_settings("local", [*chosen, "evaluation.vllm_options.kv_cache_dtype=auto"]), {"vllm"})
+    wrong = load_settings("local", [*chosen, "evaluation.vllm_options.kv_cache_dtyp=fp8"])
+    with pytest.raises(ValueError, match=r"options of evaluation\.engine name 'kv_cache_dtyp'.*mean 'kv_cache_dtype'"):
+        require_engine("evaluate", wrong, {"vllm"})
