@@ -25,13 +25,13 @@ def kl_per_token(start: Path, trained: Path, log: Path, examples: Sequence[Examp
         start, trained: Policy folders.
         log: ``samples.jsonl`` of the trained policy, sampled at temperature 1 without nucleus. Its first answer of
             each question is used, tokenized anew.
-        examples: The questions.
+        examples: The questions; answers to others are passed over.
     """
     tokenizer = load_tokenizer(trained)
     prompts = {row.id: tokenizer.encode(render_prompt(tokenizer, row), add_special_tokens=False) for row in examples}
     rows = []
     for sample in read_samples(log):
-        if sample.sample == 0 and sample.completion:
+        if sample.sample == 0 and sample.completion and sample.example_id in prompts:
             ended = [tokenizer.eos_token_id] if sample.finish_reason == "stop" else []
             answer = tokenizer.encode(sample.completion, add_special_tokens=False) + ended
             rows.append((prompts[sample.example_id], answer))
