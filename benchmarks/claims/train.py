@@ -41,7 +41,9 @@ def run_arm(world: Path, work: Path, arm: Arm, seed: int, threads: int) -> Row:
         greedy accuracies by question at the start and the end; what the last steps of training report.
     """
     settings = settings_of(world, arm, seed, threads)
-    shared = world / "starts" / f"{'-'.join([arm.rows.get('sft', 'sft'), arm.rows.get('train', 'train')])}"
+    # Prepared rows belong to a phase by their length, so arms with other phases have other ones.
+    files = [arm.rows.get("sft", "sft"), arm.rows.get("train", "train"), f"{len(arm.steps)}-phases"]
+    shared = world / "starts" / "-".join(files)
     data = run_stage(prepare_stage(settings), shared / "prepare", base=world / "base")
     start = world / "base"
     if arm.warm_up:

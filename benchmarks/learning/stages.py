@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import runpy
+import signal
 import sys
 import traceback
 from collections import defaultdict
@@ -44,6 +46,7 @@ def _run_module(module: str, arguments: list[str]) -> bool:
     """``python -m MODULE ARGUMENTS`` in this process; whether it failed."""
     before, sys.argv = sys.argv, [module, *arguments]
     handlers, logging.root.handlers = logging.root.handlers, []  # the stage logs to the stderr that it finds
+    ended_by = signal.getsignal(signal.SIGTERM)  # a training sets a handler of its own, and leaves it
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as ended:
@@ -53,6 +56,8 @@ def _run_module(module: str, arguments: list[str]) -> bool:
         return True
     finally:
         sys.argv, logging.root.handlers = before, handlers
+        signal.signal(signal.SIGTERM, ended_by)
+        gc.collect()  # a trainer and its model hold each other
     return False
 
 
