@@ -20,7 +20,7 @@ from judge import serving, town_of
 from stages import run_stage
 from world import OTHER_WORDS, settings_of
 
-from qwenlong.tasks.specs import grpo_stage, prepare_stage, sft_stage
+from qwenlong.tasks.specs import StageSpec, grpo_stage, prepare_stage, sft_stage
 from qwenlong_core.data.rows import read_examples
 from qwenlong_core.evaluation import runner
 from qwenlong_core.evaluation.samples import read_samples
@@ -28,6 +28,7 @@ from qwenlong_core.jobs import EvaluateJob
 from qwenlong_core.records import Example
 from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.settings.tree import Settings
+from qwenlong_core.store.files import digest_json
 
 GREEDY = {"temperature": 0.0, "top_p": 1.0, "samples": 1}
 Row = dict[str, Any]
@@ -41,14 +42,11 @@ def run_arm(world: Path, work: Path, arm: Arm, seed: int, threads: int) -> Row:
         greedy accuracies by question at the start and the end; what the last steps of training report.
     """
     settings = settings_of(world, arm, seed, threads)
-    # Prepared rows belong to a phase by their length, so arms with other phases have other ones.
-    files = [arm.rows.get("sft", "sft"), arm.rows.get("train", "train"), f"{len(arm.steps)}-phases"]
-    shared = world / "starts" / "-".join(files)
-    data = run_stage(prepare_stage(settings), shared / "prepare", base=world / "base")
+    common = settings_of(world, arm, 0, threads)  # all seeds start from the same policy
+    data = shared_stage(world, prepare_stage(common), base=world / "base")
     start = world / "base"
     if arm.warm_up:
-        start = run_stage(sft_stage(settings_of(world, arm, 0, threads)), shared / f"sft-{arm.warm_up}",
-                          model=start, data=data)  # fmt: skip
+        start = shared_stage(world, sft_stage(common), model=start, data=data)
     examples = read_examples(data / "eval.parquet")
     with serving(masks_of(world)) as url:
         if arm.judge:
@@ -65,6 +63,12 @@ def run_arm(world: Path, work: Path, arm: Arm, seed: int, threads: int) -> Row:
         for name, policy in (("start", start), ("end", policy))
     }
     return {"arm": arm.name, "seed": seed, "points": points, "greedy": ends, "last": last_steps(policy)}
+
+
+def shared_stage(world: Path, spec: StageSpec, **inputs: Path) -> Path:
+    """The output of a stage that is run once for all arms with the same job and inputs."""
+    key = digest_json([spec.job, {name: str(folder) for name, folder in inputs.items()}])
+    return run_stage(spec, world / "starts" / f"{spec.name}-{key[:12]}", **inputs)
 
 
 def masks_of(world: Path) -> dict[str, str]:

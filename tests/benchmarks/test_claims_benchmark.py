@@ -20,12 +20,14 @@ from arms import CLAIMS, Arm, Claim
 from drift import answer_logprobs
 from judge import ACCEPTED, ACCEPTED_IN_OTHER_WORDS, REFUSED, serving, verdict
 from tables import at_the_level_of_both, reached, saved, table
-from world import half_in_other_words, in_other_words, make_rows, masked, phase_limits
+from world import half_in_other_words, in_other_words, make_rows, masked, phase_limits, settings_of
 
+from qwenlong.tasks.specs import prepare_stage
 from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.data.synthesis.generate import generate
 from qwenlong_core.rewards.judge_prompt import judge_messages, read_verdict
 from qwenlong_core.rewards.rules import rule_score
+from qwenlong_core.store.files import digest_json
 
 Row = dict[str, Any]
 
@@ -40,6 +42,24 @@ def rows(tokenizer):
     return [
         generate(tokenizer, domain="multihop", kind="bridge_2", tokens=160, seed=f"test/{index}").example
         for index in range(4)
+    ]
+
+
+def test_arms_share_prepared_rows_only_if_the_rows_are_in_the_same_phases(tmp_path):
+    """One stage with the rows of three phases would train on the short ones alone."""
+    (tmp_path / "limits.json").write_text("[200, 260, 320]")
+    for name in ("sft", "train", "eval", "sft-words", "train-masked"):
+        (tmp_path / f"{name}.jsonl").write_text("")
+    arms = {arm.name: arm for claim in CLAIMS.values() for arm in claim.arms.values()}
+    by_job: dict[str, list[str]] = {}
+    for name, arm in arms.items():
+        job = digest_json(prepare_stage(settings_of(tmp_path, arm, 0, 1)).job)
+        by_job.setdefault(job, []).append(name)
+    assert sorted(sorted(names) for names in by_job.values()) == [
+        ["hybrid", "rule-alone"],
+        ["judge-alone"],
+        ["long-sft", "no-retrospective", "no-sft", "phases", "uniform"],
+        ["masked", "no-dynamic", "no-penalty", "one-stage"],
     ]
 
 
