@@ -178,7 +178,8 @@ def test_an_option_that_vllm_does_not_have_is_refused() -> None:
 def test_an_option_is_tried_before_a_run_starts() -> None:
     """The command line and the flows ask the interpreter of the stages, which is not their own."""
     chosen = ["evaluation.engine=vllm", f"launch.python={sys.executable}"]
-    require_engine("evaluate", load_settings("local", [*chosen, "evaluation.vllm_options.kv_cache_dtype=auto"]), {"vllm"})
+    right = load_settings("local", [*chosen, "evaluation.vllm_options.kv_cache_dtype=auto"])
+    require_engine("evaluate", right, {"vllm"})
     wrong = load_settings("local", [*chosen, "evaluation.vllm_options.kv_cache_dtyp=fp8"])
     with pytest.raises(ValueError, match=r"options of evaluation\.engine name 'kv_cache_dtyp'.*mean 'kv_cache_dtype'"):
         require_engine("evaluate", wrong, {"vllm"})
