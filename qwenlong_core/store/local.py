@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import shutil
@@ -90,15 +91,20 @@ class LocalStore:
 
     def _is_whole(self, ref: ArtifactRef) -> bool:
         """Whether the artifact is there and whole. A damaged one is renamed out of the way, to be made again."""
-        directory, manifest = self._directory(ref), self.manifest(ref)
-        try:
-            if manifest is not None:
-                verify(directory, manifest)
-                return True
-        except Damaged as error:
-            logger.warning("moved aside, so that it is made again: %s", error)
-        with contextlib.suppress(FileNotFoundError):
-            directory.rename(directory.with_name(f".bad-{uuid.uuid4().hex}"))
+        directory = self._directory(ref)
+        with contextlib.suppress(FileNotFoundError):  # not there, or another process has just moved it
+            seen = os.open(directory, os.O_RDONLY)
+            try:
+                manifest = self.manifest(ref)
+                if manifest is not None:
+                    verify(directory, manifest)
+                    return True
+                _move_aside(directory, seen)
+            except Damaged as error:
+                logger.warning("moved aside, so that it is made again: %s", error)
+                _move_aside(directory, seen)
+            finally:
+                os.close(seen)
         return False
 
     def fetch(self, ref: ArtifactRef) -> Path:
@@ -221,6 +227,19 @@ def _sync_tree(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _move_aside(directory: Path, seen: int) -> None:
+    """Rename a damaged artifact, unless another writer has done so and made it again.
+
+    Args:
+        seen: descriptor of the folder that was found damaged. Its lock keeps another writer from renaming it between
+            the comparison and the rename here, and what is not renamed cannot be replaced.
+    """
+    with contextlib.suppress(OSError):  # no locks here
+        fcntl.flock(seen, fcntl.LOCK_EX)
+    if os.path.samestat(os.fstat(seen), directory.stat()):
+        directory.rename(directory.with_name(f".bad-{uuid.uuid4().hex}"))
 
 
 def _rename_unless_there(staging: Path, target: Path) -> bool:

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -114,6 +115,37 @@ def test_publishing_again_mends_a_damaged_artifact(store, tmp_path, damage):
         (directory / MANIFEST).unlink()
     assert store.publish(folder, manifest_of(folder)) == ref
     assert (directory / "model.safetensors").read_text() == "weights" and (directory / MANIFEST).is_file()
+
+
+@pytest.mark.parametrize("damaged", [None, "model.safetensors", MANIFEST])
+def test_what_another_writer_finishes_meanwhile_stays(tmp_path, damaged):
+    """It publishes after this one has looked at what is there, and before this one does anything about it."""
+    folder, root = make_folder(tmp_path / "out"), tmp_path / "store"
+    manifest = manifest_of(folder)
+    there = root / "artifacts" / "model" / manifest.digest
+    if damaged:
+        LocalStore(root).publish(folder, manifest)
+        (there / damaged).write_text("{}")
+    made: list[int] = []
+
+    def other() -> None:
+        if not made:
+            LocalStore(root).publish(folder, manifest)
+            made.append(there.stat().st_ino)
+
+    class Slower(LocalStore):
+        def manifest(self, ref: ArtifactRef) -> Manifest | None:
+            found = super().manifest(ref)
+            other()
+            return found
+
+    def fill(staging: Path) -> None:
+        other()
+        shutil.copytree(folder, staging, dirs_exist_ok=True)
+
+    Slower(root).admit(manifest, fill)
+    assert made == [there.stat().st_ino]
+    assert len(list(there.parent.glob(".bad-*"))) == bool(damaged)
 
 
 def test_notes_are_verified_but_do_not_make_the_artifact_another(tmp_path):
