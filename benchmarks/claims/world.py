@@ -127,7 +127,7 @@ def settings_of(work: Path, arm: Arm, seed: int, threads: int) -> Settings:
         "sft": {"max_tokens": longest + 2 * COMPLETION, "learning_rate": 3e-4, "epochs": arm.warm_up or 1.0,
                 "batch_size": 16, "micro_batch_size": 16, "save_steps": 100},
         "grpo": {"group_size": 8, "batch_size": 16, "mini_batch_size": 16, "micro_batch_size": 16,
-                 "learning_rate": 3e-4, "clip_high": 0.28, "save_steps": 10, "optimizer_across_phases": "fresh",
+                 "learning_rate": 2e-4, "clip_high": 0.28, "save_steps": 10, "optimizer_across_phases": "fresh",
                  "dynamic_sampling": {"max_rounds": 2}, "phases": phases, **SAMPLED},
         "evaluation": {"max_prompt_tokens": longest, "max_completion_tokens": COMPLETION, "samples": 4,
                        "batch_size": 16, **SAMPLED},
