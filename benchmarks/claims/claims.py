@@ -6,7 +6,8 @@
 
 A Llama of 3.5 million parameters (``benchmarks/learning``) reads documents of three lengths, is warmed up by SFT and
 trained by GRPO, all by the pipeline's stages. Each arm and seed is a run of its own, of minutes; it leaves
-``results/ARM-SEED.json.gz`` beside this script and is not repeated. An interrupted run goes on where it stopped.
+``results/ARM-SEED.json.gz`` beside this script and is not repeated. An interrupted run goes on where it stopped; its
+time is then that of the last part.
 At the end the claim's table and picture are written beside the results, once all its arms have the five seeds.
 
 No result has been recorded yet.
@@ -37,12 +38,12 @@ def result_of(arm: Arm, seed: int, args: argparse.Namespace) -> Row:
     name = f"{arm.name}-{seed}"
     file = (RESULTS if seed in SEEDS else args.work / "pilots") / f"{name}.json.gz"
     if not file.exists():
-        began = time.monotonic()
+        began = time.process_time()  # other work on the machine, such as another seed, does not lengthen it
         result = run_arm(args.work, args.work / name, arm, seed, args.threads)
-        result |= {"seconds": round(time.monotonic() - began)}
+        result |= {"seconds": round(time.process_time() - began)}
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(gzip.compress(json.dumps(result).encode(), mtime=0))
-        print(f"{name}: {result['seconds']} s", file=sys.stderr, flush=True)
+        print(f"{name}: {result['seconds']} s of processor time", file=sys.stderr, flush=True)
     loaded: Row = json.loads(gzip.decompress(file.read_bytes()))
     return loaded
 
@@ -52,7 +53,7 @@ def run_claim(claim: Claim, seeds: Sequence[int], args: argparse.Namespace) -> N
     by_seed = [{name: result_of(arm, seed, args) for name, arm in claim.arms.items()} for seed in seeds]
     results: Results = {name: [of_seed[name] for of_seed in by_seed] for name in claim.arms}
     seconds = sum(result["seconds"] for of_arm in results.values() for result in of_arm)
-    shown = f"{table(claim, results)}\n{len(seeds)} seeds, {seconds / 3600:.1f} hours in all.\n"
+    shown = f"{table(claim, results)}\n{len(seeds)} seeds, {seconds / 3600:.1f} hours of processor time in all.\n"
     print(f"## {claim.name}\n\n{shown}")
     if tuple(seeds) == SEEDS:
         (RESULTS / f"{claim.name}.md").write_text(shown)
