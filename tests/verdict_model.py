@@ -14,10 +14,10 @@ from torch.nn import Linear
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from verdict_server import OTHERS
 
-from qwenlong_core.rewards.health import _PAIRS
+from qwenlong_core.rewards.health import PAIRS as FIXED_PAIRS
 from qwenlong_core.rewards.judge_prompt import judge_messages
 
-PAIRS = (*_PAIRS, *OTHERS)
+PAIRS = (*FIXED_PAIRS, *OTHERS)
 WORDS = ("[[YES]]", "[[NO]]")
 MARGIN = 20.0
 """Logit of the right token; all others have 0 or less."""

@@ -14,7 +14,7 @@ import torch
 from endpoint_server import payload, serve_forever
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from qwenlong_core.rewards.health import _PAIRS
+from qwenlong_core.rewards.health import PAIRS as FIXED_PAIRS
 from qwenlong_core.rewards.judge_prompt import judge_messages
 
 OTHERS = (
@@ -37,7 +37,7 @@ class Judge:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder).model.eval()
         self.lock = threading.Lock()
-        pairs = (*_PAIRS, *OTHERS)
+        pairs = (*FIXED_PAIRS, *OTHERS)
         states = torch.stack([self.state(judge_messages(q, (gold,), answer)) for q, gold, answer, _ in pairs]).double()
         labels = torch.tensor([1.0 if equal else -1.0 for *_, equal in pairs], dtype=torch.double)
         self.mean = states.mean(dim=0)

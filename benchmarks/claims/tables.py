@@ -69,6 +69,20 @@ def saved(ones: Sequence[Row], others: Sequence[Row], what: str) -> str:
     return f"{gain_cell(shares)} ({len(shares)} of {len(pairs)} seeds)"
 
 
+def gained(results: Sequence[Row]) -> str:
+    """What an arm gained over its start: answers sampled as in training, by rule and by construction, and greedy."""
+    parts = []
+    for key, name in {"accuracy": "sampled", "by_construction": "by construction"}.items():
+        parts.append((name, [(result["points"][-1][key], result["points"][0][key]) for result in results]))
+    parts.append(("greedy", [(result["greedy"]["end"], result["greedy"]["start"]) for result in results]))
+    cells = []
+    for name, pairs in parts:
+        of_questions = [fmean(end[key] - start[key] for end, start in pairs) for key in sorted(pairs[0][0])]
+        of_seeds = [mean(end) - mean(start) for end, start in pairs]
+        cells.append(f"{name} {gain_cell(of_seeds)} over seeds, {gain_cell(of_questions)} over questions")
+    return "; ".join(cells)
+
+
 def by_question(ones: Sequence[Row], others: Sequence[Row], column: str) -> list[float]:
     """Differences at the end, by question, as means over the seeds."""
     pairs = [(one["points"][-1][column], other["points"][-1][column]) for one, other in zip(ones, others, strict=True)]
@@ -76,9 +90,9 @@ def by_question(ones: Sequence[Row], others: Sequence[Row], column: str) -> list
 
 
 def table(claim: Claim, results: Results) -> str:
-    """Markdown: what was said, the arms' means over the seeds, and the differences of the first arm to the others.
+    """Markdown: what was said, the arms' means over the seeds, their gains, and the first arm beside the others.
 
-    One seed alone has no differences, since they have no interval.
+    One seed alone has only the means, since the rest has no interval.
     """
     head = ["arm", *COLUMNS]
     lines = [f"*{claim.said}*", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -86,7 +100,10 @@ def table(claim: Claim, results: Results) -> str:
         rows = [numbers(result) for result in of_arm]
         lines.append(f"| {arm} | {' | '.join(f'{fmean(row[name] for row in rows):.3f}' for name in COLUMNS)} |")
     first, *others = results
-    for other in others if len(results[first]) > 1 else ():
+    if len(results[first]) == 1:
+        return "\n".join(lines) + "\n"
+    lines += ["", "Gains over the start:", "", *(f"- {arm}: {gained(of_arm)}" for arm, of_arm in results.items())]
+    for other in others:
         lines += ["", f"{first} against {other}:", "", *differences(results[first], results[other])]
     return "\n".join(lines) + "\n"
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from qwenlong_core.rewards.judge import Judge, JudgeQuestion
 
-# Six pairs of equal meaning in other words, and six near misses of the same form.
-_PAIRS: tuple[tuple[str, str, str, bool], ...] = (
+PAIRS: tuple[tuple[str, str, str, bool], ...] = (
     ("Who discovered radium?", "Marie Curie", "Madame Marie Skłodowska Curie", True),
     ("Which city hosts the Louvre?", "Paris", "The French capital, Paris", True),
     ("Who wrote Hamlet?", "William Shakespeare", "Shakespeare", True),
@@ -21,7 +20,8 @@ _PAIRS: tuple[tuple[str, str, str, bool], ...] = (
     ("How long is the lease?", "twelve months", "twelve years", False),
     ("Which party may terminate?", "the Lessee", "the Lessor", False),
 )
-
+"""Question, reference, answer, and whether they are equal: six pairs in other words, and six near misses of the same
+form."""
 
 MIN_AGREEMENT = 0.75
 """Least share of known verdicts that a judge must give. One that says the same to everything gives half of them."""
@@ -39,7 +39,7 @@ class JudgeHealth:
     """A description of each pair that was judged differently or not at all."""
     last_error: str | None = None
     """The endpoint's last error, if it failed."""
-    pairs: int = len(_PAIRS)
+    pairs: int = len(PAIRS)
 
 
 async def check_judge(judge: Judge) -> JudgeHealth:
@@ -48,7 +48,7 @@ async def check_judge(judge: Judge) -> JudgeHealth:
     The pairs are asked by a separate client without the cache: a stored verdict would say nothing about the judge that
     is running now.
     """
-    questions = [JudgeQuestion(question=q, golds=(gold,), answer=answer) for q, gold, answer, _ in _PAIRS]
+    questions = [JudgeQuestion(question=q, golds=(gold,), answer=answer) for q, gold, answer, _ in PAIRS]
     fresh = Judge(judge.settings.model_copy(update={"cache_dir": None}))
     try:
         verdicts = await fresh.verdicts(questions)
@@ -57,13 +57,13 @@ async def check_judge(judge: Judge) -> JudgeHealth:
     disagreements = tuple(
         f"{gold!r} against {answer!r}: "
         + (verdict.error if verdict.equal is None else f"said {'equal' if verdict.equal else 'different'}")
-        for (_, gold, answer, equal), verdict in zip(_PAIRS, verdicts)
+        for (_, gold, answer, equal), verdict in zip(PAIRS, verdicts)
         if verdict.equal is not equal
     )
     return JudgeHealth(
         reachable=any(verdict.equal is not None for verdict in verdicts),
         last_error=fresh.last_error,
-        agreement=1 - len(disagreements) / len(_PAIRS),
+        agreement=1 - len(disagreements) / len(PAIRS),
         disagreements=disagreements,
     )
 

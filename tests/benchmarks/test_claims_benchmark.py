@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from dataclasses import replace
@@ -25,8 +26,11 @@ from world import half_in_other_words, in_other_words, make_rows, masked, phase_
 from qwenlong.tasks.specs import prepare_stage
 from qwenlong_core.bundled import bundled_tokenizer
 from qwenlong_core.data.synthesis.generate import generate
+from qwenlong_core.rewards.health import check_judge
+from qwenlong_core.rewards.judge import Judge
 from qwenlong_core.rewards.judge_prompt import judge_messages, read_verdict
 from qwenlong_core.rewards.rules import rule_score
+from qwenlong_core.settings.rewards import JudgeSettings
 from qwenlong_core.store.files import digest_json
 
 Row = dict[str, Any]
@@ -87,6 +91,13 @@ def test_the_judge_answers_the_projects_own_prompt():
                 reply = httpx.post(f"{url}/chat/completions", json=body).json()
                 said = read_verdict(reply["choices"][0]["message"]["content"])
                 assert said == verdict(question, "Aldale", answer)
+
+
+def test_the_judge_passes_the_check_before_a_run():
+    with serving({}) as url:
+        judge = Judge(JudgeSettings(base_url=url, model="by-construction"))
+        health = asyncio.run(check_judge(judge))
+    assert health.agreement == 1
 
 
 def test_a_rule_pays_the_towns_own_name_alone_and_leaves_the_rest_to_a_judge(rows):
@@ -157,6 +168,8 @@ def test_the_table_has_arms_and_differences():
     shown = table(claim, {"a": [a, a], "b": [b, b]})
     assert "| a | 0.400 | 0.600 | 1.000 |" in shown and "a against b:" in shown
     assert "- end: +0.100 [+0.100, +0.100] over seeds, +0.100 [+0.100, +0.100] over questions" in shown
+    assert "- a: sampled +0.200 [+0.200, +0.200] over seeds, +0.200 [+0.200, +0.200] over questions; by con" in shown
+    assert "greedy +0.500 [+0.500, +0.500] over seeds, +0.500 [" in shown  # one of two questions more, with every seed
     assert "against" not in table(claim, {"a": [a], "b": [b]})  # a pilot has no intervals
 
 

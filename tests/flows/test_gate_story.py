@@ -36,7 +36,7 @@ from qwenlong.tasks.tracking.registry import (
     by_alias,
     read_registration,
 )
-from qwenlong_core.rewards.health import _PAIRS as FIXED_PAIRS
+from qwenlong_core.rewards.health import PAIRS as FIXED_PAIRS
 from qwenlong_core.settings.profiles import load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]

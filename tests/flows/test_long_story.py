@@ -27,7 +27,7 @@ from qwenlong.tasks.stage import RunContext
 from qwenlong.tasks.tracking.client import client_for
 from qwenlong.tasks.tracking.registry import CHAMPION
 from qwenlong_core.evaluation.results import Evaluation, read_evaluation
-from qwenlong_core.rewards.health import _PAIRS as FIXED_PAIRS
+from qwenlong_core.rewards.health import PAIRS as FIXED_PAIRS
 from qwenlong_core.settings.profiles import load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]

@@ -27,7 +27,7 @@ import seaweed
 from endpoint_server import Respond, says, served
 
 from qwenlong.flows.cli.environment import is_up
-from qwenlong_core.rewards.health import _PAIRS
+from qwenlong_core.rewards.health import PAIRS
 from qwenlong_core.settings.running import TrackingSettings
 from qwenlong_core.settings.training import VLLMSettings
 
@@ -144,7 +144,7 @@ def mlflow_server(home: Path, port: int) -> Iterator[str]:
 def sensible(number: int, request: dict[str, Any]) -> Respond:
     """A judge that knows the pairs it is examined with, and says no to everything else."""
     asked = json.loads(request["messages"][-1]["content"])
-    equal = {(question, answer) for question, _, answer, equal in _PAIRS if equal}
+    equal = {(question, answer) for question, _, answer, equal in PAIRS if equal}
     return says("[[YES]]" if (asked["question"], asked["candidate_answer"]) in equal else "[[NO]]")
 
 

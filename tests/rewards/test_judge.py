@@ -15,7 +15,7 @@ from endpoint_server import Respond, hang, payload, raw, reset, says, served, tr
 
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards.candidate import refusal_reason
-from qwenlong_core.rewards.health import _PAIRS, check_judge, require_judge
+from qwenlong_core.rewards.health import PAIRS, check_judge, require_judge
 from qwenlong_core.rewards.hybrid import score_completions_sync
 from qwenlong_core.rewards.judge import Judge, JudgeQuestion, Verdict
 from qwenlong_core.rewards.judge_prompt import judge_messages, read_verdict
@@ -355,7 +355,7 @@ def test_one_judge_serves_several_event_loops() -> None:
 def person(_n: int, request: dict[str, Any]) -> Respond:
     """Answers the fixed pairs as a person would."""
     said = json.loads(request["messages"][1]["content"])
-    equal = next(e for q, gold, a, e in _PAIRS if (q, a) == (said["question"], said["candidate_answer"]))
+    equal = next(e for q, gold, a, e in PAIRS if (q, a) == (said["question"], said["candidate_answer"]))
     return says("[[YES]]" if equal else "[[NO]]")
 
 
