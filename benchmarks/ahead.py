@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from compare import Row, save, seconds
+from compare import Row, model_folder, save, seconds
 from rollout import endless_engine, random_prompt
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from update_variants import build, group_inputs, update
@@ -110,7 +110,7 @@ def measure(shape: Shape, cores: int, repeats: int) -> Row:
 def main() -> None:
     """Measure and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=model_folder)
     parser.add_argument("--prompt", type=int, nargs="+", default=[2048])
     parser.add_argument("--completion", type=int, default=128)
     parser.add_argument("--group", type=int, default=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,16 @@ from statistics import median
 from typing import Any
 
 Row = dict[str, Any]
+
+
+def model_folder(text: str) -> Path:
+    """Type of a command-line argument: a folder with a model, refused before anything is loaded."""
+    folder = Path(text)
+    if not (folder / "config.json").is_file():
+        raise argparse.ArgumentTypeError(
+            f"{text} has no config.json: give a model's folder, as `save_pretrained` or `qwenlong export` writes it"
+        )
+    return folder
 
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}

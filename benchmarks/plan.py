@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from compare import markdown
+from compare import markdown, model_folder
 from step import job_of, our_steps
 
 from qwenlong.tasks.process import HEAP
@@ -100,7 +100,7 @@ def compared(policy: Path, machine: Machine, shape: tuple[int, int, int, bool], 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=model_folder)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--only", type=int, help="the first shapes alone")

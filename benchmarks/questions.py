@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare import CLOCKS, Row, alternate, row, save
+from compare import CLOCKS, Row, alternate, model_folder, row, save
 from rollout import endless_engine, random_prompt
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -48,7 +48,7 @@ def measure(model: Any, tokenizer: Any, document: int, questions: int, repeats: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=model_folder)
     parser.add_argument("--document", type=int, default=1024)
     parser.add_argument("--questions", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--repeats", type=int, default=1)

@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from compare import CLOCKS, Row, alternate, row, save
+from compare import CLOCKS, Row, alternate, model_folder, row, save
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from qwenlong_core.generation.engine import Sampling
@@ -122,7 +122,7 @@ def profile(model: Any, tokenizer: Any, prompt: list[int], length: int, group: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=model_folder)
     parser.add_argument("--prompt", type=int, default=2048)
     parser.add_argument("--completions", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--group", type=int, default=8)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compare import model_folder
 from step import checksum
 from transformers import TrainerCallback
 from update_variants import Peak
@@ -109,7 +110,7 @@ def measure(job: GRPOJob, model: Path, data: Path, work: Path) -> tuple[int, lis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--job", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=model_folder, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument(

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from compare import model_folder
 
 from qwenlong_core.data.synthesis.generate import domain_of_row, generate
 from qwenlong_core.jobs import SFTJob
@@ -59,7 +60,7 @@ def seconds(job: SFTJob, model: Path, rows: list[dict[str, list[int]]]) -> float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="policy folder")
+    parser.add_argument("model", type=model_folder, help="policy folder")
     parser.add_argument("--shortest", type=int, default=256)
     parser.add_argument("--longest", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=16)

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from compare import CLOCKS, Row, row, save
+from compare import CLOCKS, Row, model_folder, row, save
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -146,7 +146,7 @@ def measure(policy: Path, prompt: int, completion: int, group: int, repeats: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=model_folder)
     parser.add_argument("--prompt", type=int, nargs="+", default=[2048])
     parser.add_argument("--completion", type=int, default=128)
     parser.add_argument("--group", type=int, default=8)

@@ -30,7 +30,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from compare import CLOCKS
+from compare import CLOCKS, model_folder
 from transformers import AutoConfig
 from update_variants import VARIANTS, lengths
 
@@ -174,7 +174,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def measuring(description: str | None) -> argparse.ArgumentParser:
     """The options that all measurements share."""
     result = argparse.ArgumentParser(description=description.splitlines()[0] if description else None)
-    result.add_argument("--model", type=Path, required=True, help="policy folder, from python -m qwenlong_core.models")
+    result.add_argument(
+        "--model", type=model_folder, required=True, help="policy folder, from python -m qwenlong_core.models"
+    )
     result.add_argument("--output", type=Path, required=True)
     result.add_argument("--repeats", type=int, default=1)
     result.add_argument("--threads", type=int, default=None, help="processor threads (default: all cores)")

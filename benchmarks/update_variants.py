@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compare import model_folder
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -241,7 +242,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    result.add_argument("--model", type=Path, required=True, help="policy folder, from python -m qwenlong_core.models")
+    result.add_argument(
+        "--model", type=model_folder, required=True, help="policy folder, from python -m qwenlong_core.models"
+    )
     result.add_argument("--variant", choices=(*VARIANTS, "groups"), required=True)
     result.add_argument("--prompt", type=int, required=True)
     result.add_argument("--completion", type=int, required=True)

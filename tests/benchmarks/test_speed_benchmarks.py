@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import questions
 import rollout
+from compare import model_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +27,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     import_base(ModelSettings(name="tiny"), folder)
     return folder
+
+
+def test_a_folder_without_a_model_is_refused_before_anything_is_loaded(folder: Path, tmp_path: Path) -> None:
+    assert model_folder(str(folder)) == folder
+    for wrong in (tmp_path, tmp_path / "missing", folder / "config.json"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"has no config\.json: give a model's folder"):
+            model_folder(str(wrong))
 
 
 def test_rollout_and_questions_compare_equal_work(folder: Path) -> None:
