@@ -41,6 +41,8 @@ class Claim:
     name: str
     said: str
     """What the article or the paper says."""
+    measure: str
+    """The difference that answers it, by its name in the claim's table."""
     arms: Mapping[str, Arm]
     """By what they are in this comparison."""
 
@@ -63,11 +65,13 @@ CLAIMS = {
         Claim(
             "phases",
             "article: phases of growing length converge 40% faster than one stage",
+            "tokens saved at the accuracy that both reach",
             {"phases": _IN_PHASES, "one stage": _IN_ONE_STAGE},
         ),
         Claim(
             "curriculum",
             "article: the curriculum has 67% lower KL",
+            "KL saved at the accuracy that both reach",
             {
                 "retrospective, by difficulty": _IN_PHASES,
                 "retrospective, uniform": Arm("uniform", uniform=True),
@@ -77,6 +81,7 @@ CLAIMS = {
         Claim(
             "reward",
             "article: the hybrid reward has 23% higher recall",
+            "by construction",
             {
                 "hybrid": Arm("hybrid", _JUDGED, ONE_STAGE, rows=_WORDS, judge=True),
                 "rule alone": Arm("rule-alone", steps=ONE_STAGE, rows=_WORDS),
@@ -86,6 +91,7 @@ CLAIMS = {
         Claim(
             "warm-up",
             "paper (section 4.2): long SFT leaves RL little to add",
+            "gain",
             {
                 "short SFT": _IN_PHASES,
                 "no SFT": Arm("no-sft", warm_up=0.0),
@@ -95,6 +101,7 @@ CLAIMS = {
         Claim(
             "ablations",
             "paper: dynamic sampling, the length penalty and the handling of truncated answers each help",
+            "accuracy",
             {
                 "all on": _IN_ONE_STAGE,
                 "no dynamic sampling": Arm("no-dynamic", _grpo(dynamic_sampling={"max_rounds": 1}), ONE_STAGE),

@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "learning"))
 
 from arms import CLAIMS, SEEDS, Arm, Claim
-from tables import Results, Row, plot, table
+from tables import Results, Row, plot, summary, table
 from train import run_arm
 from world import write_world
 
@@ -48,16 +48,23 @@ def result_of(arm: Arm, seed: int, args: argparse.Namespace) -> Row:
     return loaded
 
 
-def run_claim(claim: Claim, seeds: Sequence[int], args: argparse.Namespace) -> None:
+def run_claim(claim: Claim, seeds: Sequence[int], args: argparse.Namespace) -> Results:
     """All arms with all seeds, seed by seed, so that what an interruption leaves is paired."""
     by_seed = [{name: result_of(arm, seed, args) for name, arm in claim.arms.items()} for seed in seeds]
     results: Results = {name: [of_seed[name] for of_seed in by_seed] for name in claim.arms}
-    seconds = sum(result["seconds"] for of_arm in results.values() for result in of_arm)
-    shown = f"{table(claim, results)}\n{len(seeds)} seeds, {seconds / 3600:.1f} hours of processor time in all.\n"
+    shown = report(claim, results)
     print(f"## {claim.name}\n\n{shown}")
     if tuple(seeds) == SEEDS:
         (RESULTS / f"{claim.name}.md").write_text(shown)
         plot(claim, results, RESULTS / f"{claim.name}.svg")
+    return results
+
+
+def report(claim: Claim, results: Results) -> str:
+    """A claim's table, and what it took."""
+    runs = [result for of_arm in results.values() for result in of_arm]
+    hours = sum(result["seconds"] for result in runs) / 3600
+    return f"{table(claim, results)}\n{len(runs)} runs, {hours:.1f} hours of processor time.\n"
 
 
 def main() -> None:
@@ -72,8 +79,10 @@ def main() -> None:
         parser.error(f"no claim named {', '.join(sorted(unknown))}: there are {', '.join(CLAIMS)}")
     args.work = args.work.resolve()
     write_world(args.work, args.threads)
-    for name in args.claims or CLAIMS:
-        run_claim(CLAIMS[name], args.seeds, args)
+    chosen = [CLAIMS[name] for name in args.claims or CLAIMS]
+    done = [(claim, run_claim(claim, args.seeds, args)) for claim in chosen]
+    if len(args.seeds) > 1:
+        print(f"## Summary\n\n{summary(done)}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,18 @@ matplotlib.use("Agg")
 Row = dict[str, Any]
 Results = dict[str, list[Row]]
 """Results by arm, in the order of the seeds."""
-COLUMNS = ("start", "end", "greedy", "by construction", "wrong, other words", "KL", "1000 tokens", "entropy", "norm")
+COLUMNS = (
+    "start",
+    "end",
+    "gain",
+    "greedy",
+    "by construction",
+    "wrong, other words",
+    "KL",
+    "1000 tokens",
+    "entropy",
+    "norm",
+)
 
 
 def numbers(result: Row) -> dict[str, float]:
@@ -25,6 +36,7 @@ def numbers(result: Row) -> dict[str, float]:
     return {
         "start": mean(first["accuracy"]),
         "end": mean(last["accuracy"]),
+        "gain": mean(last["accuracy"]) - mean(first["accuracy"]),
         "greedy": mean(result["greedy"]["end"]),
         "by construction": mean(last["by_construction"]),
         "wrong, other words": mean(last["other_words"]),
@@ -104,24 +116,35 @@ def table(claim: Claim, results: Results) -> str:
         return "\n".join(lines) + "\n"
     lines += ["", "Gains over the start:", "", *(f"- {arm}: {gained(of_arm)}" for arm, of_arm in results.items())]
     for other in others:
-        lines += ["", f"{first} against {other}:", "", *differences(results[first], results[other])]
+        found = differences(results[first], results[other])
+        lines += ["", f"{first} against {other}:", "", *(f"- {name}: {value}" for name, value in found.items())]
     return "\n".join(lines) + "\n"
 
 
-def differences(ones: Sequence[Row], others: Sequence[Row]) -> list[str]:
-    """Lines of a list: each measure with 95% intervals, over seeds and, where questions have it, over questions."""
-    columns = {"accuracy": "end", "by_construction": "by construction", "other_words": "wrong, other words"}
-    lines = []
+def summary(claims: Sequence[tuple[Claim, Results]]) -> str:
+    """Markdown: what was said and what was measured, one row for each comparison."""
+    lines = ["| claim | said | compared | measured here (first less second) |", "|---|---|---|---|"]
+    for claim, results in claims:
+        first, *others = results
+        for other in others:
+            value = differences(results[first], results[other])[claim.measure]
+            lines.append(f"| {claim.name} | {claim.said} | {first}, {other} | {claim.measure}: {value} |")
+    return "\n".join(lines) + "\n"
+
+
+def differences(ones: Sequence[Row], others: Sequence[Row]) -> dict[str, str]:
+    """Each measure of one arm less that of another, with 95% intervals over seeds and, where questions have it, over
+    questions."""
+    columns = {"accuracy": "accuracy", "by_construction": "by construction", "other_words": "wrong, other words"}
+    lines = {}
     for key, name in columns.items():
         of_seeds = [mean(a["points"][-1][key]) - mean(b["points"][-1][key]) for a, b in zip(ones, others, strict=True)]
-        lines.append(
-            f"- {name}: {gain_cell(of_seeds)} over seeds, {gain_cell(by_question(ones, others, key))} over questions"
-        )
-    for name in ("greedy", "KL", "entropy", "norm"):
+        lines[name] = f"{gain_cell(of_seeds)} over seeds, {gain_cell(by_question(ones, others, key))} over questions"
+    for name in ("gain", "greedy", "KL", "entropy", "norm"):
         gains = [numbers(a)[name] - numbers(b)[name] for a, b in zip(ones, others, strict=True)]
-        lines.append(f"- {name}: {gain_cell(gains)} over seeds")
+        lines[name] = f"{gain_cell(gains)} over seeds"
     for what, name in (("step", "steps"), ("tokens", "tokens"), ("kl", "KL")):
-        lines.append(f"- {name} saved at the accuracy that both reach: {saved(ones, others, what)}")
+        lines[f"{name} saved at the accuracy that both reach"] = saved(ones, others, what)
     return lines
 
 

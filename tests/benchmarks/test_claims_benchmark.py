@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks/claims"))
 from arms import CLAIMS, Arm, Claim
 from drift import answer_logprobs
 from judge import ACCEPTED, ACCEPTED_IN_OTHER_WORDS, REFUSED, serving, verdict
-from tables import at_the_level_of_both, reached, saved, table
+from tables import at_the_level_of_both, reached, saved, summary, table
 from world import half_in_other_words, in_other_words, make_rows, masked, phase_limits, settings_of
 
 from qwenlong.tasks.specs import prepare_stage
@@ -163,13 +163,15 @@ def test_savings_are_taken_where_both_arrive():
 
 
 def test_the_table_has_arms_and_differences():
-    claim = Claim("c", "somebody: a helps", {"a": Arm("one"), "b": Arm("other")})
+    claim = Claim("c", "somebody: a helps", "gain", {"a": Arm("one"), "b": Arm("other")})
     a, b = result((0, 0.4), (10, 0.6)), result((0, 0.4), (10, 0.5))
     shown = table(claim, {"a": [a, a], "b": [b, b]})
-    assert "| a | 0.400 | 0.600 | 1.000 |" in shown and "a against b:" in shown
-    assert "- end: +0.100 [+0.100, +0.100] over seeds, +0.100 [+0.100, +0.100] over questions" in shown
+    assert "| a | 0.400 | 0.600 | 0.200 | 1.000 |" in shown and "a against b:" in shown
+    assert "- accuracy: +0.100 [+0.100, +0.100] over seeds, +0.100 [+0.100, +0.100] over questions" in shown
     assert "- a: sampled +0.200 [+0.200, +0.200] over seeds, +0.200 [+0.200, +0.200] over questions; by con" in shown
     assert "greedy +0.500 [+0.500, +0.500] over seeds, +0.500 [" in shown  # one of two questions more, with every seed
+    row = "| c | somebody: a helps | a, b | gain: +0.100 [+0.100, +0.100] over seeds |"
+    assert summary([(claim, {"a": [a, a], "b": [b, b]})]).splitlines()[2] == row
     assert "against" not in table(claim, {"a": [a], "b": [b]})  # a pilot has no intervals
 
 
