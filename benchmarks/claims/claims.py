@@ -21,6 +21,8 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "learning"))
@@ -33,14 +35,19 @@ from world import write_world
 RESULTS = Path(__file__).parent / "results"
 
 
+def timed_run(world: Path, work: Path, arm: Arm, seed: int, threads: int) -> Row:
+    """:func:`run_arm`, with the seconds of processor time, which other work on the machine does not lengthen."""
+    return run_arm(world, work, arm, seed, threads) | {"seconds": round(time.process_time())}
+
+
 def result_of(arm: Arm, seed: int, args: argparse.Namespace) -> Row:
     """The arm's result with this seed, from its file if it has one. Pilots are kept in the work folder."""
     name = f"{arm.name}-{seed}"
     file = (RESULTS if seed in SEEDS else args.work / "pilots") / f"{name}.json.gz"
     if not file.exists():
-        began = time.process_time()  # other work on the machine, such as another seed, does not lengthen it
-        result = run_arm(args.work, args.work / name, arm, seed, args.threads)
-        result |= {"seconds": round(time.process_time() - began)}
+        # A process of its own gives back its memory: the trainers of a process add up, 60 MB each.
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            result = process.submit(timed_run, args.work, args.work / name, arm, seed, args.threads).result()
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(gzip.compress(json.dumps(result).encode(), mtime=0))
         print(f"{name}: {result['seconds']} s of processor time", file=sys.stderr, flush=True)
