@@ -45,6 +45,8 @@ class Claim:
     """The difference that answers it, by its name in the claim's table."""
     arms: Mapping[str, Arm]
     """By what they are in this comparison."""
+    drawn: str = "accuracy"
+    """Which of a point's numbers the picture shows."""
 
 
 _WORDS = {"sft": "sft-words.jsonl"}
@@ -87,6 +89,7 @@ CLAIMS = {
                 "rule alone": Arm("rule-alone", steps=ONE_STAGE, rows=_WORDS),
                 "judge alone": Arm("judge-alone", _JUDGED, ONE_STAGE, rows=_MASKED, judge=True),
             },
+            "by_construction",
         ),
         Claim(
             "warm-up",

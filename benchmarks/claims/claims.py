@@ -43,7 +43,7 @@ def timed_run(world: Path, work: Path, arm: Arm, seed: int, threads: int) -> Row
 def result_of(arm: Arm, seed: int, args: argparse.Namespace) -> Row:
     """The arm's result with this seed, from its file if it has one. Pilots are kept in the work folder."""
     name = f"{arm.name}-{seed}"
-    file = (RESULTS if seed in SEEDS else args.work / "pilots") / f"{name}.json.gz"
+    file = file_of(arm, seed, RESULTS if seed in SEEDS else args.work / "pilots")
     if not file.exists():
         # A process of its own gives back its memory: the trainers of a process add up, 60 MB each.
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
@@ -51,8 +51,26 @@ def result_of(arm: Arm, seed: int, args: argparse.Namespace) -> Row:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(gzip.compress(json.dumps(result).encode(), mtime=0))
         print(f"{name}: {result['seconds']} s of processor time", file=sys.stderr, flush=True)
+    return read(file)
+
+
+def file_of(arm: Arm, seed: int, folder: Path) -> Path:
+    """The result of a run."""
+    return folder / f"{arm.name}-{seed}.json.gz"
+
+
+def read(file: Path) -> Row:
+    """A result."""
     loaded: Row = json.loads(gzip.decompress(file.read_bytes()))
     return loaded
+
+
+def recorded(claim: Claim) -> Results | None:
+    """The results of all arms with the five seeds; ``None`` if one is not there yet."""
+    files = {name: [file_of(arm, seed, RESULTS) for seed in SEEDS] for name, arm in claim.arms.items()}
+    if not all(file.exists() for of_arm in files.values() for file in of_arm):
+        return None
+    return {name: [read(file) for file in of_arm] for name, of_arm in files.items()}
 
 
 def run_claim(claim: Claim, seeds: Sequence[int], args: argparse.Namespace) -> Results:

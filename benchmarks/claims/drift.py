@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import kl_div
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
@@ -19,7 +21,10 @@ BATCH = 16
 
 
 def kl_per_token(start: Path, trained: Path, log: Path, examples: Sequence[Example]) -> float:
-    """Mean over the sampled tokens of ``log p_trained - log p_start``, an unbiased estimate of KL(trained || start).
+    """Mean over the places of sampled answers of the KL divergence of the next token's distributions.
+
+    This estimates KL(trained || start) per token. Each place counts with all tokens of the vocabulary, not with the
+    sampled one alone: a token that the start all but excludes would make that mean jump.
 
     Args:
         start, trained: Policy folders.
@@ -36,22 +41,21 @@ def kl_per_token(start: Path, trained: Path, log: Path, examples: Sequence[Examp
             answer = tokenizer.encode(sample.completion, add_special_tokens=False) + ended
             rows.append((prompts[sample.example_id], answer))
     models = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for folder in (trained, start)]
-    sums, tokens = [0.0, 0.0], 0
+    total, places = 0.0, 0
     for first in range(0, len(rows), BATCH):
         batch = rows[first : first + BATCH]
-        tokens += sum(len(answer) for _, answer in batch)
-        for index, model in enumerate(models):
-            sums[index] += answer_logprobs(model, batch)
-    return (sums[0] - sums[1]) / tokens
+        of_trained, of_start = (next_logprobs(model, batch) for model in models)
+        total += kl_div(of_start, of_trained, reduction="sum", log_target=True).item()
+        places += len(of_trained)
+    return total / places
 
 
 @torch.no_grad()
-def answer_logprobs(model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> float:
-    """Sum of the log-probs of all answers' tokens, each after its prompt."""
+def next_logprobs(model: Any, rows: Sequence[tuple[list[int], list[int]]]) -> Tensor:
+    """Log-probs of all tokens at every place of the answers, ``[places, vocabulary]``."""
     ids = pad_sequence([torch.tensor(prompt + answer) for prompt, answer in rows], batch_first=True)
     logits = model(input_ids=ids, use_cache=False).logits  # causal: padding at the end reaches no answer
-    total = 0.0
-    for row, (prompt, answer) in enumerate(rows):
-        of_answer = logits[row, len(prompt) - 1 : len(prompt) + len(answer) - 1].log_softmax(-1)
-        total += of_answer.gather(1, torch.tensor(answer)[:, None]).sum().item()
-    return total
+    of_answers = [
+        logits[row, len(prompt) - 1 : len(prompt) + len(answer) - 1] for row, (prompt, answer) in enumerate(rows)
+    ]
+    return torch.cat(of_answers).log_softmax(-1)

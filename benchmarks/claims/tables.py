@@ -154,12 +154,12 @@ def plot(claim: Claim, results: Results, path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
     for arm, of_arm in results.items():
-        curves = [[mean(point["accuracy"]) for point in result["points"]] for result in of_arm]
+        curves = [[mean(point[claim.drawn]) for point in result["points"]] for result in of_arm]
         steps = [point["step"] for point in of_arm[0]["points"]]
         columns = list(zip(*curves, strict=True))
         [line] = axes.plot(steps, [fmean(column) for column in columns], marker="o", label=arm)
         axes.fill_between(steps, list(map(min, columns)), list(map(max, columns)), color=line.get_color(), alpha=0.15)
-    axes.set(xlabel="GRPO step", ylabel="accuracy on held-out questions", title=claim.name)
+    axes.set(xlabel="GRPO step", ylabel=f"{claim.drawn.replace('_', ' ')}, held-out questions", title=claim.name)
     axes.legend()
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks/learning"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks/claims"))
 
 from arms import CLAIMS, Arm, Claim
-from drift import answer_logprobs
+from claims import recorded, report
+from drift import kl_per_token, next_logprobs
 from judge import ACCEPTED, ACCEPTED_IN_OTHER_WORDS, REFUSED, serving, verdict
 from tables import at_the_level_of_both, reached, saved, summary, table
 from world import half_in_other_words, in_other_words, make_rows, masked, phase_limits, settings_of
@@ -175,6 +178,16 @@ def test_the_table_has_arms_and_differences():
     assert "against" not in table(claim, {"a": [a], "b": [b]})  # a pilot has no intervals
 
 
+def test_the_page_holds_what_was_recorded():
+    page = (Path(__file__).parents[2] / "docs/claims.md").read_text()
+    done = [(claim, results) for claim in CLAIMS.values() if (results := recorded(claim)) is not None]
+    assert done
+    assert summary(done) in page
+    for claim, results in done:
+        assert report(claim, results) in page
+        assert f"(../benchmarks/claims/results/{claim.name}.svg)" in page
+
+
 def test_every_claim_compares_arms_of_equal_steps():
     for claim in CLAIMS.values():
         assert len({sum(arm.steps) for arm in claim.arms.values()}) == 1
@@ -189,17 +202,36 @@ def test_arms_of_one_name_are_one_run():
     assert len(named) < len(arms)
 
 
-def test_answer_logprobs_against_one_row_at_a_time():
+def test_next_logprobs_against_one_row_at_a_time():
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=11, **sizes)).eval()
     batch = [([1, 2, 3], [4, 5]), ([6], [7, 8, 9, 10])]
-    expected = 0.0
+    expected = []
     for prompt, answer in batch:
         with torch.no_grad():
-            logprobs = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
-        expected += sum(logprobs[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer))
-    assert answer_logprobs(model, batch) == pytest.approx(expected, rel=1e-5)
+            expected.append(model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].log_softmax(-1))
+    found = next_logprobs(model, batch)
+    assert found.shape == (6, 11)
+    torch.testing.assert_close(found, torch.cat(expected))
+
+
+def test_the_drift_is_the_mean_divergence_of_the_places(tmp_path, monkeypatch, rows):
+    """Two models whose next token depends on nothing: the divergence of two known distributions."""
+    start, trained = ([math.log(p) for p in ps] for ps in ([0.5, 0.25, 0.25], [0.25, 0.5, 0.25]))
+    monkeypatch.setattr("drift.load_tokenizer", lambda folder: bundled_tokenizer())
+    monkeypatch.setattr(
+        "drift.AutoModelForCausalLM",
+        SimpleNamespace(from_pretrained=lambda folder, dtype: SimpleNamespace(eval=lambda: constant(folder))),
+    )
+
+    def constant(logits):
+        return lambda input_ids, use_cache: SimpleNamespace(logits=torch.tensor(logits).expand(*input_ids.shape, 3))
+
+    sample = SimpleNamespace(sample=0, completion="Aldale.", example_id=rows[0].id, finish_reason="stop")
+    monkeypatch.setattr("drift.read_samples", lambda log: [sample])
+    expected = 0.25 * math.log(0.25 / 0.5) + 0.5 * math.log(0.5 / 0.25)
+    assert kl_per_token(start, trained, tmp_path, rows) == pytest.approx(expected)
 
 
 def test_masks_do_not_change_the_question(rows):
