@@ -46,7 +46,7 @@ class Claim:
     arms: Mapping[str, Arm]
     """By what they are in this comparison."""
     drawn: str = "accuracy"
-    """Which of a point's numbers the picture shows."""
+    """Which accuracy of a point the picture shows, and is reached where something is saved."""
 
 
 _WORDS = {"sft": "sft-words.jsonl"}
@@ -67,17 +67,17 @@ CLAIMS = {
         Claim(
             "phases",
             "article: phases of growing length converge 40% faster than one stage",
-            "tokens saved at the accuracy that both reach",
+            "tokens saved",
             {"phases": _IN_PHASES, "one stage": _IN_ONE_STAGE},
         ),
         Claim(
             "curriculum",
             "article: the curriculum has 67% lower KL",
-            "KL saved at the accuracy that both reach",
+            "KL saved",
             {
-                "retrospective, by difficulty": _IN_PHASES,
-                "retrospective, uniform": Arm("uniform", uniform=True),
-                "no retrospective rows": Arm("no-retrospective", _grpo(curriculum={"retrospective_share": 0.0})),
+                "by difficulty": _IN_PHASES,
+                "uniform": Arm("uniform", uniform=True),
+                "no earlier rows": Arm("no-retrospective", _grpo(curriculum={"retrospective_share": 0.0})),
             },
         ),
         Claim(

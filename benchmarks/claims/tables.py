@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -9,25 +10,16 @@ from typing import Any
 
 import matplotlib
 from arms import Claim
-from outcome import gain_cell
+from outcome import gain_cell, interval
 
 matplotlib.use("Agg")
 
 Row = dict[str, Any]
 Results = dict[str, list[Row]]
 """Results by arm, in the order of the seeds."""
-COLUMNS = (
-    "start",
-    "end",
-    "gain",
-    "greedy",
-    "by construction",
-    "wrong, other words",
-    "KL",
-    "1000 tokens",
-    "entropy",
-    "norm",
-)
+OTHER_WORDS = ("by construction", "wrong, other words")
+"""Shown of claims in which an answer is in other words."""
+COLUMNS = ("start", "end", "gain", "greedy", *OTHER_WORDS, "KL", "1000 tokens", "entropy", "norm")
 
 
 def numbers(result: Row) -> dict[str, float]:
@@ -52,11 +44,11 @@ def mean(by_question: dict[str, float]) -> float:
     return fmean(by_question.values())
 
 
-def reached(points: Sequence[Row], level: float, what: str) -> float:
-    """``what`` (step, tokens, kl) where the accuracy first reaches ``level``, on straight lines between the points."""
+def reached(points: Sequence[Row], level: float, what: str, column: str = "accuracy") -> float:
+    """``what`` (step, tokens, kl) where ``column`` first reaches ``level``, on straight lines between the points."""
     before = points[0]
     for point in points:
-        here, there = mean(point["accuracy"]), mean(before["accuracy"])
+        here, there = mean(point[column]), mean(before[column])
         if here >= level:
             share = 1.0 if here == there else min(1.0, max(0.0, (level - there) / (here - there)))
             return float(before[what] + share * (point[what] - before[what]))
@@ -64,41 +56,62 @@ def reached(points: Sequence[Row], level: float, what: str) -> float:
     raise ValueError(f"no point reaches {level}")
 
 
-def at_the_level_of_both(one: Row, other: Row, what: str) -> tuple[float, float] | None:
+def at_the_level_of_both(one: Row, other: Row, what: str, column: str = "accuracy") -> tuple[float, float] | None:
     """``what`` each has spent at the best accuracy that both reach; ``None`` if one of them never gained."""
-    level = min(max(mean(point["accuracy"]) for point in result["points"]) for result in (one, other))
-    if level <= max(mean(result["points"][0]["accuracy"]) for result in (one, other)):
+    level = min(max(mean(point[column]) for point in result["points"]) for result in (one, other))
+    if level <= max(mean(result["points"][0][column]) for result in (one, other)):
         return None
-    return reached(one["points"], level, what), reached(other["points"], level, what)
+    return reached(one["points"], level, what, column), reached(other["points"], level, what, column)
 
 
-def saved(ones: Sequence[Row], others: Sequence[Row], what: str) -> str:
-    """Share of ``what`` that the first needs less than the second for an accuracy that both reach, over the seeds."""
-    pairs = [at_the_level_of_both(one, other, what) for one, other in zip(ones, others, strict=True)]
-    shares = [1 - pair[0] / pair[1] for pair in pairs if pair and pair[1]]
-    if len(shares) < 2:
-        return f"not to be had: {len(shares)} of {len(pairs)} seeds gained in both"
-    return f"{gain_cell(shares)} ({len(shares)} of {len(pairs)} seeds)"
+def saved(ones: Sequence[Row], others: Sequence[Row], what: str, column: str = "accuracy") -> str:
+    """Share of ``what`` that the first needs less than the second for an accuracy that both reach, over the seeds.
+
+    The mean and its interval are of the logarithms of the ratios: half as much and twice as much weigh the same.
+    """
+    pairs = [at_the_level_of_both(one, other, what, column) for one, other in zip(ones, others, strict=True)]
+    logs = [math.log(pair[0] / pair[1]) for pair in pairs if pair]
+    if len(logs) < 2:
+        return f"{len(logs)} of {len(pairs)} seeds gained in both"
+    mean_log, low, high = interval(logs)
+    shares = [1 - math.exp(value) for value in (mean_log, high, low)]
+    seeds = "" if len(logs) == len(pairs) else f" ({len(logs)} of {len(pairs)} seeds)"
+    return f"{shares[0]:+.0%} [{shares[1]:+.0%}, {shares[2]:+.0%}]{seeds}"
 
 
-def gained(results: Sequence[Row]) -> str:
-    """What an arm gained over its start: answers sampled as in training, by rule and by construction, and greedy."""
-    parts = []
-    for key, name in {"accuracy": "sampled", "by_construction": "by construction"}.items():
-        parts.append((name, [(result["points"][-1][key], result["points"][0][key]) for result in results]))
-    parts.append(("greedy", [(result["greedy"]["end"], result["greedy"]["start"]) for result in results]))
-    cells = []
-    for name, pairs in parts:
-        of_questions = [fmean(end[key] - start[key] for end, start in pairs) for key in sorted(pairs[0][0])]
-        of_seeds = [mean(end) - mean(start) for end, start in pairs]
-        cells.append(f"{name} {gain_cell(of_seeds)} over seeds, {gain_cell(of_questions)} over questions")
-    return "; ".join(cells)
+def by_question(pairs: Sequence[tuple[Row, Row]]) -> str:
+    """First less second by question, as means over the seeds."""
+    return gain_cell([fmean(one[key] - other[key] for one, other in pairs) for key in sorted(pairs[0][0])])
 
 
-def by_question(ones: Sequence[Row], others: Sequence[Row], column: str) -> list[float]:
-    """Differences at the end, by question, as means over the seeds."""
-    pairs = [(one["points"][-1][column], other["points"][-1][column]) for one, other in zip(ones, others, strict=True)]
-    return [fmean(one[key] - other[key] for one, other in pairs) for key in sorted(pairs[0][0])]
+def by_seed(pairs: Sequence[tuple[Row, Row]]) -> str:
+    """First less second by seed, as means over the questions."""
+    return gain_cell([mean(one) - mean(other) for one, other in pairs])
+
+
+def differences(claim: Claim, ones: Sequence[Row], others: Sequence[Row]) -> dict[str, tuple[str, str]]:
+    """Each measure of one arm less that of another, with 95% intervals over seeds and, where questions have it, over
+    questions."""
+    both = list(zip(ones, others, strict=True))
+    lines = {}
+    columns = {"accuracy": "accuracy", "by_construction": "by construction", "other_words": "wrong, other words"}
+    for key, name in columns.items():
+        pairs = [(one["points"][-1][key], other["points"][-1][key]) for one, other in both]
+        lines[name] = by_seed(pairs), by_question(pairs)
+    pairs = [(one["greedy"]["end"], other["greedy"]["end"]) for one, other in both]
+    lines["greedy"] = by_seed(pairs), by_question(pairs)
+    for name in ("gain", "KL", "entropy", "norm"):
+        lines[name] = gain_cell([numbers(one)[name] - numbers(other)[name] for one, other in both]), ""
+    for what, name in (("step", "steps"), ("tokens", "tokens"), ("kl", "KL")):
+        lines[f"{name} saved"] = saved(ones, others, what, claim.drawn), ""
+    return lines
+
+
+def gained(of_arm: Sequence[Row]) -> list[str]:
+    """What an arm gained over its start, sampled and greedy, over the seeds and over the questions."""
+    ends = [(result["points"][-1]["accuracy"], result["points"][0]["accuracy"]) for result in of_arm]
+    greedy = [(result["greedy"]["end"], result["greedy"]["start"]) for result in of_arm]
+    return [by_seed(ends), by_question(ends), by_seed(greedy), by_question(greedy)]
 
 
 def table(claim: Claim, results: Results) -> str:
@@ -106,46 +119,47 @@ def table(claim: Claim, results: Results) -> str:
 
     One seed alone has only the means, since the rest has no interval.
     """
-    head = ["arm", *COLUMNS]
-    lines = [f"*{claim.said}*", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    told = any(mean(point["other_words"]) for of_arm in results.values() for one in of_arm for point in one["points"])
+    columns = [name for name in COLUMNS if told or name not in OTHER_WORDS]
+    lines = [f"*{claim.said}*", "", *_head("arm", *columns)]
     for arm, of_arm in results.items():
         rows = [numbers(result) for result in of_arm]
-        lines.append(f"| {arm} | {' | '.join(f'{fmean(row[name] for row in rows):.3f}' for name in COLUMNS)} |")
+        lines.append(_line(arm, *(f"{fmean(row[name] for row in rows):.3f}" for name in columns)))
     first, *others = results
-    if len(results[first]) == 1:
-        return "\n".join(lines) + "\n"
-    lines += ["", "Gains over the start:", "", *(f"- {arm}: {gained(of_arm)}" for arm, of_arm in results.items())]
-    for other in others:
-        found = differences(results[first], results[other])
-        lines += ["", f"{first} against {other}:", "", *(f"- {name}: {value}" for name, value in found.items())]
+    if len(results[first]) > 1:
+        head = (
+            "gained over the start",
+            "sampled, over seeds",
+            "over questions",
+            "greedy, over seeds",
+            "over questions",
+        )
+        lines += ["", *_head(*head)]
+        lines += [_line(arm, *gained(of_arm)) for arm, of_arm in results.items()]
+    for other in others if len(results[first]) > 1 else ():
+        found = differences(claim, results[first], results[other])
+        lines += ["", *_head(f"{first} minus {other}", "over seeds", "over questions")]
+        lines += [_line(name, *cells) for name, cells in found.items() if told or name not in OTHER_WORDS]
     return "\n".join(lines) + "\n"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _head(*cells: str) -> list[str]:
+    return [_line(*cells), "|---" * len(cells) + "|"]
 
 
 def summary(claims: Sequence[tuple[Claim, Results]]) -> str:
     """Markdown: what was said and what was measured, one row for each comparison."""
-    lines = ["| claim | said | compared | measured here (first less second) |", "|---|---|---|---|"]
+    lines = _head("said", "compared", "measured here, over seeds", "over questions")
     for claim, results in claims:
         first, *others = results
         for other in others:
-            value = differences(results[first], results[other])[claim.measure]
-            lines.append(f"| {claim.name} | {claim.said} | {first}, {other} | {claim.measure}: {value} |")
+            seeds, questions = differences(claim, results[first], results[other])[claim.measure]
+            lines.append(_line(claim.said, f"{first} minus {other}", f"{claim.measure}: {seeds}", questions))
     return "\n".join(lines) + "\n"
-
-
-def differences(ones: Sequence[Row], others: Sequence[Row]) -> dict[str, str]:
-    """Each measure of one arm less that of another, with 95% intervals over seeds and, where questions have it, over
-    questions."""
-    columns = {"accuracy": "accuracy", "by_construction": "by construction", "other_words": "wrong, other words"}
-    lines = {}
-    for key, name in columns.items():
-        of_seeds = [mean(a["points"][-1][key]) - mean(b["points"][-1][key]) for a, b in zip(ones, others, strict=True)]
-        lines[name] = f"{gain_cell(of_seeds)} over seeds, {gain_cell(by_question(ones, others, key))} over questions"
-    for name in ("gain", "greedy", "KL", "entropy", "norm"):
-        gains = [numbers(a)[name] - numbers(b)[name] for a, b in zip(ones, others, strict=True)]
-        lines[name] = f"{gain_cell(gains)} over seeds"
-    for what, name in (("step", "steps"), ("tokens", "tokens"), ("kl", "KL")):
-        lines[f"{name} saved at the accuracy that both reach"] = saved(ones, others, what)
-    return lines
 
 
 def plot(claim: Claim, results: Results, path: Path) -> None:

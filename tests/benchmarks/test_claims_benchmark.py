@@ -159,23 +159,26 @@ def test_savings_are_taken_where_both_arrive():
     """The slow arm ends at 0.6, where the fast one is after 10 of 20 steps: it needs half."""
     fast, slow = result((0, 0.4), (10, 0.6), (20, 0.8)), result((0, 0.4), (10, 0.5), (20, 0.6))
     assert at_the_level_of_both(fast, slow, "step") == pytest.approx((10, 20))
-    assert saved([fast, fast], [slow, slow], "step").startswith("+0.500 [+0.500, +0.500] (2 of 2 seeds)")
+    assert saved([fast, fast], [slow, slow], "step") == "+50% [+50%, +50%]"
+    both_ways = saved([fast, slow], [slow, fast], "step")  # half and twice as many
+    assert both_ways.startswith("+0% [-")
     fallen = result((0, 0.4), (10, 0.3))
     assert at_the_level_of_both(fast, fallen, "step") is None
-    assert "1 of 2 seeds gained" in saved([fast, fast], [slow, fallen], "step")
+    assert "1 of 2 seeds gained in both" in saved([fast, fast], [slow, fallen], "step")
 
 
 def test_the_table_has_arms_and_differences():
     claim = Claim("c", "somebody: a helps", "gain", {"a": Arm("one"), "b": Arm("other")})
     a, b = result((0, 0.4), (10, 0.6)), result((0, 0.4), (10, 0.5))
     shown = table(claim, {"a": [a, a], "b": [b, b]})
-    assert "| a | 0.400 | 0.600 | 0.200 | 1.000 |" in shown and "a against b:" in shown
-    assert "- accuracy: +0.100 [+0.100, +0.100] over seeds, +0.100 [+0.100, +0.100] over questions" in shown
-    assert "- a: sampled +0.200 [+0.200, +0.200] over seeds, +0.200 [+0.200, +0.200] over questions; by con" in shown
-    assert "greedy +0.500 [+0.500, +0.500] over seeds, +0.500 [" in shown  # one of two questions more, with every seed
-    row = "| c | somebody: a helps | a, b | gain: +0.100 [+0.100, +0.100] over seeds |"
+    assert "| a | 0.400 | 0.600 | 0.200 | 1.000 |" in shown
+    half = "+0.500 [+0.500, +0.500]"  # one of two questions more, greedy, with every seed
+    assert f"| a | +0.200 [+0.200, +0.200] | +0.200 [+0.200, +0.200] | {half} | +0.500 [" in shown
+    assert "| a minus b | over seeds | over questions |" in shown
+    assert "| accuracy | +0.100 [+0.100, +0.100] | +0.100 [+0.100, +0.100] |" in shown
+    row = "| somebody: a helps | a minus b | gain: +0.100 [+0.100, +0.100] |  |"
     assert summary([(claim, {"a": [a, a], "b": [b, b]})]).splitlines()[2] == row
-    assert "against" not in table(claim, {"a": [a], "b": [b]})  # a pilot has no intervals
+    assert "minus" not in table(claim, {"a": [a], "b": [b]})  # a pilot has no intervals
 
 
 def test_the_page_holds_what_was_recorded():
