@@ -8,9 +8,8 @@ A Llama of 3.5 million parameters (``benchmarks/learning``) reads documents of t
 trained by GRPO, all by the pipeline's stages. Each arm and seed is a run of its own, of minutes; it leaves
 ``results/ARM-SEED.json.gz`` beside this script and is not repeated. An interrupted run goes on where it stopped; its
 time is then that of the last part.
-At the end the claim's table and picture are written beside the results, once all its arms have the five seeds.
-
-No result has been recorded yet.
+At the end the claim's table is printed, which docs/claims.md holds, and once all its arms have the five seeds its picture
+is written beside the results.
 """
 
 from __future__ import annotations
@@ -77,10 +76,8 @@ def run_claim(claim: Claim, seeds: Sequence[int], args: argparse.Namespace) -> R
     """All arms with all seeds, seed by seed, so that what an interruption leaves is paired."""
     by_seed = [{name: result_of(arm, seed, args) for name, arm in claim.arms.items()} for seed in seeds]
     results: Results = {name: [of_seed[name] for of_seed in by_seed] for name in claim.arms}
-    shown = report(claim, results)
-    print(f"## {claim.name}\n\n{shown}")
+    print(f"## {claim.name}\n\n{report(claim, results)}")
     if tuple(seeds) == SEEDS:
-        (RESULTS / f"{claim.name}.md").write_text(shown)
         plot(claim, results, RESULTS / f"{claim.name}.svg")
     return results
 
