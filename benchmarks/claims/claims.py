@@ -7,9 +7,8 @@
 A Llama of 3.5 million parameters (``benchmarks/learning``) reads documents of three lengths, is warmed up by SFT and
 trained by GRPO, all by the pipeline's stages. Each arm and seed is a run of its own, of minutes; it leaves
 ``results/ARM-SEED.json.gz`` beside this script and is not repeated. An interrupted run goes on where it stopped; its
-time is then that of the last part.
-At the end the claim's table is printed, which docs/claims.md holds, and once all its arms have the five seeds its picture
-is written beside the results.
+time is then that of the last part. At the end the claim's table is printed, which docs/claims.md holds, and once all
+arms have the five seeds the picture is written beside the results.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from arms import Claim
 from outcome import gain_cell, interval
 
 matplotlib.use("Agg")
+matplotlib.rcParams["svg.hashsalt"] = "claims"  # else the names of the parts are drawn anew each time
 
 Row = dict[str, Any]
 Results = dict[str, list[Row]]
