@@ -46,7 +46,7 @@ class Claim:
     arms: Mapping[str, Arm]
     """By what they are in this comparison."""
     drawn: str = "accuracy"
-    """Which accuracy of a point the picture shows, and is reached where something is saved."""
+    """Which accuracy is in the picture, is gained over the start, and is reached where something is saved."""
 
 
 _WORDS = {"sft": "sft-words.jsonl"}

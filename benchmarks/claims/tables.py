@@ -108,9 +108,9 @@ def differences(claim: Claim, ones: Sequence[Row], others: Sequence[Row]) -> dic
     return lines
 
 
-def gained(of_arm: Sequence[Row]) -> list[str]:
+def gained(claim: Claim, of_arm: Sequence[Row]) -> list[str]:
     """What an arm gained over its start, sampled and greedy, over the seeds and over the questions."""
-    ends = [(result["points"][-1]["accuracy"], result["points"][0]["accuracy"]) for result in of_arm]
+    ends = [(result["points"][-1][claim.drawn], result["points"][0][claim.drawn]) for result in of_arm]
     greedy = [(result["greedy"]["end"], result["greedy"]["start"]) for result in of_arm]
     return [by_seed(ends), by_question(ends), by_seed(greedy), by_question(greedy)]
 
@@ -136,7 +136,7 @@ def table(claim: Claim, results: Results) -> str:
             "over questions",
         )
         lines += ["", *_head(*head)]
-        lines += [_line(arm, *gained(of_arm)) for arm, of_arm in results.items()]
+        lines += [_line(arm, *gained(claim, of_arm)) for arm, of_arm in results.items()]
     for other in others if len(results[first]) > 1 else ():
         found = differences(claim, results[first], results[other])
         lines += ["", *_head(f"{first} minus {other}", "over seeds", "over questions")]

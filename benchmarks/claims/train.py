@@ -39,7 +39,7 @@ def run_arm(world: Path, work: Path, arm: Arm, seed: int, threads: int) -> Row:
 
     Returns:
         ``points``, one before training and one every :data:`~arms.EVERY` steps, each with accuracies by question; the
-        greedy accuracies by question at the start and the end; what the last steps of training report.
+        greedy accuracies by construction and question at the start and the end; what the last steps of training report.
     """
     settings = settings_of(world, arm, seed, threads)
     common = settings_of(world, arm, 0, threads)  # all seeds start from the same policy
@@ -59,7 +59,7 @@ def run_arm(world: Path, work: Path, arm: Arm, seed: int, threads: int) -> Row:
             points.append(point | {"step": step, "tokens": tokens})
     greedy = settings.model_copy(update={"evaluation": settings.evaluation.model_copy(update=GREEDY)})
     ends = {
-        name: answers(greedy, work / f"greedy-{name}", policy, data)[0]
+        name: answers(greedy, work / f"greedy-{name}", policy, data)[1]
         for name, policy in (("start", start), ("end", policy))
     }
     return {"arm": arm.name, "seed": seed, "points": points, "greedy": ends, "last": last_steps(policy)}
