@@ -120,7 +120,7 @@ def test_ten_steps_give_the_weights_of_stock_trl(
 
 
 def place_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "arrange", lambda groups, work, **_: [list(groups)])
+    monkeypatch.setattr(batches, "arrange", lambda groups, work, documents, **_: [list(groups)])
 
 
 def test_the_model_is_untouched_by_building_a_trainer(policy: Path, data: Path, tmp_path: Path) -> None:
