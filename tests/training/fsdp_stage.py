@@ -117,7 +117,7 @@ def log_ratio(trainer: LongContextGRPOTrainer, model: Any) -> Tensor:
     tokenizer = trainer.processing_class
     prompt = encode(tokenizer, render_prompt(tokenizer, example(1)))
     generator = torch.Generator().manual_seed(0)
-    completions = torch.randint(5, 49_000, (4, 32), generator=generator).tolist()
+    completions = torch.randint(5, model.config.vocab_size, (4, 32), generator=generator).tolist()
     weight, found = model.model.norm.weight, []
     local = weight.to_local() if hasattr(weight, "to_local") else weight
     # Numbers that bfloat16 holds, so that a layer sees the change as it is.
