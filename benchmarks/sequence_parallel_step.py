@@ -28,7 +28,7 @@ from qwenlong_core.generation.engine import Sampling
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.training import grpo
-from qwenlong_core.training.runtime import set_up_process
+from qwenlong_core.training.runtime import leave_group, set_up_process
 from qwenlong_core.training.trainer import LongContextGRPOTrainer
 
 PR_SET_THP_DISABLE = 41
@@ -104,6 +104,7 @@ def measure(job: GRPOJob, model: Path, data: Path, work: Path) -> tuple[int, lis
     watch = Watch(trainer, rows)
     trainer.add_callback(watch)
     trainer.train()
+    leave_group()
     return state.process_index, watch.found
 
 

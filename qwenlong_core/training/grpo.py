@@ -45,7 +45,14 @@ from qwenlong_core.training.lora import send_merged, start_of
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.output import CARRIED, DIFFICULTY, SAMPLES
 from qwenlong_core.training.rollout import Prompts, Rollouts, Scorer
-from qwenlong_core.training.runtime import StepBoundary, quiet, save_policy, set_up_process, training_weights
+from qwenlong_core.training.runtime import (
+    StepBoundary,
+    leave_group,
+    quiet,
+    save_policy,
+    set_up_process,
+    training_weights,
+)
 from qwenlong_core.training.sharding import start_policy
 from qwenlong_core.training.shards import write_optimizer
 from qwenlong_core.training.taking_up import taken_up
@@ -256,6 +263,7 @@ def train_phase(job: GRPOJob, inputs: Mapping[str, Path], work: Path, scorer: Sc
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         boundary.exit_if_stopped()
         _save_output(job, trainer, work / OUTPUT)
+    leave_group()
 
 
 def _restore(trainer: LongContextGRPOTrainer, checkpoint: Path | None, lines: JsonLines, state: PartialState) -> None:

@@ -79,6 +79,17 @@ def set_up_process(launch: LaunchSettings) -> PartialState:
     return state
 
 
+def leave_group() -> None:
+    """End the group of processes; each of them calls it when it waits for no other any more.
+
+    A process that exits within its group can be aborted, since gloo's threads may still hold tensors when Python shuts
+    down (https://github.com/pytorch/pytorch/pull/179291). After an error the group stays: the end may wait for others.
+    """
+    state = PartialState()
+    if state.num_processes > 1:  # a process alone may have a group of vLLM's
+        state.destroy_process_group()
+
+
 def trainer_arguments(model: ModelSettings, launch: LaunchSettings, seed: int, checkpoints: Path) -> dict[str, Any]:
     """Arguments that are the same for both trainers.
 
@@ -212,4 +223,5 @@ class StepBoundary(TrainerCallback):  # type: ignore[misc]
         """Exit with 143 if SIGTERM ended training early; its checkpoint is written."""
         if self.stopped:
             logger.warning("stopped by SIGTERM at a step boundary; run the same command to resume from the checkpoint")
+            leave_group()
             raise SystemExit(STOPPED)

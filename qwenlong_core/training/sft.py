@@ -43,6 +43,7 @@ from qwenlong_core.training.lora import adapter_config
 from qwenlong_core.training.metrics import JsonLines, MetricsCallback
 from qwenlong_core.training.runtime import (
     StepBoundary,
+    leave_group,
     quiet,
     save_policy,
     set_up_process,
@@ -281,6 +282,7 @@ def run(job: SFTJob, inputs: Mapping[str, Path], work: Path) -> None:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         boundary.exit_if_stopped()
         save_policy(trainer, tokenizer, job.model.dtype, work / OUTPUT)
+    leave_group()
 
 
 if __name__ == "__main__":

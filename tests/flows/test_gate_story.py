@@ -18,6 +18,7 @@ import pytest
 from endpoint_server import raw, says, served
 from prefect import flow, get_client
 from prefect.artifacts import Artifact
+from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 from typer.testing import CliRunner
 
@@ -245,7 +246,9 @@ def test_a_judge_that_is_down_promotes_nobody_and_fails_the_night_with_the_reaso
     assert run.info.status == "FAILED" and "judge" in run.data.tags["error"]
 
 
-def test_a_rollback_brings_the_previous_champion_back(home):
+def test_a_rollback_brings_the_previous_champion_back(home, monkeypatch):
+    # The server of Prefect's harness has a state folder of its own; by name, the command uses it all the same.
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
     command = ["rollback", "--profile", str(home / "gate.toml"), "--json", "--reason", "answers D too often"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from torch import distributed
+
 from qwenlong_core.jobs import GRPOJob
 from qwenlong_core.records import Completion, Example, Score
 from qwenlong_core.rewards.bonus import with_bonus
@@ -31,7 +33,12 @@ async def score_parity(examples: Sequence[Example], completions: Sequence[Comple
 
 
 def run(job: GRPOJob, inputs: Mapping[str, Path], work: Path) -> None:
-    train_phase(job, inputs, work, with_citations(job) if job.rewards.evidence else score_parity)
+    try:
+        train_phase(job, inputs, work, with_citations(job) if job.rewards.evidence else score_parity)
+    except SystemExit:  # at a step boundary, after SIGTERM
+        assert job.launch.num_processes == 1 or not distributed.is_initialized()
+        raise
+    assert job.launch.num_processes == 1 or not distributed.is_initialized()
 
 
 def with_citations(job: GRPOJob) -> Scorer:
