@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 import seaweed
-from endpoint_server import Respond, says, served
+from endpoint_server import Respond, reset, says, served
 
 from qwenlong.flows.cli.environment import is_up
 from qwenlong_core.rewards.health import PAIRS
@@ -96,9 +96,10 @@ def assert_nowhere(home: Path) -> None:
     assert found == []
 
 
-def test_a_run_that_fails_at_its_judge_leaves_no_secret(home, closed_port):
-    judge = f"rewards.judge.base_url=http://127.0.0.1:{closed_port}/v1"
-    done = qwenlong(home, "run", "--profile", "smoke", *sets(*SMALL, judge))
+def test_a_run_that_fails_at_its_judge_leaves_no_secret(home):
+    """The judge answers when the run tries it, and never again."""
+    with served(lambda number, _: reset if number else says("yes")) as judge:
+        done = qwenlong(home, "run", "--profile", "smoke", *sets(*SMALL, f"rewards.judge.base_url={judge.url}"))
     assert done.returncode == 1 and "judge" in done.stderr, done.stderr[-3000:]
     with sqlite3.connect(home / ".qwenlong/smoke/mlflow.db") as database:
         names = [name for (name,) in database.execute("SELECT name FROM runs WHERE deleted_time IS NULL")]
@@ -142,7 +143,9 @@ def mlflow_server(home: Path, port: int) -> Iterator[str]:
 
 
 def sensible(number: int, request: dict[str, Any]) -> Respond:
-    """A judge that knows the pairs it is examined with, and says no to everything else."""
+    """A judge that says yes when it is tried, knows the pairs it is examined with, and says no to everything else."""
+    if not number:
+        return says("yes")
     asked = json.loads(request["messages"][-1]["content"])
     equal = {(question, answer) for question, _, answer, equal in PAIRS if equal}
     return says("[[YES]]" if (asked["question"], asked["candidate_answer"]) in equal else "[[NO]]")
