@@ -146,7 +146,7 @@ def _nearest(given: str, location: Iterable[str | int]) -> list[str]:
             table = f"{field}.N" if get_origin(info.annotation) is tuple else field
             for leaf in (leaf for model in _models(info.annotation) for leaf in model.model_fields):
                 places.setdefault(leaf, []).append(f"{table}.{leaf}")
-    near = difflib.get_close_matches(given, places, n=1)
+    near = difflib.get_close_matches(given, places, n=1, cutoff=0.75)
     return places[near[0]] if near else []
 
 

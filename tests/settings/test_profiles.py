@@ -97,6 +97,7 @@ def test_a_secret_in_a_setting_is_refused_and_not_repeated(override):
         ("grpo.phases.0.step=4", "unknown setting grpo.phases.0.step: did you mean 'steps'?"),
         ("grpo.step=4", "unknown setting grpo.step: did you mean 'entropy_alarm.steps' or 'phases.N.steps'?"),
         ("grpo.max_round=4", "unknown setting grpo.max_round: did you mean 'dynamic_sampling.max_rounds'?"),
+        ("grpo.fooo=4", "unknown setting grpo.fooo: known here: aepo, balance_tasks, "),
         ("grop.group_size=4", "unknown setting grop: did you mean 'grpo'?"),
         ("rewards.judge.base_ulr='u'", "did you mean 'base_url'?"),
         ("rewards.judge={base_url='notaurl', model='m'}", "'notaurl' is not the address of a server: give http://"),
