@@ -224,13 +224,15 @@ class PipelineRun:
         hit = state.name == "Cached" or outcome.how == "adopted"
         if hit and known is not None:
             self._remember(spec, known)
+        # Under the same key Prefect may remember the artifact of another store, or of one that was wiped since.
+        made = known if state.name == "Cached" and known is not None else outcome
         result = StageResult(
             name=spec.name,
-            ref=outcome.ref,
+            ref=made.ref,
             how="cached" if hit else "ran",
             seconds=0.0 if hit else outcome.seconds,
             forced=forced,
-            mlflow_run_id=outcome.mlflow_run_id,
+            mlflow_run_id=made.mlflow_run_id,
         )
         again = taken_up(self.context).get(spec.name)
         _show_in_prefect(result, self._in_mlflow(result), state.state_details.task_run_id, again)

@@ -39,6 +39,7 @@ from qwenlong.tasks.tracking.registry import (
 )
 from qwenlong_core.rewards.health import PAIRS as FIXED_PAIRS
 from qwenlong_core.settings.profiles import load_settings
+from qwenlong_core.store.artifacts import ArtifactRef
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -351,3 +352,22 @@ def test_a_judge_that_dies_on_the_way_fails_the_night_by_its_rate_and_the_night_
     with served(judge(broken=False)) as server:
         done = night(home, 5, over(server.url))
     assert done.is_completed() and done.result()["result"].startswith("night 2026-03-06: no significant fall")
+
+
+@flow
+def base_evaluation(profile: str, overrides: list[str]) -> tuple[ArtifactRef, bool]:
+    """The evaluation of the base model, and whether the store has it."""
+    settings = load_settings(profile, overrides)
+    run = PipelineRun(settings, RunContext(settings=settings, run_id=new_run_id()))
+    base = run.stage(base_stage(settings), {})
+    data = run.stage(prepare_stage(settings), {"base": base})
+    ref = run.stage(evaluate_stage(settings, "base"), {"model": base, "data": data}).ref
+    return ref, open_store(settings).manifest(ref) is not None
+
+
+def test_two_stores_of_one_prefect_keep_to_their_own_artifacts(home):
+    """Both evaluate the same; a sample's seconds differ. Prefect remembers the last one under the key of both."""
+    stores = [f"storage.uri='{home}/{name}'" for name in ("one", "other", "one")]
+    first, other, again = (base_evaluation(str(home / "gate.toml"), [store]) for store in stores)
+    assert first == again and first[1] and other[1]
+    assert first[0] != other[0], "what the test is about"
