@@ -80,13 +80,15 @@ def set_up_process(launch: LaunchSettings) -> PartialState:
 
 
 def leave_group() -> None:
-    """End the group of processes; each of them calls it when it waits for no other any more.
+    """Wait for all processes, and end their group. After an error do without, since the others may not come.
 
-    A process that exits within its group can be aborted, since gloo's threads may still hold tensors when Python shuts
-    down (https://github.com/pytorch/pytorch/pull/179291). After an error the group stays: the end may wait for others.
+    gloo's threads let go of the tensors of the last collective a little after it, and need Python for that. A process
+    whose Python shuts down by then is aborted (https://github.com/pytorch/pytorch/pull/179291). Ending the group does
+    not join them as long as a trainer holds it, so the wait, which leaves Python to them, is what helps.
     """
     state = PartialState()
     if state.num_processes > 1:  # a process alone may have a group of vLLM's
+        state.wait_for_everyone()
         state.destroy_process_group()
 
 
