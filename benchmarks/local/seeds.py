@@ -1,12 +1,13 @@
-"""Whether the default run ends promoted: the real pipeline under ten seeds that are fixed beforehand.
+"""What the profiles for a laptop learn: the real pipeline under seeds that are fixed beforehand.
 
-    python benchmarks/local/seeds.py --work DIR                # ten runs; one after the other
-    python benchmarks/local/seeds.py --work DIR --seeds 3 4    # some of them
+    python benchmarks/local/seeds.py --work DIR                      # `local`: ten runs; one after the other
+    python benchmarks/local/seeds.py --work DIR --seeds 3 4          # some of them
+    python benchmarks/local/seeds.py --work DIR --profile learn      # `learn`: five runs
 
 A seed draws its own documents and questions for SFT, GRPO and evaluation, and everything that is sampled. Each run has
-a state folder of its own in DIR and leaves a small file, ``results/seed-NN.json``, beside this script. A seed that has
-one is not run again, whether it was promoted, refused or failed. An interrupted run goes on where it stopped. The table
-of all seeds is printed, and written to ``results/table.md``.
+a state folder of its own in DIR and leaves a small file, ``results/PROFILE/seed-NN.json``, beside this script. A seed
+that has one is not run again, whether it was promoted, refused or failed. An interrupted run goes on where it stopped.
+The table of all seeds is printed, and written to ``results/PROFILE/table.md``.
 """
 
 from __future__ import annotations
@@ -30,20 +31,21 @@ from qwenlong_core.settings.profiles import load_settings
 from qwenlong_core.store.files import digest_json
 
 RESULTS = Path(__file__).parent / "results"
-SEEDS = range(1, 11)
+SEEDS = {"local": range(1, 11), "learn": range(1, 6)}
 _INTERRUPTED = (130, -2, -9, -15)
 """Exit statuses of a run that somebody stopped; it has no result, and goes on the next time."""
 
 
-def run_seed(seed: int, work: Path, options: Sequence[str]) -> dict[str, Any]:
-    """Run the pipeline under one seed to its end.
+def run_seed(profile: str, seed: int, work: Path, options: Sequence[str]) -> dict[str, Any]:
+    """Run the pipeline of a profile under one seed to its end.
 
     Raises:
         SystemExit: it was interrupted.
     """
-    home = work / f"seed-{seed}"
+    home = work / f"{profile}-{seed}"
     home.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "qwenlong.flows.cli", "run", "--json", "--set", f"seed={seed}", *options]
+    command = [sys.executable, "-m", "qwenlong.flows.cli", "run", "--json", "--profile", profile]
+    command += ["--set", f"seed={seed}", *options]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with (
         (home / "log.txt").open("a") as log,
@@ -81,10 +83,10 @@ def record(seed: int, result: dict[str, Any], cpu_seconds: float) -> dict[str, A
     }
 
 
-def settings_digest() -> str:
-    """Of what the profile sets: results under other settings do not belong in one table. A setting that is new leaves
+def settings_digest(profile: str) -> str:
+    """Of what a profile sets: results under other settings do not belong in one table. A setting that is new leaves
     them alone as long as the profile keeps its default."""
-    return digest_json(load_settings("local").model_dump(mode="json", exclude_defaults=True))[:12]
+    return digest_json(load_settings(profile).model_dump(mode="json", exclude_defaults=True))[:12]
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
@@ -144,26 +146,31 @@ def main() -> None:
     """Run the seeds that have no result yet, and print the table of all that have one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the state of the runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), choices=SEEDS, metavar="N")
+    parser.add_argument("--profile", choices=SEEDS, default="local")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="by default all of the profile")
     parser.add_argument("--keep", action="store_true", help="keep models and checkpoints of finished runs")
     parser.add_argument("options", nargs="*", help="further options of `qwenlong run`, after `--`")
     args = parser.parse_args()
-    RESULTS.mkdir(exist_ok=True)
-    settings = settings_digest()
-    for seed in args.seeds:
-        kept = RESULTS / f"seed-{seed:02d}.json"
+    allowed = SEEDS[args.profile]
+    if wrong := set(args.seeds or ()) - set(allowed):
+        parser.error(f"--seeds {min(wrong)}: {args.profile} has the seeds {min(allowed)} to {max(allowed)}")
+    folder = RESULTS / args.profile
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = settings_digest(args.profile)
+    for seed in args.seeds or allowed:
+        kept = folder / f"seed-{seed:02d}.json"
         if kept.exists():
             if json.loads(kept.read_text())["settings"] != settings:
                 parser.error(f"{kept} was made with other settings of the profile: delete it, or restore the profile")
             continue
-        print(f"seed {seed}", file=sys.stderr, flush=True)
-        result = run_seed(seed, args.work, args.options) | {"settings": settings}
+        print(f"{args.profile}, seed {seed}", file=sys.stderr, flush=True)
+        result = run_seed(args.profile, seed, args.work, args.options) | {"settings": settings}
         kept.write_text(json.dumps(result, indent=1) + "\n")
         if not args.keep:
-            shutil.rmtree(args.work / f"seed-{seed}")
-    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("seed-*.json"))]
+            shutil.rmtree(args.work / f"{args.profile}-{seed}")
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("seed-*.json"))]
     shown = table(results) if results else ""
-    (RESULTS / "table.md").write_text(shown)
+    (folder / "table.md").write_text(shown)
     print(shown, end="")
 
 

@@ -75,5 +75,5 @@ def test_a_number_beyond_reason_is_refused_by_name(override: str) -> None:
 
 def test_what_ships_is_within() -> None:
     shipped = profile_names()
-    assert {"smoke", "local", "1gpu", "8gpu-14b", "32b", "l1.5-30b"} <= set(shipped)
+    assert {"smoke", "local", "learn", "1gpu", "8gpu-14b", "32b", "l1.5-30b"} <= set(shipped)
     assert [load_settings(name).profile for name in shipped] == list(shipped), "none is refused"

@@ -16,7 +16,7 @@ def test_every_shipped_profile_parses(name):
 
 
 def test_the_profiles_users_are_promised_are_there():
-    assert {"local", "smoke", "1gpu", "8gpu-14b", "32b", "l1.5-30b"} <= set(profile_names())
+    assert {"local", "learn", "smoke", "1gpu", "8gpu-14b", "32b", "l1.5-30b"} <= set(profile_names())
 
 
 def test_the_large_profiles_hold_the_papers_recipe():
@@ -50,7 +50,7 @@ def test_no_reasoning_model_imitates_templates():
         assert taught.sft_rows == "questions"
         longest = max(bucket.max_tokens for bucket in taught.data.generate_sft)
         assert 1.02 * longest <= taught.distill.max_prompt_tokens, "generated questions are met within 2%"
-    assert [load_settings(name).sft_rows for name in ("local", "smoke")] == ["solutions", "solutions"]
+    assert [load_settings(name).sft_rows for name in ("local", "learn", "smoke")] == ["solutions"] * 3
 
 
 def test_overrides_reach_any_value():
@@ -166,7 +166,7 @@ def test_none_switches_an_optional_setting_off():
 
 
 def test_an_unknown_profile_names_the_known_ones():
-    with pytest.raises(SettingsError, match="local, smoke"):
+    with pytest.raises(SettingsError, match="learn, local, smoke"):
         load_settings("lokal")
 
 

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from qwenlong.flows.cli.main import app
 from qwenlong_core.settings.profiles import profile_names
 
+ON_CPU = ("learn", "local", "smoke")
+
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
@@ -24,14 +26,14 @@ def plan(tmp_path, monkeypatch):
 @pytest.mark.parametrize("profile", profile_names())
 def test_every_shipped_profile_fits_its_machine(plan, profile):
     done = plan(
-        "--profile", profile, "--json", "--set", "plan.machine=" + ("cpu" if profile in ("local", "smoke") else "h100")
+        "--profile", profile, "--json", "--set", "plan.machine=" + ("cpu" if profile in ON_CPU else "h100")
     )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["fits"]
     stages = {stage["stage"]: stage for stage in found["stages"]}
     trained = {"grpo-1", "grpo-2", "grpo-3"}
-    if profile in ("local", "smoke"):  # the others skip SFT until a teacher or traces are named
+    if profile in ON_CPU:  # the others skip SFT until a teacher or traces are named
         trained.add("sft")
     assert {stage for stage in stages if stage.startswith(("sft", "grpo"))} == trained and "evaluate" in stages
     for name in trained:
