@@ -73,7 +73,7 @@ def saved(ones: Sequence[Row], others: Sequence[Row], what: str, column: str = "
     pairs = [at_the_level_of_both(one, other, what, column) for one, other in zip(ones, others, strict=True)]
     logs = [math.log(pair[0] / pair[1]) for pair in pairs if pair]
     if len(logs) < 2:
-        return f"{len(logs)} of {len(pairs)} seeds gained in both"
+        return f"the curves overlap in {len(logs)} of {len(pairs)} seeds"
     mean_log, low, high = interval(logs)
     shares = [1 - math.exp(value) for value in (mean_log, high, low)]
     seeds = "" if len(logs) == len(pairs) else f" ({len(logs)} of {len(pairs)} seeds)"

@@ -164,7 +164,7 @@ def test_savings_are_taken_where_both_arrive():
     assert both_ways.startswith("+0% [-")
     fallen = result((0, 0.4), (10, 0.3))
     assert at_the_level_of_both(fast, fallen, "step") is None
-    assert "1 of 2 seeds gained in both" in saved([fast, fast], [slow, fallen], "step")
+    assert "the curves overlap in 1 of 2 seeds" in saved([fast, fast], [slow, fallen], "step")
 
 
 def test_the_table_has_arms_and_differences():
