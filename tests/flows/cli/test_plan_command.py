@@ -25,9 +25,7 @@ def plan(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("profile", profile_names())
 def test_every_shipped_profile_fits_its_machine(plan, profile):
-    done = plan(
-        "--profile", profile, "--json", "--set", "plan.machine=" + ("cpu" if profile in ON_CPU else "h100")
-    )
+    done = plan("--profile", profile, "--json", "--set", "plan.machine=" + ("cpu" if profile in ON_CPU else "h100"))
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["fits"]
