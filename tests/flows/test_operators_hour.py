@@ -119,9 +119,9 @@ def test_an_hour_from_the_installation_to_the_export(hour) -> None:
 
         operator.do("prefect", "deployment", "run", "promote/promote")
         operator.do("prefect", "deployment", "run", "qwenlong/full-pipeline")
-        assert len(posts) == 3, "each decision is told"
+        assert titles(posts)[2:] in (["REFUSED"], ["INCONCLUSIVE"], ["PROMOTED"]), "each decision is told"
         compared = operator.do("qwenlong", "compare")
-        assert "grpo.learning_rate" in compared and (operator.home / "compared.html").is_file()
+        assert "sft.learning_rate" in compared and (operator.home / "compared.html").is_file()
         operator.do("prefect", "deployment", "run", "promote/promote")
         said = operator.do("qwenlong", "rollback")
         assert "version 1" in said
