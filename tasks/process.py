@@ -168,10 +168,14 @@ def run_process(
         status = process.wait()
     finally:
         # Reached with the process alive when this task is cancelled or interrupted.
-        if process.poll() is None:
-            _end_tree(process.pid)
+        killed = process.poll() is None and _end_tree(process.pid)
         process.stdout.close()
         silence.stop()
+        if killed:
+            on_line(
+                f"killed: it did not save and end within {_GRACE_SECONDS} s of SIGTERM, so what it did since its last "
+                "whole checkpoint is lost"
+            )
     # The watch may be first to collect the status of what it has ended; Popen then reports 0.
     if status or silence.acted:
         shown, begin = "\n  ".join(tail), " ".join([Path(command[0]).name, *command[1:4]])
@@ -213,13 +217,17 @@ def _environment(command: Sequence[str]) -> dict[str, str]:
     return HEAP | os.environ | _QUIET | {"PATH": path}  # a person's own GLIBC_TUNABLES wins
 
 
-def _end_tree(pid: int) -> None:
-    """Send SIGTERM to a process and all its descendants, and SIGKILL to those left after the grace period."""
+def _end_tree(pid: int) -> bool:
+    """Send SIGTERM to a process and all its descendants, and SIGKILL to those left after the grace period.
+
+    Returns:
+        Whether any was left.
+    """
     try:
         parent = psutil.Process(pid)
         processes = [*parent.children(recursive=True), parent]
     except psutil.NoSuchProcess:
-        return
+        return False
     if parent.name() == "srun":
         # At SIGTERM it kills its tasks. It passes SIGUSR1 on, at which `qwenlong_core.node` ends them in order.
         _signal(lambda: parent.send_signal(signal.SIGUSR1))
@@ -230,6 +238,7 @@ def _end_tree(pid: int) -> None:
     _, alive = psutil.wait_procs(processes, timeout=_GRACE_SECONDS)
     for process in alive:
         _signal(process.kill)
+    return bool(alive)
 
 
 def _signal(send: Callable[[], None]) -> None:

@@ -57,6 +57,22 @@ def test_an_interrupted_task_takes_its_whole_process_tree_along(lock):
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in found)
 
 
+@pytest.mark.parametrize(("answer", "told"), [("SIG_IGN", True), ("SIG_DFL", False)])
+def test_a_process_that_is_killed_before_it_saved_is_told_of(lock, monkeypatch, answer, told):
+    monkeypatch.setattr("qwenlong.tasks.process._GRACE_SECONDS", 1)
+    lines: list[str] = []
+
+    def interrupt(line: str) -> None:
+        lines.append(line)
+        if line == "up":
+            raise KeyboardInterrupt
+
+    program = f"import signal, time; signal.signal(signal.SIGTERM, signal.{answer}); print('up', flush=True)"
+    with pytest.raises(KeyboardInterrupt):
+        run_process(python(program + "; time.sleep(600)"), interrupt, lock)
+    assert [line.startswith("killed: ") and "within 1 s" in line for line in lines[1:]] == [True] * told
+
+
 def test_a_process_that_hangs_is_ended(lock):
     lines: list[str] = []
     hangs = python("import time; [print(i, flush=True) or time.sleep(0.2) for i in range(12)]; time.sleep(600)")
